@@ -1,0 +1,168 @@
+"""Checkpoints of the training state: asynchronous, verified, falling back to the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from flaxres.errors import CheckpointError, DivergedError
+
+PyTree = Any
+CHECKPOINTS = "checkpoints"  # directories named by their step, in Orbax's format
+DAMAGED = "checkpoints_damaged"  # where those that cannot be read are moved
+
+
+class Checkpoints:
+    """The checkpoints of one working directory.
+
+    Arrays are copied to the host before a save starts, so that a step may donate their buffers
+    while the save goes on, and checkpoints do not depend on how many devices wrote them. A digest
+    saved with the arrays shows damage that the file format itself does not notice.
+    """
+
+    def __init__(self, workdir: Path, keep: int | None = None):
+        """Opens `workdir`; keeps the `keep` newest checkpoints (None: all, for reading only)."""
+        self.directory = workdir.absolute() / CHECKPOINTS
+        self._workdir = workdir
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=keep is None,
+            create=keep is not None,
+            cleanup_tmp_directories=keep is not None,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._manager.close()  # waits for a save that is still going on
+        except Exception as error:
+            if kind is None:
+                raise self._save_error(error) from error
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, rising."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts to save `state` as the checkpoint of `step`, unless there is one.
+
+        Raises:
+          DivergedError: `state` holds a NaN or an infinity; nothing is saved.
+          CheckpointError: this save or the one before failed, for example on a full disk.
+        """
+        if step in self._manager.all_steps():
+            return
+        # np.array copies: on a CPU device_get may return a view of the device's own buffer.
+        host = jax.tree.map(np.array, jax.device_get(state))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(host):
+            if not np.all(np.isfinite(leaf)):
+                raise DivergedError(f"{jax.tree_util.keystr(path)} is not finite at step {step}")
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host),
+                    digest=ocp.args.JsonSave({"sha256": digest(host)}),
+                ),
+            )
+        except Exception as error:
+            raise self._save_error(error) from error
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk.
+
+        Raises:
+          CheckpointError: one of them failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._save_error(error) from error
+
+    def restore(self, like: PyTree, say: Callable[[str], None]) -> PyTree | None:
+        """Reads the newest checkpoint that is whole.
+
+        Damaged ones that are newer are moved to `checkpoints_damaged/`, unless opened for reading.
+
+        Args:
+          like: a state of the shapes and dtypes to expect (arrays or `jax.ShapeDtypeStruct`s).
+          say: told in one line about each damaged checkpoint.
+
+        Returns:
+          The state with numpy arrays as leaves, or None if there is no checkpoint.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none can be read.
+        """
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                state = self._read(step, like)
+            except Exception as error:  # Orbax raises many kinds for damaged files
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                damaged.append((step, reason))
+                continue
+            for bad, reason in damaged:
+                say(f"checkpoint {bad} is damaged ({reason}); going back to checkpoint {step}")
+                self._set_aside(bad)
+            return state
+        if damaged:
+            step, reason = damaged[0]
+            raise CheckpointError(
+                f"none of the {len(damaged)} checkpoints in {self.directory} can be read "
+                f"(checkpoint {step}: {reason}); remove {self._workdir} to begin again"
+            )
+        return None
+
+    def _read(self, step: int, like: PyTree) -> PyTree:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), digest=ocp.args.JsonRestore()
+            ),
+        )
+        if digest(restored.state) != restored.digest["sha256"]:
+            raise ValueError("its arrays do not match the digest saved with them")
+        return restored.state
+
+    def _set_aside(self, step: int) -> None:
+        if self._manager.options.read_only:
+            return
+        target = self._workdir / DAMAGED / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(self.directory / str(step), target)
+        self._manager.reload()
+
+    def _save_error(self, error: Exception) -> CheckpointError:
+        steps = [step for step in self._manager.all_steps(read=True)]
+        kept = f"checkpoint {max(steps)} is kept" if steps else "there is no earlier checkpoint"
+        reason = " ".join(str(error).split())[:300]
+        return CheckpointError(
+            f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
+            "make room and run the same command again"
+        )
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 of the paths, dtypes, shapes and values of a tree of numpy arrays."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.ascontiguousarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        sha.update(leaf.tobytes())
+    return sha.hexdigest()

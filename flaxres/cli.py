@@ -1,0 +1,89 @@
+"""What all command lines share: flags, configs from files, and errors as one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from flaxres import cpu
+from flaxres.config import default_config, flatten, unknown_field
+from flaxres.errors import ConfigError, InterruptedRunError, UserError
+
+
+def define_config(example: str) -> None:
+    """Defines --config=FILE.py[:NET] and its overrides, --config.FIELD=VALUE."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"Config file and net, e.g. {example}; --config.seed=1 and the like override its fields.",
+    )
+
+
+def get_config() -> ConfigDict:
+    """The config that the flags describe.
+
+    Raises:
+      ConfigError: there is no --config.
+    """
+    config = flags.FLAGS.config
+    if config is None:
+        raise ConfigError("--config is missing; give it a file, e.g. --config=configs/digits.py")
+    return config
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; a user's mistake ends as one line on standard error.
+
+    Exit codes: 2 for the command line and the config, 1 for all else, 128 + signal when stopped.
+    """
+    cpu.tune()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # what the libraries log is not for users
+    try:
+        app.run(lambda _: main(), flags_parser=_parse)
+    except InterruptedRunError as error:
+        _exit(str(error), 128 + error.signum)
+    except ConfigError as error:
+        _exit(f"error: {error}", 2)
+    except UserError as error:
+        _exit(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _exit("interrupted", 130)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Absl's parser, with every error as a ConfigError of one line."""
+    try:
+        rest = flags.FLAGS(argv)
+        flags.FLAGS.config and flags.FLAGS.config.name  # noqa: B018 (a missing file shows here)
+    except flags.Error as error:
+        # The message may hold the traceback of the config file; its last line says what it was.
+        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None
+    except AttributeError as error:
+        raise ConfigError(_unknown_override(argv) or str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file: {error.__cause__}") from None
+    except SyntaxError as error:
+        raise ConfigError(f"the config file is not Python: {error}") from None
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
+    return rest
+
+
+def _unknown_override(argv: Sequence[str]) -> str | None:
+    """The message for the first override of a field that does not exist."""
+    known = flatten(default_config())
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] not in known:
+            return unknown_field(match[1])
+    return None

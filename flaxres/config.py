@@ -1,0 +1,182 @@
+"""The fields of an experiment: their types, defaults and checks.
+
+The files in `configs/` start from `default_config()` and change what their experiment needs.
+Defaults are those of He15 (arXiv 1512.03385), section 4.2, where the paper gives a number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from ml_collections import ConfigDict, config_dict
+
+from flaxres.errors import ConfigError
+from flaxres.models import MODELS
+from flaxres.models.cifar import blocks_per_stage
+from flaxres.models.norms import NORMS
+from flaxres.models.shortcuts import SHORTCUTS
+
+DTYPES = ("float32", "bfloat16")
+DECAYED = ("all", "kernels")
+
+
+def default_config() -> ConfigDict:
+    """Every field there is. Durations are in steps (one step is one batch), errors in percent."""
+    config = ConfigDict()
+    config.name = "cifar10"  # names the default workdir: runs/<name>/<net>-seed<seed>
+    config.seed = 0  # of initialisation, order and augmentation
+    config.dtype = "float32"  # of the computation: float32 or bfloat16
+
+    config.batch_size = 128
+    config.num_steps = 64_000
+    config.learning_rate = 0.1
+    config.boundaries = (32_000, 48_000)  # the learning rate drops before these steps (0 is first)
+    config.decay_factor = 0.1  # the learning rate is multiplied by it at each boundary
+    config.momentum = 0.9
+    config.weight_decay = 1e-4  # L2, added to the gradient before momentum
+    config.weight_decay_on = (
+        "all"  # all: norms and biases too; kernels: conv and dense kernels only
+    )
+
+    # Warm-up of ResNet-110: a lower learning rate until the training error falls below a threshold.
+    config.warmup = ConfigDict()
+    config.warmup.enabled = False
+    config.warmup.learning_rate = 0.01
+    config.warmup.train_error = 80.0
+    config.warmup.window = 50  # steps over which the training error is averaged; not in the paper
+    config.warmup.max_steps = (
+        4_000  # ends in any case, so that no run stays there; not in the paper
+    )
+
+    config.log_every = 100
+    config.eval_every = 1_000
+    config.eval_batch_size = 500
+    config.checkpoint_every = 1_000
+    config.keep_checkpoints = 3
+    config.steps_per_dispatch = 0  # 0: one on a CPU, up to 100 on accelerators
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "cifar10"  # digits, or any TFDS image-classification set
+    config.dataset.data_dir = config_dict.placeholder(str)  # None: where TFDS keeps its data
+    config.dataset.train_split = "train"
+    config.dataset.test_split = "test"
+
+    config.augment = ConfigDict()
+    config.augment.pad = 4  # pixels on each side, before a random crop of the original size
+    config.augment.flip = True  # random horizontal flip
+
+    config.model = ConfigDict()
+    config.model.name = "resnet"
+    config.model.depth = 20
+    config.model.shortcut = "A"  # A, B, C; none for plain nets
+    config.model.widths = (16, 32, 64)
+    config.model.norm = "batch"
+    config.model.norm_momentum = 0.9  # weight of the old running statistics (PyTorch's 0.1)
+    config.model.norm_epsilon = 1e-5
+    return config
+
+
+def set_net(config: ConfigDict, net: str) -> ConfigDict:
+    """Sets `config.model` from a name such as plain-20, resnet-56 or resnet-56-B; returns `config`.
+
+    ResNet-110 and deeper also get the warm-up of He15, section 4.2.
+
+    Raises:
+      ConfigError: the name does not have this form.
+    """
+    match = re.fullmatch(r"(plain|resnet)-(\d+)(?:-([ABC]))?", net)
+    if not match or (match[1] == "plain" and match[3]):
+        raise ConfigError(
+            f"net must be plain-DEPTH, resnet-DEPTH or resnet-DEPTH-SHORTCUT "
+            f"(plain-20, resnet-56, resnet-56-B), got {net!r}"
+        )
+    config.model.name = match[1]
+    config.model.depth = int(match[2])
+    config.model.shortcut = "none" if match[1] == "plain" else match[3] or "A"
+    config.warmup.enabled = match[1] == "resnet" and config.model.depth >= 110
+    return config
+
+
+def net_name(model: ConfigDict) -> str:
+    """The name that `set_net` reads: plain-20, resnet-56 (option A), resnet-56-B."""
+    name = f"{model.name}-{model.depth}"
+    return name if model.shortcut in ("A", "none") else f"{name}-{model.shortcut}"
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Fields by their dotted names: {'seed': 0, 'model.depth': 20, ...}; tuples become lists."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks everything that can be checked without the data.
+
+    Raises:
+      ConfigError: with the field, what was given, and what would be right.
+    """
+    flat, known = flatten(config), flatten(default_config())
+    for field in flat:
+        if field not in known:
+            raise ConfigError(unknown_field(field))
+    for field in known:
+        if field not in flat:
+            raise ConfigError(f"config field {field!r} is missing")
+
+    def need(ok: bool, field: str, rule: str) -> None:
+        if not ok:
+            raise ConfigError(f"{field} must be {rule}, got {flat[field]!r}")
+
+    def one_of(field: str, names: tuple[str, ...]) -> None:
+        need(flat[field] in names, field, f"one of {', '.join(names)}")
+
+    one_of("dtype", DTYPES)
+    one_of("weight_decay_on", DECAYED)
+    one_of("model.name", tuple(MODELS))
+    one_of("model.shortcut", SHORTCUTS)
+    one_of("model.norm", NORMS)
+    plain = config.model.name == "plain"
+    need(
+        plain == (config.model.shortcut == "none"),
+        "model.shortcut",
+        "none for a plain net" if plain else "A, B or C for a residual net",
+    )
+    try:
+        blocks_per_stage(config.model.depth)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    widths = flat["model.widths"]
+    need(len(widths) == 3 and min(widths) > 0, "model.widths", "three positive numbers of filters")
+    if config.model.shortcut == "A":
+        need(widths == sorted(widths), "model.widths", "rising, as option A can only add channels")
+    if config.model.norm == "group":
+        need(all(w % 8 == 0 for w in widths), "model.widths", "multiples of 8 for group norm")
+    for field in (
+        *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
+        *("checkpoint_every", "keep_checkpoints", "warmup.window", "warmup.max_steps"),
+    ):
+        need(flat[field] >= 1, field, "at least 1")
+    for field in ("steps_per_dispatch", "augment.pad", "weight_decay"):
+        need(flat[field] >= 0, field, "0 or more")
+    need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
+    for field in ("learning_rate", "decay_factor", "warmup.learning_rate", "model.norm_epsilon"):
+        need(flat[field] > 0, field, "above 0")
+    for field in ("momentum", "model.norm_momentum"):
+        need(0 <= flat[field] < 1, field, "at least 0 and below 1")
+    need(0 < config.warmup.train_error < 100, "warmup.train_error", "percent, between 0 and 100")
+    boundaries = flat["boundaries"]
+    rising = all(a < b for a, b in zip(boundaries, boundaries[1:], strict=False))
+    whole = all(isinstance(b, int) and b > 0 for b in boundaries)
+    need(rising and whole, "boundaries", "rising numbers of steps")
+
+
+def unknown_field(field: str) -> str:
+    """The error message for a config field that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(field, flatten(default_config()), n=1)
+    return f"unknown config field {field!r}" + (f"; did you mean {near[0]!r}?" if near else "")

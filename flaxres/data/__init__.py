@@ -1,0 +1,42 @@
+"""Data sets as arrays: `load_dataset(config.dataset)`."""
+
+from __future__ import annotations
+
+import functools
+
+from ml_collections import ConfigDict
+
+from flaxres.data.dataset import Dataset, Split
+from flaxres.data.digits import DIGITS_SHAPE, load_digits
+from flaxres.data.tfds import load_tfds, tfds_shape
+
+__all__ = ["Dataset", "Split", "dataset_shape", "load_dataset"]
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """Loads the data set that `config` (an experiment's `config.dataset`) names.
+
+    The last one is kept, so that experiments of several runs decode their images once.
+
+    Raises:
+      DatasetError: unknown, not prepared, incomplete, or without the splits asked for.
+    """
+    return _load(config.name, config.data_dir, config.train_split, config.test_split)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, data_dir: str | None, train_split: str, test_split: str) -> Dataset:
+    if name == "digits":
+        return load_digits(train_split, test_split)
+    return load_tfds(name, data_dir, train_split, test_split)
+
+
+def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
+    """(height, width, channels) and number of classes of a set, without reading its images.
+
+    Raises:
+      DatasetError: unknown, or not an image-classification set.
+    """
+    if config.name == "digits":
+        return DIGITS_SHAPE
+    return tfds_shape(config.name, config.data_dir)

@@ -1,0 +1,46 @@
+"""What a data set is to the rest of the code: arrays, number of classes, image shape."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images of one size with their labels.
+
+    Attributes:
+      images: uint8 (n, height, width, channels).
+      labels: int32 (n,).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training split, a test split, and what both share."""
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.train.images.shape[1:]
+
+    def mean_image(self) -> np.ndarray:
+        """Per-pixel mean of the training split, float32 (height, width, channels), in 0..1.
+
+        He15 (arXiv 1512.03385), section 4.2, subtracts it; there is no division by a deviation.
+        """
+        total = self.train.images.sum(axis=0, dtype=np.uint64)  # exact
+        return (total / (255.0 * len(self.train))).astype(np.float32)

@@ -1,0 +1,64 @@
+"""The 8x8 handwritten digits bundled with scikit-learn: 1,797 images that need no download."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from flaxres.data.dataset import Dataset, Split
+from flaxres.errors import DatasetError
+
+DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
+TEST_SIZE = 360  # of 1,797, so 1,437 for training
+
+
+def load_digits(train_split: str = "train", test_split: str = "test") -> Dataset:
+    """Loads the digits with a fixed stratified split, 1,437 for training and 360 for testing.
+
+    Args:
+      train_split: 'train' or a part of it in TFDS syntax, such as 'train[:1200]' or 'train[:80%]'.
+      test_split: likewise, 'test' or 'train[1200:]' for a validation split.
+
+    Returns:
+      8x8x1 images; the original grey levels 0..16 are spread over 0..255.
+
+    Raises:
+      DatasetError: a split that does not exist.
+    """
+    from sklearn import datasets, model_selection  # takes a second, so only when asked for
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, *DIGITS_SHAPE[0]) * (255 / 16)).astype(np.uint8)
+    train, test = model_selection.train_test_split(
+        np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
+    )
+    parts = {
+        name: Split(images[rows], labels[rows].astype(np.int32))
+        for name, rows in (("train", train), ("test", test))
+    }
+    return Dataset(
+        name="digits",
+        train=_slice(parts, train_split),
+        test=_slice(parts, test_split),
+        num_classes=DIGITS_SHAPE[1],
+    )
+
+
+def _slice(parts: dict[str, Split], spec: str) -> Split:
+    """The part that a spec of the form NAME, NAME[FROM:TO], with % or counts, names."""
+    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", spec)
+    if not match or match[1] not in parts:
+        raise DatasetError(
+            f"data set 'digits' has the splits train and test, or parts such as 'train[:80%]'; "
+            f"got {spec!r}"
+        )
+    part = parts[match[1]]
+
+    def position(text: str | None) -> int | None:
+        if text is None or not text.endswith("%"):
+            return text and int(text)
+        return round(int(text[:-1]) / 100 * len(part))
+
+    rows = slice(position(match[2]), position(match[3]))
+    return Split(part.images[rows], part.labels[rows])

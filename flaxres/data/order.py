@@ -1,0 +1,45 @@
+"""The order of the training images: a function of (seed, step)."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+ORDER_STREAM = 0  # sets these random numbers apart from all others of the same seed
+
+
+class EpochOrder:
+    """Every image exactly once an epoch, in a new order each epoch.
+
+    The epochs' permutations are laid end to end and cut into batches, so where the batch size does
+    not divide the number of images a batch holds the end of one epoch and the start of the next.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int):
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self._seed = seed
+        # A batch lies in two epochs at most when batch_size <= num_images.
+        self._permutation = functools.lru_cache(maxsize=2)(self._new_permutation)
+
+    def _new_permutation(self, epoch: int) -> np.ndarray:
+        entropy = (self._seed, ORDER_STREAM, epoch)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+        return rng.permutation(self.num_images).astype(np.int32)
+
+    def indices(self, step: int, num_steps: int = 1) -> np.ndarray:
+        """Images of the batches of `num_steps` steps from `step` on (0 is the first).
+
+        Returns:
+          int32 (num_steps, batch_size), each in 0..num_images - 1.
+        """
+        start = step * self.batch_size
+        stop = start + num_steps * self.batch_size
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, self.num_images)
+            part = self._permutation(epoch)[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return np.concatenate(parts).reshape(num_steps, self.batch_size)

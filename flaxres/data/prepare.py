@@ -1,0 +1,44 @@
+"""Downloads and prepares a TFDS set: `python -m flaxres.data.prepare --name=cifar10`.
+
+Training starts this by itself where a set is missing. It is the only module that needs TensorFlow
+(`pip install -r requirements-prepare.txt`); the ArrayRecord files that it writes are read without.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings; errors still show
+
+from absl import app, flags
+
+NAME = flags.DEFINE_string("name", None, "Name of the set, e.g. cifar10.", required=True)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where prepared sets lie; TFDS's default if unset."
+)
+
+
+def prepare(name: str, data_dir: str | None = None) -> str:
+    """Downloads and prepares the set `name` unless it is there already; returns its directory."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    builder.download_and_prepare()
+    return str(builder.data_path)
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the set that the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    try:
+        print(f"prepared {prepare(NAME.value, DATA_DIR.value)}")
+    except Exception as error:  # downloads fail in many ways; all of them are one line to a user
+        text = " ".join(str(error).split())
+        raise SystemExit(
+            f"error: preparing {NAME.value!r} failed: {type(error).__name__}: {text}"
+        ) from error
+
+
+if __name__ == "__main__":
+    app.run(main)

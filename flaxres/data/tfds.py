@@ -1,0 +1,201 @@
+"""Image-classification sets of TensorFlow Datasets, read without TensorFlow.
+
+Reading uses `as_data_source`, which needs the set prepared as ArrayRecord files. A set that is not
+prepared yet is prepared by a child process (`flaxres.data.prepare`), the only place for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+from rich.progress import track
+
+from flaxres.data.dataset import Dataset, Split
+from flaxres.errors import DatasetError
+
+# Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
+# be installed, and two decoders need not agree on every pixel of a JPEG.
+READ_BLOCK = 1_000  # examples read and decoded between two updates of the progress bar
+
+
+def load_tfds(name: str, data_dir: str | None, train_split: str, test_split: str) -> Dataset:
+    """Loads two splits of a TFDS set into memory, preparing the set first where needed.
+
+    Args:
+      name: as TFDS knows it, e.g. 'cifar10'; 'cifar10:3.0.2' asks for a version.
+      data_dir: the directory that holds prepared sets; None for TFDS's default.
+      train_split: in TFDS split syntax, e.g. 'train' or 'train[:45000]'.
+      test_split: likewise, e.g. 'test' or 'train[45000:]'.
+
+    Raises:
+      DatasetError: unknown, not preparable here, incomplete, of another kind, or no such split.
+    """
+    builder = _open(name, data_dir)
+    if not builder.is_prepared():
+        _prepare(name, data_dir)
+        builder = _open(name, data_dir)
+    image_shape, num_classes = _shape(builder)
+    if None in image_shape:
+        raise DatasetError(
+            f"data set {name!r} has images of varying size {image_shape}; "
+            "only sets of one size can be held in memory"
+        )
+    return Dataset(
+        name=builder.info.name,
+        train=_read(builder, train_split),
+        test=_read(builder, test_split),
+        num_classes=num_classes,
+    )
+
+
+def tfds_shape(name: str, data_dir: str | None) -> tuple[tuple[int | None, ...], int]:
+    """(height, width, channels) and number of classes; the set need not be prepared.
+
+    Raises:
+      DatasetError: unknown, or not an image-classification set.
+    """
+    return _shape(_open(name, data_dir))
+
+
+def _shape(builder) -> tuple[tuple[int | None, ...], int]:
+    image, label = _features(builder)
+    features = builder.info.features
+    return features[image].shape, features[label].num_classes
+
+
+def _where(data_dir: str | None) -> str:
+    """The directory where a set is looked for."""
+    import tensorflow_datasets as tfds
+
+    return os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+
+
+def _open(name: str, data_dir: str | None):
+    """The set's TFDS builder, from its code or from its prepared files."""
+    import tensorflow_datasets as tfds
+
+    where = _where(data_dir)
+    try:
+        return tfds.builder(name, data_dir=where, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError:
+        raise DatasetError(
+            f"data set {name!r} is neither 'digits' nor a set that TFDS knows, and none of that "
+            f"name is prepared (with a dataset_info.json) in {where}"
+        ) from None
+    except Exception as error:  # a malformed name or dataset_info.json
+        raise DatasetError(
+            f"data set {name!r} in {where} cannot be opened: {_one_line(error)}"
+        ) from error
+
+
+def _prepare(name: str, data_dir: str | None) -> None:
+    """Downloads and prepares in a child process, which alone imports TensorFlow."""
+    where = _where(data_dir)
+    command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}"]
+    if data_dir is not None:
+        command.append(f"--data_dir={data_dir}")
+    shown = " ".join(["python", *command[1:]])
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DatasetError(
+            f"data set {name!r} is not prepared in {where}, and preparing it needs TensorFlow: "
+            f"run `pip install -r requirements-prepare.txt`, then `{shown}`"
+        )
+    print(f"preparing {name} in {where} (once)", file=sys.stderr)
+    if subprocess.run(command, check=False).returncode:
+        raise DatasetError(
+            f"data set {name!r} could not be prepared in {where} (see above); "
+            f"with a network, run `{shown}`"
+        )
+
+
+def _features(builder) -> tuple[str, str]:
+    """Names of the image and of the label among the set's features."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    names = [
+        [key for key, feature in features.items() if isinstance(feature, kind)]
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    ]
+    if builder.info.supervised_keys and len(builder.info.supervised_keys) == 2:
+        image, label = builder.info.supervised_keys
+        if image in names[0] and label in names[1]:
+            return image, label
+    if [len(found) for found in names] != [1, 1]:
+        raise DatasetError(
+            f"data set {builder.info.name!r} is not an image-classification set: it has the "
+            f"features {', '.join(features)}"
+        )
+    return names[0][0], names[1][0]
+
+
+def _read(builder, split: str) -> Split:
+    """Reads and decodes one split."""
+    import tensorflow_datasets as tfds
+
+    name = builder.info.name
+    image_key, label_key = _features(builder)
+    skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key != label_key}
+    try:
+        source = builder.as_data_source(split=split, decoders=skip)
+        size = len(source)
+    except NotImplementedError:
+        raise DatasetError(
+            f"data set {name!r} in {builder.data_path} is prepared as "
+            f"{builder.info.file_format.value}, which cannot be read without TensorFlow; prepare it "
+            f"elsewhere with `python -m flaxres.data.prepare --name={name} --data_dir=DIR`"
+        ) from None
+    except (ValueError, KeyError, AssertionError) as error:
+        known = ", ".join(
+            f"{key} ({info.num_examples:,})" for key, info in builder.info.splits.items()
+        )
+        raise DatasetError(
+            f"data set {name!r} has no split {split!r}; it has {known}: {_one_line(error)}"
+        ) from None
+    except Exception as error:
+        raise _damaged(builder, error) from error
+    if not size:
+        raise DatasetError(f"split {split!r} of data set {name!r} is empty")
+
+    channels = builder.info.features[image_key].shape[-1]
+    images = np.empty((size, *builder.info.features[image_key].shape), np.uint8)
+    labels = np.empty(size, np.int32)
+    blocks = range(0, size, READ_BLOCK)
+    try:
+        for start in track(
+            blocks, f"reading {name} {split}", transient=True, disable=len(blocks) < 5
+        ):
+            rows = range(start, min(start + READ_BLOCK, size))
+            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+                images[row] = _decode(example[image_key], channels)
+                labels[row] = example[label_key]
+    except Exception as error:
+        raise _damaged(builder, error) from error
+    return Split(images, labels)
+
+
+def _decode(encoded: bytes, channels: int) -> np.ndarray:
+    """PNG or JPEG bytes to uint8 (height, width, channels)."""
+    from PIL import Image
+
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    image = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
+    return image.reshape(*image.shape[:2], channels)
+
+
+def _damaged(builder, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"data set {builder.info.name!r} in {builder.data_path} is incomplete or damaged "
+        f"({_one_line(error)}); delete that directory and prepare the set again"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """The beginning of an error message, without line breaks."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,37 @@
+"""What a user can get wrong: errors that are shown as one line, without a traceback."""
+
+
+class UserError(Exception):
+    """A mistake of the user or of the machine; the message says what was given and what to do."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be run."""
+
+
+class DatasetError(UserError):
+    """A data set that is unknown, missing, incomplete or not what the config asks of it."""
+
+
+class WorkdirError(UserError):
+    """A working directory that cannot be written or that holds something else."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that could not be written or read."""
+
+
+class DivergedError(UserError):
+    """Loss or parameters are no longer finite."""
+
+
+class InterruptedRunError(UserError):
+    """A signal asked the run to stop; its state has been saved.
+
+    Attributes:
+      signum: the signal, so that the process can exit with 128 + signum as shells expect.
+    """
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum

@@ -1,0 +1,57 @@
+"""Metrics as sums on the device, divided once on the host."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class Sums:
+    """Sums over images; two of them add up to the sums over both.
+
+    Attributes:
+      loss: float32, cross-entropy in nats.
+      wrong: int32, images whose largest logit is not their label's.
+      count: int32, images.
+    """
+
+    loss: jax.Array
+    wrong: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def zeros(cls) -> Sums:
+        """The sums over no image."""
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+    @classmethod
+    def of(
+        cls, losses: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array
+    ) -> Sums:
+        """Sums over a batch of n images.
+
+        Args:
+          losses: float32 (n,).
+          logits: (n, classes).
+          labels: int32 (n,).
+          weights: bool (n,), False for images that only fill the batch.
+        """
+        wrong = (jnp.argmax(logits, axis=-1) != labels) & weights
+        return cls(
+            jnp.sum(losses * weights),
+            jnp.sum(wrong, dtype=jnp.int32),
+            jnp.sum(weights, dtype=jnp.int32),
+        )
+
+    def __add__(self, other: Sums) -> Sums:
+        return jax.tree.map(jnp.add, self, other)
+
+    def rates(self, prefix: str) -> dict[str, float]:
+        """Mean loss and top-1 error in percent, as Python floats."""
+        count = int(self.count)
+        return {
+            f"{prefix}_loss": float(self.loss) / count,
+            f"{prefix}_error": 100.0 * int(self.wrong) / count,
+        }

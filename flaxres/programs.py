@@ -1,0 +1,79 @@
+"""The functions of one experiment, ready to be compiled for its device."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from flaxres.data import Dataset, Split
+from flaxres.errors import ConfigError
+from flaxres.models import create_model
+from flaxres.optim import make_optimizer
+from flaxres.state import TrainState, create_state
+from flaxres.steps import Arrays, TrainSteps, make_evaluate, make_train_step, make_train_steps
+
+MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide the dispatch
+
+
+class Programs:
+    """Model, optimizer and steps of a config on a data set.
+
+    Attributes:
+      evaluate: compiled, see `flaxres.steps.make_evaluate`.
+    """
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        """Builds the functions; compiles nothing yet.
+
+        Raises:
+          ConfigError: the batch is larger than the training split.
+        """
+        if config.batch_size > len(dataset.train):
+            raise ConfigError(
+                f"batch_size must be at most {len(dataset.train):,}, the images in "
+                f"{config.dataset.train_split!r} of {dataset.name}, got {config.batch_size:,}"
+            )
+        self._config = config
+        self._model = create_model(config.model, dataset.num_classes, config.dtype)
+        self._optimizer = make_optimizer(config)
+        self._image_shape = dataset.image_shape
+        self._mean = jnp.asarray(dataset.mean_image())
+        train_step = make_train_step(self._model, self._optimizer, config)
+        self._train_steps = jax.jit(make_train_steps(train_step), donate_argnums=0)
+        self.evaluate = jax.jit(make_evaluate(self._model))
+
+    def put(self, split: Split) -> Arrays:
+        """Puts a split on the device, as uint8."""
+        return Arrays(jnp.asarray(split.images), jnp.asarray(split.labels), self._mean)
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        return jax.jit(self._create)(self._config.seed)
+
+    def state_shape(self) -> TrainState:
+        """The state's shapes and dtypes, without computing it."""
+        return jax.eval_shape(self._create, self._config.seed)
+
+    def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> TrainSteps:
+        """Compiles `num_steps` steps in one dispatch; the state passed to them is donated."""
+        indices = jax.ShapeDtypeStruct((num_steps, self._config.batch_size), jnp.int32)
+        return self._train_steps.lower(state, arrays, indices).compile()
+
+    def _create(self, seed: int) -> TrainState:
+        return create_state(self._model, self._optimizer, self._config, self._image_shape, seed)
+
+
+def steps_per_dispatch(config: ConfigDict) -> int:
+    """How many steps one dispatch holds, so that logs, evaluations and checkpoints fall between.
+
+    One on a CPU: XLA runs convolutions inside loops many times slower there.
+    """
+    automatic = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
+    most = config.steps_per_dispatch or automatic
+    common = math.gcd(
+        config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
+    )
+    return max(k for k in range(1, min(most, common) + 1) if common % k == 0)

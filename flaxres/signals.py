@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM ask a run to stop at its next step, so that its state can be saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+
+class StopRequest:
+    """Context in which SIGINT and SIGTERM are noted; a second one acts as it would outside.
+
+    Attributes:
+      signum: the signal that came, or None.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, say: Callable[[str], None]):
+        """`say` is told in one line when a signal comes."""
+        self.signum: int | None = None
+        self._say = say
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for signum in self.SIGNALS:
+            self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _frame: object) -> None:
+        self.signum = signum
+        signal.signal(signum, self._before[signum])
+        self._say(f"{signal.Signals(signum).name}: saving and stopping (once more: stop at once)")

@@ -1,0 +1,116 @@
+"""Training and evaluation steps: pure functions of a state and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from flaxres.data.augment import augment, normalise
+from flaxres.metrics import Sums
+from flaxres.optim import learning_rate
+from flaxres.state import AUGMENT_STREAM, TrainState
+
+
+@struct.dataclass
+class Arrays:
+    """A split on the device.
+
+    Attributes:
+      images: uint8 (n, height, width, channels).
+      labels: int32 (n,).
+      mean: float32 (height, width, channels), of the training split.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    mean: jax.Array
+
+
+TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Sums]]
+TrainSteps = Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Sums]]
+Evaluate = Callable[[TrainState, Arrays, jax.Array], Sums]
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict
+) -> TrainStep:
+    """Returns `train_step(state, images, labels) -> (state, sums)` on normalised images.
+
+    It augments, differentiates the mean cross-entropy and updates parameters, batch statistics,
+    momentum and schedule. `sums` are the metrics of this batch, as seen in training: augmented
+    images, batch statistics, parameters before the update. L2 is in the gradient, not in the loss.
+    """
+
+    def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
+        key = state.key(AUGMENT_STREAM)
+        images = augment(key, images, pad=config.augment.pad, flip=config.augment.flip)
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
+
+        gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        sums = Sums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
+        rate = learning_rate(config, state.step, state.warmup)
+        velocity, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=jax.tree.map(lambda w, v: w - rate * v, state.params, velocity),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            warmup=state.warmup.update(config, state.step, sums.wrong, sums.count),
+            sums=state.sums + sums,
+            learning_rate=rate,
+        )
+        return state, sums
+
+    return train_step
+
+
+def make_train_steps(train_step: TrainStep) -> TrainSteps:
+    """Returns `train_steps(state, arrays, indices) -> (state, sums)`: several steps, one dispatch.
+
+    `indices`, int32 (steps, batch_size), say which images of `arrays` make the batches. `sums` are
+    those of the state after the last step: since the last logged step.
+
+    A single step is not put into a loop: XLA's CPU backend runs convolutions inside loops many
+    times slower than outside.
+    """
+
+    def one(state: TrainState, arrays: Arrays, rows: jax.Array) -> TrainState:
+        images = normalise(arrays.images[rows], arrays.mean)
+        return train_step(state, images, arrays.labels[rows])[0]
+
+    def train_steps(state: TrainState, arrays: Arrays, indices: jax.Array):
+        if len(indices) == 1:
+            state = one(state, arrays, indices[0])
+        else:
+            state, _ = jax.lax.scan(lambda s, rows: (one(s, arrays, rows), None), state, indices)
+        return state, state.sums
+
+    return train_steps
+
+
+def make_evaluate(model: nn.Module) -> Evaluate:
+    """Returns `evaluate(state, arrays, rows) -> sums` over the images `rows` of a split.
+
+    Running statistics, no augmentation. `rows`, int32 (batch_size,), may be filled up with -1,
+    which counts for nothing.
+    """
+
+    def evaluate(state: TrainState, arrays: Arrays, rows: jax.Array) -> Sums:
+        images = normalise(arrays.images[rows], arrays.mean)
+        labels = arrays.labels[rows]
+        logits = model.apply(state.variables, images, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return Sums.of(losses, logits, labels, rows >= 0)
+
+    return evaluate

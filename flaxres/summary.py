@@ -1,0 +1,96 @@
+"""Layers of a net with output shape, params and MACs, counted from the real module."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from flaxres.config import check_config, net_name
+from flaxres.data import dataset_shape
+from flaxres.models import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer as it ran.
+
+    Attributes:
+      name: path in the parameter tree.
+      kind: class of the module.
+      output_shape: of one image, without the batch axis.
+      params: trainable parameters.
+      macs: multiply-adds of convolutions and dense layers for one image, as the papers count.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """Runs `model` on shapes alone and lists its layers in the order they ran.
+
+    Args:
+      model: a net of `flaxres.models`.
+      image_shape: (height, width, channels).
+    """
+    layers = []
+
+    def record(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        module = context.module
+        own = module.variables.get("params", {})
+        is_layer = own and not any(isinstance(value, dict) for value in own.values())
+        if is_layer and context.method_name == "__call__":
+            shape = output.shape[1:]
+            # Each output value of a convolution or dense layer takes one multiply-add per weight
+            # of its filter; its channels are the kernel's last axis, the space is the rest.
+            macs = math.prod(shape[:-1]) * own["kernel"].size if "kernel" in own else 0
+            params = sum(value.size for value in own.values())
+            path = "/".join(module.path)
+            layers.append(Layer(path, type(module).__name__, shape, params, macs))
+        return output
+
+    def forward(images):
+        with nn.intercept_methods(record):
+            return model.init_with_output(jax.random.key(0), images, train=False)
+
+    jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return layers
+
+
+def print_summary(config: ConfigDict) -> None:
+    """Prints the table of layers of the config's net, and its totals.
+
+    Raises:
+      UserError: a bad config, or a data set that is not there to say how large its images are.
+    """
+    check_config(config)
+    image_shape, num_classes = dataset_shape(config.dataset)
+    layers = summarise(create_model(config.model, num_classes, config.dtype), image_shape)
+    size = "x".join(map(str, image_shape))
+    table = Table(title=f"{net_name(config.model)} on {config.dataset.name} ({size})")
+    for column in ("layer", "kind", "output", "params", "MACs"):
+        table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
+    for layer in layers:
+        shape = "x".join(map(str, layer.output_shape))
+        macs = f"{layer.macs:,}" if layer.macs else ""
+        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", macs)
+    params = sum(layer.params for layer in layers)
+    macs = sum(layer.macs for layer in layers)
+    table.add_section()
+    table.add_row("total", "", "", f"{params:,}", f"{macs:,}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100  # a file or pipe has no width of its own
+    console.print(table)
+    console.print(f"{params:,} params, {macs / 1e6:,.4g}M MACs", highlight=False)

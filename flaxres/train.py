@@ -1,0 +1,166 @@
+"""The training loop: `train_and_evaluate(config, workdir)`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from flaxres.checkpoint import Checkpoints
+from flaxres.config import check_config, net_name
+from flaxres.data import load_dataset
+from flaxres.data.order import EpochOrder
+from flaxres.errors import DivergedError, InterruptedRunError
+from flaxres.evaluate import evaluate_split
+from flaxres.metrics import Sums
+from flaxres.programs import Programs, steps_per_dispatch
+from flaxres.signals import StopRequest
+from flaxres.state import TrainState
+from flaxres.workdir import check_same_config, open_workdir
+from flaxres.writers import Record, Terminal, Writers, read_metrics
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
+    """Trains the run of `config` in `workdir` to its last step, going on from what is there.
+
+    Args:
+      config: see `flaxres.config`.
+      workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+
+    Returns:
+      The last record of metrics.jsonl. A finished run returns it at once.
+
+    Raises:
+      UserError: a bad config, missing data, a workdir of another run, no room for a checkpoint,
+        divergence, or a signal that asked the run to stop (after saving its state).
+    """
+    check_config(config)
+    net = net_name(config.model)
+    if check_same_config(workdir, config) and (record := finished_record(config, workdir)):
+        print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+        return record
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    open_workdir(workdir, config)
+
+    with contextlib.ExitStack() as stack:
+        terminal = stack.enter_context(Terminal(net, config.num_steps))
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        stop = stack.enter_context(StopRequest(terminal.say))
+        state = checkpoints.restore(programs.state_shape(), terminal.say)
+        if state is None:
+            state = programs.initial_state()
+        else:
+            state = jax.device_put(state)
+            terminal.say(f"{net} in {workdir} goes on from step {int(state.step):,}")
+        step = int(state.step)
+        writers = stack.enter_context(Writers(workdir, step, terminal))
+
+        order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+        train, test = programs.put(dataset.train), programs.put(dataset.test)
+        most = steps_per_dispatch(config)
+        compiled = {}
+        clock = Clock(step)
+        record: Record = {}
+        while step < config.num_steps:
+            # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
+            num_steps = most - step % most
+            if num_steps not in compiled:
+                terminal.update(step, note="compiling")
+                compiled[num_steps] = programs.compile_train_steps(state, train, num_steps)
+                clock.restart(step)
+                terminal.restart_clock(step)
+            indices = order.indices(step, num_steps)
+            state, sums = compiled[num_steps](state, train, indices)
+            step += num_steps
+            terminal.update(step, jax.device_get(sums).rates("train"))
+
+            log, evaluate, save = due(config, step)
+            if log or evaluate:
+                record = {"step": step} | _training_record(config, state, sums, checkpoints)
+                record["images_per_second"] = clock.steps_per_second(step) * config.batch_size
+                if evaluate:
+                    batch_size = config.eval_batch_size
+                    record |= evaluate_split(programs.evaluate, state, test, batch_size).rates(
+                        "test"
+                    )
+                writers.write(record)
+                state = state.replace(sums=Sums.zeros())
+            if save or stop.signum:
+                writers.sync()  # before the checkpoint, so that no restart leaves a gap
+                _save(config, checkpoints, step, state)
+            if log or evaluate or save:
+                clock.restart(step)
+            if stop.signum and step < config.num_steps:
+                checkpoints.wait()
+                raise InterruptedRunError(
+                    f"stopped at step {step:,} of {config.num_steps:,}, saved in {workdir}; "
+                    "the same command goes on from there",
+                    stop.signum,
+                )
+        checkpoints.wait()
+    return record
+
+
+def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
+    """The last record of the run in `workdir` if it has made all its steps, else None."""
+    with Checkpoints(workdir) as checkpoints:
+        saved = checkpoints.steps()
+    records = read_metrics(workdir)
+    if saved and records and saved[-1] == records[-1]["step"] == config.num_steps:
+        return records[-1]
+    return None
+
+
+def due(config: ConfigDict, step: int) -> tuple[bool, bool, bool]:
+    """Whether to log, to evaluate and to save once `step` steps are done; all three at the end."""
+    last = step == config.num_steps
+    periods = (config.log_every, config.eval_every, config.checkpoint_every)
+    log, evaluate, save = (last or step % period == 0 for period in periods)
+    return log, evaluate, save
+
+
+class Clock:
+    """Speed of training, without what happens between the steps."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Measures from here, with `step` steps done."""
+        self._step, self._time = step, time.perf_counter()
+
+    def steps_per_second(self, step: int) -> float:
+        """Since the last restart; the results of `step` must have been waited for."""
+        return (step - self._step) / (time.perf_counter() - self._time)
+
+
+def _training_record(
+    config: ConfigDict, state: TrainState, sums: Sums, checkpoints: Checkpoints
+) -> Record:
+    """Training loss, error and learning rate since the last record."""
+    record = sums.rates("train")
+    if not math.isfinite(record["train_loss"]):
+        raise _diverged(config, checkpoints, f"loss is {record['train_loss']}", int(state.step))
+    return record | {"learning_rate": float(state.learning_rate)}
+
+
+def _save(config: ConfigDict, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+    try:
+        checkpoints.save(step, state)
+    except DivergedError as error:
+        raise _diverged(config, checkpoints, str(error), step) from None
+
+
+def _diverged(config: ConfigDict, checkpoints: Checkpoints, what: str, step: int) -> DivergedError:
+    checkpoints.wait()
+    steps = checkpoints.steps()
+    kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
+    return DivergedError(
+        f"training diverged: {what} at step {step:,}; {kept} in {checkpoints.directory}; "
+        f"try a lower learning_rate than {config.learning_rate}"
+    )

@@ -1,0 +1,83 @@
+"""The working directory of a run: its config, and who may use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flaxres.config import flatten, net_name
+from flaxres.errors import WorkdirError
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+
+# Fields that may change between the runs of one workdir, as they leave its results alone.
+MAY_CHANGE = ("dataset.data_dir", "checkpoint_every", "keep_checkpoints", "name")
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """runs/<name>/<net>-seed<seed>."""
+    return Path("runs") / config.name / f"{net_name(config.model)}-seed{config.seed}"
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes `workdir` the directory of the run that `config` describes.
+
+    Raises:
+      WorkdirError: it is a file, cannot be written, or holds the run of another config; then
+        nothing in it is changed.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise WorkdirError(f"workdir must be a directory, but {workdir} is a file")
+    check_same_config(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> bool:
+    """True if `workdir` holds the run of `config`, False if it holds none.
+
+    Raises:
+      WorkdirError: it holds the run of another config, or one that cannot be told.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        if (workdir / METRICS_FILE).exists():
+            raise WorkdirError(
+                f"workdir {workdir} holds a run without {CONFIG_FILE}; choose another --workdir"
+            )
+        return False
+    try:
+        there = flatten(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
+    here = flatten(config)
+    differences = [
+        f"{field} is {there.get(field)!r} there and {here.get(field)!r} here"
+        for field in sorted(there.keys() | here.keys())
+        if field not in MAY_CHANGE and there.get(field) != here.get(field)
+    ]
+    if differences:
+        raise WorkdirError(
+            f"workdir {workdir} holds the run of another config: {'; '.join(differences)}; "
+            "choose another --workdir"
+        )
+    return True
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
