@@ -149,8 +149,8 @@ class Checkpoints:
         self._manager.reload()
 
     def _save_error(self, error: Exception) -> CheckpointError:
-        steps = [step for step in self._manager.all_steps(read=True)]
-        kept = f"checkpoint {max(steps)} is kept" if steps else "there is no earlier checkpoint"
+        steps = self.steps()
+        kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
         reason = " ".join(str(error).split())[:300]
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "

@@ -70,8 +70,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None
     except AttributeError as error:
         raise ConfigError(_unknown_override(argv) or str(error)) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file: {error.__cause__}") from None
+    except OSError:
+        path = next(a for a in argv if re.match(r"--?config=", a)).partition("=")[2]
+        raise ConfigError(
+            f"config file {path.partition(':')[0]!r} cannot be read; give --config=FILE.py:NET"
+        ) from None
     except SyntaxError as error:
         raise ConfigError(f"the config file is not Python: {error}") from None
     if len(rest) > 1:

@@ -7,6 +7,7 @@ Defaults are those of He15 (arXiv 1512.03385), section 4.2, where the paper give
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 
 from ml_collections import ConfigDict, config_dict
@@ -171,7 +172,7 @@ def check_config(config: ConfigDict) -> None:
         need(0 <= flat[field] < 1, field, "at least 0 and below 1")
     need(0 < config.warmup.train_error < 100, "warmup.train_error", "percent, between 0 and 100")
     boundaries = flat["boundaries"]
-    rising = all(a < b for a, b in zip(boundaries, boundaries[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(boundaries))
     whole = all(isinstance(b, int) and b > 0 for b in boundaries)
     need(rising and whole, "boundaries", "rising numbers of steps")
 

@@ -51,7 +51,9 @@ class Programs:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        return jax.jit(self._create)(self._config.seed)
+        # It runs once, so it is compiled for a short compilation, not for speed.
+        options = {"xla_backend_optimization_level": 0}
+        return jax.jit(self._create, compiler_options=options)(self._config.seed)
 
     def state_shape(self) -> TrainState:
         """The state's shapes and dtypes, without computing it."""

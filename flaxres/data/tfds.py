@@ -147,8 +147,8 @@ def _read(builder, split: str) -> Split:
     except NotImplementedError:
         raise DatasetError(
             f"data set {name!r} in {builder.data_path} is prepared as "
-            f"{builder.info.file_format.value}, which cannot be read without TensorFlow; prepare it "
-            f"elsewhere with `python -m flaxres.data.prepare --name={name} --data_dir=DIR`"
+            f"{builder.info.file_format.value}, which cannot be read without TensorFlow; prepare "
+            f"it elsewhere with `python -m flaxres.data.prepare --name={name} --data_dir=DIR`"
         ) from None
     except (ValueError, KeyError, AssertionError) as error:
         known = ", ".join(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 from jax.typing import DTypeLike
 
 NORMS = ("batch", "layer", "group", "instance", "none")
@@ -15,7 +16,8 @@ class NoNorm(nn.Module):
     """Stands where a norm would: returns its input, has no parameters."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x`."""
         return x
 
 

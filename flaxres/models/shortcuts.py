@@ -21,7 +21,9 @@ def pad_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     """Option A: every `stride`-th pixel from the first, and zero channels after the old ones.
 
     Args:
-      x: (batch, height, width, channels), channels <= filters.
+      x: (batch, height, width, channels).
+      filters: channels of the result, at least those of `x`.
+      stride: 1 keeps every pixel.
 
     Returns:
       (batch, ceil(height / stride), ceil(width / stride), filters), the dtype of `x`.
@@ -40,6 +42,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, channels) -> (batch, ceil(h/stride), ceil(w/stride), filters)."""
         x = self.conv(self.filters, (1, 1), self.stride, padding="VALID", name="conv")(x)
         return self.norm(name="norm")(x)
 
