@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+import flaxres
 from flaxres.data import Dataset, Split
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
@@ -58,6 +59,16 @@ class Programs:
     def state_shape(self) -> TrainState:
         """The state's shapes and dtypes, without computing it."""
         return jax.eval_shape(self._create, self._config.seed)
+
+    def info(self) -> dict[str, object]:
+        """Number of parameters, device and versions, for the record."""
+        params = jax.tree.leaves(self.state_shape().params)
+        return {
+            "params": sum(leaf.size for leaf in params),
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "flaxres": flaxres.__version__,
+        }
 
     def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> TrainSteps:
         """Compiles `num_steps` steps in one dispatch; the state passed to them is donated."""

@@ -45,7 +45,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         return record
     dataset = load_dataset(config.dataset)
     programs = Programs(config, dataset)
-    open_workdir(workdir, config)
+    open_workdir(workdir, config, programs.info())
 
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(net, config.num_steps))

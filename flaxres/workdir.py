@@ -12,6 +12,7 @@ from flaxres.config import flatten, net_name
 from flaxres.errors import WorkdirError
 
 CONFIG_FILE = "config.json"
+INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 
 # Fields that may change between the runs of one workdir, as they leave its results alone.
@@ -23,8 +24,13 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / config.name / f"{net_name(config.model)}-seed{config.seed}"
 
 
-def open_workdir(workdir: Path, config: ConfigDict) -> None:
+def open_workdir(workdir: Path, config: ConfigDict, info: dict[str, object]) -> None:
     """Makes `workdir` the directory of the run that `config` describes.
+
+    Args:
+      workdir: made if it is not there.
+      config: kept in config.json.
+      info: what else is worth knowing of the run (params, device, versions), in info.json.
 
     Raises:
       WorkdirError: it is a file, cannot be written, or holds the run of another config; then
@@ -35,7 +41,8 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     check_same_config(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+        for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
+            write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"

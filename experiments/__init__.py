@@ -1,0 +1,1 @@
+"""Experiments of several runs, and what is drawn from them."""

@@ -1,0 +1,125 @@
+"""The degradation figures, after figures 1 and 6 of He15 (arXiv 1512.03385)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.runs import Run, mean_and_std
+
+# By depth, so that a plain net and its residual twin have one colour (Okabe and Ito's palette,
+# which colour-blind readers can tell apart).
+COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+EXTENSIONS = ("png", "svg")
+
+
+def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
+    """Draws what can be drawn of `runs` into `directory`; returns the files written.
+
+    figure6: error against iterations, plain nets left and residual nets right, training error
+    dashed and thin, test error bold. figure1: the shallowest and the deepest plain net, training
+    error left and test error right. With several seeds: mean, and a band of one standard deviation.
+    """
+    depths = sorted({_depth(net) for net in runs})
+    colours = {depth: COLOURS[i % len(COLOURS)] for i, depth in enumerate(depths)}
+    plain = {net: group for net, group in runs.items() if net.startswith("plain")}
+    residual = {net: group for net, group in runs.items() if net not in plain}
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, nets, title in zip(panels, (plain, residual), ("plain", "residual"), strict=True):
+        for net, group in nets.items():
+            colour = colours[_depth(net)]
+            _curve(axes, group, "train_error", colour, linestyle="--", linewidth=1.0)
+            _curve(axes, group, "test_error", colour, linewidth=2.2)
+        _finish(axes, nets, colours, title)
+    panels[1].set_ylabel("")
+    _limit(panels, runs)
+    styles = [Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="training error")]
+    styles += [Line2D([], [], color="0.3", linewidth=2.2, label="test error")]
+    figure.legend(handles=styles, loc="outside lower center", ncols=2, frameon=False)
+    files = _save(figure, directory / "figure6", runs)
+
+    if len(plain) > 1:
+        ends = {net: plain[net] for net in (next(iter(plain)), next(reversed(plain)))}
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, metric, title in zip(
+            panels, ("train_error", "test_error"), ("training error", "test error"), strict=True
+        ):
+            for net, group in ends.items():
+                _curve(axes, group, metric, colours[_depth(net)], linewidth=2.0)
+            _finish(axes, ends, colours, title)
+        panels[1].set_ylabel("")
+        _limit(panels, ends)
+        files += _save(figure, directory / "figure1", ends)
+    return files
+
+
+def _depth(net: str) -> int:
+    return int(net.split("-")[1])
+
+
+def _scale(runs: dict[str, list[Run]]) -> tuple[float, str]:
+    """Unit of the iterations' axis, and its label."""
+    longest = max(run.config["num_steps"] for group in runs.values() for run in group)
+    return (1e4, "iterations (1e4)") if longest >= 10_000 else (1, "iterations")
+
+
+def _curve(axes: Axes, group: list[Run], metric: str, colour: str, **style) -> None:
+    steps, mean, std = mean_and_std(group, metric)
+    if not len(steps):
+        return
+    steps = steps / _scale({"": group})[0]
+    axes.plot(steps, mean, color=colour, marker="." if len(steps) == 1 else "", **style)
+    if std.any():
+        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+
+
+def _finish(axes: Axes, nets: dict[str, list[Run]], colours: dict, title: str) -> None:
+    """Axes, learning-rate drops and legend of one panel."""
+    axes.set_title(title)
+    axes.set_ylabel("error (%)")
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    if not nets:
+        return
+    unit, label = _scale(nets)
+    axes.set_xlabel(label)
+    config = next(iter(nets.values()))[0].config
+    for step in config["boundaries"]:
+        axes.axvline(step / unit, color="0.6", linestyle=":", linewidth=1.0, zorder=0)
+    axes.set_xlim(0, config["num_steps"] / unit)
+    handles = [
+        Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net)
+        for net in reversed(nets)
+    ]
+    axes.legend(handles=handles, frameon=False, loc="upper right")
+
+
+def _limit(panels, runs: dict[str, list[Run]]) -> None:
+    """Error axis from 0 to just above all but the first steps, which are near chance anyway."""
+    top = 1.0
+    for group in runs.values():
+        for metric in ("train_error", "test_error"):
+            steps, mean, std = mean_and_std(group, metric)
+            settled = steps > 0.1 * group[0].config["num_steps"]
+            if settled.any():
+                top = max(top, (mean + std)[settled].max())
+    panels[0].set_ylim(0, min(100, 1.08 * top))
+
+
+def _save(figure: Figure, path: Path, runs: dict[str, list[Run]]) -> list[Path]:
+    group = next(iter(runs.values()))
+    seeds = max(len(group) for group in runs.values())
+    note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
+    note += f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
+    note += "; dotted: the learning rate drops"
+    figure.suptitle(note, fontsize="medium", color="0.3")
+    files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files
