@@ -97,7 +97,7 @@ def _finish(axes: Axes, nets: dict[str, list[Run]], colours: dict, title: str) -
         Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net)
         for net in reversed(nets)
     ]
-    axes.legend(handles=handles, frameon=False, loc="upper right")
+    axes.legend(handles=handles, loc="upper right", edgecolor="none", framealpha=0.85)
 
 
 def _limit(panels, runs: dict[str, list[Run]]) -> None:

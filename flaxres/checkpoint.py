@@ -31,6 +31,7 @@ class Checkpoints:
         """Opens `workdir`; keeps the `keep` newest checkpoints (None: all, for reading only)."""
         self.directory = workdir.absolute() / CHECKPOINTS
         self._workdir = workdir
+        self._read_only = keep is None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             read_only=keep is None,
@@ -53,7 +54,8 @@ class Checkpoints:
         """Steps of all complete checkpoints, rising."""
         if not self.directory.is_dir():
             return []
-        return sorted(self._manager.all_steps(read=True))
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts to save `state` as the checkpoint of `step`, unless there is one.
@@ -140,7 +142,7 @@ class Checkpoints:
         return restored.state
 
     def _set_aside(self, step: int) -> None:
-        if self._manager.options.read_only:
+        if self._read_only:
             return
         target = self._workdir / DAMAGED / str(step)
         shutil.rmtree(target, ignore_errors=True)

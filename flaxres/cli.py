@@ -11,7 +11,6 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu
-from flaxres.config import default_config, flatten, unknown_field
 from flaxres.errors import ConfigError, InterruptedRunError, UserError
 
 
@@ -84,6 +83,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _unknown_override(argv: Sequence[str]) -> str | None:
     """The message for the first override of a field that does not exist."""
+    from flaxres.config import default_config, flatten, unknown_field  # imports JAX
+
     known = flatten(default_config())
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)

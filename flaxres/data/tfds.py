@@ -81,7 +81,7 @@ def _open(name: str, data_dir: str | None):
 
     where = _where(data_dir)
     try:
-        return tfds.builder(name, data_dir=where, file_format="array_record")
+        return tfds.builder(name, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError:
         raise DatasetError(
             f"data set {name!r} is neither 'digits' nor a set that TFDS knows, and none of that "
@@ -159,8 +159,6 @@ def _read(builder, split: str) -> Split:
         ) from None
     except Exception as error:
         raise _damaged(builder, error) from error
-    if not size:
-        raise DatasetError(f"split {split!r} of data set {name!r} is empty")
 
     channels = builder.info.features[image_key].shape[-1]
     images = np.empty((size, *builder.info.features[image_key].shape), np.uint8)

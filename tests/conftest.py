@@ -1,0 +1,124 @@
+"""Fixtures shared by the tests: a small experiment, and a small prepared TFDS set."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxres import cpu
+
+cpu.set_xla_flags()
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config():
+    """A net of 8 layers on the digits, 20 steps."""
+    from configs import digits
+
+    config = digits.get_config("resnet-8")
+    config.num_steps = 20
+    config.boundaries = (10, 15)
+    config.batch_size = 32
+    config.model.widths = (4, 8, 8)
+    config.log_every = 4
+    config.eval_every = 10
+    config.checkpoint_every = 5
+    return config
+
+
+@pytest.fixture
+def python():
+    """Runs `python ARGS` in the repository's root; returns the completed process."""
+
+    def run(*args, timeout=300, **kwargs):
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **kwargs,
+        )
+
+    return run
+
+
+def write_tfds(
+    data_dir,
+    name="tiny",
+    sizes=(("train", 50), ("test", 20)),
+    extra=None,
+    file_format="array_record",
+):
+    """Writes a prepared TFDS set of PNG images, 6x5x3, without TensorFlow; returns its arrays."""
+    from array_record.python import array_record_module
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    path = Path(data_dir) / name / "1.0.0"
+    path.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, size in sizes:
+        images = rng.integers(0, 256, (size, 6, 5, 3), dtype=np.uint8)
+        labels = rng.integers(0, 4, size)
+        writer = array_record_module.ArrayRecordWriter(
+            str(path / f"{name}-{split}.{file_format}-00000-of-00001"), "group_size:1"
+        )
+        for image, label in zip(images, labels, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            feature = {
+                "image": tf_feature_pb2.Feature(
+                    bytes_list=tf_feature_pb2.BytesList(value=[png.getvalue()])
+                ),
+                "label": tf_feature_pb2.Feature(
+                    int64_list=tf_feature_pb2.Int64List(value=[int(label)])
+                ),
+            }
+            example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
+            writer.write(example.SerializeToString())
+        writer.close()
+        arrays[split] = images, labels
+    module = "tensorflow_datasets.core.features."
+    dimensions = {"dimensions": ["6", "5", "3"]}
+    features = {
+        "image": {
+            "pythonClassName": module + "image_feature.Image",
+            "image": {"dtype": "uint8", "encodingFormat": "png", "shape": dimensions},
+        },
+        "label": {
+            "pythonClassName": module + "class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "4"},
+        },
+    } | (extra or {})
+    (path / "features.json").write_text(
+        json.dumps(
+            {
+                "pythonClassName": module + "features_dict.FeaturesDict",
+                "featuresDict": {"features": features},
+            }
+        )
+    )
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": file_format,
+        "splits": [
+            {
+                "name": split,
+                "shardLengths": [str(size)],
+                "numBytes": "1000",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+            for split, size in sizes
+        ],
+    }
+    (path / "dataset_info.json").write_text(json.dumps(info))
+    return arrays

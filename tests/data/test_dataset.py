@@ -1,0 +1,22 @@
+import numpy as np
+from ml_collections import ConfigDict
+
+from flaxres.data import Dataset, Split, dataset_shape, load_dataset
+
+
+def test_mean_image_comes_from_the_training_split_alone():
+    train = np.array([[[[0]], [[255]]], [[[255]], [[255]]], [[[0]], [[0]]]], np.uint8)
+    test = np.full((5, 2, 1, 1), 77, np.uint8)
+    dataset = Dataset("x", Split(train, np.zeros(3)), Split(test, np.zeros(5)), num_classes=1)
+    np.testing.assert_allclose(dataset.mean_image()[:, 0, 0], [1 / 3, 2 / 3], rtol=1e-6)
+    assert dataset.mean_image().dtype == np.float32
+    assert dataset.image_shape == (2, 1, 1)
+
+
+def test_load_by_name_keeps_the_last():
+    config = ConfigDict(
+        {"name": "digits", "data_dir": None, "train_split": "train", "test_split": "test"}
+    )
+    assert load_dataset(config) is load_dataset(config)
+    dataset = load_dataset(config)
+    assert dataset_shape(config) == (dataset.image_shape, dataset.num_classes)

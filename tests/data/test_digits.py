@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits as sklearn_digits
+
+from flaxres.data.digits import load_digits
+from flaxres.errors import DatasetError
+
+
+def test_split_sizes_shapes_and_dtypes():
+    digits = load_digits()
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.image_shape == (8, 8, 1)
+    assert digits.num_classes == 10
+    assert digits.train.images.dtype == np.uint8
+    assert digits.train.labels.dtype == np.int32
+    assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
+
+
+def test_split_is_stratified_disjoint_and_complete():
+    digits = load_digits()
+    images, labels = sklearn_digits(return_X_y=True)
+    share = np.bincount(labels) * 360 / len(labels)
+    assert (abs(np.bincount(digits.test.labels) - share) <= 1).all()
+
+    def rows(images, labels):
+        levels = np.rint(images.reshape(len(labels), -1) / 255 * 16)
+        return sorted(tuple(row) for row in np.column_stack([levels, labels]))
+
+    both = np.concatenate([digits.train.images, digits.test.images])
+    both_labels = np.concatenate([digits.train.labels, digits.test.labels])
+    assert rows(both, both_labels) == rows(images * (255 / 16), labels)
+
+
+def test_split_is_fixed():
+    """Results of different dates and machines are on the same images: the order is pinned."""
+    labels = load_digits().test.labels
+    assert labels[:12].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6]
+    assert int(labels @ np.arange(360)) == 282_004
+
+
+def test_parts_of_splits():
+    digits = load_digits("train[:80%]", "train[80%:]")
+    assert (len(digits.train), len(digits.test)) == (1150, 287)
+    digits = load_digits("train[:-100]", "train[-100:]")
+    assert (len(digits.train), len(digits.test)) == (1337, 100)
+    whole = load_digits().train.labels
+    np.testing.assert_array_equal(np.concatenate([digits.train.labels, digits.test.labels]), whole)
+
+
+@pytest.mark.parametrize("split", ["validation", "train[", "train[a:b]", ""])
+def test_unknown_split(split):
+    with pytest.raises(DatasetError, match="has the splits train and test"):
+        load_digits(split)

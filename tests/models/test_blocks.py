@@ -1,0 +1,61 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxres.models.blocks import BasicBlock
+from flaxres.models.norms import NoNorm, make_norm
+
+CONV = functools.partial(nn.Conv, use_bias=False)
+
+
+def centre_kernels(params):
+    """Kernels that copy channel i of the middle pixel to channel i."""
+
+    def centre(kernel):
+        values = np.zeros(kernel.shape, np.float32)
+        values[1, 1] = np.eye(*kernel.shape[2:])
+        return jnp.asarray(values)
+
+    return jax.tree.map(centre, params)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_a_strided_block_looks_at_the_pixels_that_the_shortcut_takes(size):
+    block = BasicBlock(2, stride=2, shortcut="none", conv=CONV, norm=NoNorm)
+    impulses = jnp.zeros((size * size, size, size, 2))
+    for i in range(size * size):
+        impulses = impulses.at[i, i // size, i % size, 0].set(1.0)
+    variables = {"params": centre_kernels(block.init(jax.random.key(0), impulses)["params"])}
+    response = block.apply(variables, impulses)
+    np.testing.assert_array_equal(response, impulses[:, ::2, ::2])
+    residual = BasicBlock(2, stride=2, shortcut="A", conv=CONV, norm=NoNorm)
+    np.testing.assert_array_equal(residual.apply(variables, impulses), 2 * impulses[:, ::2, ::2])
+
+
+def test_a_basic_block_by_hand():
+    """ReLU(norm(conv(ReLU(norm(conv x)))) + x), with a convolution written as loops."""
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 4, 3)))
+    norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)
+    block = BasicBlock(3, stride=1, shortcut="A", conv=CONV, norm=norm)
+    variables = block.init(jax.random.key(1), x)
+    y, _ = block.apply(variables, x, mutable=["batch_stats"])
+
+    def conv(x, kernel):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        out = np.zeros((*x.shape[:3], kernel.shape[-1]))
+        for row in range(3):
+            for column in range(3):
+                out += padded[:, row : row + 4, column : column + 4] @ kernel[row, column]
+        return out
+
+    def batch_norm(x):
+        return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+
+    kernels = [np.asarray(variables["params"][name]["kernel"]) for name in ("conv1", "conv2")]
+    hidden = np.maximum(batch_norm(conv(x, kernels[0])), 0)
+    expected = np.maximum(batch_norm(conv(hidden, kernels[1])) + x, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,34 @@
+import jax
+import numpy as np
+
+from flaxres.data import load_dataset
+from flaxres.programs import Programs
+from flaxres.state import AUGMENT_STREAM, INIT_STREAM, stream_key
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def test_parameters_are_a_function_of_the_seed(config):
+    dataset = load_dataset(config.dataset)
+    first = Programs(config, dataset).initial_state()
+    again = Programs(config, dataset).initial_state()
+    config.seed = 1
+    other = Programs(config, dataset).initial_state()
+    assert same(first, again)
+    assert not same(first.params["conv"], other.params["conv"])
+    assert int(other.seed) == 1
+
+
+def test_shapes_are_known_without_computing(config):
+    programs = Programs(config, load_dataset(config.dataset))
+    state, shape = programs.initial_state(), programs.state_shape()
+    assert jax.tree.structure(state) == jax.tree.structure(shape)
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(shape), strict=True):
+        assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)
+
+
+def test_streams_differ():
+    keys = [jax.random.key_data(stream_key(0, s)) for s in (INIT_STREAM, AUGMENT_STREAM)]
+    assert not np.array_equal(*keys)
