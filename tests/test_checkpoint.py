@@ -133,7 +133,7 @@ def test_all_damaged(tmp_path):
         files(tmp_path, step)[-1].unlink()
     with (
         Checkpoints(tmp_path, keep=5) as checkpoints,
-        pytest.raises(CheckpointError, match="none of the 2 checkpoints in .* can be read"),
+        pytest.raises(CheckpointError, match=r"none of the 2 checkpoints in .* can be read"),
     ):
         checkpoints.restore(make_state(0), silent)
     assert len(files(tmp_path, 1)) > 1
@@ -144,7 +144,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         checkpoints.save(1, make_state(1))
         state = make_state(2)
         state["params"]["kernel"][3, 4] = np.nan
-        with pytest.raises(DivergedError, match="params.*kernel.* is not finite at step 2"):
+        with pytest.raises(DivergedError, match=r"params.*kernel.* is not finite at step 2"):
             checkpoints.save(2, state)
         checkpoints.wait()
         assert checkpoints.steps() == [1]

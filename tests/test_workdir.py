@@ -64,7 +64,7 @@ def test_a_file_is_no_workdir(tmp_path, config):
 def test_a_workdir_that_cannot_be_made(config):
     from pathlib import Path
 
-    with pytest.raises(WorkdirError, match="cannot be written .*; choose another --workdir"):
+    with pytest.raises(WorkdirError, match=r"cannot be written .*; choose another --workdir"):
         open_workdir(Path(os.devnull) / "run", config, {})
 
 
@@ -77,7 +77,7 @@ def test_a_read_only_workdir(tmp_path, config):
 
 def test_a_run_without_config(tmp_path, config):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(WorkdirError, match="holds a run without config.json"):
+    with pytest.raises(WorkdirError, match=r"holds a run without config.json"):
         open_workdir(tmp_path, config, {})
 
 

@@ -21,7 +21,7 @@ def numbered(n, height, width):
 def test_crop_offsets_cover_0_to_8_evenly():
     n, pad, size = 8_100, 4, 9
     crops = np.asarray(random_crop(jax.random.key(0), numbered(n, size, size), pad))[..., 0]
-    # The middle pixel of a crop lies in the image at every offset: 4 pixels at most from its middle.
+    # At every offset the middle pixel of a crop lies in the image, at most 4 pixels off its middle.
     middle = crops[:, size // 2, size // 2].astype(int) - 1
     offsets = np.stack([middle // size, middle % size], axis=1)
     assert set(offsets[:, 0]) == set(offsets[:, 1]) == set(range(9))

@@ -50,5 +50,5 @@ def test_no_norm_is_the_identity():
 
 
 def test_unknown_norm():
-    with pytest.raises(ValueError, match="must be one of batch, .*, got 'bacth'"):
+    with pytest.raises(ValueError, match=r"must be one of batch, .*, got 'bacth'"):
         norm("bacth")

@@ -1,0 +1,46 @@
+# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: degradation test test-fast test-prepare lint clean
+.DELETE_ON_ERROR:
+
+# The digits experiment: eight nets, figures and a table. Goes on where it was when stopped.
+degradation: .venv/run
+	$(BIN)/python -m experiments.degradation --config=configs/digits.py --workdir=runs/degradation
+
+# Lint and all tests, the slow ones too.
+test: lint
+	$(BIN)/python -m pytest
+
+# Without the tests that are marked slow.
+test-fast: .venv/dev
+	$(BIN)/python -m pytest -m "not slow"
+
+# Preparing a TFDS set, with TensorFlow, which nothing else needs.
+test-prepare: .venv/prepare
+	$(BIN)/python -m pytest -m "prepare or not prepare" tests/data/test_prepare.py
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Stamps: what is installed in .venv, made anew when the requirements change.
+.venv/run: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: flaxres needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); run make PYTHON=python3.12"; exit 1; }
+	@echo "setting up .venv (once, about a minute)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/prepare: .venv/dev requirements-prepare.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-prepare.txt
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,100 @@
+import pytest
+
+from configs import cifar10
+from flaxres.config import check_config, default_config, flatten, net_name, set_net
+from flaxres.errors import ConfigError
+
+
+def test_the_paper_s_numbers():
+    """He15 (arXiv 1512.03385), section 4.2."""
+    config = cifar10.get_config("resnet-56")
+    check_config(config)
+    assert (config.batch_size, config.num_steps) == (128, 64_000)
+    assert (config.learning_rate, config.boundaries) == (0.1, (32_000, 48_000))
+    assert (config.momentum, config.weight_decay) == (0.9, 1e-4)
+    assert (config.decay_factor, config.weight_decay_on) == (0.1, "all")
+    assert (config.augment.pad, config.augment.flip) == (4, True)
+    assert config.model.widths == (16, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("net", "fields"),
+    [
+        ("plain-20", ("plain", 20, "none", False)),
+        ("resnet-56", ("resnet", 56, "A", False)),
+        ("resnet-110", ("resnet", 110, "A", True)),
+        ("resnet-20-B", ("resnet", 20, "B", False)),
+        ("resnet-1202-C", ("resnet", 1202, "C", True)),
+    ],
+)
+def test_nets_by_name(net, fields):
+    config = set_net(default_config(), net)
+    model = config.model
+    assert (model.name, model.depth, model.shortcut, config.warmup.enabled) == fields
+    assert net_name(model) == net
+    check_config(config)
+
+
+@pytest.mark.parametrize("net", ["", "resnet", "resnet-", "rsenet-20", "plain-20-A", "resnet-20-D"])
+def test_names_that_mean_no_net(net):
+    with pytest.raises(ConfigError, match=r"net must be .*resnet-56-B.*, got"):
+        set_net(default_config(), net)
+
+
+def test_flatten():
+    flat = flatten(default_config())
+    assert flat["model.depth"] == 20
+    assert flat["boundaries"] == [32_000, 48_000]
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.depth", 51, r"depth must be 6n\+2 \(20, 32, 44, ...\), got 51"),
+        ("model.depth", 2, r"depth must be 6n\+2 .*, got 2"),
+        ("model.shortcut", "D", "model.shortcut must be one of A, B, C, none, got 'D'"),
+        ("model.shortcut", "none", "model.shortcut must be A, B or C for a residual net"),
+        ("model.name", "rsenet", "model.name must be one of plain, resnet, got 'rsenet'"),
+        ("model.norm", "bn", "model.norm must be one of batch, .*, got 'bn'"),
+        ("model.widths", (64, 32, 16), "model.widths must be rising"),
+        ("model.widths", (16, 32), "model.widths must be three positive numbers"),
+        ("dtype", "float16", "dtype must be one of float32, bfloat16, got 'float16'"),
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("log_every", 0, "log_every must be at least 1"),
+        ("seed", -1, "seed must be from 0"),
+        ("learning_rate", 0.0, "learning_rate must be above 0"),
+        ("momentum", 1.0, "momentum must be at least 0 and below 1"),
+        ("augment.pad", -1, "augment.pad must be 0 or more"),
+        ("boundaries", (5, 5), "boundaries must be rising"),
+        ("boundaries", (1.5,), "boundaries must be rising numbers of steps"),
+        ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
+        ("warmup.train_error", 100.0, "warmup.train_error must be percent"),
+    ],
+)
+def test_bad_values(field, value, message):
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_config(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_nets_have_no_shortcut():
+    config = set_net(default_config(), "plain-20")
+    config.model.shortcut = "A"
+    with pytest.raises(ConfigError, match="must be none for a plain net, got 'A'"):
+        check_config(config)
+
+
+def test_fields_that_are_unknown_or_missing():
+    config = default_config()
+    config.model.detph = 20
+    with pytest.raises(
+        ConfigError, match=r"unknown config field 'model\.detph'; did you mean 'model\.depth'\?"
+    ):
+        check_config(config)
+    config = default_config()
+    del config.momentum
+    with pytest.raises(ConfigError, match="config field 'momentum' is missing"):
+        check_config(config)

@@ -1,0 +1,49 @@
+import pytest
+
+from configs import cifar10
+from flaxres.models import create_model
+from flaxres.summary import summarise
+
+IMAGE = (32, 32, 3)
+
+
+def totals(net):
+    config = cifar10.get_config(net)
+    layers = summarise(create_model(config.model, 10), IMAGE)
+    return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("net", "params", "macs"),
+    [
+        # He15 (arXiv 1512.03385), section 4.2: option A; MACs to four digits.
+        ("resnet-20", 269_722, 40.55e6),
+        ("plain-20", 269_722, 40.55e6),
+        ("resnet-32", 464_154, 68.86e6),
+        ("resnet-44", 658_586, 97.17e6),
+        ("resnet-56", 853_018, 125.5e6),
+        ("resnet-110", 1_727_962, 252.9e6),
+        pytest.param("resnet-1202", 19_421_274, 2.829e9, marks=pytest.mark.slow),
+    ],
+)
+def test_totals_of_the_paper(net, params, macs):
+    counted = totals(net)
+    assert counted[0] == params
+    assert counted[1] == pytest.approx(macs, rel=5e-4)
+
+
+def test_layers_by_hand():
+    config = cifar10.get_config("resnet-8-B").model
+    layers = {layer.name: layer for layer in summarise(create_model(config, 10), IMAGE)}
+    first = layers["conv"]
+    assert (first.kind, first.output_shape) == ("Conv", (32, 32, 16))
+    assert (first.params, first.macs) == (3 * 3 * 3 * 16, 32 * 32 * 3 * 3 * 3 * 16)
+    norm = layers["stage2_block1/norm1"]
+    assert (norm.kind, norm.params, norm.macs) == ("BatchNorm", 64, 0)
+    projection = layers["stage2_block1/shortcut/conv"]
+    assert (projection.params, projection.macs) == (16 * 32, 16 * 16 * 16 * 32)
+    strided = layers["stage3_block1/conv1"]
+    assert (strided.output_shape, strided.macs) == ((8, 8, 64), 8 * 8 * 9 * 32 * 64)
+    dense = layers["dense"]
+    assert (dense.output_shape, dense.params, dense.macs) == ((10,), 650, 640)
+    assert (next(iter(layers)), next(reversed(layers))) == ("conv", "dense")
