@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> Checkpoints:
+        self._unraisablehook = sys.unraisablehook
+        sys.unraisablehook = self._without_noise
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -49,6 +53,19 @@ class Checkpoints:
         except Exception as error:
             if kind is None:
                 raise self._save_error(error) from error
+        finally:
+            if kind is not None:
+                time.sleep(0.5)  # for reads and writes that a failure left under way
+            sys.unraisablehook = self._unraisablehook
+
+    def _without_noise(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Keeps one failed array from printing a traceback for each other one under way.
+
+        Orbax closes its event loop when it cannot read or write an array, and tensorstore's threads
+        then fail to report the rest to it. They say nothing that the first error does not.
+        """
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._unraisablehook(unraisable)
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, rising."""

@@ -70,15 +70,25 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except AttributeError as error:
         raise ConfigError(_unknown_override(argv) or str(error)) from None
     except OSError:
-        path = next(a for a in argv if re.match(r"--?config=", a)).partition("=")[2]
         raise ConfigError(
-            f"config file {path.partition(':')[0]!r} cannot be read; give --config=FILE.py:NET"
+            f"{_config_file(argv)} cannot be read; give --config=FILE.py:NET"
         ) from None
-    except SyntaxError as error:
-        raise ConfigError(f"the config file is not Python: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code in the file raises
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{_config_file(argv)} fails: {type(error).__name__}: {text}") from error
     if len(rest) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
     return rest
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """How to call the file of --config in a message."""
+    for argument in argv[1:]:
+        if match := re.match(r"--?config=([^:]*)", argument):
+            return f"config file {match[1]!r}"
+    return "the config file"
 
 
 def _unknown_override(argv: Sequence[str]) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
 
 
 class StopRequest:
@@ -15,10 +15,8 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, say: Callable[[str], None]):
-        """`say` is told in one line when a signal comes."""
+    def __init__(self):
         self.signum: int | None = None
-        self._say = say
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -33,4 +31,6 @@ class StopRequest:
     def _note(self, signum: int, _frame: object) -> None:
         self.signum = signum
         signal.signal(signum, self._before[signum])
-        self._say(f"{signal.Signals(signum).name}: saving and stopping (once more: stop at once)")
+        # Not print: the signal may have come in the middle of one.
+        name = signal.Signals(signum).name
+        os.write(2, f"\n{name}: saving and stopping; once more stops at once\n".encode())

@@ -50,7 +50,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(net, config.num_steps))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
-        stop = stack.enter_context(StopRequest(terminal.say))
+        stop = stack.enter_context(StopRequest())
         state = checkpoints.restore(programs.state_shape(), terminal.say)
         if state is None:
             state = programs.initial_state()

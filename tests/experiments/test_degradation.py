@@ -1,0 +1,86 @@
+"""The experiment's command line: real processes on a small grid."""
+
+import json
+import time
+
+import pytest
+
+from tests.experiments.test_runs import write_run
+
+SMALL = (
+    *("-m", "experiments.degradation", "--config=configs/digits.py"),
+    *("--config.num_steps=12", "--config.boundaries=(6,9)", "--config.batch_size=16"),
+    *("--config.model.widths=(4,4,4)", "--config.log_every=4", "--config.eval_every=4"),
+)
+
+
+def is_override(argument):
+    """Overrides come after the config file that they override."""
+    return argument.startswith("--config.")
+
+
+def test_trains_draws_skips_and_adds(python, tmp_path):
+    done = python(*SMALL, "--nets=plain-8,resnet-8", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "[2/2] resnet-8, seed 0" in done.stderr
+    assert "| plain-8 |" in done.stdout
+    for name in ("figure6.png", "figure6.svg", "table.md", "table.csv"):
+        assert str(tmp_path / name) in done.stdout
+        assert (tmp_path / name).stat().st_size > 50
+    before = (tmp_path / "plain-8/seed-0/metrics.jsonl").stat().st_mtime_ns
+
+    done = python(*SMALL, "--nets=plain-8", "--seeds=0,1", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "plain-8 in" in done.stdout
+    assert "is finished" in done.stdout
+    assert "(2 seeds)" in done.stdout
+    assert "| resnet-8 |" in done.stdout
+    assert (tmp_path / "plain-8/seed-0/metrics.jsonl").stat().st_mtime_ns == before
+    config = json.loads((tmp_path / "plain-8/seed-1/config.json").read_text())
+    assert (config["seed"], config["batch_size"], config["boundaries"]) == (1, 16, [6, 9])
+
+
+def test_plot_only_draws_what_is_there_and_trains_nothing(python, tmp_path):
+    write_run(tmp_path, "plain-20", errors=(50.0,))
+    begin = time.monotonic()
+    done = python("-m", "experiments.degradation", "--plot_only", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "| plain-20 | 1,020 | 10 of 30 | 50.00 | 51.00 |" in done.stdout
+    assert (tmp_path / "figure6.png").exists()
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (("--nets=plain-8,resnet-9",), 2, "depth must be 6n+2"),
+        (("--nets=vgg-16",), 2, "net must be"),
+        (("--seeds=a",), 2, "--seeds must be numbers"),
+        (
+            ("--config=configs/digits.py:resnet-20", "--config.seed=1"),
+            2,
+            "takes no net here, got 'resnet-20'",
+        ),
+        (("--plot_only",), 1, "no run with metrics"),
+    ],
+)
+def test_bad_input_before_any_training(python, tmp_path, arguments, code, part):
+    small = SMALL[3:] if arguments[0].startswith("--config=") else SMALL[2:]
+    workdir = f"--workdir={tmp_path / 'new'}"
+    done = python(*SMALL[:2], workdir, *sorted((*small, *arguments), key=is_override))
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert part in lines[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_net_that_diverges_does_not_stop_the_others(python, tmp_path):
+    done = python(
+        *SMALL,
+        *("--nets=plain-8,resnet-8", f"--workdir={tmp_path}", "--config.learning_rate=1e30"),
+    )
+    assert done.returncode == 1
+    assert "2 of 2 runs diverged" in done.stderr or "no run with metrics" in done.stderr
+    assert "[2/2]" in done.stderr
+    assert "Traceback" not in done.stderr

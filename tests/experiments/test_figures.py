@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from experiments import figures
+from experiments.figures import draw_figures
+from experiments.runs import find_runs
+from tests.experiments.test_runs import write_run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures as they are saved, by name of the file."""
+    kept = {}
+    save = figures._save
+
+    def keep(figure, path, runs):
+        kept[path.name] = figure
+        return save(figure, path, runs)
+
+    monkeypatch.setattr(figures, "_save", keep)
+    return kept
+
+
+def lines(axes):
+    """Data lines of a panel: (style, width, x, y)."""
+    return [
+        (line.get_linestyle(), line.get_linewidth(), line.get_xdata(), line.get_ydata())
+        for line in axes.lines
+        if line.get_linestyle() != ":"
+    ]
+
+
+def test_panels_lines_and_drops_of_figure_6(tmp_path, drawn):
+    for net in ("plain-20", "plain-56", "resnet-20", "resnet-56"):
+        write_run(tmp_path, net, errors=(50.0, 40.0, 30.0))
+    files = draw_figures(find_runs(tmp_path), tmp_path)
+    assert sorted(f.name for f in files) == [
+        *("figure1.png", "figure1.svg", "figure6.png", "figure6.svg")
+    ]
+    assert all(file.stat().st_size > 5_000 for file in files)
+    plain, residual = drawn["figure6"].axes
+    assert (plain.get_title(), residual.get_title()) == ("plain", "residual")
+    for axes in (plain, residual):
+        dashed, bold = lines(axes)[:2]
+        assert (dashed[0], bold[0]) == ("--", "-")
+        assert bold[1] > dashed[1]
+        np.testing.assert_array_equal(dashed[2], [10, 20, 30])
+        np.testing.assert_array_equal(bold[3], [51, 31])
+        drops = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+        assert drops == [15, 20]
+        assert len(lines(axes)) == 4
+    names = [text.get_text() for text in plain.get_legend().get_texts()]
+    assert names == ["plain-56", "plain-20"]
+    assert plain.lines[0].get_color() == residual.lines[0].get_color()  # one depth, one colour
+    training, test = drawn["figure1"].axes
+    assert (training.get_title(), test.get_title()) == ("training error", "test error")
+    assert len(lines(training)) == len(lines(test)) == 2
+
+
+def test_a_band_for_several_seeds_and_iterations_in_ten_thousands(tmp_path, drawn):
+    for seed, error in enumerate((10.0, 20.0)):
+        write_run(tmp_path, "resnet-20", seed, (90.0, error), num_steps=64_000)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    axes = drawn["figure6"].axes[1]
+    assert len(axes.collections) == 2
+    assert axes.get_xlabel() == "iterations (1e4)"
+    np.testing.assert_allclose(lines(axes)[0][2], [0.001, 0.002])
+    assert "2 seeds" in drawn["figure6"].get_suptitle()
+    assert set(drawn) == {"figure6"}  # no plain nets, no figure 1
+
+
+def test_runs_that_have_only_begun(tmp_path, drawn):
+    write_run(tmp_path, "plain-20", errors=(90.0,))
+    write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert set(drawn) == {"figure1", "figure6"}

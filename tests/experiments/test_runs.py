@@ -1,0 +1,64 @@
+import json
+
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments.runs import find_runs, mean_and_std
+from flaxres.errors import WorkdirError
+from flaxres.workdir import open_workdir
+
+
+def write_run(workdir, net, seed=0, errors=(50.0, 25.0, 12.5), dataset="digits", num_steps=30):
+    """A run as `flaxres.train` leaves it: a record every 10 steps, tests at every second."""
+    config = digits.get_config(net)
+    config.seed = seed
+    config.num_steps = num_steps
+    config.dataset.name = dataset
+    config.boundaries = (15, 20)
+    run = workdir / net / f"seed-{seed}"
+    open_workdir(run, config, {"params": 1000 + config.model.depth})
+    lines = []
+    for i, error in enumerate(errors, start=1):
+        record = {"step": 10 * i, "train_loss": error / 100, "train_error": error}
+        if i % 2 or i == len(errors):
+            record["test_error"] = error + 1
+        lines.append(json.dumps(record) + "\n")
+    (run / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_runs_by_net_in_order(tmp_path):
+    for net in ("resnet-20", "resnet-110", "plain-56", "plain-20", "resnet-20-B"):
+        write_run(tmp_path, net)
+    write_run(tmp_path, "plain-20", seed=1)
+    runs = find_runs(tmp_path)
+    assert list(runs) == ["plain-20", "plain-56", "resnet-20", "resnet-20-B", "resnet-110"]
+    assert [run.config["seed"] for run in runs["plain-20"]] == [0, 1]
+    assert runs["plain-56"][0].info["params"] == 1056
+    assert runs["plain-56"][0].finished
+
+
+def test_unfinished_and_empty_runs(tmp_path):
+    write_run(tmp_path, "plain-20", errors=(50.0,))
+    write_run(tmp_path, "plain-56", errors=())
+    runs = find_runs(tmp_path)
+    assert list(runs) == ["plain-20"]
+    assert not runs["plain-20"][0].finished
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(WorkdirError, match="no run with metrics"):
+        find_runs(tmp_path)
+
+
+def test_mean_and_std_over_seeds_at_common_steps(tmp_path):
+    write_run(tmp_path, "plain-20", seed=0, errors=(50.0, 40.0, 30.0))
+    write_run(tmp_path, "plain-20", seed=1, errors=(60.0, 20.0))
+    runs = find_runs(tmp_path)["plain-20"]
+    steps, mean, std = mean_and_std(runs, "train_error")
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_allclose(mean, [55, 30])
+    np.testing.assert_allclose(std, [np.sqrt(50), np.sqrt(200)])
+    steps, mean, std = mean_and_std(runs[:1], "test_error")
+    np.testing.assert_array_equal(steps, [10, 30])
+    np.testing.assert_allclose(std, 0)

@@ -1,0 +1,46 @@
+import csv
+
+import pytest
+
+from experiments.runs import find_runs
+from experiments.tables import markdown, result_rows, write_tables
+from tests.experiments.test_runs import write_run
+
+
+def test_final_errors_are_those_of_the_last_step_never_the_best(tmp_path):
+    write_run(tmp_path, "plain-20", errors=(50.0, 2.0, 12.5))
+    (row,) = result_rows(find_runs(tmp_path))
+    assert (row["train_error"], row["test_error"]) == (12.5, 13.5)
+    assert (row["net"], row["params"], row["seeds"]) == ("plain-20", 1020, 1)
+    assert "paper_test_error" not in row
+
+
+def test_mean_and_std_over_finished_seeds(tmp_path):
+    write_run(tmp_path, "resnet-20", 0, (5.0, 5.0, 1.0), "cifar10_jpeg")
+    write_run(tmp_path, "resnet-20", 1, (5.0, 5.0, 3.0), "cifar10_jpeg")
+    write_run(tmp_path, "resnet-20", 2, (90.0,), "cifar10_jpeg")
+    write_run(tmp_path, "resnet-56", 0, (90.0,), "cifar10_jpeg")
+    first, second = result_rows(find_runs(tmp_path))
+    assert first["seeds"] == 2
+    assert first["train_error"] == 2.0
+    assert first["train_error_std"] == pytest.approx(2**0.5)
+    assert (first["paper_test_error"], second["paper_test_error"]) == (8.75, 6.97)
+    assert (second["steps"], second["num_steps"]) == (10, 30)
+    assert markdown([first, second]).splitlines() == [
+        "| net | params | steps | final training error % | final test error % "
+        "| He15 test error % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 seeds) | 3.00 ± 1.41 (2 seeds) | 8.75 |",
+        "| resnet-56 | 1,056 | 10 of 30 | 90.00 | 91.00 | 6.97 |",
+    ]
+
+
+def test_files(tmp_path):
+    write_run(tmp_path, "plain-20")
+    runs = find_runs(tmp_path)
+    files = write_tables(runs, tmp_path)
+    assert [file.name for file in files] == ["table.md", "table.csv"]
+    assert files[0].read_text() == markdown(result_rows(runs))
+    with files[1].open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["net"], float(row["test_error"])) == ("plain-20", 13.5)

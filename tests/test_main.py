@@ -1,0 +1,181 @@
+"""The command line as a user meets it: real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flaxres.writers import read_metrics
+from tests.conftest import ROOT, write_tfds
+
+SMALL = (
+    *("--config=configs/digits.py:plain-8", "--config.num_steps=12", "--config.boundaries=(6,9)"),
+    *("--config.batch_size=16", "--config.model.widths=(4,4,4)", "--config.log_every=4"),
+)
+
+
+def fails(done, code, *parts):
+    """Asserts exit code, one line on standard error with `parts` in it, and no traceback."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_train_evaluate_and_again(python, tmp_path):
+    workdir = tmp_path / "run"
+    done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "after 12 steps" in done.stdout
+    assert "step 8/12" in done.stderr
+    assert "ETA" in done.stderr
+    record = read_metrics(workdir)[-1]
+    assert json.loads((workdir / "config.json").read_text())["model"]["name"] == "plain"
+
+    done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--mode=eval")
+    assert done.returncode == 0, done.stderr
+    assert f"test_error: {record['test_error']:.6g}" in done.stdout
+
+    done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}")
+    assert done.returncode == 0
+    assert "is finished: 12 steps" in done.stdout
+
+    done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--config.seed=1")
+    fails(done, 1, "seed is 0 there and 1 here", "choose another --workdir")
+
+
+def test_summary(python):
+    done = python("-m", "flaxres.main", "--config=configs/cifar10.py:resnet-56", "--mode=summary")
+    assert done.returncode == 0, done.stderr
+    assert "853,018 params, 125.5M MACs" in done.stdout
+    assert "stage3_block9/conv2" in done.stdout
+
+
+def test_a_prepared_tfds_set(python, tmp_path):
+    write_tfds(tmp_path)
+    done = python(
+        *("-m", "flaxres.main", *SMALL, f"--workdir={tmp_path / 'run'}"),
+        *("--config.dataset.name=tiny", f"--config.dataset.data_dir={tmp_path}"),
+        *("--config.dataset.train_split=train[:40]", "--config.dataset.test_split=train[40:]"),
+        *("--config.augment.pad=1", "--config.augment.flip=True", "--config.dtype=bfloat16"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_metrics(tmp_path / "run")[-1]["test_error"] % 10 == 0  # of 10 images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ((), ("--config is missing",)),
+        (("--config=nowhere.py",), ("config file 'nowhere.py' cannot be read",)),
+        (("--config=configs/digits.py:resnet",), ("net must be", "got 'resnet'")),
+        (("--config=configs/digits.py", "--config.sed=1"), ("'sed'", "did you mean 'seed'")),
+        (
+            ("--config=configs/digits.py", "--config.model.deph=8"),
+            ("'model.deph'", "did you mean 'model.depth'"),
+        ),
+        (("--config=configs/digits.py", "--config.seed=one"), ("--config.seed=one",)),
+        (("--config=configs/digits.py", "--confg=1"), ("Unknown command line flag 'confg'",)),
+        (("--config=configs/digits.py", "--mode=tain"), ("--mode=tain",)),
+        (("--config=configs/digits.py", "train"), ("unexpected arguments: train",)),
+        (
+            ("--config=configs/digits.py:resnet-51",),
+            ("depth must be 6n+2 (20, 32, 44, ...), got 51",),
+        ),
+        (("--config=configs/digits.py", "--config.model.shortcut=D"), ("got 'D'",)),
+        (("--config=configs/digits.py", "--config.model.name=vgg"), ("got 'vgg'",)),
+        (("--config=configs/digits.py", "--config.batch_size=5000"), ("at most 1,437",)),
+    ],
+)
+def test_bad_command_lines(python, tmp_path, arguments, parts):
+    workdir = tmp_path / "run"
+    fails(python("-m", "flaxres.main", *arguments, f"--workdir={workdir}"), 2, *parts)
+    assert not workdir.exists()
+
+
+def test_bad_config_files(python, tmp_path):
+    path = tmp_path / "mine.py"
+    for content, part in (
+        ("def get_config(:", "SyntaxError"),
+        ("import nowhere_at_all", "nowhere_at_all"),
+        ("def get_config():\n  return 1 / 0", "division by zero"),
+    ):
+        path.write_text(content)
+        fails(python("-m", "flaxres.main", f"--config={path}"), 2, part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--config.dataset.name=cifar11",), ("data set 'cifar11'",)),
+        (("--config.dataset.train_split=val",), ("data set 'digits' has the splits",)),
+        (("--workdir=/dev/null",), ("/dev/null is a file",)),
+        (("--workdir=/dev/null/run",), ("/dev/null/run cannot be written",)),
+        (("--mode=eval",), ("holds no run",)),
+    ],
+)
+def test_what_is_not_there(python, tmp_path, arguments, parts):
+    workdir = () if "--workdir" in arguments[0] else (f"--workdir={tmp_path / 'run'}",)
+    fails(python("-m", "flaxres.main", *SMALL, *workdir, *arguments), 1, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_directory(python, tmp_path):
+    """Not prepared, and offline: one line that says what to run, after the child's own output."""
+    (tmp_path / "data/tiny/1.0.0").mkdir(parents=True)
+    done = python(
+        *("-m", "flaxres.main", *SMALL, f"--workdir={tmp_path / 'run'}"),
+        *("--config.dataset.name=tiny", f"--config.dataset.data_dir={tmp_path / 'data'}"),
+    )
+    fails(done, 1, "data set 'tiny'", "dataset_info.json")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(tmp_path, signum, code):
+    command = [sys.executable, "-m", "flaxres.main", *SMALL, "--config.num_steps=100000"]
+    command += [f"--workdir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not read_metrics(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("stopped at step ")
+    assert last.endswith("the same command goes on from there")
+    assert "Traceback" not in err
+    step = int(last.split()[3].replace(",", ""))
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit on file sizes")
+def test_a_full_disk(tmp_path):
+    """Checkpoints do not fit: one line. A limit on file sizes fails writes as a full disk does."""
+    import resource
+
+    workdir = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "flaxres.main", "--config=configs/digits.py:plain-8"),
+        *("--config.num_steps=100000", "--config.checkpoint_every=2", f"--workdir={workdir}"),
+    ]
+    limited = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert limited.returncode == 1, limited.stderr
+    errors = [line for line in limited.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "could not save a checkpoint" in errors[0]
+    assert "Traceback" not in limited.stderr
+    assert os.path.exists(workdir / "config.json")
