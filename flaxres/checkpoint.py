@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 import time
@@ -170,7 +171,9 @@ class Checkpoints:
     def _save_error(self, error: Exception) -> CheckpointError:
         steps = self.steps()
         kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
-        reason = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())
+        system = re.search(r"OS error [^\]]*", text)  # the cause, at the end of a long message
+        reason = system[0] if system else text[:300]
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
             "make room and run the same command again"

@@ -41,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 2 for the command line and the config, 1 for all else, 128 + signal when stopped.
     """
     cpu.tune()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # what the libraries log is not for users
+    absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
     try:
         app.run(lambda _: main(), flags_parser=_parse)
     except InterruptedRunError as error:
