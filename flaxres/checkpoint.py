@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -172,8 +173,8 @@ class Checkpoints:
         steps = self.steps()
         kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
         text = " ".join(str(error).split())
-        system = re.search(r"OS error [^\]]*", text)  # the cause, at the end of a long message
-        reason = system[0] if system else text[:300]
+        system = re.search(r"os_error_code='(\d+)'", text)  # tensorstore's, after a lot of detail
+        reason = os.strerror(int(system[1])) if system else text[:300]
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
             "make room and run the same command again"
