@@ -19,7 +19,7 @@ test-fast: .venv/dev
 
 # Preparing a TFDS set, with TensorFlow, which nothing else needs.
 test-prepare: .venv/prepare
-	$(BIN)/python -m pytest -m "prepare or not prepare" tests/data/test_prepare.py
+	$(BIN)/python -m pytest tests/data/test_prepare.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

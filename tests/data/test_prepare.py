@@ -1,0 +1,75 @@
+"""Preparing a set for real, which needs TensorFlow: `make test-prepare`."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None,
+    reason="TensorFlow is not installed (make test-prepare installs it)",
+)
+
+# A TFDS builder as its own module would define it; its images come from nowhere but a formula.
+BUILDER = """
+import numpy as np
+import tensorflow_datasets as tfds
+
+class Ramp(tfds.core.GeneratorBasedBuilder):
+    '''Images of a ramp.'''
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(4, 4, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        })
+        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._examples(30), "test": self._examples(12)}
+
+    def _examples(self, n):
+        for i in range(n):
+            yield i, {"image": np.full((4, 4, 3), 5 * i, np.uint8), "label": i % 3}
+"""
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path, monkeypatch):
+    """Both processes import `sitecustomize`, which registers the builder as TFDS's own are."""
+    (tmp_path / "ramp_builder.py").write_text(BUILDER)
+    (tmp_path / "sitecustomize.py").write_text("import ramp_builder\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    data_dir = tmp_path / "data"
+    code = (
+        "import sys\n"
+        "from flaxres.data.tfds import load_tfds\n"
+        f"dataset = load_tfds('ramp', {str(data_dir)!r}, 'train', 'test')\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "print(len(dataset.train), len(dataset.test), sorted(dataset.train.images[:, 0, 0, 0]))\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "preparing ramp in" in done.stderr
+    expected = [np.uint8(5 * i) for i in range(30)]
+    assert done.stdout.splitlines()[-1] == f"30 12 {expected}"
+    again = python("-c", code)
+    assert "preparing" not in again.stderr
+    assert again.stdout.splitlines()[-1] == f"30 12 {expected}"
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_a_download_that_fails_is_one_line(python, tmp_path):
+    """A set that TFDS knows, on a machine that cannot reach its source."""
+    done = python("-m", "flaxres.data.prepare", "--name=nowhere_at_all", f"--data_dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: preparing 'nowhere_at_all'")
+
+
+def test_the_name_is_required(python):
+    done = python("-m", "flaxres.data.prepare")
+    assert done.returncode == 1
+    assert "--name" in done.stderr
