@@ -10,7 +10,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings; errors still show
 
-from absl import app, flags
+from absl import app, flags, logging
 
 NAME = flags.DEFINE_string("name", None, "Name of the set, e.g. cifar10.", required=True)
 DATA_DIR = flags.DEFINE_string(
@@ -21,7 +21,9 @@ DATA_DIR = flags.DEFINE_string(
 def prepare(name: str, data_dir: str | None = None) -> str:
     """Downloads and prepares the set `name` unless it is there already; returns its directory."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
 
+    downloader.MAX_RETRIES = 5  # a dozen seconds; TFDS's own 10 make one wait minutes when offline
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare()
     return str(builder.data_path)
@@ -31,6 +33,7 @@ def main(argv: list[str]) -> None:
     """Prepares the set that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.ERROR)  # progress bars say it better
     try:
         print(f"prepared {prepare(NAME.value, DATA_DIR.value)}")
     except Exception as error:  # downloads fail in many ways; all of them are one line to a user

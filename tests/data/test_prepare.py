@@ -24,12 +24,12 @@ class Ramp(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(4, 4, 3), encoding_format="png"),
             "label": tfds.features.ClassLabel(num_classes=3),
         })
-        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+        return tfds.core.DatasetInfo(builder=self, description="A ramp.", features=features)
 
     def _split_generators(self, dl_manager):
-        return {"train": self._examples(30), "test": self._examples(12)}
+        return {"train": self._generate_examples(30), "test": self._generate_examples(12)}
 
-    def _examples(self, n):
+    def _generate_examples(self, n):
         for i in range(n):
             yield i, {"image": np.full((4, 4, 3), 5 * i, np.uint8), "label": i % 3}
 """
@@ -39,8 +39,10 @@ class Ramp(tfds.core.GeneratorBasedBuilder):
 @pytest.mark.slow
 def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path, monkeypatch):
     """Both processes import `sitecustomize`, which registers the builder as TFDS's own are."""
-    (tmp_path / "ramp_builder.py").write_text(BUILDER)
-    (tmp_path / "sitecustomize.py").write_text("import ramp_builder\n")
+    (tmp_path / "ramp").mkdir()
+    (tmp_path / "ramp/__init__.py").touch()
+    (tmp_path / "ramp/builder.py").write_text(BUILDER)
+    (tmp_path / "sitecustomize.py").write_text("import ramp.builder\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     data_dir = tmp_path / "data"
     code = (
