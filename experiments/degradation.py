@@ -68,11 +68,15 @@ def train_all(configs: list[ConfigDict], workdir: Path) -> list[str]:
     Raises:
       UserError: anything else that stops a run stops the experiment; started again, it goes on.
     """
-    from flaxres.config import check_config, net_name
+    from experiments.runs import check_comparable
+    from flaxres.config import check_config, flatten, net_name
     from flaxres.train import train_and_evaluate
+    from flaxres.workdir import CONFIG_FILE, read_config
 
-    for config in configs:
-        check_config(config)  # all of them before the first hour
+    for config in configs:  # all of them before the first hour
+        check_config(config)
+    there = [read_config(path.parent) for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}")]
+    check_comparable([*there, *map(flatten, configs)], workdir)
     runs = [workdir / net_name(config.model) / f"seed-{config.seed}" for config in configs]
     failures, done, start = [], 0, time.monotonic()
     for i, (config, run) in enumerate(zip(configs, runs, strict=True)):
@@ -124,6 +128,8 @@ def main() -> None:
         draw(Path(WORKDIR.value).expanduser())
         return
     configs = net_configs()
+    if not configs:
+        raise ConfigError("--nets is empty; give it e.g. --nets=plain-20,resnet-20")
     workdir = Path(WORKDIR.value or f"runs/degradation-{configs[0].name}").expanduser()
     failures = [] if PLOT_ONLY.value else train_all(configs, workdir)
     draw(workdir)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from flaxres.config import flatten, net_name
 from flaxres.errors import WorkdirError
-from flaxres.workdir import CONFIG_FILE, INFO_FILE
+from flaxres.workdir import CONFIG_FILE, differing_fields, read_config, read_info
 from flaxres.writers import Record, read_metrics
 
 
@@ -51,27 +48,48 @@ def find_runs(workdir: Path) -> dict[str, list[Run]]:
     """
     found: dict[tuple, list[Run]] = {}
     for path in sorted(workdir.glob(f"*/seed-*/{CONFIG_FILE}")):
-        config = json.loads(path.read_text())
-        info_path = path.with_name(INFO_FILE)
-        info = json.loads(info_path.read_text()) if info_path.exists() else {}
+        config = read_config(path.parent)
         records = read_metrics(path.parent)
         if records:
-            model = ConfigDict(config["model"])
-            run = Run(net_name(model), flatten(config), info, records)
-            found.setdefault((model.name, model.depth, model.shortcut), []).append(run)
+            key = tuple(config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
+            found.setdefault(key, []).append(
+                Run(path.parent.parent.name, config, read_info(path.parent), records)
+            )
+    check_comparable([run.config for group in found.values() for run in group], workdir)
     if not found:
         raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
     runs = [found[key] for key in sorted(found)]
     return {same_net[0].net: same_net for same_net in runs}
 
 
-def mean_and_std(runs: list[Run], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all runs have recorded, with mean and standard deviation over the runs.
+def check_comparable(configs: list[dict[str, object]], workdir: Path) -> None:
+    """Checks that flattened configs differ in net and seed alone.
 
-    The standard deviation is that of a sample (n - 1), and 0 for a single run.
+    Raises:
+      WorkdirError: with the first fields that differ otherwise.
+    """
+    for config in configs[1:]:
+        fields = [
+            field
+            for field in differing_fields(configs[0], config)
+            if not field.startswith(("seed", "model.", "warmup.enabled"))
+        ]
+        if fields:
+            values = "; ".join(f"{f} is {configs[0][f]!r} and {config[f]!r}" for f in fields)
+            raise WorkdirError(
+                f"the runs in {workdir} are not of one experiment: {values}; "
+                "choose another --workdir"
+            )
+
+
+def mean_and_std(runs: list[Run], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps with a record in any run, with mean and standard deviation over those that have one.
+
+    The standard deviation is that of a sample (n - 1), and 0 where there is a single run.
     """
     curves = [dict(zip(*run.curve(metric), strict=True)) for run in runs]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = np.array([[curve[step] for step in steps] for curve in curves])
-    std = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
-    return np.array(steps), values.mean(axis=0), std
+    steps = sorted(set().union(*curves))
+    values = [[curve[step] for curve in curves if step in curve] for step in steps]
+    mean = np.array([np.mean(v) for v in values])
+    std = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
+    return np.array(steps), mean, std

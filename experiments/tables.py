@@ -16,7 +16,7 @@ PAPER_CIFAR10 = {
     "resnet-32": 7.51,
     "resnet-44": 7.17,
     "resnet-56": 6.97,
-    "resnet-110": 6.43,
+    "resnet-110": 6.61,  # mean of 5 runs, +- 0.16; the best is 6.43
     "resnet-1202": 7.93,
 }
 
@@ -41,10 +41,16 @@ def result_rows(runs: dict[str, list[Run]]) -> list[dict[str, object]]:
             last = [values[-1] for run in done if len(values := run.curve(metric)[1])]
             row[metric] = float(np.mean(last)) if last else None
             row[f"{metric}_std"] = float(np.std(last, ddof=1)) if len(last) > 1 else None
-        if str(done[0].config["dataset.name"]).startswith("cifar10"):
+        if _is_cifar10_test(done[0].config):
             row["paper_test_error"] = PAPER_CIFAR10.get(net)
         rows.append(row)
     return rows
+
+
+def _is_cifar10_test(config: dict[str, object]) -> bool:
+    """The errors are on the images that the paper's are on, original or re-encoded."""
+    name = str(config["dataset.name"]).split(":")[0]
+    return name in ("cifar10", "cifar10_jpeg") and config["dataset.test_split"] == "test"
 
 
 def markdown(rows: list[dict[str, object]]) -> str:

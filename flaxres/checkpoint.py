@@ -133,6 +133,8 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 state = self._read(step, like)
+            except MemoryError:
+                raise
             except Exception as error:  # Orbax raises many kinds for damaged files
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 damaged.append((step, reason))
@@ -163,9 +165,10 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         if self._read_only:
             return
-        target = self._workdir / DAMAGED / str(step)
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
+        directory = self._workdir / DAMAGED
+        directory.mkdir(exist_ok=True)
+        # Those of an earlier accident stay as they are.
+        target = directory / f"{step}-{len(list(directory.iterdir()))}"
         shutil.move(self.directory / str(step), target)
         self._manager.reload()
 

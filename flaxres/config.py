@@ -153,7 +153,8 @@ def check_config(config: ConfigDict) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     widths = flat["model.widths"]
-    need(len(widths) == 3 and min(widths) > 0, "model.widths", "three positive numbers of filters")
+    whole = all(type(width) is int and width > 0 for width in widths)
+    need(len(widths) == 3 and whole, "model.widths", "three positive numbers of filters")
     if config.model.shortcut == "A":
         need(widths == sorted(widths), "model.widths", "rising, as option A can only add channels")
     if config.model.norm == "group":
@@ -172,9 +173,9 @@ def check_config(config: ConfigDict) -> None:
         need(0 <= flat[field] < 1, field, "at least 0 and below 1")
     need(0 < config.warmup.train_error < 100, "warmup.train_error", "percent, between 0 and 100")
     boundaries = flat["boundaries"]
-    rising = all(a < b for a, b in itertools.pairwise(boundaries))
-    whole = all(isinstance(b, int) and b > 0 for b in boundaries)
-    need(rising and whole, "boundaries", "rising numbers of steps")
+    whole = all(type(boundary) is int and boundary > 0 for boundary in boundaries)
+    rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))
+    need(rising, "boundaries", "rising numbers of steps")
 
 
 def unknown_field(field: str) -> str:

@@ -13,7 +13,7 @@ import sys
 # jaxlib's YNNPACK convolutions are slow for the gradients of small filters. XLA aborts the process
 # on a flag that it does not know, so it is set only for versions where it was tried.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-KNOWN_VERSIONS = ("0.10.",)
+KNOWN_VERSIONS = ("0.10.", "0.11.")
 
 # XLA takes its buffers from malloc anew at every step. By default glibc returns large ones to the
 # system each time, and the page faults of getting them back cost as much as the arithmetic.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -43,7 +45,7 @@ def evaluate_split(evaluate: Evaluate, state: TrainState, arrays: Arrays, batch_
     )
 
 
-def evaluate_run(config: ConfigDict, workdir: Path, say=print) -> Record:
+def evaluate_run(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print) -> Record:
     """Evaluates the newest checkpoint of `workdir` on the whole training and test split.
 
     Both with running statistics and without augmentation, so the training error is not the one
@@ -61,6 +63,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, say=print) -> Record:
         state = checkpoints.restore(programs.state_shape(), say)
     if state is None:
         raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
+    state = jax.device_put(state)
     record: Record = {"step": int(state.step)}
     for prefix, split in (("train", dataset.train), ("test", dataset.test)):
         arrays = programs.put(split)

@@ -86,7 +86,5 @@ def steps_per_dispatch(config: ConfigDict) -> int:
     """
     automatic = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
     most = config.steps_per_dispatch or automatic
-    common = math.gcd(
-        config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
-    )
+    common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
     return max(k for k in range(1, min(most, common) + 1) if common % k == 0)

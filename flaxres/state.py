@@ -1,4 +1,4 @@
-"""The training state: everything that a restart needs, and nothing else."""
+"""The training state: everything that a restart needs to go on as if nothing had happened."""
 
 from __future__ import annotations
 

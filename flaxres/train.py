@@ -14,7 +14,7 @@ from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
 from flaxres.data import load_dataset
 from flaxres.data.order import EpochOrder
-from flaxres.errors import DivergedError, InterruptedRunError
+from flaxres.errors import DivergedError, InterruptedRunError, WorkdirError
 from flaxres.evaluate import evaluate_split
 from flaxres.metrics import Sums
 from flaxres.programs import Programs, steps_per_dispatch
@@ -52,6 +52,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
         state = checkpoints.restore(programs.state_shape(), terminal.say)
+        check_metrics(config, workdir, None if state is None else int(state.step))
         if state is None:
             state = programs.initial_state()
         else:
@@ -68,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         record: Record = {}
         while step < config.num_steps:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
-            num_steps = most - step % most
+            num_steps = min(most - step % most, config.num_steps - step)
             if num_steps not in compiled:
                 terminal.update(step, note="compiling")
                 compiled[num_steps] = programs.compile_train_steps(state, train, num_steps)
@@ -81,28 +82,30 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
 
             log, evaluate, save = due(config, step)
             if log or evaluate:
-                record = {"step": step} | _training_record(config, state, sums, checkpoints)
+                record = {"step": step} | sums.rates("train")
+                record["learning_rate"] = float(state.learning_rate)
                 record["images_per_second"] = clock.steps_per_second(step) * config.batch_size
                 if evaluate:
-                    batch_size = config.eval_batch_size
-                    record |= evaluate_split(programs.evaluate, state, test, batch_size).rates(
-                        "test"
-                    )
+                    on_test = evaluate_split(programs.evaluate, state, test, config.eval_batch_size)
+                    record |= on_test.rates("test")
+                _check_finite(config, checkpoints, record)
                 writers.write(record)
                 state = state.replace(sums=Sums.zeros())
-            if save or stop.signum:
+            stopping = stop.signum is not None  # asked once, as a signal may come at any moment
+            if save or stopping:
                 writers.sync()  # before the checkpoint, so that no restart leaves a gap
                 _save(config, checkpoints, step, state)
+            if stopping:
+                break
             if log or evaluate or save:
                 clock.restart(step)
-            if stop.signum and step < config.num_steps:
-                checkpoints.wait()
-                raise InterruptedRunError(
-                    f"stopped at step {step:,} of {config.num_steps:,}, saved in {workdir}; "
-                    "the same command goes on from there",
-                    stop.signum,
-                )
         checkpoints.wait()
+        if stop.signum:
+            raise InterruptedRunError(
+                f"stopped at step {step:,} of {config.num_steps:,}, saved in {workdir}; "
+                "the same command goes on from there",
+                stop.signum,
+            )
     return record
 
 
@@ -114,6 +117,30 @@ def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
     if saved and records and saved[-1] == records[-1]["step"] == config.num_steps:
         return records[-1]
     return None
+
+
+def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
+    """Checks that metrics.jsonl belongs to the checkpoint of `step` (None: there is none).
+
+    Raises:
+      WorkdirError: records before the checkpoint are missing; or there are so many records that
+        there must have been a checkpoint. Going on would leave a gap, or throw the records away.
+    """
+    steps = [int(record["step"]) for record in read_metrics(workdir)]
+    if step is None:
+        # A killed run may have begun two saves and finished none.
+        if steps and steps[-1] > 2 * config.checkpoint_every + config.log_every:
+            raise WorkdirError(
+                f"workdir {workdir} has metrics up to step {steps[-1]:,} and no checkpoint; "
+                "choose another --workdir, or remove it to begin again"
+            )
+        return
+    expected = next((s for s in range(step, 0, -1) if any(due(config, s)[:2])), None)
+    if expected is not None and expected not in steps:
+        raise WorkdirError(
+            f"workdir {workdir} has a checkpoint of step {step:,}, but its metrics.jsonl lacks "
+            f"step {expected:,}; bring the file back, or choose another --workdir"
+        )
 
 
 def due(config: ConfigDict, step: int) -> tuple[bool, bool, bool]:
@@ -139,14 +166,11 @@ class Clock:
         return (step - self._step) / (time.perf_counter() - self._time)
 
 
-def _training_record(
-    config: ConfigDict, state: TrainState, sums: Sums, checkpoints: Checkpoints
-) -> Record:
-    """Training loss, error and learning rate since the last record."""
-    record = sums.rates("train")
-    if not math.isfinite(record["train_loss"]):
-        raise _diverged(config, checkpoints, f"loss is {record['train_loss']}", int(state.step))
-    return record | {"learning_rate": float(state.learning_rate)}
+def _check_finite(config: ConfigDict, checkpoints: Checkpoints, record: Record) -> None:
+    """Raises DivergedError for a record that holds a NaN or an infinity."""
+    for name, value in record.items():
+        if not math.isfinite(value):
+            raise _diverged(config, checkpoints, f"{name} is {value}", int(record["step"]))
 
 
 def _save(config: ConfigDict, checkpoints: Checkpoints, step: int, state: TrainState) -> None:

@@ -16,7 +16,10 @@ INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 
 # Fields that may change between the runs of one workdir, as they leave its results alone.
-MAY_CHANGE = ("dataset.data_dir", "checkpoint_every", "keep_checkpoints", "name")
+MAY_CHANGE = (
+    *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints"),
+    *("eval_batch_size", "steps_per_dispatch"),  # these two but for rounding
+)
 
 
 def default_workdir(config: ConfigDict) -> Path:
@@ -62,15 +65,10 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
                 f"workdir {workdir} holds a run without {CONFIG_FILE}; choose another --workdir"
             )
         return False
-    try:
-        there = flatten(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
-    here = flatten(config)
+    there, here = read_config(workdir), flatten(config)
     differences = [
         f"{field} is {there.get(field)!r} there and {here.get(field)!r} here"
-        for field in sorted(there.keys() | here.keys())
-        if field not in MAY_CHANGE and there.get(field) != here.get(field)
+        for field in differing_fields(there, here)
     ]
     if differences:
         raise WorkdirError(
@@ -80,11 +78,44 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
     return True
 
 
+def read_config(workdir: Path) -> dict[str, object]:
+    """Fields of the config kept in `workdir`, by dotted name.
+
+    Raises:
+      WorkdirError: config.json cannot be read.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return flatten(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
+
+
+def read_info(workdir: Path) -> dict[str, object]:
+    """What info.json says; {} if there is none that can be read."""
+    try:
+        return json.loads((workdir / INFO_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def differing_fields(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    """Names of the fields in which two flattened configs differ, but for those that may."""
+    return [
+        field
+        for field in sorted(one.keys() | other.keys())
+        if field not in MAY_CHANGE and one.get(field) != other.get(field)
+    ]
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, sees the old text or the new, never a part."""
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
 from flaxres.workdir import METRICS_FILE, write_atomically
@@ -21,12 +25,25 @@ def read_metrics(workdir: Path) -> list[Record]:
     """The records of `metrics.jsonl` in order; [] if there are none.
 
     A last line that a killed process left unfinished is left out.
+
+    Raises:
+      WorkdirError: a line is not a record, or the file cannot be read.
     """
+    path = workdir / METRICS_FILE
+    records = []
     try:
-        lines = (workdir / METRICS_FILE).read_bytes().splitlines(keepends=True)
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                record = json.loads(line)
+                record["step"] += 0  # it has a step, and that is a number
+                records.append(record)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        raise WorkdirError(f"{path}, line {len(records) + 1}, is not a record of metrics") from None
+    return records
 
 
 class MetricsFile:
@@ -34,27 +51,17 @@ class MetricsFile:
 
     def __init__(self, workdir: Path, step: int):
         """Opens the file for a run that goes on after `step`; later lines are taken out."""
-        self._path = workdir / METRICS_FILE
-        try:
-            kept = [json.dumps(r) + "\n" for r in read_metrics(workdir) if r["step"] <= step]
-            write_atomically(self._path, "".join(kept))
-            self._file = self._path.open("a")
-        except (OSError, ValueError, KeyError) as error:
-            raise WorkdirError(f"{self._path} cannot be opened: {error}") from error
+        path = workdir / METRICS_FILE
+        kept = [json.dumps(r) + "\n" for r in read_metrics(workdir) if r["step"] <= step]
+        write_atomically(path, "".join(kept))
+        self._file = path.open("ab", buffering=0)  # a killed process keeps what it wrote
 
     def write(self, record: Record) -> None:
-        """Writes one line and hands it to the system, so that a killed process keeps it."""
-        try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise WorkdirError(
-                f"{self._path} cannot be written ({error.strerror}); "
-                "make room and run the same command again"
-            ) from error
+        """Writes one line."""
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def sync(self) -> None:
-        """Returns when the lines are on disk; a checkpoint must not be newer than they are."""
+        """Returns when the lines are on disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -62,24 +69,37 @@ class MetricsFile:
         self._file.close()
 
 
-class TensorBoardWriter:
-    """The same records as TensorBoard scalars."""
+class TensorBoardFile:
+    """The same records as scalars for TensorBoard."""
 
     def __init__(self, workdir: Path, step: int):
-        """Opens `tensorboard/`; events after `step` are taken as obsolete."""
-        from tensorboardX import SummaryWriter  # slow to import, and free of TensorFlow
-
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        """Opens a file in `tensorboard/` for a run that goes on after `step`."""
+        # Not tensorboardX's SummaryWriter: its thread dies, and hangs the run, on a full disk.
+        directory = workdir / "tensorboard"
+        directory.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(directory / "events"))
+        restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # TensorBoard takes this as: what other files say of later steps is void.
+        self._write(event_pb2.Event(step=step + 1, session_log=restart))
 
     def write(self, record: Record) -> None:
         """Adds each value of a record under its name."""
-        for name, value in record.items():
-            if name != "step":
-                self._writer.add_scalar(name, value, int(record["step"]))
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name != "step"
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._write(event_pb2.Event(step=int(record["step"]), summary=summary))
+
+    def _write(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._file.write_event(event)
+        self._file.flush()
 
     def close(self) -> None:
-        """Writes what is pending."""
-        self._writer.close()
+        """Closes the file."""
+        self._file.close()
 
 
 class Terminal:
@@ -136,29 +156,47 @@ class Terminal:
 
 
 class Writers:
-    """All places where the records of a run go; a context manager."""
+    """All places where the records of a run go; a context manager.
+
+    All its methods raise a WorkdirError where a file cannot be written.
+    """
 
     def __init__(self, workdir: Path, step: int, terminal: Terminal):
         """Opens the files of `workdir` for a run that goes on after `step`."""
-        self._file = MetricsFile(workdir, step)
-        self._board = TensorBoardWriter(workdir, step)
+        self._workdir = workdir
+        with self._writing():
+            self._files = [MetricsFile(workdir, step), TensorBoardFile(workdir, step)]
         self._terminal = terminal
 
     def __enter__(self) -> Writers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for file in self._files:
+            with contextlib.suppress(OSError) if kind else self._writing():
+                file.close()
 
     def write(self, record: Record) -> None:
         """Writes a record everywhere."""
-        for writer in (self._file, self._board, self._terminal):
-            writer.write(record)
+        with self._writing():
+            for file in self._files:
+                file.write(record)
+        self._terminal.write(record)
 
     def sync(self) -> None:
         """Returns when metrics.jsonl is on disk."""
-        self._file.sync()
+        with self._writing():
+            self._files[0].sync()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WorkdirError(
+                f"metrics in {self._workdir} cannot be written ({error.strerror}); "
+                "make room and run the same command again"
+            ) from error
 
 
 def _show(record: Record) -> str:

@@ -113,7 +113,7 @@ def test_damage_falls_back_to_the_one_before(tmp_path, damage):
         assert messages[0].endswith("going back to checkpoint 2")
         assert "\n" not in messages[0]
         # It is set aside, not lost, and its step can be saved again.
-        assert (tmp_path / "checkpoints_damaged" / "3").is_dir()
+        assert (tmp_path / "checkpoints_damaged" / "3-0").is_dir()
         checkpoints.save(3, make_state(33))
         checkpoints.wait()
         assert equal(checkpoints.restore(make_state(0), silent), make_state(33))

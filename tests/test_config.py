@@ -68,6 +68,8 @@ def test_flatten():
         ("augment.pad", -1, "augment.pad must be 0 or more"),
         ("boundaries", (5, 5), "boundaries must be rising"),
         ("boundaries", (1.5,), "boundaries must be rising numbers of steps"),
+        ("boundaries", (1, "a"), "boundaries must be rising numbers of steps"),
+        ("model.widths", (16.5, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
         ("warmup.train_error", 100.0, "warmup.train_error must be percent"),
     ],

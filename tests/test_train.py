@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,30 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, config, monkeypatch, signum
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")
     straight, stopped = (final_digest(config, tmp_path / d) for d in ("straight", "stopped"))
     assert straight == stopped
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, 20, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError, match="stopped at step 20 of 20"):
+            train_and_evaluate(config, tmp_path)
+    assert train_and_evaluate(config, tmp_path)["step"] == 20
+
+
+def test_checkpoints_without_their_metrics(tmp_path, config):
+    train_and_evaluate(config, tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl lacks step 20"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_metrics_without_their_checkpoints(tmp_path, config):
+    train_and_evaluate(config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(WorkdirError, match="metrics up to step 20 and no checkpoint"):
+        train_and_evaluate(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_run_started_again_with_other_dispatches(tmp_path, config, monkeypatch):

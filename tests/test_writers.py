@@ -1,9 +1,14 @@
+import contextlib
+import os
+import subprocess
+import sys
+
 import pytest
 from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c  # noqa: F401 (the record format's module)
 
 from flaxres.errors import WorkdirError
-from flaxres.writers import MetricsFile, TensorBoardWriter, Terminal, read_metrics
+from flaxres.writers import MetricsFile, TensorBoardFile, Terminal, Writers, read_metrics
+from tests.conftest import ROOT
 
 
 def records(*steps):
@@ -38,10 +43,11 @@ def test_a_restart_takes_out_what_it_will_write_again(tmp_path):
 
 
 def test_a_metrics_file_that_is_something_else(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("a,b\n1,2\n")
-    with pytest.raises(WorkdirError, match="cannot be opened"):
-        MetricsFile(tmp_path, 0)
-    assert (tmp_path / "metrics.jsonl").read_text() == "a,b\n1,2\n"
+    for content in ("a,b\n1,2\n", '{"step": 1}\n{"loss": 1}\n', "[1]\n", '{"step": "1"}\n'):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(WorkdirError, match=r"line [12], is not a record of metrics"):
+            MetricsFile(tmp_path, 0)
+        assert (tmp_path / "metrics.jsonl").read_text() == content
 
 
 def read_events(directory):
@@ -59,7 +65,7 @@ def read_events(directory):
 
 
 def test_tensorboard_gets_the_same_values(tmp_path):
-    writer = TensorBoardWriter(tmp_path, 0)
+    writer = TensorBoardFile(tmp_path, 0)
     writer.write({"step": 10, "train_loss": 0.5, "test_error": 25.0})
     writer.close()
     scalars = read_events(tmp_path / "tensorboard")
@@ -86,3 +92,56 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
         "  ETA 0:00:00",
         "a [note]",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_error(tmp_path, name):
+    """Files that open and then take no byte, as on a full disk."""
+
+    def run():
+        with Terminal("net", 20) as terminal, Writers(tmp_path, 0, terminal) as writers:
+            full = stack.enter_context(open("/dev/full", "wb", buffering=0))
+            if name == "tensorboard":
+                record_writer = writers._files[1]._file._py_recordio_writer
+                record_writer._writer.close()
+                record_writer._writer = full
+            else:
+                writers._files[0]._file.close()
+                writers._files[0]._file = full
+            writers.write({"step": 1, "train_loss": 0.5})
+
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(WorkdirError, match=r"cannot be written \(No space left on device\)"),
+    ):
+        run()
+
+
+def test_a_live_bar_on_a_terminal():
+    pty = pytest.importorskip("pty")
+    code = """
+from flaxres.writers import Terminal
+with Terminal("resnet-8", 20) as terminal:
+    terminal.update(3, note="compiling")
+    terminal.say("a line above the bar")
+    terminal.write({"step": 10, "train_loss": 0.25, "train_error": 12.5, "images_per_second": 99.0})
+"""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    assert process.wait() == 0
+    assert b"a line above the bar" in shown
+    assert b"10/20" in shown
+    assert b"train error 12.50%" in shown
+    assert b"99 images/s" in shown

@@ -61,4 +61,6 @@ def _slice(parts: dict[str, Split], spec: str) -> Split:
         return round(int(text[:-1]) / 100 * len(part))
 
     rows = slice(position(match[2]), position(match[3]))
+    if not len(part.labels[rows]):
+        raise DatasetError(f"split {spec!r} of data set 'digits' is empty")
     return Split(part.images[rows], part.labels[rows])

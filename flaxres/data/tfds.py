@@ -37,14 +37,11 @@ def load_tfds(name: str, data_dir: str | None, train_split: str, test_split: str
     """
     builder = _open(name, data_dir)
     if not builder.is_prepared():
+        if builder.data_path.exists():
+            raise _damaged(builder, FileNotFoundError("no dataset_info.json"))
         _prepare(name, data_dir)
         builder = _open(name, data_dir)
-    image_shape, num_classes = _shape(builder)
-    if None in image_shape:
-        raise DatasetError(
-            f"data set {name!r} has images of varying size {image_shape}; "
-            "only sets of one size can be held in memory"
-        )
+    num_classes = _shape(builder)[1]
     return Dataset(
         name=builder.info.name,
         train=_read(builder, train_split),
@@ -53,18 +50,23 @@ def load_tfds(name: str, data_dir: str | None, train_split: str, test_split: str
     )
 
 
-def tfds_shape(name: str, data_dir: str | None) -> tuple[tuple[int | None, ...], int]:
+def tfds_shape(name: str, data_dir: str | None) -> tuple[tuple[int, int, int], int]:
     """(height, width, channels) and number of classes; the set need not be prepared.
 
     Raises:
-      DatasetError: unknown, or not an image-classification set.
+      DatasetError: unknown, not an image-classification set, or of images that vary in size.
     """
     return _shape(_open(name, data_dir))
 
 
-def _shape(builder) -> tuple[tuple[int | None, ...], int]:
+def _shape(builder) -> tuple[tuple[int, int, int], int]:
     image, label = _features(builder)
     features = builder.info.features
+    if None in features[image].shape:
+        raise DatasetError(
+            f"data set {builder.info.name!r} has images of varying size {features[image].shape}; "
+            "only sets of one size can be held in memory"
+        )
     return features[image].shape, features[label].num_classes
 
 

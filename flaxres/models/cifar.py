@@ -40,7 +40,6 @@ class CifarNet(nn.Module):
       norm_momentum: weight of the old running statistics.
       norm_epsilon: added to the variance.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: mapped axis that batch statistics are averaged over, or None.
 
     Raises (when called):
       ValueError: depth is not 6n+2, or an unknown shortcut or norm.
@@ -54,7 +53,6 @@ class CifarNet(nn.Module):
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -80,7 +78,6 @@ class CifarNet(nn.Module):
             dtype=self.dtype,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
-            axis_name=self.axis_name,
         )
         x = jnp.asarray(x, self.dtype)
         x = conv(self.widths[0], (3, 3), 1, padding=((1, 1), (1, 1)), name="conv")(x)

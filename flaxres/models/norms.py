@@ -28,7 +28,6 @@ def make_norm(
     dtype: DTypeLike,
     momentum: float,
     epsilon: float,
-    axis_name: str | None = None,
 ) -> Callable[..., nn.Module]:
     """Returns a constructor of norm modules; call it with `name=` inside a block.
 
@@ -40,7 +39,6 @@ def make_norm(
       dtype: type of the output.
       momentum: weight of the old running statistics, so 0.9 here is PyTorch's 0.1.
       epsilon: added to the variance.
-      axis_name: mapped axis over which batch statistics are averaged; None for this device only.
 
     Raises:
       ValueError: `name` is not one of `NORMS`.
@@ -52,7 +50,6 @@ def make_norm(
             momentum=momentum,
             epsilon=epsilon,
             dtype=dtype,
-            axis_name=axis_name,
         )
     if name == "layer":  # over height, width and channels of each image
         return functools.partial(

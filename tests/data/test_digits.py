@@ -51,3 +51,8 @@ def test_parts_of_splits():
 def test_unknown_split(split):
     with pytest.raises(DatasetError, match="has the splits train and test"):
         load_digits(split)
+
+
+def test_empty_split():
+    with pytest.raises(DatasetError, match="is empty"):
+        load_digits("train", "test[:0]")

@@ -135,3 +135,8 @@ def test_not_prepared_without_tensorflow(tmp_path, monkeypatch):
 
 def test_shape_of_a_set_that_is_not_prepared(tmp_path):
     assert tfds_shape("cifar10", str(tmp_path)) == ((32, 32, 3), 10)
+
+
+def test_half_written_directory_of_a_set_that_tfds_knows(tmp_path):
+    (tmp_path / "cifar10/3.0.2").mkdir(parents=True)
+    assert "delete that directory and prepare the set again" in message(tmp_path, "cifar10")

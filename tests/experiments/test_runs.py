@@ -51,14 +51,28 @@ def test_nothing_there(tmp_path):
         find_runs(tmp_path)
 
 
-def test_mean_and_std_over_seeds_at_common_steps(tmp_path):
+def test_runs_of_other_experiments(tmp_path):
+    write_run(tmp_path, "plain-20")
+    write_run(tmp_path, "resnet-20", dataset="cifar10", num_steps=60)
+    with pytest.raises(WorkdirError, match=r"not of one experiment: dataset\.name is 'digits' and"):
+        find_runs(tmp_path)
+
+
+def test_a_run_that_cannot_be_read(tmp_path):
+    write_run(tmp_path, "plain-20")
+    (tmp_path / "plain-20/seed-0/config.json").write_text("{")
+    with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
+        find_runs(tmp_path)
+
+
+def test_mean_and_std_over_the_seeds_that_have_a_step(tmp_path):
     write_run(tmp_path, "plain-20", seed=0, errors=(50.0, 40.0, 30.0))
     write_run(tmp_path, "plain-20", seed=1, errors=(60.0, 20.0))
     runs = find_runs(tmp_path)["plain-20"]
     steps, mean, std = mean_and_std(runs, "train_error")
-    np.testing.assert_array_equal(steps, [10, 20])
-    np.testing.assert_allclose(mean, [55, 30])
-    np.testing.assert_allclose(std, [np.sqrt(50), np.sqrt(200)])
+    np.testing.assert_array_equal(steps, [10, 20, 30])
+    np.testing.assert_allclose(mean, [55, 30, 30])
+    np.testing.assert_allclose(std, [np.sqrt(50), np.sqrt(200), 0])
     steps, mean, std = mean_and_std(runs[:1], "test_error")
     np.testing.assert_array_equal(steps, [10, 30])
     np.testing.assert_allclose(std, 0)

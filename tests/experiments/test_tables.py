@@ -35,6 +35,12 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("dataset", ["cifar100", "cifar10_corrupted", "digits"])
+def test_the_paper_s_errors_stand_beside_cifar10_only(tmp_path, dataset):
+    write_run(tmp_path, "resnet-20", dataset=dataset)
+    assert "paper_test_error" not in result_rows(find_runs(tmp_path))[0]
+
+
 def test_files(tmp_path):
     write_run(tmp_path, "plain-20")
     runs = find_runs(tmp_path)
