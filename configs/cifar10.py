@@ -3,7 +3,8 @@
 python -m flaxres.main --config=configs/cifar10.py:resnet-56 --workdir=runs/resnet-56
 
 Nets: plain-20, plain-32, ..., resnet-20, ..., resnet-110, resnet-1202, resnet-56-B, resnet-56-C.
-Meant for an accelerator. Expect test errors near those of the paper's table 6: ResNet-20 8.75%,
+Meant for an accelerator, where its time has not been measured yet; a CPU would take a day and more
+a net. Expect test errors near those of the paper's table 6: ResNet-20 8.75%,
 ResNet-32 7.51%, ResNet-44 7.17%, ResNet-56 6.97%, ResNet-110 6.43%; and plain nets that get worse
 with depth on the training set too.
 """

@@ -1,6 +1,10 @@
 """scikit-learn's 8x8 digits: the degradation of plain nets in minutes on a laptop, no download.
 
 python -m flaxres.main --config=configs/digits.py:plain-56 --workdir=runs/digits/plain-56
+
+Expect training errors of about 0, 8, 32 and 90% for plain-20, 32, 44 and 56, and under 1% for all
+four residual nets. A minute or so for a net of 56 layers and 10 minutes or less for all eight
+(`make degradation`) on two CPU cores.
 """
 
 from flaxres.config import default_config, set_net

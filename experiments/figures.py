@@ -93,11 +93,9 @@ def _finish(axes: Axes, nets: dict[str, list[Run]], colours: dict, title: str) -
     for step in config["boundaries"]:
         axes.axvline(step / unit, color="0.6", linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
-    handles = [
-        Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net)
-        for net in reversed(nets)
-    ]
-    axes.legend(handles=handles, loc="upper right", edgecolor="none", framealpha=0.85)
+    handles = [Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net) for net in nets]
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 5}
+    axes.legend(handles=handles, frameon=False, columnspacing=1.2, handlelength=1.5, **below)
 
 
 def _limit(panels, runs: dict[str, list[Run]]) -> None:

@@ -57,7 +57,7 @@ def markdown(rows: list[dict[str, object]]) -> str:
     """The rows as a Markdown table."""
     paper = "paper_test_error" in rows[0]
     header = ["net", "params", "steps", "final training error %", "final test error %"]
-    lines = [header + ["He15 test error %"] * paper]
+    lines = [header + ["He15 test error % (64k iterations)"] * paper]
     for row in rows:
         steps = f"{row['steps']:,}"
         if row["steps"] < row["num_steps"]:

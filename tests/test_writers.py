@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_error(tmp_path, name):
 
     def run():
         with Terminal("net", 20) as terminal, Writers(tmp_path, 0, terminal) as writers:
-            full = stack.enter_context(open("/dev/full", "wb", buffering=0))
+            full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             if name == "tensorboard":
                 record_writer = writers._files[1]._file._py_recordio_writer
                 record_writer._writer.close()

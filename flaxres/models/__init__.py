@@ -1,4 +1,4 @@
-"""Nets by name. A new family is a file here and a line in `MODELS`."""
+"""Nets by name: each family is a file here and has its lines in `MODELS`."""
 
 from __future__ import annotations
 

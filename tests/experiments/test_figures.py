@@ -50,7 +50,7 @@ def test_panels_lines_and_drops_of_figure_6(tmp_path, drawn):
         assert drops == [15, 20]
         assert len(lines(axes)) == 4
     names = [text.get_text() for text in plain.get_legend().get_texts()]
-    assert names == ["plain-56", "plain-20"]
+    assert names == ["plain-20", "plain-56"]
     assert plain.lines[0].get_color() == residual.lines[0].get_color()  # one depth, one colour
     training, test = drawn["figure1"].axes
     assert (training.get_title(), test.get_title()) == ("training error", "test error")

@@ -28,7 +28,7 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     assert (second["steps"], second["num_steps"]) == (10, 30)
     assert markdown([first, second]).splitlines() == [
         "| net | params | steps | final training error % | final test error % "
-        "| He15 test error % |",
+        "| He15 test error % (64k iterations) |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 seeds) | 3.00 ± 1.41 (2 seeds) | 8.75 |",
         "| resnet-56 | 1,056 | 10 of 30 | 90.00 | 91.00 | 6.97 |",
