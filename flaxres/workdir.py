@@ -39,8 +39,6 @@ def open_workdir(workdir: Path, config: ConfigDict, info: dict[str, object]) -> 
       WorkdirError: it is a file, cannot be written, or holds the run of another config; then
         nothing in it is changed.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise WorkdirError(f"workdir must be a directory, but {workdir} is a file")
     check_same_config(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -56,11 +54,20 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
     """True if `workdir` holds the run of `config`, False if it holds none.
 
     Raises:
-      WorkdirError: it holds the run of another config, or one that cannot be told.
+      WorkdirError: it is a file, cannot be read, or holds the run of another config.
     """
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        if (workdir / METRICS_FILE).exists():
+    try:
+        is_file = workdir.exists() and not workdir.is_dir()
+        has_config = (workdir / CONFIG_FILE).exists()
+        has_metrics = (workdir / METRICS_FILE).exists()
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {workdir} cannot be read ({error.strerror}); choose another --workdir"
+        ) from error
+    if is_file:
+        raise WorkdirError(f"workdir must be a directory, but {workdir} is a file")
+    if not has_config:
+        if has_metrics:
             raise WorkdirError(
                 f"workdir {workdir} holds a run without {CONFIG_FILE}; choose another --workdir"
             )

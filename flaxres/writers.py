@@ -115,7 +115,8 @@ class Terminal:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )

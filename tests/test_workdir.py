@@ -1,5 +1,7 @@
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -62,17 +64,29 @@ def test_a_file_is_no_workdir(tmp_path, config):
 
 
 def test_a_workdir_that_cannot_be_made(config):
-    from pathlib import Path
-
     with pytest.raises(WorkdirError, match=r"cannot be written .*; choose another --workdir"):
         open_workdir(Path(os.devnull) / "run", config, {})
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_read_only_workdir(tmp_path, config):
-    tmp_path.chmod(0o500)
-    with pytest.raises(WorkdirError, match="cannot be written"):
-        open_workdir(tmp_path, config, {})
+@pytest.fixture
+def as_user():
+    """Not root, who may write everywhere."""
+    if os.getuid() == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(os.getuid())
+
+
+def test_a_read_only_workdir(config, as_user):
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o555)
+        for workdir in (Path(directory), Path(directory) / "new"):
+            with pytest.raises(WorkdirError, match=r"cannot be written \(Permission denied\)"):
+                open_workdir(workdir, config, {})
+        Path(directory).chmod(0o000)
+        with pytest.raises(WorkdirError, match=r"cannot be read \(Permission denied\)"):
+            open_workdir(Path(directory) / "run", config, {})
+        Path(directory).chmod(0o755)
 
 
 def test_a_run_without_config(tmp_path, config):
