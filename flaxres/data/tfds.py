@@ -11,8 +11,10 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from flaxres.data.dataset import Dataset, Split
@@ -165,11 +167,8 @@ def _read(builder, split: str) -> Split:
     channels = builder.info.features[image_key].shape[-1]
     images = np.empty((size, *builder.info.features[image_key].shape), np.uint8)
     labels = np.empty(size, np.int32)
-    blocks = range(0, size, READ_BLOCK)
     try:
-        for start in track(
-            blocks, f"reading {name} {split}", transient=True, disable=len(blocks) < 5
-        ):
+        for start in _shown(range(0, size, READ_BLOCK), f"reading {name} {split}"):
             rows = range(start, min(start + READ_BLOCK, size))
             for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
                 images[row] = _decode(example[image_key], channels)
@@ -177,6 +176,14 @@ def _read(builder, split: str) -> Split:
     except Exception as error:
         raise _damaged(builder, error) from error
     return Split(images, labels)
+
+
+def _shown(blocks: range, title: str) -> Iterable[int]:
+    """Iterates with a progress bar, on a terminal and where it takes a while."""
+    console = Console(stderr=True)
+    if not console.is_terminal or len(blocks) < 5:
+        return blocks
+    return track(blocks, title, console=console, transient=True)
 
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
