@@ -16,8 +16,7 @@ cpu.set_xla_flags()
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def config():
+def small_config():
     """A net of 8 layers on the digits, 20 steps."""
     from configs import digits
 
@@ -30,6 +29,12 @@ def config():
     config.eval_every = 10
     config.checkpoint_every = 5
     return config
+
+
+@pytest.fixture
+def config():
+    """The small experiment, to be changed at will."""
+    return small_config()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, Work
 from flaxres.programs import Programs, steps_per_dispatch
 from flaxres.train import due, train_and_evaluate
 from flaxres.writers import Terminal, read_metrics
-from tests.conftest import ROOT
+from tests.conftest import ROOT, small_config
 from tests.test_writers import read_events
 
 
@@ -36,6 +36,16 @@ def final_digest(config, workdir):
         assert int(state.step) == config.num_steps
         assert checkpoints.steps()[-1] == config.num_steps
     return digest(state)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The small experiment with cropping, run without a stop: its records and last checkpoint."""
+    workdir = tmp_path_factory.mktemp("straight")
+    config = small_config()
+    config.augment.pad = 1
+    train_and_evaluate(config, workdir)
+    return config, metrics(workdir), final_digest(config, workdir)
 
 
 def send_signal_at(monkeypatch, step, signum):
@@ -84,20 +94,17 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monke
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [7, 10])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, config, monkeypatch, signum, step):
-    config.augment.pad = 1
-    train_and_evaluate(config, tmp_path / "straight")
+@pytest.mark.parametrize(("step", "signum"), [(7, signal.SIGINT), (10, signal.SIGTERM)])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, signum, step):
+    config, records, digest_at_end = straight
     with monkeypatch.context() as patch:
         send_signal_at(patch, step, signum)
         with pytest.raises(InterruptedRunError, match=rf"stopped at step {step} of 20") as caught:
-            train_and_evaluate(config, tmp_path / "stopped")
+            train_and_evaluate(config, tmp_path)
     assert caught.value.signum == signum
-    train_and_evaluate(config, tmp_path / "stopped")
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")
-    straight, stopped = (final_digest(config, tmp_path / d) for d in ("straight", "stopped"))
-    assert straight == stopped
+    train_and_evaluate(config, tmp_path)
+    assert metrics(tmp_path) == records
+    assert final_digest(config, tmp_path) == digest_at_end
 
 
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
@@ -173,21 +180,21 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
-    tmp_path, config, monkeypatch, capsys
+    tmp_path, straight, monkeypatch, capsys
 ):
-    train_and_evaluate(config, tmp_path / "straight")
+    config, records, digest_at_end = straight
     with monkeypatch.context() as patch:
         send_signal_at(patch, 17, signal.SIGTERM)
         with pytest.raises(InterruptedRunError):
-            train_and_evaluate(config, tmp_path / "run")
-    for file in (tmp_path / "run/checkpoints/17").rglob("d/*"):
+            train_and_evaluate(config, tmp_path)
+    for file in (tmp_path / "checkpoints/17").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     capsys.readouterr()
-    train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path)
     assert "checkpoint 17 is damaged" in (err := capsys.readouterr().err)
     assert "goes on from step 15" in err
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
-    assert final_digest(config, tmp_path / "run") == final_digest(config, tmp_path / "straight")
+    assert metrics(tmp_path) == records
+    assert final_digest(config, tmp_path) == digest_at_end
 
 
 def test_a_batch_larger_than_the_split(tmp_path, config):
