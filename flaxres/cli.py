@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,9 @@ def run(main: Callable[[], None]) -> None:
         _exit(f"error: {error}", 1)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 + SIGPIPE
 
 
 def _exit(message: str, code: int) -> None:

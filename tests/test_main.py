@@ -56,6 +56,16 @@ def test_summary(python):
     assert "stage3_block9/conv2" in done.stdout
 
 
+def test_a_reader_that_stops_early():
+    command = [sys.executable, "-m", "flaxres.main", "--mode=summary"]
+    command.append("--config=configs/cifar10.py:resnet-20")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() != 0
+
+
 def test_a_prepared_tfds_set(python, tmp_path):
     write_tfds(tmp_path)
     done = python(
