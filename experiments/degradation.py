@@ -41,6 +41,8 @@ def net_configs() -> list[ConfigDict]:
       ConfigError: a net in --config, or a net or seed that does not exist.
     """
     cli.get_config()  # there is one
+    if not NETS.value:
+        raise ConfigError("--nets is empty; give it e.g. --nets=plain-20,resnet-20")
     flag = flags.FLAGS["config"]
     path, _, net = config_flags.get_config_filename(flag).partition(":")
     if net:
@@ -111,15 +113,15 @@ def draw(workdir: Path) -> None:
     """
     from experiments.figures import draw_figures
     from experiments.runs import find_runs
-    from experiments.tables import markdown, result_rows, write_tables
+    from experiments.tables import write_tables
 
     runs = find_runs(workdir)
     try:
-        files = draw_figures(runs, workdir) + write_tables(runs, workdir)
+        figures, tables = draw_figures(runs, workdir), write_tables(runs, workdir)
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir} ({error.strerror})") from error
-    print(markdown(result_rows(runs)))
-    print("\n".join(map(str, files)))
+    print(tables[0].read_text())
+    print("\n".join(map(str, figures + tables)))
 
 
 def main() -> None:
@@ -128,8 +130,6 @@ def main() -> None:
         draw(Path(WORKDIR.value).expanduser())
         return
     configs = net_configs()
-    if not configs:
-        raise ConfigError("--nets is empty; give it e.g. --nets=plain-20,resnet-20")
     workdir = Path(WORKDIR.value or f"runs/degradation-{configs[0].name}").expanduser()
     failures = [] if PLOT_ONLY.value else train_all(configs, workdir)
     draw(workdir)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxres.errors import CheckpointError, DivergedError
+from flaxres.errors import CheckpointError, DivergedError, one_line
 
 PyTree = Any
 CHECKPOINTS = "checkpoints"  # directories named by their step, in Orbax's format
@@ -175,9 +175,10 @@ class Checkpoints:
     def _save_error(self, error: Exception) -> CheckpointError:
         steps = self.steps()
         kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
-        text = " ".join(str(error).split())
-        system = re.search(r"os_error_code='(\d+)'", text)  # tensorstore's, after a lot of detail
-        reason = os.strerror(int(system[1])) if system else text[:300]
+        system = re.search(
+            r"os_error_code='(\d+)'", str(error)
+        )  # tensorstore's, after a lot of detail
+        reason = os.strerror(int(system[1])) if system else one_line(error, 300)
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
             "make room and run the same command again"

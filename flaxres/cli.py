@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu
-from flaxres.errors import ConfigError, InterruptedRunError, UserError
+from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
 
 
 def define_config(example: str) -> None:
@@ -80,8 +80,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # whatever the code in the file raises
-        text = " ".join(str(error).split())
-        raise ConfigError(f"{_config_file(argv)} fails: {type(error).__name__}: {text}") from error
+        raise ConfigError(
+            f"{_config_file(argv)} fails: {type(error).__name__}: {one_line(error, None)}"
+        ) from error
     if len(rest) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
     return rest

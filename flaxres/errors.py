@@ -1,6 +1,12 @@
 """What a user can get wrong: errors that are shown as one line, without a traceback."""
 
 
+def one_line(error: Exception, most: int | None = 200) -> str:
+    """An error's message without line breaks, at most `most` characters (None: all of it)."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if most is None or len(text) <= most else text[:most] + "..."
+
+
 class UserError(Exception):
     """A mistake of the user or of the machine; the message says what was given and what to do."""
 

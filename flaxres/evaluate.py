@@ -60,7 +60,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, say: Callable[[str], None] =
     dataset = load_dataset(config.dataset)
     programs = Programs(config, dataset)
     with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(programs.state_shape(), say)
+        state = checkpoints.restore(programs.state_shape, say)
     if state is None:
         raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
     state = jax.device_put(state)

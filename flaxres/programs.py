@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -56,13 +57,14 @@ class Programs:
         options = {"xla_backend_optimization_level": 0}
         return jax.jit(self._create, compiler_options=options)(self._config.seed)
 
+    @functools.cached_property
     def state_shape(self) -> TrainState:
         """The state's shapes and dtypes, without computing it."""
         return jax.eval_shape(self._create, self._config.seed)
 
     def info(self) -> dict[str, object]:
         """Number of parameters, device and versions, for the record."""
-        params = jax.tree.leaves(self.state_shape().params)
+        params = jax.tree.leaves(self.state_shape.params)
         return {
             "params": sum(leaf.size for leaf in params),
             "device": jax.devices()[0].device_kind,

@@ -51,7 +51,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         terminal = stack.enter_context(Terminal(net, config.num_steps))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
-        state = checkpoints.restore(programs.state_shape(), terminal.say)
+        state = checkpoints.restore(programs.state_shape, terminal.say)
         check_metrics(config, workdir, None if state is None else int(state.step))
         if state is None:
             state = programs.initial_state()

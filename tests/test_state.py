@@ -23,7 +23,7 @@ def test_parameters_are_a_function_of_the_seed(config):
 
 def test_shapes_are_known_without_computing(config):
     programs = Programs(config, load_dataset(config.dataset))
-    state, shape = programs.initial_state(), programs.state_shape()
+    state, shape = programs.initial_state(), programs.state_shape
     assert jax.tree.structure(state) == jax.tree.structure(shape)
     for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(shape), strict=True):
         assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)

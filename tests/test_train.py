@@ -30,7 +30,7 @@ def metrics(workdir):
 
 def final_digest(config, workdir):
     """Digest of parameters, batch statistics, momentum, everything in the last checkpoint."""
-    like = Programs(config, load_dataset(config.dataset)).state_shape()
+    like = Programs(config, load_dataset(config.dataset)).state_shape
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(like, pytest.fail)
         assert int(state.step) == config.num_steps
@@ -171,7 +171,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
     assert "try a lower learning_rate than 1e+30" in message
     with Checkpoints(tmp_path) as checkpoints:
         steps = checkpoints.steps()
-        like = Programs(config, load_dataset(config.dataset)).state_shape()
+        like = Programs(config, load_dataset(config.dataset)).state_shape
         state = checkpoints.restore(like, pytest.fail)
     kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
     assert kept in message

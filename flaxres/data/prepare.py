@@ -12,6 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings; er
 
 from absl import app, flags, logging
 
+from flaxres.errors import one_line
+
 NAME = flags.DEFINE_string("name", None, "Name of the set, e.g. cifar10.", required=True)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where prepared sets lie; TFDS's default if unset."
@@ -37,10 +39,8 @@ def main(argv: list[str]) -> None:
     try:
         print(f"prepared {prepare(NAME.value, DATA_DIR.value)}")
     except Exception as error:  # downloads fail in many ways; all of them are one line to a user
-        text = " ".join(str(error).split())
-        raise SystemExit(
-            f"error: preparing {NAME.value!r} failed: {type(error).__name__}: {text}"
-        ) from error
+        text = f"{type(error).__name__}: {one_line(error, None)}"
+        raise SystemExit(f"error: preparing {NAME.value!r} failed: {text}") from error
 
 
 if __name__ == "__main__":

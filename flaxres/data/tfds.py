@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from flaxres.data.dataset import Dataset, Split
-from flaxres.errors import DatasetError
+from flaxres.errors import DatasetError, one_line
 
 # Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
 # be installed, and two decoders need not agree on every pixel of a JPEG.
@@ -93,7 +93,7 @@ def _open(name: str, data_dir: str | None):
         ) from None
     except Exception as error:  # a malformed name or dataset_info.json
         raise DatasetError(
-            f"data set {name!r} in {where} cannot be opened: {_one_line(error)}"
+            f"data set {name!r} in {where} cannot be opened: {one_line(error)}"
         ) from error
 
 
@@ -159,7 +159,7 @@ def _read(builder, split: str) -> Split:
             f"{key} ({info.num_examples:,})" for key, info in builder.info.splits.items()
         )
         raise DatasetError(
-            f"data set {name!r} has no split {split!r}; it has {known}: {_one_line(error)}"
+            f"data set {name!r} has no split {split!r}; it has {known}: {one_line(error)}"
         ) from None
     except Exception as error:
         raise _damaged(builder, error) from error
@@ -198,11 +198,5 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
 def _damaged(builder, error: Exception) -> DatasetError:
     return DatasetError(
         f"data set {builder.info.name!r} in {builder.data_path} is incomplete or damaged "
-        f"({_one_line(error)}); delete that directory and prepare the set again"
+        f"({one_line(error)}); delete that directory and prepare the set again"
     )
-
-
-def _one_line(error: Exception) -> str:
-    """The beginning of an error message, without line breaks."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:200] + "..."
