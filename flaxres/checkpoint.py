@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxres.distributed import is_first, largest
 from flaxres.errors import CheckpointError, DivergedError, one_line
 
 PyTree = Any
@@ -101,6 +102,13 @@ class Checkpoints:
         except Exception as error:
             raise self._save_error(error) from error
 
+    def check(self) -> None:
+        """Raises a CheckpointError if a save that was started has failed; waits for none."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._save_error(error) from error
+
     def wait(self) -> None:
         """Returns when all saves are on disk.
 
@@ -109,9 +117,9 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
         except Exception as error:
             raise self._save_error(error) from error
+        self.check()
 
     def restore(self, like: PyTree, say: Callable[[str], None]) -> PyTree | None:
         """Reads the newest checkpoint that is whole.
@@ -131,13 +139,15 @@ class Checkpoints:
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         damaged = []
         for step in reversed(self.steps()):
+            reason = ""
             try:
                 state = self._read(step, like)
             except MemoryError:
                 raise
             except Exception as error:  # Orbax raises many kinds for damaged files
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                damaged.append((step, reason))
+            if largest(bool(reason)):  # all processes go back, or none
+                damaged.append((step, reason or "another process cannot read it"))
                 continue
             for bad, reason in damaged:
                 say(f"checkpoint {bad} is damaged ({reason}); going back to checkpoint {step}")
@@ -165,11 +175,13 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         if self._read_only:
             return
-        directory = self._workdir / DAMAGED
-        directory.mkdir(exist_ok=True)
-        # Those of an earlier accident stay as they are.
-        target = directory / f"{step}-{len(list(directory.iterdir()))}"
-        shutil.move(self.directory / str(step), target)
+        if is_first():
+            directory = self._workdir / DAMAGED
+            directory.mkdir(exist_ok=True)
+            # Those of an earlier accident stay as they are.
+            target = directory / f"{step}-{len(list(directory.iterdir()))}"
+            shutil.move(self.directory / str(step), target)
+        largest(0)  # the others wait until it is away
         self._manager.reload()
 
     def _save_error(self, error: Exception) -> CheckpointError:

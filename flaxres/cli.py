@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from flaxres import cpu
+from flaxres import cpu, signals
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
 
 
@@ -41,6 +41,7 @@ def run(main: Callable[[], None]) -> None:
 
     Exit codes: 2 for the command line and the config, 1 for all else, 128 + signal when stopped.
     """
+    signals.stop_with_parent()
     cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
     try:

@@ -12,10 +12,11 @@ import re
 
 from ml_collections import ConfigDict, config_dict
 
+from flaxres.devices import PARALLELISMS
 from flaxres.errors import ConfigError
 from flaxres.models import MODELS
 from flaxres.models.cifar import blocks_per_stage
-from flaxres.models.norms import NORMS
+from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.shortcuts import SHORTCUTS
 
 DTYPES = ("float32", "bfloat16")
@@ -56,6 +57,12 @@ def default_config() -> ConfigDict:
     config.checkpoint_every = 1_000
     config.keep_checkpoints = 3
     config.steps_per_dispatch = 0  # 0: one on a CPU, up to 100 on accelerators
+
+    config.parallelism = "jit"  # what compiles the steps for many devices: jit or pmap
+    config.num_devices = 0  # of each process; 0: all that JAX sees
+    # Whose images batch norm takes together: all of the batch, or those of each device, as in the
+    # paper (64 on each of two GPUs).
+    config.bn_scope = "global"
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, or any TFDS image-classification set
@@ -139,6 +146,8 @@ def check_config(config: ConfigDict) -> None:
 
     one_of("dtype", DTYPES)
     one_of("weight_decay_on", DECAYED)
+    one_of("parallelism", PARALLELISMS)
+    one_of("bn_scope", BN_SCOPES)
     one_of("model.name", tuple(MODELS))
     one_of("model.shortcut", SHORTCUTS)
     one_of("model.norm", NORMS)
@@ -164,7 +173,7 @@ def check_config(config: ConfigDict) -> None:
         *("checkpoint_every", "keep_checkpoints", "warmup.window", "warmup.max_steps"),
     ):
         need(flat[field] >= 1, field, "at least 1")
-    for field in ("steps_per_dispatch", "augment.pad", "weight_decay"):
+    for field in ("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
     for field in ("learning_rate", "decay_factor", "warmup.learning_rate", "model.norm_epsilon"):

@@ -23,6 +23,14 @@ class WorkdirError(UserError):
     """A working directory that cannot be written or that holds something else."""
 
 
+class InUseError(WorkdirError):
+    """A working directory that another live process writes."""
+
+
+class DistributedError(UserError):
+    """The processes of a run do not find each other, or one of them has failed."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that could not be written or read."""
 

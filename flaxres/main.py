@@ -15,6 +15,13 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary"], "What to
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; runs/<config name>/<net>-seed<seed> if not given."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, for a run of several processes; auto where JAX can find it itself.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
 cli.define_config("configs/cifar10.py:resnet-56")
 
 
@@ -28,19 +35,26 @@ def main() -> None:
         from flaxres.summary import print_summary
 
         print_summary(config)
-    elif MODE.value == "eval":
+        return
+
+    from flaxres import distributed
+
+    distributed.initialise(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if MODE.value == "eval":
         from flaxres.evaluate import evaluate_run
 
         record = evaluate_run(config, workdir)
-        print("\n".join(f"{name}: {value:.6g}" for name, value in record.items()))
+        lines = [f"{name}: {value:.6g}" for name, value in record.items()]
     else:
         from flaxres.train import train_and_evaluate
 
         record = train_and_evaluate(config, workdir)
-        print(
+        lines = [
             f"{workdir}: training error {record['train_error']:.2f}%, "
             f"test error {record['test_error']:.2f}% after {record['step']:,} steps"
-        )
+        ]
+    if distributed.is_first():
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

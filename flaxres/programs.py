@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 import flaxres
 from flaxres.data import Dataset, Split
+from flaxres.data.order import evaluation_rows
+from flaxres.devices import AXIS, Devices, Function
 from flaxres.errors import ConfigError
+from flaxres.metrics import Sums
 from flaxres.models import create_model
 from flaxres.optim import make_optimizer
 from flaxres.state import TrainState, create_state
-from flaxres.steps import Arrays, TrainSteps, make_evaluate, make_train_step, make_train_steps
+from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
 
 MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide the dispatch
 
@@ -24,14 +28,14 @@ class Programs:
     """Model, optimizer and steps of a config on a data set.
 
     Attributes:
-      evaluate: compiled, see `flaxres.steps.make_evaluate`.
+      devices: those that it runs on.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset):
         """Builds the functions; compiles nothing yet.
 
         Raises:
-          ConfigError: the batch is larger than the training split.
+          ConfigError: the batch is larger than the training split, or does not fit the devices.
         """
         if config.batch_size > len(dataset.train):
             raise ConfigError(
@@ -39,23 +43,28 @@ class Programs:
                 f"{config.dataset.train_split!r} of {dataset.name}, got {config.batch_size:,}"
             )
         self._config = config
-        self._model = create_model(config.model, dataset.num_classes, config.dtype)
+        self.devices = Devices(config)
+        axis = AXIS if self.devices.size > 1 else None
+        bn_axis = axis if config.bn_scope == "global" else None
+        self._model = create_model(config.model, dataset.num_classes, config.dtype, bn_axis)
         self._optimizer = make_optimizer(config)
         self._image_shape = dataset.image_shape
-        self._mean = jnp.asarray(dataset.mean_image())
-        train_step = make_train_step(self._model, self._optimizer, config)
-        self._train_steps = jax.jit(make_train_steps(train_step), donate_argnums=0)
-        self.evaluate = jax.jit(make_evaluate(self._model))
+        self._mean = dataset.mean_image()
+        train_step = make_train_step(self._model, self._optimizer, config, axis)
+        self._train_steps = make_train_steps(train_step)
+        self._evaluate = make_evaluate(self._model, axis)
+        self._compiled_evaluate: dict[tuple, Function] = {}
 
     def put(self, split: Split) -> Arrays:
-        """Puts a split on the device, as uint8."""
-        return Arrays(jnp.asarray(split.images), jnp.asarray(split.labels), self._mean)
+        """Puts a split on every device, as uint8."""
+        return self.devices.replicate(Arrays(split.images, split.labels, self._mean))
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
         # It runs once, so it is compiled for a short compilation, not for speed.
         options = {"xla_backend_optimization_level": 0}
-        return jax.jit(self._create, compiler_options=options)(self._config.seed)
+        state = jax.jit(self._create, compiler_options=options)(self._config.seed)
+        return self.devices.replicate(state)
 
     @functools.cached_property
     def state_shape(self) -> TrainState:
@@ -68,14 +77,33 @@ class Programs:
         return {
             "params": sum(leaf.size for leaf in params),
             "device": jax.devices()[0].device_kind,
+            "devices": self.devices.size,
+            "processes": jax.process_count(),
             "jax": jax.__version__,
             "flaxres": flaxres.__version__,
         }
 
-    def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> TrainSteps:
+    def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:
         """Compiles `num_steps` steps in one dispatch; the state passed to them is donated."""
-        indices = jax.ShapeDtypeStruct((num_steps, self._config.batch_size), jnp.int32)
-        return self._train_steps.lower(state, arrays, indices).compile()
+        indices = np.zeros((num_steps, self._config.batch_size), np.int32)
+        return self.devices.compile(self._train_steps, state, arrays, indices, donate=True)
+
+    def evaluate(self, state: TrainState, arrays: Arrays) -> Sums:
+        """Sums over every image of a split, once each, with running statistics.
+
+        Returns:
+          `Sums` with `count` equal to the size of the split.
+        """
+        rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
+        dispatches = len(rows) if jax.default_backend() == "cpu" else 1
+        parts = np.split(rows, dispatches)
+        key = (len(arrays.labels), parts[0].shape)
+        if key not in self._compiled_evaluate:
+            compiled = self.devices.compile(self._evaluate, state, arrays, parts[0])
+            self._compiled_evaluate[key] = compiled
+        evaluate = self._compiled_evaluate[key]
+        sums = [jax.device_get(evaluate(state, arrays, part)) for part in parts]
+        return functools.reduce(operator.add, sums)
 
     def _create(self, seed: int) -> TrainState:
         return create_state(self._model, self._optimizer, self._config, self._image_shape, seed)

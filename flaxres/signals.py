@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
+
+# The process that started this one on behalf of a sweep; without it, nobody waits for the run.
+PARENT_VARIABLE = "FLAXRES_PARENT"
 
 
 class StopRequest:
@@ -34,3 +39,17 @@ class StopRequest:
         # Not print: the signal may have come in the middle of one.
         name = signal.Signals(signum).name
         os.write(2, f"\n{name}: saving and stopping; once more stops at once\n".encode())
+
+
+def stop_with_parent() -> None:
+    """Has SIGTERM sent to this process when the one named in FLAXRES_PARENT ends, even by kill -9.
+
+    Without the variable, and on systems other than Linux, it does nothing.
+    """
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is None or sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1  # prctl(2); lasts when the process starts another program in its place
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it ended before
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -14,9 +14,8 @@ from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
 from flaxres.data import load_dataset
 from flaxres.data.order import EpochOrder
+from flaxres.distributed import is_first, largest, together
 from flaxres.errors import DivergedError, InterruptedRunError, WorkdirError
-from flaxres.evaluate import evaluate_split
-from flaxres.metrics import Sums
 from flaxres.programs import Programs, steps_per_dispatch
 from flaxres.signals import StopRequest
 from flaxres.state import TrainState
@@ -40,24 +39,34 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
     """
     check_config(config)
     net = net_name(config.model)
-    if check_same_config(workdir, config) and (record := finished_record(config, workdir)):
-        print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+    with together():
+        is_there = check_same_config(workdir, config)
+    if is_there and (record := finished_record(config, workdir)):
+        if is_first():
+            print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
-    dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    open_workdir(workdir, config, programs.info())
 
     with contextlib.ExitStack() as stack:
-        terminal = stack.enter_context(Terminal(net, config.num_steps))
+        terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
+        with together():
+            dataset = load_dataset(config.dataset)
+            programs = Programs(config, dataset)
+            before = {}
+            if is_first():
+                info = programs.info()
+                before = stack.enter_context(open_workdir(workdir, config, info))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
-        state = checkpoints.restore(programs.state_shape, terminal.say)
-        check_metrics(config, workdir, None if state is None else int(state.step))
+        with together():
+            state = checkpoints.restore(programs.state_shape, terminal.say)
+            check_metrics(config, workdir, None if state is None else int(state.step))
         if state is None:
             state = programs.initial_state()
         else:
-            state = jax.device_put(state)
+            state = programs.devices.replicate(state)
             terminal.say(f"{net} in {workdir} goes on from step {int(state.step):,}")
+            if config.bn_scope == "device" and before.get("devices", 1) != programs.devices.size:
+                terminal.say(_other_devices(config, before, programs))
         step = int(state.step)
         writers = stack.enter_context(Writers(workdir, step, terminal))
 
@@ -67,6 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         compiled = {}
         clock = Clock(step)
         record: Record = {}
+        stopping = 0
         while step < config.num_steps:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
             num_steps = min(most - step % most, config.num_steps - step)
@@ -86,27 +96,37 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
                 record["learning_rate"] = float(state.learning_rate)
                 record["images_per_second"] = clock.steps_per_second(step) * config.batch_size
                 if evaluate:
-                    on_test = evaluate_split(programs.evaluate, state, test, config.eval_batch_size)
-                    record |= on_test.rates("test")
-                _check_finite(config, checkpoints, record)
-                writers.write(record)
-                state = state.replace(sums=Sums.zeros())
-            stopping = stop.signum is not None  # asked once, as a signal may come at any moment
+                    record |= programs.evaluate(state, test).rates("test")
+                with together():
+                    _check_finite(config, checkpoints, record)
+                    writers.write(record)
+            stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
             if save or stopping:
-                writers.sync()  # before the checkpoint, so that no restart leaves a gap
+                with together():
+                    writers.sync()  # before the checkpoint, so that no restart leaves a gap
+                    checkpoints.check()
                 _save(config, checkpoints, step, state)
             if stopping:
                 break
             if log or evaluate or save:
                 clock.restart(step)
         checkpoints.wait()
-        if stop.signum:
+        if stopping:
             raise InterruptedRunError(
                 f"stopped at step {step:,} of {config.num_steps:,}, saved in {workdir}; "
                 "the same command goes on from there",
-                stop.signum,
+                stopping,
             )
     return record
+
+
+def _other_devices(config: ConfigDict, before: dict, programs: Programs) -> str:
+    """What to say where the number of devices changes the images that batch norm sees together."""
+    now, then = programs.devices.size, before.get("devices", 1)
+    return (
+        f"batch norm takes {config.batch_size // now} images of each of {now} devices together; "
+        f"up to here it took {config.batch_size // then} of each of {then}"
+    )
 
 
 def finished_record(config: ConfigDict, workdir: Path) -> Record | None:

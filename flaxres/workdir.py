@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flaxres.config import flatten, net_name
+from flaxres.config import default_config, flatten, net_name
 from flaxres.errors import WorkdirError
+from flaxres.lock import lock
 
 CONFIG_FILE = "config.json"
 INFO_FILE = "info.json"
@@ -18,7 +21,8 @@ METRICS_FILE = "metrics.jsonl"
 # Fields that may change between the runs of one workdir, as they leave its results alone.
 MAY_CHANGE = (
     *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints"),
-    *("eval_batch_size", "steps_per_dispatch"),  # these two but for rounding
+    # These but for rounding, and the number of devices where batch norm is per device.
+    *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices"),
 )
 
 
@@ -27,27 +31,38 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / config.name / f"{net_name(config.model)}-seed{config.seed}"
 
 
-def open_workdir(workdir: Path, config: ConfigDict, info: dict[str, object]) -> None:
-    """Makes `workdir` the directory of the run that `config` describes.
+@contextlib.contextmanager
+def open_workdir(
+    workdir: Path, config: ConfigDict, info: dict[str, object]
+) -> Iterator[dict[str, object]]:
+    """Context in which `workdir` is the directory of the run of `config`, and this process's alone.
 
     Args:
       workdir: made if it is not there.
       config: kept in config.json.
       info: what else is worth knowing of the run (params, device, versions), in info.json.
 
+    Yields:
+      What info.json said before; {} for a new run.
+
     Raises:
+      InUseError: another process trains there.
       WorkdirError: it is a file, cannot be written, or holds the run of another config; then
         nothing in it is changed.
     """
     check_same_config(workdir, config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
-            write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise WorkdirError(
-            f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(workdir))
+            before = read_info(workdir)
+            for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
+                write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise WorkdirError(
+                f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
+            ) from error
+        yield before
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> bool:
@@ -88,12 +103,14 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
 def read_config(workdir: Path) -> dict[str, object]:
     """Fields of the config kept in `workdir`, by dotted name.
 
+    Fields that are newer than the run have their defaults, which are what it was trained with.
+
     Raises:
       WorkdirError: config.json cannot be read.
     """
     path = workdir / CONFIG_FILE
     try:
-        return flatten(json.loads(path.read_text()))
+        return flatten(default_config()) | flatten(json.loads(path.read_text()))
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from flaxres.distributed import is_first
 from flaxres.errors import WorkdirError
 from flaxres.workdir import METRICS_FILE, write_atomically
 
@@ -92,6 +93,9 @@ class TensorBoardFile:
         summary = summary_pb2.Summary(value=values)
         self._write(event_pb2.Event(step=int(record["step"]), summary=summary))
 
+    def sync(self) -> None:
+        """Nothing to do: what is lost of this file is in metrics.jsonl."""
+
     def _write(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()
         self._file.write_event(event)
@@ -105,9 +109,9 @@ class TensorBoardFile:
 class Terminal:
     """A live progress bar on a terminal, plain lines elsewhere; both on standard error."""
 
-    def __init__(self, title: str, num_steps: int):
-        """Shows a run called `title` of `num_steps` steps."""
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, title: str, num_steps: int, quiet: bool = False):
+        """Shows a run called `title` of `num_steps` steps; nothing at all if `quiet`."""
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._title = title
         self._num_steps = num_steps
         self._bar = Progress(
@@ -118,7 +122,7 @@ class Terminal:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=num_steps, note="")
         self._last: Record = {}  # test error and speed stay on the bar until there are newer ones
@@ -163,10 +167,15 @@ class Writers:
     """
 
     def __init__(self, workdir: Path, step: int, terminal: Terminal):
-        """Opens the files of `workdir` for a run that goes on after `step`."""
+        """Opens the files of `workdir` for a run that goes on after `step`.
+
+        Of several processes, only the first has files.
+        """
         self._workdir = workdir
-        with self._writing():
-            self._files = [MetricsFile(workdir, step), TensorBoardFile(workdir, step)]
+        self._files = []
+        if is_first():
+            with self._writing():
+                self._files = [MetricsFile(workdir, step), TensorBoardFile(workdir, step)]
         self._terminal = terminal
 
     def __enter__(self) -> Writers:
@@ -185,9 +194,10 @@ class Writers:
         self._terminal.write(record)
 
     def sync(self) -> None:
-        """Returns when metrics.jsonl is on disk."""
+        """Returns when the records are on disk."""
         with self._writing():
-            self._files[0].sync()
+            for file in self._files:
+                file.sync()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

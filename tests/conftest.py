@@ -13,6 +13,10 @@ from flaxres import cpu
 
 cpu.set_xla_flags()
 
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the tests of many devices
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,6 +32,7 @@ def small_config():
     config.log_every = 4
     config.eval_every = 10
     config.checkpoint_every = 5
+    config.num_devices = 1
     return config
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from flaxres.data import load_dataset
 from flaxres.errors import CheckpointError
-from flaxres.evaluate import evaluate_run, evaluate_split
+from flaxres.evaluate import evaluate_run
 from flaxres.models import create_model
 from flaxres.programs import Programs
 from flaxres.train import train_and_evaluate
@@ -11,11 +11,12 @@ from flaxres.train import train_and_evaluate
 
 @pytest.mark.parametrize("batch_size", [128, 512, 96, 7, 1])
 def test_every_image_counts_once_at_any_batch_size(config, batch_size):
+    config.eval_batch_size = batch_size
     dataset = load_dataset(config.dataset)
     programs = Programs(config, dataset)
     state = programs.initial_state()
     test = programs.put(dataset.test)
-    sums = evaluate_split(programs.evaluate, state, test, batch_size)
+    sums = programs.evaluate(state, test)
     images = dataset.test.images.astype(np.float32) / 255 - dataset.mean_image()
     logits = create_model(config.model, 10).apply(state.variables, images, train=False)
     assert sums.count == 360

@@ -9,7 +9,7 @@ from flaxres.models import create_model
 from flaxres.optim import make_optimizer
 from flaxres.programs import Programs
 from flaxres.state import create_state
-from flaxres.steps import make_train_step
+from flaxres.steps import make_evaluate, make_train_step
 
 
 def build(config):
@@ -120,16 +120,17 @@ def test_the_state_is_donated(config):
     assert int(sums.count) == config.batch_size
 
 
-def test_evaluation_takes_running_statistics_and_no_augmentation(config):
+@pytest.mark.parametrize("batches", [1, 3])
+def test_evaluation_takes_running_statistics_and_no_augmentation(config, batches):
     config.augment.pad = 2
     dataset = load_dataset(config.dataset)
     programs = Programs(config, dataset)
+    model = create_model(config.model, 10)
     state = programs.initial_state()
     state = state.replace(batch_stats=jax.tree.map(lambda s: s + 0.3, state.batch_stats))
     test = programs.put(dataset.test)
     rows = np.array([4, 9, 200, -1, 7, -1], np.int32)
-    sums = programs.evaluate(state, test, rows)
-    model = create_model(config.model, 10)
+    sums = jax.jit(make_evaluate(model))(state, test, rows.reshape(batches, -1))
     images = normalise(test.images, test.mean)
     logits = np.asarray(model.apply(state.variables, images, train=False))
     used = rows[rows >= 0]

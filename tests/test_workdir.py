@@ -15,6 +15,12 @@ from flaxres.workdir import (
 )
 
 
+def make_workdir(*args):
+    """A run that was started in a workdir and ended."""
+    with open_workdir(*args) as before:
+        return before
+
+
 def test_default_workdir(config):
     assert str(default_workdir(config)) == "runs/digits/resnet-8-seed0"
     other = digits.get_config("resnet-56-B")
@@ -25,21 +31,21 @@ def test_default_workdir(config):
 def test_config_and_info_are_kept(tmp_path, config):
     workdir = tmp_path / "a" / "b"
     assert not check_same_config(workdir, config)
-    open_workdir(workdir, config, {"params": 3})
+    make_workdir(workdir, config, {"params": 3})
     assert json.loads((workdir / "config.json").read_text())["model"]["depth"] == 8
     assert json.loads((workdir / "info.json").read_text()) == {"params": 3}
     assert check_same_config(workdir, config)
-    open_workdir(workdir, config, {"params": 3})
+    make_workdir(workdir, config, {"params": 3})
 
 
 def test_another_config_says_which_fields_differ_and_changes_nothing(tmp_path, config):
-    open_workdir(tmp_path, config, {})
+    make_workdir(tmp_path, config, {})
     before = (tmp_path / "config.json").read_text()
     config.seed = 5
     config.model.depth = 14
     config.boundaries = (7,)
     with pytest.raises(WorkdirError) as caught:
-        open_workdir(tmp_path, config, {})
+        make_workdir(tmp_path, config, {})
     assert "boundaries is [10, 15] there and [7] here" in str(caught.value)
     assert "model.depth is 8 there and 14 here" in str(caught.value)
     assert "seed is 0 there and 5 here" in str(caught.value)
@@ -47,11 +53,11 @@ def test_another_config_says_which_fields_differ_and_changes_nothing(tmp_path, c
 
 
 def test_fields_that_leave_the_results_alone_may_change(tmp_path, config):
-    open_workdir(tmp_path, config, {})
+    make_workdir(tmp_path, config, {})
     config.dataset.data_dir = "/elsewhere"
     config.keep_checkpoints = 9
     config.checkpoint_every = 2
-    open_workdir(tmp_path, config, {})
+    make_workdir(tmp_path, config, {})
     assert json.loads((tmp_path / "config.json").read_text())["keep_checkpoints"] == 9
 
 
@@ -59,13 +65,13 @@ def test_a_file_is_no_workdir(tmp_path, config):
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(WorkdirError, match="is a file"):
-        open_workdir(path, config, {})
+        make_workdir(path, config, {})
     assert path.read_text() == "mine"
 
 
 def test_a_workdir_that_cannot_be_made(config):
     with pytest.raises(WorkdirError, match=r"cannot be written .*; choose another --workdir"):
-        open_workdir(Path(os.devnull) / "run", config, {})
+        make_workdir(Path(os.devnull) / "run", config, {})
 
 
 @pytest.fixture
@@ -82,23 +88,23 @@ def test_a_read_only_workdir(config, as_user):
         Path(directory).chmod(0o555)
         for workdir in (Path(directory), Path(directory) / "new"):
             with pytest.raises(WorkdirError, match=r"cannot be written \(Permission denied\)"):
-                open_workdir(workdir, config, {})
+                make_workdir(workdir, config, {})
         Path(directory).chmod(0o000)
         with pytest.raises(WorkdirError, match=r"cannot be read \(Permission denied\)"):
-            open_workdir(Path(directory) / "run", config, {})
+            make_workdir(Path(directory) / "run", config, {})
         Path(directory).chmod(0o755)
 
 
 def test_a_run_without_config(tmp_path, config):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(WorkdirError, match=r"holds a run without config.json"):
-        open_workdir(tmp_path, config, {})
+        make_workdir(tmp_path, config, {})
 
 
 def test_a_config_that_cannot_be_read(tmp_path, config):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match="cannot be read"):
-        open_workdir(tmp_path, config, {})
+        make_workdir(tmp_path, config, {})
     assert (tmp_path / "config.json").read_text() == "{"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -11,15 +14,34 @@ def normalise(images: jax.Array, mean: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) * (1 / 255) - mean
 
 
-def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
+def draw_own(
+    draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...], axis: str | None
+) -> jax.Array:
+    """Random numbers for the device's own images, such that the batch's do not depend on devices.
+
+    Args:
+      draw: `draw(key, shape=shape)`.
+      key: the same on all devices.
+      shape: (images of this device, ...).
+      axis: name of the axis of devices that share the batch; None if this one has all of it.
+    """
+    if axis is None:
+        return draw(key, shape=shape)
+    n = shape[0]
+    everyones = draw(key, shape=(n * jax.lax.axis_size(axis), *shape[1:]))
+    return jax.lax.dynamic_slice_in_dim(everyones, n * jax.lax.axis_index(axis), n)
+
+
+def random_crop(key: jax.Array, images: jax.Array, pad: int, axis: str | None = None) -> jax.Array:
     """Pads `pad` zeros on each side, then crops the original size anywhere.
 
     The offsets of each image are drawn evenly from 0..2*pad on both axes. Zeros are the mean colour
-    of normalised images.
+    of normalised images. `axis`: see `augment`.
     """
     n, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    offsets = jax.random.randint(key, (n, 2), 0, 2 * pad + 1)
+    draw = functools.partial(jax.random.randint, minval=0, maxval=2 * pad + 1)
+    offsets = draw_own(draw, key, (n, 2), axis)
 
     def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], 0)
@@ -28,17 +50,23 @@ def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     return jax.vmap(crop)(padded, offsets)
 
 
-def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Flips each image left to right with probability one half."""
-    flip = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+def random_flip(key: jax.Array, images: jax.Array, axis: str | None = None) -> jax.Array:
+    """Flips each image left to right with probability one half. `axis`: see `augment`."""
+    draw = functools.partial(jax.random.bernoulli, p=0.5)
+    flip = draw_own(draw, key, (len(images), 1, 1, 1), axis)
     return jnp.where(flip, images[:, :, ::-1, :], images)
 
 
-def augment(key: jax.Array, images: jax.Array, *, pad: int, flip: bool) -> jax.Array:
-    """Random crop and flip of normalised `images` (n, h, w, c); keeps shape and dtype."""
+def augment(
+    key: jax.Array, images: jax.Array, *, pad: int, flip: bool, axis: str | None = None
+) -> jax.Array:
+    """Random crop and flip of normalised `images` (n, h, w, c); keeps shape and dtype.
+
+    With `axis`, `images` are the device's own part of a batch that the devices of that axis share.
+    """
     crop_key, flip_key = jax.random.split(key)
     if pad:
-        images = random_crop(crop_key, images, pad)
+        images = random_crop(crop_key, images, pad, axis)
     if flip:
-        images = random_flip(flip_key, images)
+        images = random_flip(flip_key, images, axis)
     return images

@@ -43,3 +43,15 @@ class EpochOrder:
             parts.append(part)
             start += len(part)
         return np.concatenate(parts).reshape(num_steps, self.batch_size)
+
+
+def evaluation_rows(size: int, batch_size: int, devices: int) -> np.ndarray:
+    """Every image of a split once, in batches that `devices` can share evenly.
+
+    Returns:
+      int32 (batches, images of a batch): at most `batch_size` images, rounded up to a multiple of
+      `devices`; the last batch is filled up with -1.
+    """
+    batch_size = -(-min(batch_size, size) // devices) * devices
+    rows = np.arange(-(-size // batch_size) * batch_size, dtype=np.int32)
+    return np.where(rows < size, rows, -1).reshape(-1, batch_size)

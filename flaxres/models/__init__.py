@@ -16,13 +16,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create_model(config: ConfigDict, num_classes: int, dtype: str = "float32") -> nn.Module:
+def create_model(
+    config: ConfigDict, num_classes: int, dtype: str = "float32", axis: str | None = None
+) -> nn.Module:
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
     Args:
       config: name, depth, shortcut, widths, norm, norm_momentum, norm_epsilon.
       num_classes: outputs of the last layer.
       dtype: of the computation, float32 or bfloat16.
+      axis: name of an axis of devices whose images batch norm takes together; None for each alone.
 
     Returns:
       A module with `__call__(images, train) -> float32 logits`.
@@ -36,4 +39,5 @@ def create_model(config: ConfigDict, num_classes: int, dtype: str = "float32") -
         norm_momentum=config.norm_momentum,
         norm_epsilon=config.norm_epsilon,
         dtype=jnp.dtype(dtype),
+        axis=axis,
     )

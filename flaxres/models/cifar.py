@@ -40,6 +40,7 @@ class CifarNet(nn.Module):
       norm_momentum: weight of the old running statistics.
       norm_epsilon: added to the variance.
       dtype: of the computation; parameters, statistics and logits are float32.
+      axis: see `flaxres.models.norms`.
 
     Raises (when called):
       ValueError: depth is not 6n+2, or an unknown shortcut or norm.
@@ -53,6 +54,7 @@ class CifarNet(nn.Module):
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -78,6 +80,7 @@ class CifarNet(nn.Module):
             dtype=self.dtype,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
+            axis=self.axis,
         )
         x = jnp.asarray(x, self.dtype)
         x = conv(self.widths[0], (3, 3), 1, padding=((1, 1), (1, 1)), name="conv")(x)

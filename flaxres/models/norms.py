@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from flax import traverse_util
 from jax.typing import DTypeLike
 
 NORMS = ("batch", "layer", "group", "instance", "none")
+BN_SCOPES = ("global", "device")
 
 
 class NoNorm(nn.Module):
@@ -28,6 +30,7 @@ def make_norm(
     dtype: DTypeLike,
     momentum: float,
     epsilon: float,
+    axis: str | None = None,
 ) -> Callable[..., nn.Module]:
     """Returns a constructor of norm modules; call it with `name=` inside a block.
 
@@ -39,6 +42,8 @@ def make_norm(
       dtype: type of the output.
       momentum: weight of the old running statistics, so 0.9 here is PyTorch's 0.1.
       epsilon: added to the variance.
+      axis: name of an axis of devices over which batch norm takes its statistics together; None
+        for those of each device's own images.
 
     Raises:
       ValueError: `name` is not one of `NORMS`.
@@ -50,6 +55,7 @@ def make_norm(
             momentum=momentum,
             epsilon=epsilon,
             dtype=dtype,
+            axis_name=axis,
         )
     if name == "layer":  # over height, width and channels of each image
         return functools.partial(
@@ -64,3 +70,29 @@ def make_norm(
     if name == "none":
         return NoNorm
     raise ValueError(f"model.norm must be one of {', '.join(NORMS)}, got {name!r}")
+
+
+def pool_running_statistics(batch_stats: dict, axis: str, momentum: float) -> dict:
+    """Running statistics of the joined batch from those that each device updated with its own.
+
+    All devices start a step from the same running statistics r and device i makes them
+    r_i = momentum * r + (1 - momentum) * b_i with the b_i of its images. The mean of a joined batch
+    is the mean of the means; its variance the mean of the variances plus the variance between the
+    means, which (r_i - mean r_i) / (1 - momentum) = b_i - mean b_i gives back.
+
+    Args:
+      batch_stats: collection of `nn.BatchNorm`s ('mean' and 'var' of each), on every device.
+      axis: name of the axis of devices, which hold equally many images.
+      momentum: weight of the old running statistics.
+
+    Returns:
+      The same on every device: what `nn.BatchNorm` would have made of the joined batch.
+    """
+    own = traverse_util.flatten_dict(batch_stats)
+    pooled = jax.lax.pmean(own, axis)
+    deviation = {path[:-1]: (own[path] - pooled[path]) ** 2 for path in own if path[-1] == "mean"}
+    between = jax.lax.pmean(deviation, axis)
+    for path in own:
+        if path[-1] == "var":
+            pooled[path] += between[path[:-1]] / (1 - momentum)
+    return traverse_util.unflatten_dict(pooled)

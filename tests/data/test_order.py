@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxres.data.order import EpochOrder
+from flaxres.data.order import EpochOrder, evaluation_rows
 
 
 @pytest.mark.parametrize(("images", "batch"), [(12, 4), (10, 4), (7, 7), (1437, 128)])
@@ -40,3 +40,13 @@ def test_positions_are_uniform():
     expected = epochs / 5
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert chi_squared < 39.25  # 0.999 quantile at 16 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "devices", "shape"),
+    [(10_000, 500, 8, (20, 504)), (10, 4, 1, (3, 4)), (3, 100, 4, (1, 4)), (8, 8, 8, (1, 8))],
+)
+def test_evaluation_takes_every_image_once(size, batch_size, devices, shape):
+    rows = evaluation_rows(size, batch_size, devices)
+    assert rows.shape == shape
+    np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(size))

@@ -17,7 +17,8 @@ def write_run(workdir, net, seed=0, errors=(50.0, 25.0, 12.5), dataset="digits",
     config.dataset.name = dataset
     config.boundaries = (15, 20)
     run = workdir / net / f"seed-{seed}"
-    open_workdir(run, config, {"params": 1000 + config.model.depth})
+    with open_workdir(run, config, {"params": 1000 + config.model.depth}):
+        pass
     lines = []
     for i, error in enumerate(errors, start=1):
         record = {"step": 10 * i, "train_loss": error / 100, "train_error": error}

@@ -1,0 +1,111 @@
+"""How a step runs on many devices: each batch is split over them, all else is on each of them.
+
+The steps are written for one device and name the axis `AXIS` where devices exchange values.
+`parallelism` chooses what compiles them: jit over a mesh, or pmap (`flaxres.pmap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from flaxres import pmap
+from flaxres.errors import ConfigError
+
+PyTree = Any
+AXIS = "data"
+PARALLELISMS = ("jit", "pmap")
+ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its part of every batch
+EVERYWHERE = PartitionSpec()
+
+# (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
+Function = Callable[[PyTree, PyTree, Any], PyTree]
+
+
+class Devices:
+    """The devices of a run, those of other processes included.
+
+    Attributes:
+      size: how many there are.
+    """
+
+    def __init__(self, config: ConfigDict):
+        """Takes the first `config.num_devices` devices of each process; all of them if it is 0.
+
+        Raises:
+          ConfigError: there are fewer, or they cannot share a batch evenly.
+        """
+        here, wanted = jax.local_device_count(), config.num_devices
+        if wanted > here:
+            raise ConfigError(
+                f"num_devices must be at most {here}, the {jax.default_backend()} devices "
+                f"that JAX sees here, got {wanted}"
+            )
+        taken: dict[int, list[jax.Device]] = {}
+        for device in jax.devices():
+            taken.setdefault(device.process_index, []).append(device)
+        self._devices = [d for own in taken.values() for d in own[: wanted or len(own)]]
+        self.size = len(self._devices)
+        if config.batch_size % self.size:
+            raise ConfigError(
+                f"batch_size must be a multiple of {self.size}, the devices that share a batch, "
+                f"got {config.batch_size:,}; or choose num_devices"
+            )
+        self._pmap = config.parallelism == "pmap"
+        self._mesh = Mesh(np.array(self._devices), (AXIS,))
+        # With few threads, executions that wait for one another on a CPU can lock each other out.
+        self._one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Puts a tree of arrays, equal in all processes, on every device."""
+        sharding = NamedSharding(self._mesh, EVERYWHERE)
+        host = jax.tree.map(np.asarray, jax.device_get(tree))
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape), host
+        )
+
+    def compile(self, function: Function, *examples: PyTree, donate: bool = False) -> Function:
+        """Compiles `function(state, arrays, rows)` for all devices.
+
+        Args:
+          function: returns a tree that is equal on all devices.
+          examples: state, arrays and rows to compile it for; rows is a host array.
+          donate: let the result take the memory of the state.
+
+        Returns:
+          A function that takes `rows`, the whole batches, as a host array; each process puts only
+          its own part on its devices.
+        """
+        donated = (0,) if donate else ()
+        if self._pmap:
+            split = self._split_for_pmap
+            mapped = pmap.pmap(function, AXIS, self._devices, donated)
+        else:
+            split = self._split_for_mesh
+            specs = (EVERYWHERE, EVERYWHERE, ROWS)
+            # Without the check of varying values, gradients are per device here as under pmap.
+            shard = jax.shard_map(
+                function, mesh=self._mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False
+            )
+            mapped = jax.jit(shard, donate_argnums=donated)
+        state, arrays, rows = examples
+        compiled = mapped.lower(state, arrays, split(rows)).compile()
+
+        def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
+            result = compiled(state, arrays, split(rows))
+            return jax.block_until_ready(result) if self._one_at_a_time else result
+
+        return call
+
+    def _split_for_mesh(self, rows: np.ndarray) -> jax.Array:
+        sharding = NamedSharding(self._mesh, ROWS)
+        return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+
+    def _split_for_pmap(self, rows: np.ndarray) -> np.ndarray:
+        own = [d.process_index == jax.process_index() for d in self._devices]
+        return rows.reshape(len(rows), self.size, -1)[:, own]
