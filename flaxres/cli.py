@@ -48,10 +48,8 @@ def run(main: Callable[[], None]) -> None:
         app.run(lambda _: main(), flags_parser=_parse)
     except InterruptedRunError as error:
         _exit(str(error), 128 + error.signum)
-    except ConfigError as error:
-        _exit(f"error: {error}", 2)
     except UserError as error:
-        _exit(f"error: {error}", 1)
+        _exit(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, error.shared)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
     except BrokenPipeError:  # the reader, `head` say, has had enough
@@ -59,8 +57,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(141)  # 128 + SIGPIPE
 
 
-def _exit(message: str, code: int) -> None:
+def _exit(message: str, code: int, shared: bool = True) -> None:
     print(message, file=sys.stderr, flush=True)
+    if not shared and "jax" in sys.modules:
+        from flaxres import distributed
+
+        distributed.leave(code)
     sys.exit(code)
 
 

@@ -83,10 +83,8 @@ class Devices:
         """
         donated = (0,) if donate else ()
         if self._pmap:
-            split = self._split_for_pmap
             mapped = pmap.pmap(function, AXIS, self._devices, donated)
         else:
-            split = self._split_for_mesh
             specs = (EVERYWHERE, EVERYWHERE, ROWS)
             # Without the check of varying values, gradients are per device here as under pmap.
             shard = jax.shard_map(
@@ -94,18 +92,17 @@ class Devices:
             )
             mapped = jax.jit(shard, donate_argnums=donated)
         state, arrays, rows = examples
-        compiled = mapped.lower(state, arrays, split(rows)).compile()
+        compiled = mapped.lower(state, arrays, self._split(rows)).compile()
 
         def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
-            result = compiled(state, arrays, split(rows))
+            result = compiled(state, arrays, self._split(rows))
             return jax.block_until_ready(result) if self._one_at_a_time else result
 
         return call
 
-    def _split_for_mesh(self, rows: np.ndarray) -> jax.Array:
+    def _split(self, rows: np.ndarray) -> jax.Array:
+        """Puts this process's part of the rows on its devices."""
+        if self._pmap:  # it wants an axis of devices
+            rows = rows.reshape(len(rows), self.size, -1)
         sharding = NamedSharding(self._mesh, ROWS)
         return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
-
-    def _split_for_pmap(self, rows: np.ndarray) -> np.ndarray:
-        own = [d.process_index == jax.process_index() for d in self._devices]
-        return rows.reshape(len(rows), self.size, -1)[:, own]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -18,6 +21,7 @@ from flaxres.errors import ConfigError, DistributedError, UserError, one_line
 
 AUTO = "auto"  # JAX finds out by itself: SLURM, Open MPI, Kubernetes, TPU pods
 CONNECT_TIMEOUT = 300  # seconds until all processes must have reached the coordinator
+_NAMES = ("coordinator_address", "num_processes", "process_id")
 
 
 def initialise(
@@ -55,19 +59,36 @@ def initialise(
             "a run of several processes needs coordinator_address HOST:PORT, num_processes N and "
             f"process_id from 0 to N - 1, got {address!r}, {count!r} and {number!r}"
         )
+    if number == 0:
+        print(f"waiting at {address} for {count - 1} more processes", file=sys.stderr, flush=True)
+    elif address != AUTO:
+        _wait_for(address, number, timeout)
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = {} if address == AUTO else dict(zip(_NAMES, given, strict=True))
     try:
         jax.distributed.initialize(initialization_timeout=timeout, **arguments)
     except Exception as error:  # of many kinds
-        who = "this process" if address == AUTO else f"process {number} of {count}, at {address},"
         raise DistributedError(
-            f"{who} could not join the others within {timeout} s: {one_line(error)}"
+            f"could not join the other processes of the run: {one_line(error)}"
         ) from error
 
 
-_NAMES = ("coordinator_address", "num_processes", "process_id")
+def _wait_for(address: str, process_id: int, timeout: int) -> None:
+    """Returns when process 0 listens; JAX would end this process with a dump if it never does."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline or isinstance(error, ValueError):
+                raise DistributedError(
+                    f"process {process_id} could not reach process 0 at {address} within "
+                    f"{timeout} s ({one_line(error)}); is it started, and the address right?"
+                ) from error
+        time.sleep(0.2)
 
 
 def asked_by(environment: Mapping[str, str]) -> tuple[str, int | None, int | None] | None:
@@ -115,8 +136,35 @@ def together() -> Iterator[None]:
         yield
     except UserError as own:
         error = own
-    failed = largest(error is not None)
-    if error is not None:
+    if largest(error is not None):
+        error = error or DistributedError(
+            f"process {jax.process_index()} stops: another one has failed"
+        )
+        error.shared = True
         raise error
-    if failed:
-        raise DistributedError(f"process {jax.process_index()} stops: another one has failed")
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Context in which the loss of another process is an error of one line.
+
+    Raises:
+      DistributedError: a computation failed that others take part in.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise DistributedError(
+            f"process {jax.process_index()} of {jax.process_count()} lost the others; start all "
+            f"again, they go on from the last checkpoint ({one_line(error)})"
+        ) from error
+
+
+def leave(code: int) -> None:
+    """Ends a process whose companions do not end with it; else JAX would wait for them."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

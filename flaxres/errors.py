@@ -8,7 +8,13 @@ def one_line(error: Exception, most: int | None = 200) -> str:
 
 
 class UserError(Exception):
-    """A mistake of the user or of the machine; the message says what was given and what to do."""
+    """A mistake of the user or of the machine; the message says what was given and what to do.
+
+    Attributes:
+      shared: of several processes of a run, all stop for it together.
+    """
+
+    shared = False
 
 
 class ConfigError(UserError):
@@ -45,6 +51,8 @@ class InterruptedRunError(UserError):
     Attributes:
       signum: the signal, so that the process can exit with 128 + signum as shells expect.
     """
+
+    shared = True
 
     def __init__(self, message: str, signum: int):
         super().__init__(message)

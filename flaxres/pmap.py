@@ -1,6 +1,6 @@
 """All that is known here of `jax.pmap`, which JAX keeps for older code only.
 
-To drop it: remove this file, its two uses in `flaxres/devices.py`, and 'pmap' from `PARALLELISMS`.
+To drop it: remove this file, its uses in `flaxres/devices.py`, and 'pmap' from `PARALLELISMS`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def pmap(
       donated: numbers of the arguments whose memory the result may take.
 
     Returns:
-      A function with `lower`, whose `rows` are (batches, devices of this process, images of each).
+      A function with `lower`, whose `rows` are (batches, devices, images of each).
     """
     return jax.pmap(
         function,

@@ -14,7 +14,7 @@ from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
 from flaxres.data import load_dataset
 from flaxres.data.order import EpochOrder
-from flaxres.distributed import is_first, largest, together
+from flaxres.distributed import is_first, largest, together, watched
 from flaxres.errors import DivergedError, InterruptedRunError, WorkdirError
 from flaxres.programs import Programs, steps_per_dispatch
 from flaxres.signals import StopRequest
@@ -46,7 +46,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
 
-    with contextlib.ExitStack() as stack:
+    with watched(), contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
         with together():
             dataset = load_dataset(config.dataset)
