@@ -1,4 +1,4 @@
-"""The degradation figures, after figures 1 and 6 of He15 (arXiv 1512.03385)."""
+"""Curves of sweeps, and the degradation figures after 1 and 6 of He15 (arXiv 1512.03385)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,42 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.runs import Run, mean_and_std
+from experiments.runs import Run, are_nets, mean_and_std, planned_runs
 
 # By depth, so that a plain net and its residual twin have one colour (Okabe and Ito's palette,
 # which colour-blind readers can tell apart).
 COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+LINES = ("-", "--", ":")  # where there are more curves than colours
 EXTENSIONS = ("png", "svg")
+
+
+def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
+    """Draws the runs of any sweep into `directory`; returns the files written.
+
+    Where they are nets of different depth and nothing else, the degradation figures; else 'curves':
+    training error left and test error right, a colour for each variant.
+    """
+    if are_nets(runs):
+        return draw_figures(runs, directory)
+    colours = {net: COLOURS[i % len(COLOURS)] for i, net in enumerate(runs)}
+    rows = -(-len(runs) // 4)  # of the legend
+    figure = Figure(figsize=(10, 4.0 + 0.25 * rows), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    metrics = {"train_error": "training error", "test_error": "test error"}
+    for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
+        for i, (net, group) in enumerate(runs.items()):
+            style = LINES[i // len(COLOURS) % len(LINES)]
+            _curve(axes, group, metric, colours[net], linewidth=1.6, linestyle=style)
+        _finish(axes, runs, title)
+    panels[1].set_ylabel("")
+    _limit(panels, runs)
+    styles = [LINES[i // len(COLOURS) % len(LINES)] for i in range(len(runs))]
+    handles = [
+        Line2D([], [], color=colours[net], linestyle=style, linewidth=1.6, label=net)
+        for net, style in zip(runs, styles, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return _save(figure, directory / "curves", runs)
 
 
 def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
@@ -35,7 +65,8 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
             colour = colours[_depth(net)]
             _curve(axes, group, "train_error", colour, linestyle="--", linewidth=1.0)
             _curve(axes, group, "test_error", colour, linewidth=2.2)
-        _finish(axes, nets, colours, title)
+        _finish(axes, nets, title)
+        _legend(axes, nets, colours)
     panels[1].set_ylabel("")
     _limit(panels, runs)
     styles = [Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="training error")]
@@ -52,7 +83,8 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
         ):
             for net, group in ends.items():
                 _curve(axes, group, metric, colours[_depth(net)], linewidth=2.0)
-            _finish(axes, ends, colours, title)
+            _finish(axes, ends, title)
+            _legend(axes, ends, colours)
         panels[1].set_ylabel("")
         _limit(panels, ends)
         files += _save(figure, directory / "figure1", ends)
@@ -79,8 +111,8 @@ def _curve(axes: Axes, group: list[Run], metric: str, colour: str, **style) -> N
         axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
 
 
-def _finish(axes: Axes, nets: dict[str, list[Run]], colours: dict, title: str) -> None:
-    """Axes, learning-rate drops and legend of one panel."""
+def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
+    """Axes and learning-rate drops of one panel."""
     axes.set_title(title)
     axes.set_ylabel("error (%)")
     axes.grid(axis="y", color="0.9")
@@ -93,6 +125,12 @@ def _finish(axes: Axes, nets: dict[str, list[Run]], colours: dict, title: str) -
     for step in config["boundaries"]:
         axes.axvline(step / unit, color="0.6", linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
+
+
+def _legend(axes: Axes, nets: dict[str, list[Run]], colours: dict) -> None:
+    """The nets of a panel, below it."""
+    if not nets:
+        return
     handles = [Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net) for net in nets]
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 5}
     axes.legend(handles=handles, frameon=False, columnspacing=1.2, handlelength=1.5, **below)
@@ -116,6 +154,9 @@ def _save(figure: Figure, path: Path, runs: dict[str, list[Run]]) -> list[Path]:
     note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
     note += f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     note += "; dotted: the learning rate drops"
+    finished = sum(run.finished for group in runs.values() for run in group)
+    total = max(len(planned_runs(path.parent)), sum(map(len, runs.values())))
+    note += f"; incomplete: {finished} of {total} runs finished" if finished < total else ""
     figure.suptitle(note, fontsize="medium", color="0.3")
     files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
     for file in files:

@@ -1,14 +1,19 @@
-"""The table of a degradation experiment, as Markdown and CSV."""
+"""What came out of a sweep: a line for each run, and a table of means over seeds."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from experiments.runs import Run
+from experiments.runs import Run, find_runs, planned_runs
+
+# What info.json says of a run that a table should hold.
+INFO = ("params", "device", "devices", "processes", "jax", "flaxres")
 
 # Test error in percent, He15 (arXiv 1512.03385), table 6; the paper gives no figures of plain nets.
 PAPER_CIFAR10 = {
@@ -21,12 +26,17 @@ PAPER_CIFAR10 = {
 }
 
 
-def result_rows(runs: dict[str, list[Run]]) -> list[dict[str, object]]:
+def result_rows(runs: dict[str, list[Run]], planned: Iterable[str] = ()) -> list[dict[str, object]]:
     """One row a net: params, seeds, steps, final errors in percent with mean and std over seeds.
 
     Errors are those of the last recorded step, never the best. Unfinished runs count only where a
     net has no finished one; `steps` then says how far it is.
+
+    Args:
+      runs: by net.
+      planned: names of all runs of the sweep, NET/seed-N, for the seeds that are still missing.
     """
+    seeds = Counter(name.rpartition("/")[0] for name in planned)
     rows = []
     for net, group in runs.items():
         done = [run for run in group if run.finished] or group
@@ -34,6 +44,7 @@ def result_rows(runs: dict[str, list[Run]]) -> list[dict[str, object]]:
             "net": net,
             "params": done[0].info.get("params"),
             "seeds": len(done),
+            "planned_seeds": max(seeds[net], len(group)),
             "steps": min(int(run.records[-1]["step"]) for run in done),
             "num_steps": done[0].config["num_steps"],
         }
@@ -44,6 +55,8 @@ def result_rows(runs: dict[str, list[Run]]) -> list[dict[str, object]]:
         if _is_cifar10_test(done[0].config):
             row["paper_test_error"] = PAPER_CIFAR10.get(net)
         rows.append(row)
+    for net in seeds.keys() - runs.keys():
+        rows.append(dict.fromkeys(rows[0]) | {"net": net, "seeds": 0, "planned_seeds": seeds[net]})
     return rows
 
 
@@ -59,14 +72,17 @@ def markdown(rows: list[dict[str, object]]) -> str:
     header = ["net", "params", "steps", "final training error %", "final test error %"]
     lines = [header + ["He15 test error % (64k iterations)"] * paper]
     for row in rows:
-        steps = f"{row['steps']:,}"
-        if row["steps"] < row["num_steps"]:
+        steps = "not begun" if row["steps"] is None else f"{row['steps']:,}"
+        if row["seeds"] and row["steps"] < row["num_steps"]:
             steps += f" of {row['num_steps']:,}"
+        seeds = str(row["seeds"])
+        if row["seeds"] < row["planned_seeds"]:
+            seeds += f" of {row['planned_seeds']}"
         cells = [str(row["net"]), f"{row['params']:,}" if row["params"] else "", steps]
         for metric in ("train_error", "test_error"):
             mean, std = row[metric], row[f"{metric}_std"]
             cells.append("" if mean is None else f"{mean:.2f}")
-            cells[-1] += "" if std is None else f" ± {std:.2f} ({row['seeds']} seeds)"
+            cells[-1] += "" if std is None else f" ± {std:.2f} ({seeds} seeds)"
         if paper:
             cells.append(f"{row['paper_test_error']:.2f}" if row["paper_test_error"] else "")
         lines.append(cells)
@@ -74,14 +90,68 @@ def markdown(rows: list[dict[str, object]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def run_rows(
+    runs: dict[str, list[Run]], planned: dict[str, dict[str, object]]
+) -> list[dict[str, object]]:
+    """One row a run, also for those not begun: how it ended, then the fields of its config.
+
+    Errors are in percent. The best step is that of the lowest validation error, where there is a
+    validation split; the test error beside it is the one of that step.
+    """
+    rows = []
+    for group in runs.values():
+        for run in group:
+            row = {
+                "name": f"{run.net}/seed-{run.config['seed']}",
+                "net": run.net,
+                "state": "finished" if run.finished else "unfinished",
+                "step": int(run.records[-1]["step"]),
+                "final_train_error": run.last("train_error"),
+                "final_test_error": run.last("test_error"),
+                **_best_by_validation(run),
+                "train_seconds": run.train_seconds(),
+                "images_per_second": run.images_per_second(),
+                **{field: run.info.get(field) for field in INFO},
+            }
+            rows.append(row | run.config)
+    begun = {row["name"] for row in rows}
+    for name, config in planned.items():
+        if name not in begun:
+            net = name.rpartition("/")[0]
+            rows.append({"name": name, "net": net, "state": "not begun", "step": 0} | config)
+    return rows
+
+
+def _best_by_validation(run: Run) -> dict[str, object]:
+    names = ("best_step", "best_validation_error", "test_error_at_best")
+    steps, errors = run.curve("validation_error")
+    if not len(steps):
+        return dict.fromkeys(names)
+    best = int(np.argmin(errors))
+    test_error = dict(zip(*run.curve("test_error"), strict=True))[steps[best]]
+    return dict(zip(names, (int(steps[best]), float(errors[best]), float(test_error)), strict=True))
+
+
+def write_runs(workdir: Path) -> Path:
+    """Writes runs.csv, a tidy table with a line for each run of a sweep; returns its path."""
+    file = workdir / "runs.csv"
+    file.write_text(_csv(run_rows(find_runs(workdir), planned_runs(workdir))))
+    return file
+
+
 def write_tables(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     """Writes table.md and table.csv; returns their paths."""
-    rows = result_rows(runs)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    rows = result_rows(runs, planned_runs(directory))
     files = [directory / "table.md", directory / "table.csv"]
-    for file, content in zip(files, (markdown(rows), text.getvalue()), strict=True):
+    for file, content in zip(files, (markdown(rows), _csv(rows)), strict=True):
         file.write_text(content)
     return files
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    text = io.StringIO()
+    fields = dict.fromkeys(field for row in rows for field in row)
+    writer = csv.DictWriter(text, fieldnames=list(fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

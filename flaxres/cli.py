@@ -36,20 +36,24 @@ def get_config() -> ConfigDict:
     return config
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], trains: bool = True) -> None:
     """Parses the flags and runs `main`; a user's mistake ends as one line on standard error.
 
-    Exit codes: 2 for the command line and the config, 1 for all else, 128 + signal when stopped.
+    Where `main` trains nothing itself, the settings that make training fast are left out.
+
+    Exit codes: 2 for the command line and the config, 3 for a run that diverged, 4 for a workdir in
+    use, 1 for all else, 128 + signal when stopped.
     """
     signals.stop_with_parent()
-    cpu.tune()
+    if trains:
+        cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
     try:
         app.run(lambda _: main(), flags_parser=_parse)
     except InterruptedRunError as error:
-        _exit(str(error), 128 + error.signum)
+        _exit(str(error), error.exit_code)
     except UserError as error:
-        _exit(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, error.shared)
+        _exit(f"error: {error}", error.exit_code, error.shared)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
     except BrokenPipeError:  # the reader, `head` say, has had enough

@@ -69,6 +69,8 @@ def default_config() -> ConfigDict:
     config.dataset.data_dir = config_dict.placeholder(str)  # None: where TFDS keeps its data
     config.dataset.train_split = "train"
     config.dataset.test_split = "test"
+    # Evaluated beside the test split, to choose a step without looking at that: 'train[45000:]'.
+    config.dataset.validation_split = config_dict.placeholder(str)
 
     config.augment = ConfigDict()
     config.augment.pad = 4  # pixels on each side, before a random crop of the original size

@@ -11,14 +11,18 @@ class UserError(Exception):
     """A mistake of the user or of the machine; the message says what was given and what to do.
 
     Attributes:
+      exit_code: with which a program ends for it.
       shared: of several processes of a run, all stop for it together.
     """
 
+    exit_code = 1
     shared = False
 
 
 class ConfigError(UserError):
     """A config that cannot be run."""
+
+    exit_code = 2
 
 
 class DatasetError(UserError):
@@ -32,9 +36,15 @@ class WorkdirError(UserError):
 class InUseError(WorkdirError):
     """A working directory that another live process writes."""
 
+    exit_code = 4
+
 
 class DistributedError(UserError):
     """The processes of a run do not find each other, or one of them has failed."""
+
+
+class SweepError(UserError):
+    """Some runs of a sweep failed."""
 
 
 class CheckpointError(UserError):
@@ -44,16 +54,18 @@ class CheckpointError(UserError):
 class DivergedError(UserError):
     """Loss or parameters are no longer finite."""
 
+    exit_code = 3
+
 
 class InterruptedRunError(UserError):
     """A signal asked the run to stop; its state has been saved.
 
     Attributes:
-      signum: the signal, so that the process can exit with 128 + signum as shells expect.
+      exit_code: 128 + signum, as shells expect.
     """
 
     shared = True
 
     def __init__(self, message: str, signum: int):
         super().__init__(message)
-        self.signum = signum
+        self.exit_code = 128 + signum

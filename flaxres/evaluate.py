@@ -17,7 +17,7 @@ from flaxres.writers import Record
 
 
 def evaluate_run(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print) -> Record:
-    """Evaluates the newest checkpoint of `workdir` on the whole training and test split.
+    """Evaluates the newest checkpoint of `workdir` on the whole of each split.
 
     Both with running statistics and without augmentation, so the training error is not the one
     logged during training.
@@ -36,6 +36,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, say: Callable[[str], None] =
         raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
     state = programs.devices.replicate(state)
     record: Record = {"step": int(state.step)}
-    for prefix, split in (("train", dataset.train), ("test", dataset.test)):
-        record |= programs.evaluate(state, programs.put(split)).rates(prefix)
+    for name in ("train", "validation", "test"):
+        if (split := getattr(dataset, name)) is not None:
+            record |= programs.evaluate(state, programs.put(split)).rates(name)
     return record

@@ -20,7 +20,9 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self):
+    def __init__(self, promise: str = "saving and stopping; once more stops at once"):
+        """Notes nothing yet; `promise` is what a signal is answered with."""
+        self._promise = promise
         self.signum: int | None = None
         self._before: dict[int, object] = {}
 
@@ -38,7 +40,7 @@ class StopRequest:
         signal.signal(signum, self._before[signum])
         # Not print: the signal may have come in the middle of one.
         name = signal.Signals(signum).name
-        os.write(2, f"\n{name}: saving and stopping; once more stops at once\n".encode())
+        os.write(2, f"\n{name}: {self._promise}\n".encode())
 
 
 def stop_with_parent() -> None:

@@ -71,7 +71,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         writers = stack.enter_context(Writers(workdir, step, terminal))
 
         order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
-        train, test = programs.put(dataset.train), programs.put(dataset.test)
+        train = programs.put(dataset.train)
+        evaluated = {"test": programs.put(dataset.test)}
+        if dataset.validation is not None:
+            evaluated["validation"] = programs.put(dataset.validation)
         most = steps_per_dispatch(config)
         compiled = {}
         clock = Clock(step)
@@ -96,7 +99,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
                 record["learning_rate"] = float(state.learning_rate)
                 record["images_per_second"] = clock.steps_per_second(step) * config.batch_size
                 if evaluate:
-                    record |= programs.evaluate(state, test).rates("test")
+                    for name, split in evaluated.items():
+                        record |= programs.evaluate(state, split).rates(name)
                 with together():
                     _check_finite(config, checkpoints, record)
                     writers.write(record)

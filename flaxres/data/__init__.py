@@ -21,14 +21,13 @@ def load_dataset(config: ConfigDict) -> Dataset:
     Raises:
       DatasetError: unknown, not prepared, incomplete, or without the splits asked for.
     """
-    return _load(config.name, config.data_dir, config.train_split, config.test_split)
+    splits = (config.train_split, config.test_split, config.validation_split)
+    return _load(config.name, config.data_dir, splits)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, data_dir: str | None, train_split: str, test_split: str) -> Dataset:
-    if name == "digits":
-        return load_digits(train_split, test_split)
-    return load_tfds(name, data_dir, train_split, test_split)
+def _load(name: str, data_dir: str | None, splits: tuple[str, str, str | None]) -> Dataset:
+    return load_digits(*splits) if name == "digits" else load_tfds(name, data_dir, *splits)
 
 
 def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:

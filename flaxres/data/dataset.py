@@ -25,12 +25,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training split, a test split, and what both share."""
+    """A training split, a test split, perhaps a validation split, and what they share."""
 
     name: str
     train: Split
     test: Split
     num_classes: int
+    validation: Split | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -13,12 +13,15 @@ DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
 TEST_SIZE = 360  # of 1,797, so 1,437 for training
 
 
-def load_digits(train_split: str = "train", test_split: str = "test") -> Dataset:
+def load_digits(
+    train_split: str = "train", test_split: str = "test", validation_split: str | None = None
+) -> Dataset:
     """Loads the digits with a fixed stratified split, 1,437 for training and 360 for testing.
 
     Args:
       train_split: 'train' or a part of it in TFDS syntax, such as 'train[:1200]' or 'train[:80%]'.
-      test_split: likewise, 'test' or 'train[1200:]' for a validation split.
+      test_split: likewise.
+      validation_split: likewise, e.g. 'train[1200:]'; None for no such split.
 
     Returns:
       8x8x1 images; the original grey levels 0..16 are spread over 0..255.
@@ -42,6 +45,7 @@ def load_digits(train_split: str = "train", test_split: str = "test") -> Dataset
         train=_slice(parts, train_split),
         test=_slice(parts, test_split),
         num_classes=DIGITS_SHAPE[1],
+        validation=_slice(parts, validation_split) if validation_split else None,
     )
 
 

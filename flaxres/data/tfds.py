@@ -25,14 +25,21 @@ from flaxres.errors import DatasetError, one_line
 READ_BLOCK = 1_000  # examples read and decoded between two updates of the progress bar
 
 
-def load_tfds(name: str, data_dir: str | None, train_split: str, test_split: str) -> Dataset:
-    """Loads two splits of a TFDS set into memory, preparing the set first where needed.
+def load_tfds(
+    name: str,
+    data_dir: str | None,
+    train_split: str,
+    test_split: str,
+    validation_split: str | None = None,
+) -> Dataset:
+    """Loads the splits of a TFDS set into memory, preparing the set first where needed.
 
     Args:
       name: as TFDS knows it, e.g. 'cifar10'; 'cifar10:3.0.2' asks for a version.
       data_dir: the directory that holds prepared sets; None for TFDS's default.
       train_split: in TFDS split syntax, e.g. 'train' or 'train[:45000]'.
-      test_split: likewise, e.g. 'test' or 'train[45000:]'.
+      test_split: likewise.
+      validation_split: likewise, e.g. 'train[45000:]'; None for no such split.
 
     Raises:
       DatasetError: unknown, not preparable here, incomplete, of another kind, or no such split.
@@ -49,6 +56,7 @@ def load_tfds(name: str, data_dir: str | None, train_split: str, test_split: str
         train=_read(builder, train_split),
         test=_read(builder, test_split),
         num_classes=num_classes,
+        validation=_read(builder, validation_split) if validation_split else None,
     )
 
 
