@@ -56,7 +56,7 @@ def net_plans() -> list[Plan]:
         raise ConfigError(
             f"--seeds must be numbers such as 0,1,2, got {','.join(SEEDS.value)!r}"
         ) from None
-    overrides = dict(config_flags.get_override_values(flag))
+    overrides = cli.get_overrides()
     overrides.pop("seed", None)  # is in `seeds`
     return make_plans(grid(path, {net: (net, {}) for net in NETS.value}, seeds), overrides)
 

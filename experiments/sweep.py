@@ -13,13 +13,11 @@ import tempfile
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import launch
 from experiments.estimate import print_plan
 from experiments.plan import load_sweep
 from flaxres import cli
-from flaxres.config import default_config
 from flaxres.errors import ConfigError
 
 SWEEP = flags.DEFINE_string(
@@ -31,7 +29,6 @@ DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the plan with params, MACs and time, after measuring two nets."
 )
 PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only collect what is there, also during runs.")
-config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
 
 
 def main() -> None:
@@ -44,8 +41,7 @@ def main() -> None:
         return
     if SWEEP.value is None:
         raise ConfigError("--sweep is missing; give it a file of configs/sweeps/")
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    plans = launch.choose(load_sweep(SWEEP.value, overrides), ONLY.value)
+    plans = launch.choose(load_sweep(SWEEP.value, cli.get_overrides()), ONLY.value)
     if DRY_RUN.value:
         with (
             tempfile.TemporaryDirectory(dir=launch.shared_directory()) as directory,
@@ -57,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, trains=False)
+    cli.run(main, trains=False, define=cli.define_overrides)

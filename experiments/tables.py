@@ -104,6 +104,7 @@ def run_rows(
             row = {
                 "name": f"{run.net}/seed-{run.config['seed']}",
                 "net": run.net,
+                "seed": run.config["seed"],
                 "state": "finished" if run.finished else "unfinished",
                 "step": int(run.records[-1]["step"]),
                 "final_train_error": run.last("train_error"),
@@ -113,13 +114,17 @@ def run_rows(
                 "images_per_second": run.images_per_second(),
                 **{field: run.info.get(field) for field in INFO},
             }
-            rows.append(row | run.config)
+            rows.append(row | _fields(run.config))
     begun = {row["name"] for row in rows}
     for name, config in planned.items():
         if name not in begun:
-            net = name.rpartition("/")[0]
-            rows.append({"name": name, "net": net, "state": "not begun", "step": 0} | config)
+            row = {"name": name, "net": name.rpartition("/")[0], "seed": config["seed"]}
+            rows.append(row | {"state": "not begun", "step": 0} | _fields(config))
     return rows
+
+
+def _fields(config: dict[str, object]) -> dict[str, object]:
+    return {f"config.{field}": value for field, value in config.items()}
 
 
 def _best_by_validation(run: Run) -> dict[str, object]:

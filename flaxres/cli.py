@@ -24,6 +24,25 @@ def define_config(example: str) -> None:
     )
 
 
+def define_overrides() -> None:
+    """Defines --config.FIELD=VALUE alone, where several configs get them.
+
+    Raises:
+      ConfigError: the command line has a field that does not exist, or a value of another type.
+    """
+    from flaxres.config import default_config
+
+    try:
+        config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
+    except (AttributeError, TypeError, ValueError, flags.Error) as error:
+        raise ConfigError(_unknown_override(sys.argv) or one_line(error)) from None
+
+
+def get_overrides() -> dict[str, object]:
+    """The fields that the command line overrides, by dotted name."""
+    return dict(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
 def get_config() -> ConfigDict:
     """The config that the flags describe.
 
@@ -36,10 +55,15 @@ def get_config() -> ConfigDict:
     return config
 
 
-def run(main: Callable[[], None], trains: bool = True) -> None:
+def run(
+    main: Callable[[], None], trains: bool = True, define: Callable[[], None] = lambda: None
+) -> None:
     """Parses the flags and runs `main`; a user's mistake ends as one line on standard error.
 
-    Where `main` trains nothing itself, the settings that make training fast are left out.
+    Args:
+      main: the program.
+      trains: by itself; if not, the settings that make training fast are left out.
+      define: defines flags that can go wrong.
 
     Exit codes: 2 for the command line and the config, 3 for a run that diverged, 4 for a workdir in
     use, 1 for all else, 128 + signal when stopped.
@@ -49,6 +73,7 @@ def run(main: Callable[[], None], trains: bool = True) -> None:
         cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
     try:
+        define()
         app.run(lambda _: main(), flags_parser=_parse)
     except InterruptedRunError as error:
         _exit(str(error), error.exit_code)

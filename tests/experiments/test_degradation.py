@@ -22,7 +22,7 @@ def is_override(argument):
 def test_trains_draws_skips_and_adds(python, tmp_path):
     done = python(*SMALL, "--nets=plain-8,resnet-8", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "[2/2] resnet-8, seed 0" in done.stderr
+    assert "resnet-8/seed-0: finished" in done.stderr
     assert "| plain-8 |" in done.stdout
     for name in ("figure6.png", "figure6.svg", "table.md", "table.csv"):
         assert str(tmp_path / name) in done.stdout
@@ -31,8 +31,7 @@ def test_trains_draws_skips_and_adds(python, tmp_path):
 
     done = python(*SMALL, "--nets=plain-8", "--seeds=0,1", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "plain-8 in" in done.stdout
-    assert "is finished" in done.stdout
+    assert "plain-8/seed-0: started" not in done.stderr
     assert "(2 seeds)" in done.stdout
     assert "| resnet-8 |" in done.stdout
     assert (tmp_path / "plain-8/seed-0/metrics.jsonl").stat().st_mtime_ns == before
@@ -81,6 +80,7 @@ def test_a_net_that_diverges_does_not_stop_the_others(python, tmp_path):
         *("--nets=plain-8,resnet-8", f"--workdir={tmp_path}", "--config.learning_rate=1e30"),
     )
     assert done.returncode == 1
-    assert "2 of 2 runs diverged" in done.stderr or "no run with metrics" in done.stderr
-    assert "[2/2]" in done.stderr
+    assert "2 of 2 runs failed: " in done.stderr
+    assert "plain-8/seed-0: failed: training diverged" in done.stderr
+    assert "resnet-8/seed-0: failed: training diverged" in done.stderr
     assert "Traceback" not in done.stderr

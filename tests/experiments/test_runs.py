@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.runs import find_runs, mean_and_std
+from experiments.runs import are_nets, check_comparable, find_runs, mean_and_std
 from flaxres.errors import WorkdirError
 from flaxres.workdir import open_workdir
 
@@ -22,6 +22,7 @@ def write_run(workdir, net, seed=0, errors=(50.0, 25.0, 12.5), dataset="digits",
     lines = []
     for i, error in enumerate(errors, start=1):
         record = {"step": 10 * i, "train_loss": error / 100, "train_error": error}
+        record["images_per_second"] = 640.0
         if i % 2 or i == len(errors):
             record["test_error"] = error + 1
         lines.append(json.dumps(record) + "\n")
@@ -55,8 +56,29 @@ def test_nothing_there(tmp_path):
 def test_runs_of_other_experiments(tmp_path):
     write_run(tmp_path, "plain-20")
     write_run(tmp_path, "resnet-20", dataset="cifar10", num_steps=60)
+    runs = find_runs(tmp_path)
+    assert not are_nets(runs)
+    configs = [run.config for group in runs.values() for run in group]
     with pytest.raises(WorkdirError, match=r"not of one experiment: dataset\.name is 'digits' and"):
-        find_runs(tmp_path)
+        check_comparable(configs, tmp_path)
+
+
+def test_nets_and_variants(tmp_path):
+    write_run(tmp_path, "plain-20")
+    write_run(tmp_path, "resnet-20-B", seed=1)
+    assert are_nets(find_runs(tmp_path))
+    (tmp_path / "resnet-20-B").rename(tmp_path / "resnet-20-slow")
+    runs = find_runs(tmp_path)
+    assert list(runs) == ["plain-20", "resnet-20-slow"]
+    assert not are_nets(runs)
+
+
+def test_time_and_speed_of_a_run(tmp_path):
+    write_run(tmp_path, "plain-20")
+    (run,) = find_runs(tmp_path)["plain-20"]
+    assert run.train_seconds() == pytest.approx(30 * 128 / 640)
+    assert run.images_per_second() == pytest.approx(640)
+    assert (run.last("test_error"), run.last("validation_error")) == (13.5, None)
 
 
 def test_a_run_that_cannot_be_read(tmp_path):

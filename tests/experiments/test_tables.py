@@ -1,9 +1,10 @@
 import csv
+import json
 
 import pytest
 
 from experiments.runs import find_runs
-from experiments.tables import markdown, result_rows, write_tables
+from experiments.tables import markdown, result_rows, write_runs, write_tables
 from tests.experiments.test_runs import write_run
 
 
@@ -30,7 +31,8 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
         "| net | params | steps | final training error % | final test error % "
         "| He15 test error % (64k iterations) |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 seeds) | 3.00 ± 1.41 (2 seeds) | 8.75 |",
+        "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 of 3 seeds) "
+        "| 3.00 ± 1.41 (2 of 3 seeds) | 8.75 |",
         "| resnet-56 | 1,056 | 10 of 30 | 90.00 | 91.00 | 6.97 |",
     ]
 
@@ -50,3 +52,47 @@ def test_files(tmp_path):
     with files[1].open() as file:
         (row,) = csv.DictReader(file)
     assert (row["net"], float(row["test_error"])) == ("plain-20", 13.5)
+
+
+def test_a_sweep_that_is_not_complete(tmp_path):
+    write_run(tmp_path, "plain-20", 0)
+    write_run(tmp_path, "plain-20", 1, errors=(40.0,))
+    fields = {"seed": 7, "model.depth": 56}
+    names = ("plain-20/seed-0", "plain-20/seed-1", "plain-20/seed-2", "resnet-56/seed-7")
+    (tmp_path / "sweep.json").write_text(json.dumps(dict.fromkeys(names, fields)))
+    table = write_tables(find_runs(tmp_path), tmp_path)[0].read_text().splitlines()
+    assert table[2:] == [
+        "| plain-20 | 1,020 | 30 | 12.50 | 13.50 |",
+        "| resnet-56 |  | not begun |  |  |",
+    ]
+    with write_runs(tmp_path).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["state"], row["step"]) for row in rows] == [
+        ("plain-20/seed-0", "finished", "30"),
+        ("plain-20/seed-1", "unfinished", "10"),
+        ("plain-20/seed-2", "not begun", "0"),
+        ("resnet-56/seed-7", "not begun", "0"),
+    ]
+    first, *_, last = rows
+    assert float(first["final_test_error"]) == 13.5
+    assert float(first["train_seconds"]) == pytest.approx(6.0)
+    assert first["best_step"] == ""
+    assert (first["config.dataset.name"], last["config.model.depth"]) == ("digits", "56")
+
+
+def test_the_best_step_is_that_of_the_validation_error(tmp_path):
+    write_run(tmp_path, "plain-20", errors=())
+    # The lowest test error is at step 30, the lowest validation error at 20.
+    errors = ((10, 30.0, 40.0), (20, 20.0, 28.0), (30, 22.0, 25.0))
+    lines = [
+        {"step": s, "train_error": 1.0, "validation_error": v, "test_error": t}
+        | {"images_per_second": 1.0}
+        for s, v, t in errors
+    ]
+    metrics = tmp_path / "plain-20/seed-0/metrics.jsonl"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with write_runs(tmp_path).open() as file:
+        (row,) = csv.DictReader(file)
+    best = [float(row[f]) for f in ("best_step", "best_validation_error", "test_error_at_best")]
+    assert best == [20, 20.0, 28.0]
+    assert float(row["final_test_error"]) == 25.0

@@ -1,0 +1,90 @@
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from experiments.executors import local
+from experiments.executors.base import Task
+from experiments.executors.local import LocalExecutor, cpu_slots, device_slots
+from flaxres.errors import ConfigError
+from tests.conftest import ROOT
+
+CORES = local.available_cores()
+
+
+def task(tmp_path, name, code):
+    return Task(name, (sys.executable, "-c", code), ROOT, tmp_path / f"{name}.log")
+
+
+def wait(job, seconds=60):
+    deadline = time.monotonic() + seconds
+    while (end := job.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return end
+
+
+def test_a_worker_sees_its_cores_alone(tmp_path):
+    code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['JAX_PLATFORMS'])"
+    with LocalExecutor() as executor:
+        assert executor.capacity == len(CORES)
+        tasks = [task(tmp_path, f"t{i}", f"import time; time.sleep(.3); {code}") for i in range(2)]
+        jobs = executor.submit(tasks[: executor.capacity])
+        assert [wait(job).code for job in jobs] == [0] * len(jobs)
+        for i, _ in enumerate(jobs):
+            command, output = (tmp_path / f"t{i}.log").read_text().splitlines()
+            assert command.startswith("# ")
+            assert output == f"[{CORES[i]}] cpu"
+        # The cores are free again.
+        assert wait(executor.submit(tasks[:1])[0]).code == 0
+
+
+def test_how_jobs_end(tmp_path):
+    with LocalExecutor(workers=1) as executor:
+        (failing,) = executor.submit([task(tmp_path, "failing", "raise SystemExit(7)")])
+        assert wait(failing).code == 7
+        sleep = "import time; print('up', flush=True); time.sleep(60)"
+        for end, code in (("stop", -signal.SIGTERM), ("kill", -signal.SIGKILL)):
+            (job,) = executor.submit([task(tmp_path, end, sleep)])
+            while "up" not in (tmp_path / f"{end}.log").read_text():
+                time.sleep(0.02)
+            assert job.poll() is None
+            getattr(job, end)()
+            assert wait(job).code == code
+            job.stop()  # of one that has ended: nothing
+
+
+def test_groups_of_cores():
+    slots = cpu_slots([0, 1, 2, 4, 5], 2)
+    assert [slot.cores for slot in slots] == [{0, 1}, {2, 4}]
+    with pytest.raises(ConfigError, match=r"cpus_per_run must be from 1 to 5.*got 6"):
+        cpu_slots([0, 1, 2, 4, 5], 6)
+
+
+def test_each_accelerator_alone():
+    gpus = device_slots("gpu", [0, 1], {})
+    assert [slot.environment for slot in gpus] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    # JAX numbers from 0 what the variable lets it see.
+    chosen = device_slots("gpu", [0, 1], {"CUDA_VISIBLE_DEVICES": "3,GPU-ab"})
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in chosen] == ["3", "GPU-ab"]
+    tpus = device_slots("tpu", [0, 1, 2, 3], {})
+    assert [slot.environment["TPU_VISIBLE_CHIPS"] for slot in tpus] == ["0", "1", "2", "3"]
+    assert all(slot.environment["TPU_PROCESS_BOUNDS"] == "1,1,1" for slot in tpus)
+
+
+@pytest.mark.parametrize("workers", [0, len(CORES) + 1])
+def test_more_workers_than_devices(workers):
+    with pytest.raises(ConfigError, match=f"workers must be from 1 to {len(CORES)}, the devices"):
+        LocalExecutor(workers=workers)
+
+
+def test_no_device(monkeypatch):
+    monkeypatch.setattr(local, "runs_on_cpu", lambda: False)
+    monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "cuda")
+    with pytest.raises(local.UserError, match="JAX finds no device on this machine: "):
+        LocalExecutor()

@@ -1,0 +1,172 @@
+"""Sweeps as a user starts them: real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flaxres.checkpoint import Checkpoints
+from tests.conftest import ROOT
+from tests.test_train import metrics
+
+SWEEP = """
+from experiments.plan import grid
+
+def get_sweep(config="configs/digits.py"):
+    variants = {"good": ("resnet-8", {}), "bad": ("plain-8", {"learning_rate": 1e30})}
+    return grid(config, variants, [0])
+"""
+SMALL = (
+    *("--config.num_steps=60", "--config.boundaries=(30,45)", "--config.batch_size=16"),
+    *("--config.model.widths=(4,4,4)", "--config.log_every=5", "--config.eval_every=20"),
+    *("--config.checkpoint_every=10",),
+)
+
+
+def command(path, workdir, *flags):
+    script = ("-m", "experiments.sweep", f"--sweep={path}", f"--workdir={workdir}")
+    return [sys.executable, *script, *SMALL, *flags]
+
+
+def start(path, workdir, *flags):
+    return subprocess.Popen(
+        command(path, workdir, *flags),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    path = tmp_path / "sweep.py"
+    path.write_text(SWEEP)
+    return path
+
+
+def wait_for_step(run, step, seconds=120):
+    """Returns when metrics of `step` are there."""
+    deadline = time.monotonic() + seconds
+    while f'"step": {step},' not in read(run / "metrics.jsonl"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
+
+
+def worker(run):
+    """Process id of the run's worker, which holds the lock of its directory."""
+    return int(read(run / "lock").split()[1])
+
+
+def gone(pid, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # nobody has asked for its exit code
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
+    straight = start(sweep, tmp_path / "straight", "--only=good/*", "--workers=1")
+    output, _ = straight.communicate(timeout=200)
+    assert straight.returncode == 0, output
+    assert "good/seed-0: finished" in output
+
+    workdir = tmp_path / "runs"
+    good, bad = workdir / "good/seed-0", workdir / "bad/seed-0"
+    process = start(sweep, workdir)
+    wait_for_step(good, 15)
+    os.kill(worker(good), signal.SIGKILL)  # as the out-of-memory killer does
+    second = subprocess.run(
+        command(sweep, workdir), cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert second.returncode == 4
+    assert f"workdir {workdir} is in use by process {process.pid} on " in second.stderr
+    wait_for_step(good, 25)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    assert "good/seed-0: killed by SIGKILL" in output
+    assert "bad/seed-0: failed: training diverged" in output
+    assert "the same command goes on with 1 of 2 runs" in output
+    assert "incomplete" in read(workdir / "curves.svg") or "good" in read(workdir / "table.md")
+
+    process = start(sweep, workdir)
+    wait_for_step(good, 40)
+    pid = worker(good)
+    process.kill()  # the sweep itself, without a chance to stop its runs
+    process.communicate()
+    assert gone(pid)
+    assert "SIGTERM: saving and stopping" in read(good / "output.log")
+
+    process = start(sweep, workdir)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "1 of 2 runs failed: bad/seed-0: training diverged" in output
+    assert "good/seed-0: finished" in output
+    assert not (bad / "metrics.jsonl").exists() or not read(bad / "metrics.jsonl")
+    # After all this, the same as without a stop.
+    assert metrics(good) == metrics(tmp_path / "straight/good/seed-0")
+    assert digests(good) == digests(tmp_path / "straight/good/seed-0")
+    assert "goes on from step" in read(good / "output.log")
+
+    before = (good / "metrics.jsonl").stat().st_mtime_ns
+    output, _ = start(sweep, workdir, "--only=good/*").communicate(timeout=100)
+    assert "2 runs" not in output
+    assert "1 finished" in output
+    assert (good / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def digests(run):
+    """What the last checkpoint says of its arrays."""
+    with Checkpoints(run) as checkpoints:
+        last = checkpoints.steps()[-1]
+    return last, json.loads((run / f"checkpoints/{last}/digest/metadata").read_text())
+
+
+@pytest.mark.slow
+def test_the_plan_without_doing_it(sweep, tmp_path):
+    process = start(sweep, tmp_path / "runs", "--dry_run")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    assert not (tmp_path / "runs").exists()
+    (line,) = (line for line in output.splitlines() if line.strip().startswith("good/seed-0 "))
+    # 3x3 filters: 4 of 1 channel, 12 convolutions of 4 channels; norms; dense.
+    params = 36 + 6 * 144 + 7 * 8 + 50
+    assert f" {params:,} " in line
+    assert "60" in line.split()
+    assert "ms each" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "part"),
+    [
+        (("--only=none",), 2, "--only=none matches none of the 2 runs"),
+        (("--workers=99",), 2, "workers must be from 1 to "),
+        (("--config.bogus=1",), 2, "unknown config field 'bogus'"),
+        (("--executor=cloud",), 2, "executor"),
+        (("--plot_only",), 1, "no run with metrics in"),
+    ],
+)
+def test_bad_input_in_one_line(sweep, tmp_path, flags, code, part):
+    process = start(sweep, tmp_path / "runs", *flags)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == code
+    assert len(output.strip().splitlines()) == 1, output
+    assert part in output
+    assert not (tmp_path / "runs").exists()
