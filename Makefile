@@ -1,8 +1,10 @@
 # Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+# Test modules on up to four cores; a module's tests stay together, as they share fixtures.
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: degradation test test-fast test-prepare lint clean
+.PHONY: degradation test test-fast test-prepare test-cluster lint clean
 .DELETE_ON_ERROR:
 
 # The digits experiment: eight nets, figures and a table. Goes on where it was when stopped.
@@ -11,15 +13,20 @@ degradation: .venv/run
 
 # Lint and all tests, the slow ones too.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Without the tests that are marked slow.
 test-fast: .venv/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster"
 
 # Preparing a TFDS set, with TensorFlow, which nothing else needs.
 test-prepare: .venv/prepare
 	$(BIN)/python -m pytest tests/data/test_prepare.py
+
+# Sweeps on a real Ray cluster and a real SLURM, both on this machine. SLURM and munge are the
+# system's (Debian: apt install slurm-wlm munge) and need root; without them its tests are skipped.
+test-cluster: .venv/cluster
+	$(BIN)/python -m pytest -m cluster
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -40,6 +47,10 @@ lint: .venv/dev
 
 .venv/prepare: .venv/dev requirements-prepare.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-prepare.txt
+	@touch $@
+
+.venv/cluster: .venv/dev requirements-cluster.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
 	@touch $@
 
 clean:

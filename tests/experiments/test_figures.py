@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from experiments import figures
-from experiments.figures import draw_figures
+from experiments.figures import draw_figures, draw_sweep
 from experiments.runs import find_runs
 from tests.experiments.test_runs import write_run
 
@@ -74,3 +76,26 @@ def test_runs_that_have_only_begun(tmp_path, drawn):
     write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
     draw_figures(find_runs(tmp_path), tmp_path)
     assert set(drawn) == {"figure1", "figure6"}
+
+
+def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
+    for seed in (0, 1):
+        write_run(tmp_path, "resnet-20", seed, errors=(50.0 + seed, 40.0, 30.0))
+    write_run(tmp_path, "plain-20", errors=(60.0,))
+    (tmp_path / "resnet-20").rename(tmp_path / "resnet-20-slow")
+    names = [f"resnet-20-slow/seed-{i}" for i in range(3)] + ["plain-20/seed-0"]
+    (tmp_path / "sweep.json").write_text(json.dumps({key: {"seed": 0} for key in names}))
+    files = draw_sweep(find_runs(tmp_path), tmp_path)
+    assert sorted(file.name for file in files) == ["curves.png", "curves.svg"]
+    training, test = drawn["curves"].axes
+    assert [len(lines(axes)) for axes in (training, test)] == [2, 2]
+    np.testing.assert_array_equal(lines(training)[1][3], [50.5, 40, 30])
+    legend = [text.get_text() for text in drawn["curves"].legends[0].get_texts()]
+    assert legend == ["plain-20", "resnet-20-slow"]
+    assert "incomplete: 2 of 4 runs finished" in drawn["curves"].get_suptitle()
+
+
+def test_a_sweep_of_nets_is_drawn_as_in_the_paper(tmp_path, drawn):
+    write_run(tmp_path, "resnet-20")
+    draw_sweep(find_runs(tmp_path), tmp_path)
+    assert set(drawn) == {"figure6"}

@@ -1,0 +1,1 @@
+"""Timings: ratios measured in one interleaved run."""
