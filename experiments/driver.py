@@ -11,13 +11,14 @@ from pathlib import Path
 
 from experiments.executors.base import End, Executor, Job
 from experiments.plan import LOG_FILE, Plan
-from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, InUseError
+from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, InUseError, UserError
 from flaxres.signals import StopRequest
 from flaxres.train import finished_record
 from flaxres.workdir import check_same_config
 from flaxres.writers import Record, read_metrics
 
 POLL_SECONDS = 0.5
+RESUBMIT_SECONDS = 30.0  # after a cluster has refused
 # What trying again would not change.
 HOPELESS = (ConfigError.exit_code, DivergedError.exit_code, InUseError.exit_code)
 
@@ -125,18 +126,26 @@ def drive(
       UserError: the executor cannot take runs.
     """
     active: list[Progress] = []
-    with StopRequest("stopping all runs, which save; once more kills them") as stop:
+    not_before = 0.0
+    with StopRequest("all runs save and stop") as stop:
         try:
             while stop.signum is None:
                 waiting = [run for run in runs if run.state is State.WAITING]
                 room = len(waiting) if executor.capacity is None else executor.capacity
                 started = waiting[: max(0, room - len(active))]
-                if started:
-                    jobs = executor.submit([run.plan.task(workdir) for run in started])
-                    for run, job in zip(started, jobs, strict=True):
-                        run.job, run.state = job, State.QUEUED
-                        run.attempts += 1
-                    active += started
+                if started and time.monotonic() >= not_before:
+                    try:
+                        jobs = executor.submit([run.plan.task(workdir) for run in started])
+                    except UserError as error:
+                        if not active:
+                            raise
+                        show(f"{error}; trying again")  # a busy cluster; those at work go on
+                        not_before = time.monotonic() + RESUBMIT_SECONDS
+                    else:
+                        for run, job in zip(started, jobs, strict=True):
+                            run.job, run.state = job, State.QUEUED
+                            run.attempts += 1
+                        active += started
                 if not active:
                     return
                 time.sleep(POLL_SECONDS)

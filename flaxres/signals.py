@@ -12,7 +12,10 @@ PARENT_VARIABLE = "FLAXRES_PARENT"
 
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM are noted; a second one acts as it would outside.
+    """Context in which SIGINT and SIGTERM are noted; a second SIGINT acts as it would outside.
+
+    A second SIGTERM does nothing: schedulers send it to a process and to its parent, which passes
+    it on, and would otherwise end the process in the middle of its save.
 
     Attributes:
       signum: the signal that came, or None.
@@ -20,7 +23,7 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, promise: str = "saving and stopping; once more stops at once"):
+    def __init__(self, promise: str = "saving and stopping"):
         """Notes nothing yet; `promise` is what a signal is answered with."""
         self._promise = promise
         self.signum: int | None = None
@@ -36,11 +39,15 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _frame: object) -> None:
-        self.signum = signum
-        signal.signal(signum, self._before[signum])
-        # Not print: the signal may have come in the middle of one.
-        name = signal.Signals(signum).name
-        os.write(2, f"\n{name}: {self._promise}\n".encode())
+        first, self.signum = self.signum is None, signum
+        hint = ""
+        if signum == signal.SIGINT:
+            signal.signal(signum, self._before[signum])
+            hint = "; once more stops at once"
+        if first:
+            # Not print: the signal may have come in the middle of one.
+            name = signal.Signals(signum).name
+            os.write(2, f"\n{name}: {self._promise}{hint}\n".encode())
 
 
 def stop_with_parent() -> None:
