@@ -18,6 +18,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.live import LiveTable
 from experiments.plan import Plan
 from experiments.runs import PLAN_FILE
+from flaxres import replicas
 from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.lock import lock
@@ -144,7 +145,9 @@ def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
     """Adds the runs to those that the sweep's directory is for."""
     path = workdir / PLAN_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
-    known |= {plan.name: flatten(plan.config) for plan in plans}
+    for plan in plans:
+        own = replicas.runs(plan.config, Path(plan.name)) or {Path(plan.name): plan.config}
+        known |= {str(name): flatten(config) for name, config in own.items()}
     write_atomically(path, json.dumps(known, indent=1) + "\n")
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +29,8 @@ class Plan:
     """One run of a sweep, checked and ready to be started.
 
     Attributes:
-      name: its directory below that of the sweep, GROUP/seed-N; runs of a group differ in the seed.
+      name: its directory below that of the sweep, NAME/seed-N; runs of a name differ in the seed.
+        NAME alone for a run of several replicas, which makes these directories itself.
       source: the config file and net, e.g. configs/digits.py:resnet-20.
       overrides: fields of the config by dotted name.
       config: all its fields.
@@ -69,7 +70,10 @@ def _count(model: str, dataset: str) -> tuple[int, int]:
 
 
 def grid(
-    config: str, variants: Mapping[str, tuple[str, Mapping[str, object]]], seeds: Iterable[int]
+    config: str,
+    variants: Mapping[str, tuple[str, Mapping[str, object]]],
+    seeds: Sequence[int],
+    one_program: bool = False,
 ) -> list[dict[str, object]]:
     """The runs of a sweep file: every variant with every seed.
 
@@ -78,7 +82,15 @@ def grid(
       variants: net and overrides by the name of the variant, e.g. {'slow': ('resnet-20',
         {'learning_rate': 0.01})}.
       seeds: of each variant.
+      one_program: train all seeds of a variant, which must follow one another, in one program
+        (`flaxres.replicas`), which is faster for small nets.
     """
+    if one_program:
+        many = {"seed": seeds[0], "num_replicas": len(seeds)}
+        return [
+            {"name": name, "config": f"{config}:{net}", "overrides": {**overrides, **many}}
+            for name, (net, overrides) in variants.items()
+        ]
     return [
         {
             "name": f"{name}/seed-{seed}",
@@ -131,15 +143,17 @@ def make_plans(entries: Sequence[dict[str, object]], overrides: Mapping[str, obj
                 f"got {entry!r}"
             )
         name = entry["name"]
-        if not re.fullmatch(r"[\w.=+-]+/seed-\d+", name) or name.startswith("."):
-            raise ConfigError(
-                f"the name of a run must be NAME/seed-N of letters, digits and . _ = + -, "
-                f"got {name!r}"
-            )
         if name in plans:
             raise ConfigError(f"two runs of the sweep have the name {name!r}")
         both = {**entry.get("overrides", {}), **overrides}
         config = load_config(entry["config"], both, f"run {name!r}: ")
+        form, pattern = "NAME/seed-N", r"[\w=+-][\w.=+-]*/seed-\d+"
+        if config.num_replicas > 1:
+            form, pattern = "NAME", r"[\w=+-][\w.=+-]*"
+        if not re.fullmatch(pattern, name):
+            raise ConfigError(
+                f"the name of a run must be {form} of letters, digits and . _ = + -, got {name!r}"
+            )
         plans[name] = Plan(name, entry["config"], both, config)
     if not plans:
         raise ConfigError("the sweep has no runs")

@@ -37,7 +37,7 @@ def measure(config: ConfigDict) -> dict[str, float]:
     split = Split(images, rng.integers(0, num_classes, config.batch_size, dtype=np.int32))
     programs = Programs(config, Dataset("random", split, split, num_classes))
     state, arrays = programs.initial_state(), programs.put(split)
-    rows = np.arange(config.batch_size, dtype=np.int32)[None]
+    rows = programs.indices(0, 1)
     step = programs.compile_train_steps(state, arrays, 1)
     state, sums = step(state, arrays, rows)
     jax.block_until_ready(sums)

@@ -58,6 +58,7 @@ def default_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.steps_per_dispatch = 0  # 0: one on a CPU, up to 100 on accelerators
 
+    config.num_replicas = 1  # seeds from `seed` on in one program; see `flaxres.replicas`
     config.parallelism = "jit"  # what compiles the steps for many devices: jit or pmap
     config.num_devices = 0  # of each process; 0: all that JAX sees
     # Whose images batch norm takes together: all of the batch, or those of each device, as in the
@@ -150,6 +151,8 @@ def check_config(config: ConfigDict) -> None:
     one_of("weight_decay_on", DECAYED)
     one_of("parallelism", PARALLELISMS)
     one_of("bn_scope", BN_SCOPES)
+    alone = config.num_replicas == 1 or config.parallelism == "jit"
+    need(alone, "parallelism", "jit where num_replicas is above 1")
     one_of("model.name", tuple(MODELS))
     one_of("model.shortcut", SHORTCUTS)
     one_of("model.norm", NORMS)
@@ -172,7 +175,13 @@ def check_config(config: ConfigDict) -> None:
         need(all(w % 8 == 0 for w in widths), "model.widths", "multiples of 8 for group norm")
     for field in (
         *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
-        *("checkpoint_every", "keep_checkpoints", "warmup.window", "warmup.max_steps"),
+        *(
+            "checkpoint_every",
+            "keep_checkpoints",
+            "num_replicas",
+            "warmup.window",
+            "warmup.max_steps",
+        ),
     ):
         need(flat[field] >= 1, field, "at least 1")
     for field in ("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"):

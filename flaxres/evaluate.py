@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.checkpoint import Checkpoints
@@ -12,6 +13,7 @@ from flaxres.config import check_config
 from flaxres.data import load_dataset
 from flaxres.errors import CheckpointError
 from flaxres.programs import Programs
+from flaxres.replicas import mean
 from flaxres.workdir import check_same_config
 from flaxres.writers import Record
 
@@ -35,8 +37,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, say: Callable[[str], None] =
     if state is None:
         raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
     state = programs.devices.replicate(state)
-    record: Record = {"step": int(state.step)}
+    record: Record = {"step": int(np.max(state.step))}
     for name in ("train", "validation", "test"):
         if (split := getattr(dataset, name)) is not None:
-            record |= programs.evaluate(state, programs.put(split)).rates(name)
+            record |= mean(programs.evaluate(state, programs.put(split)).rates(name))
     return record

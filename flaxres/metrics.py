@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 
@@ -48,10 +49,12 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return jax.tree.map(jnp.add, self, other)
 
-    def rates(self, prefix: str) -> dict[str, float]:
-        """Mean loss and top-1 error in percent, as Python floats."""
-        count = int(self.count)
+    def rates(self, prefix: str) -> dict[str, float | list[float]]:
+        """Mean loss and top-1 error in percent, as floats; lists if the sums have an axis."""
+        loss, wrong, count = (
+            np.asarray(leaf, np.float64) for leaf in (self.loss, self.wrong, self.count)
+        )
         return {
-            f"{prefix}_loss": float(self.loss) / count,
-            f"{prefix}_error": 100.0 * int(self.wrong) / count,
+            f"{prefix}_loss": (loss / count).tolist(),
+            f"{prefix}_error": (100.0 * wrong / count).tolist(),
         }

@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 
 import flaxres
 from flaxres.data import Dataset, Split
-from flaxres.data.order import evaluation_rows
+from flaxres.data.order import EpochOrder, evaluation_rows
 from flaxres.devices import AXIS, Devices, Function
 from flaxres.errors import ConfigError
 from flaxres.metrics import Sums
 from flaxres.models import create_model
 from flaxres.optim import make_optimizer
+from flaxres.replicas import seeds
 from flaxres.state import TrainState, create_state
 from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
 
@@ -53,6 +54,17 @@ class Programs:
         train_step = make_train_step(self._model, self._optimizer, config, axis)
         self._train_steps = make_train_steps(train_step)
         self._evaluate = make_evaluate(self._model, axis)
+        if config.num_replicas > 1:
+            if self.devices.size > 1:
+                raise ConfigError(
+                    f"num_replicas above 1 is for a single device, got {config.num_replicas} on "
+                    f"{self.devices.size} devices; choose num_devices=1"
+                )
+            self._train_steps = jax.vmap(self._train_steps, in_axes=(0, None, 0))
+            self._evaluate = jax.vmap(self._evaluate, in_axes=(0, None, None))
+        self._orders = [
+            EpochOrder(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
+        ]
         self._compiled_evaluate: dict[tuple, Function] = {}
 
     def put(self, split: Split) -> Arrays:
@@ -63,19 +75,19 @@ class Programs:
         """The state before the first step."""
         # It runs once, so it is compiled for a short compilation, not for speed.
         options = {"xla_backend_optimization_level": 0}
-        state = jax.jit(self._create, compiler_options=options)(self._config.seed)
+        state = jax.jit(self._create, compiler_options=options)(self._seeds)
         return self.devices.replicate(state)
 
     @functools.cached_property
     def state_shape(self) -> TrainState:
         """The state's shapes and dtypes, without computing it."""
-        return jax.eval_shape(self._create, self._config.seed)
+        return jax.eval_shape(self._create, self._seeds)
 
     def info(self) -> dict[str, object]:
         """Number of parameters, device and versions, for the record."""
         params = jax.tree.leaves(self.state_shape.params)
         return {
-            "params": sum(leaf.size for leaf in params),
+            "params": sum(leaf.size for leaf in params) // self._config.num_replicas,
             "device": jax.devices()[0].device_kind,
             "devices": self.devices.size,
             "processes": jax.process_count(),
@@ -85,14 +97,18 @@ class Programs:
 
     def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:
         """Compiles `num_steps` steps in one dispatch; the state passed to them is donated."""
-        indices = np.zeros((num_steps, self._config.batch_size), np.int32)
+        indices = self.indices(0, num_steps)
         return self.devices.compile(self._train_steps, state, arrays, indices, donate=True)
+
+    def indices(self, step: int, num_steps: int) -> np.ndarray:
+        """Images of the batches of `num_steps` steps from `step` on: see `EpochOrder.indices`."""
+        return _stack([order.indices(step, num_steps) for order in self._orders])
 
     def evaluate(self, state: TrainState, arrays: Arrays) -> Sums:
         """Sums over every image of a split, once each, with running statistics.
 
         Returns:
-          `Sums` with `count` equal to the size of the split.
+          `Sums` with `count` equal to the size of the split; of each replica if there are several.
         """
         rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
         dispatches = len(rows) if jax.default_backend() == "cpu" else 1
@@ -105,8 +121,20 @@ class Programs:
         sums = [jax.device_get(evaluate(state, arrays, part)) for part in parts]
         return functools.reduce(operator.add, sums)
 
-    def _create(self, seed: int) -> TrainState:
-        return create_state(self._model, self._optimizer, self._config, self._image_shape, seed)
+    @property
+    def _seeds(self) -> np.ndarray:
+        return _stack([np.uint32(seed) for seed in seeds(self._config)])
+
+    def _create(self, seeds: jax.Array) -> TrainState:
+        create = functools.partial(
+            create_state, self._model, self._optimizer, self._config, self._image_shape
+        )
+        return jax.vmap(create)(seeds) if self._config.num_replicas > 1 else create(seeds)
+
+
+def _stack(parts: list[np.ndarray]) -> np.ndarray:
+    """With a leading axis for the replicas, if there are several."""
+    return parts[0] if len(parts) == 1 else np.stack(parts)
 
 
 def steps_per_dispatch(config: ConfigDict) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from flaxres import replicas
 from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
 from flaxres.data import load_dataset
-from flaxres.data.order import EpochOrder
 from flaxres.distributed import is_first, largest, together, watched
 from flaxres.errors import DivergedError, InterruptedRunError, WorkdirError
 from flaxres.programs import Programs, steps_per_dispatch
@@ -28,7 +28,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
 
     Args:
       config: see `flaxres.config`.
-      workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+      workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/; with several
+        replicas also a directory for each seed.
 
     Returns:
       The last record of metrics.jsonl. A finished run returns it at once.
@@ -46,6 +47,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
 
+    directories = [workdir, *replicas.runs(config, workdir)]
     with watched(), contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
         with together():
@@ -55,22 +57,25 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             if is_first():
                 info = programs.info()
                 before = stack.enter_context(open_workdir(workdir, config, info))
+                for directory, own in replicas.runs(config, workdir).items():
+                    stack.enter_context(open_workdir(directory, own, info))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
         with together():
             state = checkpoints.restore(programs.state_shape, terminal.say)
-            check_metrics(config, workdir, None if state is None else int(state.step))
+            restored = None if state is None else int(np.max(state.step))
+            for directory in directories:
+                check_metrics(config, directory, restored)
         if state is None:
             state = programs.initial_state()
         else:
             state = programs.devices.replicate(state)
-            terminal.say(f"{net} in {workdir} goes on from step {int(state.step):,}")
+            terminal.say(f"{net} in {workdir} goes on from step {restored:,}")
             if config.bn_scope == "device" and before.get("devices", 1) != programs.devices.size:
                 terminal.say(_other_devices(config, before, programs))
-        step = int(state.step)
-        writers = stack.enter_context(Writers(workdir, step, terminal))
+        step = restored or 0
+        writers = [stack.enter_context(Writers(path, step)) for path in directories]
 
-        order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
         train = programs.put(dataset.train)
         evaluated = {"test": programs.put(dataset.test)}
         if dataset.validation is not None:
@@ -88,26 +93,32 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
                 compiled[num_steps] = programs.compile_train_steps(state, train, num_steps)
                 clock.restart(step)
                 terminal.restart_clock(step)
-            indices = order.indices(step, num_steps)
+            indices = programs.indices(step, num_steps)
             state, sums = compiled[num_steps](state, train, indices)
             step += num_steps
-            terminal.update(step, jax.device_get(sums).rates("train"))
+            rates = jax.device_get(sums).rates("train")
+            terminal.update(step, replicas.mean(rates))
 
             log, evaluate, save = due(config, step)
             if log or evaluate:
-                record = {"step": step} | sums.rates("train")
-                record["learning_rate"] = float(state.learning_rate)
-                record["images_per_second"] = clock.steps_per_second(step) * config.batch_size
+                rates = {"step": step} | rates
+                rates["learning_rate"] = np.asarray(state.learning_rate, np.float64).tolist()
+                rates["images_per_second"] = clock.steps_per_second(step) * config.batch_size
                 if evaluate:
                     for name, split in evaluated.items():
-                        record |= programs.evaluate(state, split).rates(name)
+                        rates |= programs.evaluate(state, split).rates(name)
+                record = replicas.mean(rates)
                 with together():
-                    _check_finite(config, checkpoints, record)
-                    writers.write(record)
+                    _check_finite(config, checkpoints, rates)
+                    records = [record, *replicas.each(rates, config.num_replicas)]
+                    for writer, own in zip(writers, records, strict=False):
+                        writer.write(own)
+                terminal.write(record)
             stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
             if save or stopping:
                 with together():
-                    writers.sync()  # before the checkpoint, so that no restart leaves a gap
+                    for writer in writers:
+                        writer.sync()  # before the checkpoint, so that no restart leaves a gap
                     checkpoints.check()
                 _save(config, checkpoints, step, state)
             if stopping:
@@ -193,7 +204,7 @@ class Clock:
 def _check_finite(config: ConfigDict, checkpoints: Checkpoints, record: Record) -> None:
     """Raises DivergedError for a record that holds a NaN or an infinity."""
     for name, value in record.items():
-        if not math.isfinite(value):
+        if not np.all(np.isfinite(value)):
             raise _diverged(config, checkpoints, f"{name} is {value}", int(record["step"]))
 
 

@@ -161,12 +161,12 @@ class Terminal:
 
 
 class Writers:
-    """All places where the records of a run go; a context manager.
+    """All files where the records of a run go; a context manager.
 
     All its methods raise a WorkdirError where a file cannot be written.
     """
 
-    def __init__(self, workdir: Path, step: int, terminal: Terminal):
+    def __init__(self, workdir: Path, step: int):
         """Opens the files of `workdir` for a run that goes on after `step`.
 
         Of several processes, only the first has files.
@@ -176,7 +176,6 @@ class Writers:
         if is_first():
             with self._writing():
                 self._files = [MetricsFile(workdir, step), TensorBoardFile(workdir, step)]
-        self._terminal = terminal
 
     def __enter__(self) -> Writers:
         return self
@@ -187,11 +186,10 @@ class Writers:
                 file.close()
 
     def write(self, record: Record) -> None:
-        """Writes a record everywhere."""
+        """Writes a record to all of them."""
         with self._writing():
             for file in self._files:
                 file.write(record)
-        self._terminal.write(record)
 
     def sync(self) -> None:
         """Returns when the records are on disk."""

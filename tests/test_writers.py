@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_error(tmp_path, name):
     """Files that open and then take no byte, as on a full disk."""
 
     def run():
-        with Terminal("net", 20) as terminal, Writers(tmp_path, 0, terminal) as writers:
+        with Terminal("net", 20), Writers(tmp_path, 0) as writers:
             full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             if name == "tensorboard":
                 record_writer = writers._files[1]._file._py_recordio_writer
