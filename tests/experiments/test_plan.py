@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments.plan import grid, load_sweep, make_plans
+from flaxres import replicas
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from tests.conftest import ROOT
@@ -36,8 +37,9 @@ def test_a_grid():
 @pytest.mark.parametrize("config", ["digits", "cifar10"])
 def test_the_sweeps_that_are_there(path, config):
     plans = load_sweep(f"{path}:configs/{config}.py", {})
-    assert len(plans) >= 15
-    assert {plan.config.seed for plan in plans} == {0, 1, 2}
+    assert sum(plan.config.num_replicas for plan in plans) >= 15
+    seeds = {seed for plan in plans for seed in replicas.seeds(plan.config)}
+    assert seeds == {0, 1, 2}
     assert {plan.config.dataset.name for plan in plans} == {config}
     assert len({json.dumps(flatten(plan.config)) for plan in plans}) == len(plans)
 
