@@ -100,7 +100,12 @@ def make_progress(plans: Sequence[Plan], workdir: Path) -> list[Progress]:
 
 def cost(plan: Plan) -> float:
     """Multiply-adds of all steps: three times the forward pass of each image."""
-    return 3.0 * plan.count()[1] * plan.config.batch_size * plan.config.num_steps
+    return 3.0 * macs_of_a_step(plan) * plan.config.num_steps
+
+
+def macs_of_a_step(plan: Plan) -> float:
+    """Multiply-adds of the forward passes of a step, of all its images and replicas."""
+    return float(plan.count()[1] * plan.config.batch_size * plan.config.num_replicas)
 
 
 def drive(
@@ -146,7 +151,7 @@ def drive(
                             run.job, run.state = job, State.QUEUED
                             run.attempts += 1
                         active += started
-                if not active:
+                if not active and not waiting:
                     return
                 time.sleep(POLL_SECONDS)
                 for run in active:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.driver import make_progress
+from experiments.driver import macs_of_a_step, make_progress
 from experiments.executors.base import Executor, Task
 from experiments.plan import Plan
 from flaxres.errors import UserError
@@ -32,10 +32,10 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
       directory: for the output of the measurements, seen by the executor too.
     """
     runs = make_progress(plans, workdir)
-    by_macs = sorted(plans, key=lambda plan: _macs_of_a_step(plan))
-    ends = list({_macs_of_a_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values())
+    by_macs = sorted(plans, key=macs_of_a_step)
+    ends = list({macs_of_a_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values())
     speeds = [measure_on(executor, plan.task(workdir), directory) for plan in ends]
-    macs = [_macs_of_a_step(plan) for plan in ends]
+    macs = [macs_of_a_step(plan) for plan in ends]
 
     table = Table(title=f"{len(plans)} runs in {workdir}", box=None, header_style="bold")
     for column in ("run", "params", "MACs", "steps", "done", "time left"):
@@ -44,7 +44,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
     for progress in runs:
         plan = progress.plan
         params, run_macs = plan.count()
-        position = (_macs_of_a_step(plan) - macs[0]) / max(1, macs[-1] - macs[0])
+        position = (macs_of_a_step(plan) - macs[0]) / max(1, macs[-1] - macs[0])
         start, step = (
             speeds[0][key] + position * (speeds[-1][key] - speeds[0][key])
             for key in ("start", "step")
@@ -81,10 +81,6 @@ def makespan(seconds: Sequence[float], workers: int | None) -> float:
     for duration in seconds:
         heapq.heapreplace(ends, ends[0] + duration)
     return max(ends)
-
-
-def _macs_of_a_step(plan: Plan) -> float:
-    return float(plan.count()[1] * plan.config.batch_size)
 
 
 def _time(seconds: float) -> str:

@@ -10,7 +10,7 @@ from experiments import driver
 from experiments.driver import State, drive, make_progress
 from experiments.executors.base import End
 from experiments.plan import LOG_FILE, grid, make_plans
-from flaxres.errors import InterruptedRunError
+from flaxres.errors import InterruptedRunError, UserError
 from tests.conftest import ROOT
 from tests.experiments.test_runs import write_run
 
@@ -38,14 +38,14 @@ class ScriptedJob:
 
     def poll(self):
         self.polls += 1
-        if self.end is None and self.polls > 2:
+        if self.end is None and self.polls > (40 if "resnet-20" in self.task.name else 2):
             codes = self.executor.codes.get(self.task.name, [])
             self.finish(codes.pop(0) if codes else 0)
         return self.end
 
     def finish(self, code):
         if code == 0:
-            record = {"step": 200, "train_error": 1.0, "test_error": 2.0}
+            record = {"step": 300, "train_error": 1.0, "test_error": 2.0}
             directory = self.executor.workdir / self.task.name
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "metrics.jsonl").write_text(json.dumps(record) + "\n")
@@ -120,6 +120,22 @@ def test_an_exit_without_an_end_is_a_failure(sweep, tmp_path):
     (tmp_path / "plain-8/seed-0/metrics.jsonl").unlink()
     runs, _, _ = sweep(["plain-8"], {"plain-8": [5, 6, 7]})
     assert runs["plain-8/seed-0"].message == "exit code 7"
+
+
+def test_a_cluster_that_is_busy_for_a_while(sweep, monkeypatch):
+    monkeypatch.setattr(driver, "RESUBMIT_SECONDS", 0.005)
+    submit, refused = Script.submit, []
+
+    def busy(self, tasks):
+        if self.order and len(refused) < 2:
+            refused.append(tasks)
+            raise UserError("the controller is busy")
+        return submit(self, tasks)
+
+    monkeypatch.setattr(Script, "submit", busy)
+    runs, said, _ = sweep(["plain-8", "resnet-20"], {"plain-8": [-9]})
+    assert said.count("the controller is busy; trying again") == 2
+    assert {run.state for run in runs.values()} == {State.FINISHED}
 
 
 def test_a_signal_stops_all(sweep):

@@ -38,15 +38,15 @@ def test_a_row_for_each_run_those_at_work_first(runs):
         "resnet-8/seed-0",
         "plain-8/seed-0",
     ]
-    # 150 steps of 128 images are left, at 640 images a second.
+    # 250 steps of 128 images are left, at 640 images a second.
     assert rows[0].split()[1:] == [
         "running,",
         "retry",
         "1",
-        "50/200",
+        "50/300",
         "10.00%",
         "12.50%",
-        "0:00:30",
+        "0:00:50",
     ]
     assert summary.startswith("runs/sweep: 3 runs, 1 waiting, 1 running, 1 failed; ETA ")
     assert waiting.plan.name == "plain-8/seed-0"
@@ -55,11 +55,11 @@ def test_a_row_for_each_run_those_at_work_first(runs):
 def test_the_time_left_follows_from_the_work_done(runs, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
-    runs[0].record = {"step": 100}  # of 200, from an earlier start
+    runs[0].record = {"step": 150}  # of 300, from an earlier start
     table = LiveTable(runs, "sweep")
     assert table.summary().endswith("ETA -")
     clock[0] += 30
-    runs[0].record, runs[0].state = {"step": 200}, State.FINISHED
+    runs[0].record, runs[0].state = {"step": 300}, State.FINISHED
     # Half a run in 30 s; two runs are left.
     assert table.summary().endswith("ETA 0:02:00")
 
