@@ -4,7 +4,7 @@ python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs
 With the config file after a colon it is the experiment of the paper, meant for accelerators:
 python -m experiments.sweep --sweep=configs/sweeps/degradation.py:configs/cifar10.py --workdir=X
 
-The digits take a quarter of an hour on two CPU cores.
+The digits take less than half an hour on two CPU cores.
 """
 
 from experiments.plan import grid

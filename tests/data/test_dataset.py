@@ -1,6 +1,6 @@
 import numpy as np
-from ml_collections import ConfigDict
 
+from flaxres.config import default_config
 from flaxres.data import Dataset, Split, dataset_shape, load_dataset
 
 
@@ -14,9 +14,9 @@ def test_mean_image_comes_from_the_training_split_alone():
 
 
 def test_load_by_name_keeps_the_last():
-    config = ConfigDict(
-        {"name": "digits", "data_dir": None, "train_split": "train", "test_split": "test"}
-    )
+    config = default_config().dataset
+    config.name = "digits"
     assert load_dataset(config) is load_dataset(config)
     dataset = load_dataset(config)
+    assert dataset.validation is None
     assert dataset_shape(config) == (dataset.image_shape, dataset.num_classes)

@@ -56,3 +56,12 @@ def test_unknown_split(split):
 def test_empty_split():
     with pytest.raises(DatasetError, match="is empty"):
         load_digits("train", "test[:0]")
+
+
+def test_a_validation_split_beside_the_others():
+    dataset = load_digits("train[:1200]", "test", "train[1200:]")
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [
+        *(1200, 237, 360)
+    ]
+    whole = load_digits().train
+    np.testing.assert_array_equal(dataset.validation.images, whole.images[1200:])
