@@ -19,8 +19,9 @@ from flaxres.writers import Record, read_metrics
 
 POLL_SECONDS = 0.5
 RESUBMIT_SECONDS = 30.0  # after a cluster has refused
+RETRY_SECONDS = 5.0  # before a failed run is started again: what is left of it may be saving
 # What trying again would not change.
-HOPELESS = (ConfigError.exit_code, DivergedError.exit_code, InUseError.exit_code)
+HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
 
 
 class State(enum.Enum):
@@ -58,6 +59,7 @@ class Progress:
     test_error: float | None = None
     message: str = ""
     job: Job | None = None
+    not_before: float = 0.0  # of the monotonic clock
     _size: int = -1
 
     @property
@@ -135,17 +137,18 @@ def drive(
     with StopRequest("all runs save and stop") as stop:
         try:
             while stop.signum is None:
+                now = time.monotonic()
                 waiting = [run for run in runs if run.state is State.WAITING]
-                room = len(waiting) if executor.capacity is None else executor.capacity
-                started = waiting[: max(0, room - len(active))]
-                if started and time.monotonic() >= not_before:
+                ready = [run for run in waiting if now >= max(not_before, run.not_before)]
+                room = len(runs) if executor.capacity is None else executor.capacity
+                if started := ready[: room - len(active)]:
                     try:
                         jobs = executor.submit([run.plan.task(workdir) for run in started])
                     except UserError as error:
                         if not active:
                             raise
                         show(f"{error}; trying again")  # a busy cluster; those at work go on
-                        not_before = time.monotonic() + RESUBMIT_SECONDS
+                        not_before = now + RESUBMIT_SECONDS
                     else:
                         for run, job in zip(started, jobs, strict=True):
                             run.job, run.state = job, State.QUEUED
@@ -190,11 +193,14 @@ def _watch(run: Progress, retries: int, show: Callable[[str], None]) -> None:
         show(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
         return
     run.message = why(run, end)
-    if end.code in HOPELESS or run.attempts > retries:
+    # A run that is in use at its first start is somebody else's.
+    elsewhere = end.code == InUseError.exit_code and run.attempts == 1
+    if end.code in HOPELESS or elsewhere or run.attempts > retries:
         run.state = State.FAILED
         show(f"{run.plan.name}: failed: {run.message}")
     else:
         run.state = State.WAITING
+        run.not_before = time.monotonic() + RETRY_SECONDS
         show(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
 
 

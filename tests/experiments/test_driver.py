@@ -63,6 +63,7 @@ def sweep(tmp_path, monkeypatch):
     """Runs nets with codes; returns their states, what was said, and the executor."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(driver, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(driver, "RETRY_SECONDS", 0.002)
 
     def run(nets, codes=(), retries=2, capacity=2, update=lambda: None):
         names = {net: (net, {}) for net in nets}
@@ -112,6 +113,12 @@ def test_what_trying_again_does_not_change(sweep, tmp_path, code):
     runs, _, executor = sweep(["plain-8"], {"plain-8": [code] * 5})
     assert len(executor.order) == 1
     assert runs["plain-8/seed-0"].message == "it diverged"
+
+
+def test_what_is_left_of_a_run_may_be_saving_when_it_is_tried_again(sweep):
+    runs, _, executor = sweep(["plain-8"], {"plain-8": [-9, 4]})
+    assert len(executor.order) == 3
+    assert runs["plain-8/seed-0"].state is State.FINISHED
 
 
 def test_an_exit_without_an_end_is_a_failure(sweep, tmp_path):

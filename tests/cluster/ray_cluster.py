@@ -1,0 +1,108 @@
+"""A real Ray cluster for tests: nodes that are processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class RayCluster:
+    """Starts and kills nodes; each is a session of processes, so that no other is touched.
+
+    Attributes:
+      address: HOST:PORT of the head.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self._port}"
+        self._sessions: list[int] = []
+
+    def add_node(self, resources: dict[str, float], cpus: int = 1, gpus: int = 0) -> int:
+        """Starts a node, the first of them as the head; returns its session."""
+        head = ["--head", f"--port={self._port}", f"--temp-dir={self._directory}"]
+        head += ["--include-dashboard=false"]
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start"),
+            *([f"--address={self.address}"] if self._sessions else head),
+            *(f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--resources={json.dumps(resources)}"),
+            *("--node-ip-address=127.0.0.1", "--object-store-memory=100000000"),
+            "--disable-usage-stats",
+            *("--min-worker-port=0", "--max-worker-port=0"),  # any that is free
+        ]
+        # A file, as the node's processes inherit it and outlive the command.
+        with tempfile.TemporaryFile("w+") as output:
+            starter = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True
+            )
+            self._sessions.append(starter.pid)
+            if starter.wait(timeout=60):
+                output.seek(0)
+                raise RuntimeError(f"ray start failed: {output.read()}")
+        return starter.pid
+
+    def stop_node(self, session: int) -> None:
+        """Ends a node in good order: the cluster knows at once."""
+        signal_all(session, signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while processes(session) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.kill_node(session)
+
+    def kill_node(self, session: int) -> None:
+        """Kills all processes of a node, as if it had lost its power."""
+        signal_all(session, signal.SIGSTOP)  # none is to report the death of another
+        deadline = time.monotonic() + 30
+        while processes(session) and time.monotonic() < deadline:
+            signal_all(session, signal.SIGKILL)
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Kills what is left of all nodes."""
+        for session in reversed(self._sessions):
+            self.kill_node(session)
+
+
+def processes(session: int) -> list[int]:
+    """The live processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # After the name, which may hold spaces: state, parent, group, session.
+            state, _, _, number = path.read_text().rpartition(") ")[2].split()[:4]
+            if int(number) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def signal_all(session: int, signum: int) -> None:
+    """Sends a signal to each process of a session."""
+    for pid in processes(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[RayCluster]:
+    """A cluster with a head of one CPU and one 'place'; everything is gone at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: sockets lie in it
+    cluster = RayCluster(directory)
+    try:
+        cluster.add_node({"place": 1})
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(directory, ignore_errors=True)

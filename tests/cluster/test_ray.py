@@ -1,0 +1,281 @@
+"""Runs on a real Ray cluster, whose nodes are processes of this machine."""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.executors import ray as ray_executor
+from experiments.executors.base import End, Task
+from experiments.executors.ray import RayExecutor
+from flaxres.errors import ConfigError, UserError
+from flaxres.writers import read_metrics
+from tests.cluster.ray_cluster import ray_cluster
+from tests.conftest import ROOT, small_config
+from tests.test_train import final_digest, metrics
+
+pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-cluster.txt")
+pytestmark = pytest.mark.cluster
+
+STEPS = 2_000
+SMALL = (
+    *("-m", "flaxres.main", "--config=configs/digits.py:resnet-8", "--config.batch_size=32"),
+    *("--config.model.widths=(4,8,8)", "--config.num_devices=1", f"--config.num_steps={STEPS}"),
+    *("--config.boundaries=(1000,1500)", "--config.log_every=50", "--config.eval_every=500"),
+    "--config.checkpoint_every=100",
+)
+SLEEP = "import time; from flaxres import signals; signals.stop_with_parent(); time.sleep(300)"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head with room for one run."""
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def second(cluster):
+    """A second node, also with room for one run, and with a (pretended) GPU."""
+    session = cluster.add_node({"place": 1}, gpus=1)
+    yield session
+    cluster.stop_node(session)
+
+
+def executor(cluster, **kwargs):
+    arguments = {"cpus_per_task": 1, "gpus_per_task": 0, "resources": {"place": 1}}
+    return RayExecutor(**{"address": cluster.address, **arguments, **kwargs})
+
+
+def python_task(tmp_path, name, *arguments):
+    return Task(name, (sys.executable, *arguments), ROOT, tmp_path / f"logs/{name}.txt")
+
+
+def wait(condition, timeout=120):
+    """Waits until `condition()` is true; returns what it gave."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
+
+
+def ends(jobs):
+    """Waits until all jobs have ended; returns how."""
+    wait(lambda: None not in [job.poll() for job in jobs])
+    return [job.poll() for job in jobs]
+
+
+def test_codes_and_devices(cluster, second, tmp_path):
+    show = "import os; print('GPUs:', os.environ['CUDA_VISIBLE_DEVICES'] or 'none')"
+    fail = python_task(tmp_path, "fail", "-c", "raise SystemExit(7)")
+    tasks = [fail, *(python_task(tmp_path, str(i), "-c", show) for i in range(3))]
+    with executor(cluster) as place:
+        assert place.capacity is None
+        jobs = place.submit(tasks)
+        assert ends(jobs) == [End(7), End(0), End(0), End(0)]
+        assert all(job.started() for job in jobs)
+        missing = Task("missing", ("/nowhere/python",), ROOT, tmp_path / "missing.txt")
+        (end,) = ends(place.submit([missing]))
+    assert end.code == 1
+    assert "FileNotFoundError" in end.reason
+    assert "\n" not in end.reason
+    head, output = (tmp_path / "logs/0.txt").read_text().splitlines()
+    assert head.startswith("# ")
+    assert sys.executable in head
+    assert output == "GPUs: none"
+    with executor(cluster, gpus_per_task=1) as place:
+        assert ends(place.submit(tasks[1:2])) == [End(0)]
+    assert (tmp_path / "logs/0.txt").read_text().endswith("GPUs: 0\n")
+
+
+def run_task(tmp_path, name="run"):
+    return python_task(tmp_path, name, *SMALL, f"--workdir={tmp_path / name}")
+
+
+def step(workdir):
+    """Newest step of a run's metrics."""
+    return (read_metrics(workdir) or [{"step": 0}])[-1]["step"]
+
+
+def test_a_node_dies(cluster, tmp_path, python, capfd):
+    """The run goes on on another one, and ends bit for bit as a run that was left alone."""
+    task, workdir = run_task(tmp_path), tmp_path / "run"
+    with executor(cluster) as place:
+        (blocker,) = place.submit([python_task(tmp_path, "blocker", "-c", SLEEP)])
+        wait(blocker.started)  # on the head, which is full now
+        second = cluster.add_node({"place": 1})
+        (job,) = place.submit([task])
+        wait(lambda: job.poll() or step(workdir) >= STEPS // 10)
+        assert job.poll() is None
+        assert job.started()
+        cluster.kill_node(second)
+        capfd.readouterr()
+        (end,) = ends([job])
+        assert end.code == 1
+        assert "node has died" in end.reason
+        assert "\n" not in end.reason
+        # The run itself has lost its parent, not its machine.
+        assert "SIGTERM: saving and stopping" in task.log.read_text()
+        stopped = step(workdir)
+        assert stopped < STEPS
+
+        (again,) = place.submit([task])
+        assert again.poll() is None
+        assert not again.started()
+        blocker.kill()
+        assert ends([blocker, again]) == [End(-9), End(0)]
+        assert "goes on from step" in task.log.read_text()
+    assert capfd.readouterr() == ("", "")  # Ray says nothing on the driver's terminal
+
+    straight = tmp_path / "straight"
+    done = python(*SMALL, f"--workdir={straight}", env={**os.environ, "PJRT_NPROC": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "goes on" not in done.stderr
+    assert metrics(workdir) == metrics(straight)
+    config = small_config()
+    config.num_steps = STEPS
+    assert final_digest(config, workdir) == final_digest(config, straight)
+
+
+def test_stop(cluster, tmp_path):
+    with executor(cluster) as place:
+        running, queued = place.submit(
+            [run_task(tmp_path, "running"), run_task(tmp_path, "queued")]
+        )
+        wait(lambda: running.poll() or step(tmp_path / "running"))
+        assert not queued.started()
+        for job in (running, queued):
+            job.stop()
+        begin = time.monotonic()
+        assert ends([running]) == [End(143)]
+        assert ends([queued]) == [End(143, "stopped before it began")]
+        assert time.monotonic() - begin < 30
+    last = (tmp_path / "logs/running.txt").read_text().strip().splitlines()[-1]
+    assert last.startswith("stopped at step ")
+    saved = last.split()[3].replace(",", "")
+    assert (tmp_path / "running/checkpoints" / saved).is_dir()
+    assert not (tmp_path / "queued").exists()
+    assert not (tmp_path / "logs/queued.txt").exists()
+
+
+def test_the_driver_ends_with_runs_under_way(cluster, tmp_path):
+    """They save and stop, as nobody waits for them any more."""
+    task, workdir = run_task(tmp_path), tmp_path / "run"
+    with executor(cluster) as place:
+        (job,) = place.submit([task])
+        wait(lambda: job.poll() or step(workdir))
+    wait(lambda: not alive(str(workdir)), timeout=60)
+    assert "SIGTERM: saving and stopping" in task.log.read_text()
+    assert step(workdir) < STEPS
+    saved = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
+    assert max(saved) >= step(workdir)
+
+
+def alive(argument):
+    """Whether there is a process with this in its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if argument in path.read_text():
+                return True
+    return False
+
+
+def test_the_order_of_the_queue(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    append = f"import sys; open({str(tmp_path / 'order')!r}, 'a').write(sys.argv[1])"
+    with executor(cluster, address=None) as place:
+        jobs = place.submit([python_task(tmp_path, f"{i}", "-c", append, f"{i}") for i in range(6)])
+        jobs[3].stop()
+        assert ends(jobs) == [*[End(0)] * 3, End(143, "stopped before it began"), *[End(0)] * 2]
+    assert (tmp_path / "order").read_text() == "01245"
+
+
+def test_several_processes(cluster, second, tmp_path):
+    show = (
+        "import os; names = 'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID';"
+        "print(*[os.environ['JAX_' + name] for name in names])"
+    )
+    fail = (
+        "import os, sys, time; time.sleep(300 * (os.environ['JAX_PROCESS_ID'] == '0')); sys.exit(3)"
+    )
+    tasks = [python_task(tmp_path, "show", "-c", show), python_task(tmp_path, "fail", "-c", fail)]
+    with executor(cluster, processes_per_run=2) as place:
+        jobs = place.submit(tasks)
+        log = tmp_path / "logs/fail.txt.process1"
+        assert ends(jobs) == [End(0), End(3, f"process 1: exit code 3, see {log}")]
+        assert all(job.started() for job in jobs)
+        jobs = place.submit([tasks[1], tasks[0]])
+        wait(lambda: jobs[0].started() or jobs[0].poll())
+        for job in jobs:
+            job.stop()
+        assert [end.code for end in ends(jobs)][1] == 143
+    outputs = [
+        (tmp_path / f"logs/show.txt{suffix}").read_text().splitlines()[1].split()
+        for suffix in ("", ".process1")
+    ]
+    assert outputs[0][0] == outputs[1][0]
+    host, port = outputs[0][0].split(":")
+    socket.getaddrinfo(host, int(port))
+    assert [output[1:] for output in outputs] == [["2", "0"], ["2", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "part"),
+    [
+        ({"address": "127.0.0.1:1"}, UserError, "no Ray cluster answers at 127.0.0.1:1"),
+        ({"address": "ray://127.0.0.1:1"}, ConfigError, "HOST:PORT of its head"),
+        ({"address": "local"}, ConfigError, "got 'local'"),
+        ({"cpus_per_task": 0}, ConfigError, "cpus_per_run must be above 0"),
+        (
+            {"gpus_per_task": 4},
+            UserError,
+            "asks for 1 x (1 CPU, 4 GPU, 1 place) and the Ray cluster holds only 0: its nodes have "
+            "1 x (1 CPU, 0 GPU, 1 place)",
+        ),
+        ({"processes_per_run": 2}, UserError, "asks for 2 x (1 CPU, 1 place)"),
+    ],
+)
+def test_what_cannot_be(cluster, arguments, kind, part):
+    begin = time.monotonic()
+    with pytest.raises(kind) as caught, executor(cluster, **arguments):
+        pass
+    assert type(caught.value) is kind
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - begin < 30
+
+
+def test_something_else_listens(monkeypatch):
+    monkeypatch.setattr(ray_executor, "PATIENCE", 5)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        place = RayExecutor(address=address, cpus_per_task=1, gpus_per_task=0, resources={})
+        with pytest.raises(UserError, match=f"{address} does not answer within 5 s"), place:
+            pass
+
+
+def test_resources_that_ray_does_not_take(cluster, tmp_path):
+    message = r"Ray does not take 1 CPU, 0\.5 place: Use the 'num_cpus'"
+    with (
+        executor(cluster, resources={"place": 0.5, "CPU": 1}) as place,
+        pytest.raises(ConfigError, match=message),
+    ):
+        place.submit([run_task(tmp_path)])
+
+
+def test_ray_is_not_installed(python):
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from experiments.executors.ray import RayExecutor\n"
+        "with RayExecutor(address=None, cpus_per_task=1, gpus_per_task=0, resources={}): pass"
+    )
+    error = python("-c", code).stderr.splitlines()[-1]
+    assert "UserError: Ray is not there" in error
+    assert "pip install -r requirements-cluster.txt" in error
