@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytest.importorskip("submitit")
+pytest.importorskip("submitit", reason="needs submitit: pip install -r requirements-cluster.txt")
 
 from configs import digits
 from experiments.executors import slurm_jobs

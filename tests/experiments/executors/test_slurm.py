@@ -52,7 +52,9 @@ task()
 @pytest.fixture
 def job(tmp_path):
     """Starts a job of a Python program and waits until it is ready."""
-    pytest.importorskip("submitit")
+    pytest.importorskip(
+        "submitit", reason="needs submitit: pip install -r requirements-cluster.txt"
+    )
     processes = []
 
     def start(program):
@@ -88,6 +90,7 @@ def children(pid):
         return [int(child) for child in file.read().split()]
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
 @pytest.mark.parametrize("to_all", [False, True])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
@@ -108,6 +111,7 @@ def test_a_run_saves_whomever_slurm_sends_its_signals_to(job, tmp_path, signum, 
         assert (tmp_path / "7_exit_code").read_text() == "143\n"
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
 def test_no_requeue_of_a_run_that_has_not_saved(job, tmp_path):
     fails = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3));"
@@ -118,6 +122,7 @@ def test_no_requeue_of_a_run_that_has_not_saved(job, tmp_path):
     assert (tmp_path / "7_exit_code").read_text() == "3\n"
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
 def test_kill(job, tmp_path):
     process, child, _ = job(SAVES)
@@ -138,8 +143,11 @@ def test_without_submitit(tmp_path, monkeypatch):
         SlurmExecutor(folder=tmp_path, **OPTIONS)
 
 
+@pytest.mark.cluster
 def test_without_slurm(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
+    pytest.importorskip(
+        "submitit", reason="needs submitit: pip install -r requirements-cluster.txt"
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"^SLURM's sbatch is not on the PATH; "):
         SlurmExecutor(folder=tmp_path, **OPTIONS)
