@@ -32,6 +32,10 @@ def define_overrides() -> None:
     """
     from flaxres.config import default_config
 
+    if given := [arg for arg in sys.argv if re.match(r"--?config=", arg)]:
+        raise ConfigError(
+            f"only fields of configs can be set here, as in --config.num_steps=100; got {given[0]}"
+        )
     try:
         config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
     except (AttributeError, TypeError, ValueError, flags.Error) as error:
