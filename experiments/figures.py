@@ -25,23 +25,21 @@ def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     """
     if are_nets(runs):
         return draw_figures(runs, directory)
-    colours = {net: COLOURS[i % len(COLOURS)] for i, net in enumerate(runs)}
+    styles = {}
+    for i, net in enumerate(runs):
+        line = LINES[i // len(COLOURS) % len(LINES)]
+        styles[net] = {"color": COLOURS[i % len(COLOURS)], "linestyle": line, "linewidth": 1.6}
     rows = -(-len(runs) // 4)  # of the legend
     figure = Figure(figsize=(10, 4.0 + 0.25 * rows), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     metrics = {"train_error": "training error", "test_error": "test error"}
     for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
-        for i, (net, group) in enumerate(runs.items()):
-            style = LINES[i // len(COLOURS) % len(LINES)]
-            _curve(axes, group, metric, colours[net], linewidth=1.6, linestyle=style)
+        for net, group in runs.items():
+            _curve(axes, group, metric, **styles[net])
         _finish(axes, runs, title)
     panels[1].set_ylabel("")
     _limit(panels, runs)
-    styles = [LINES[i // len(COLOURS) % len(LINES)] for i in range(len(runs))]
-    handles = [
-        Line2D([], [], color=colours[net], linestyle=style, linewidth=1.6, label=net)
-        for net, style in zip(runs, styles, strict=True)
-    ]
+    handles = [Line2D([], [], label=net, **style) for net, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return _save(figure, directory / "curves", runs)
 
@@ -101,14 +99,14 @@ def _scale(runs: dict[str, list[Run]]) -> tuple[float, str]:
     return (1e4, "iterations (1e4)") if longest >= 10_000 else (1, "iterations")
 
 
-def _curve(axes: Axes, group: list[Run], metric: str, colour: str, **style) -> None:
+def _curve(axes: Axes, group: list[Run], metric: str, color: str, **style) -> None:
     steps, mean, std = mean_and_std(group, metric)
     if not len(steps):
         return
     steps = steps / _scale({"": group})[0]
-    axes.plot(steps, mean, color=colour, marker="." if len(steps) == 1 else "", **style)
+    axes.plot(steps, mean, color=color, marker="." if len(steps) == 1 else "", **style)
     if std.any():
-        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
 
 
 def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
