@@ -22,7 +22,7 @@ def get_sweep(config="configs/digits.py"):
     return grid(config, variants, [0])
 """
 SMALL = (
-    *("--config.num_steps=60", "--config.boundaries=(30,45)", "--config.batch_size=16"),
+    *("--config.num_steps=300", "--config.boundaries=(150,225)", "--config.batch_size=16"),
     *("--config.model.widths=(4,4,4)", "--config.log_every=5", "--config.eval_every=20"),
     *("--config.checkpoint_every=10",),
 )
@@ -149,7 +149,7 @@ def test_the_plan_without_doing_it(sweep, tmp_path):
     # 3x3 filters: 4 of 1 channel, 12 convolutions of 4 channels; norms; dense.
     params = 36 + 6 * 144 + 7 * 8 + 50
     assert f" {params:,} " in line
-    assert "60" in line.split()
+    assert "300" in line.split()
     assert "ms each" in output
 
 
