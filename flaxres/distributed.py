@@ -59,10 +59,10 @@ def initialise(
             "a run of several processes needs coordinator_address HOST:PORT, num_processes N and "
             f"process_id from 0 to N - 1, got {address!r}, {count!r} and {number!r}"
         )
-    if number == 0:
-        print(f"waiting at {address} for {count - 1} more processes", file=sys.stderr, flush=True)
-    elif address != AUTO:
+    if address != AUTO and number > 0:
         _wait_for(address, number, timeout)
+    elif address != AUTO:
+        print(f"waiting at {address} for {count - 1} more processes", file=sys.stderr, flush=True)
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = {} if address == AUTO else dict(zip(_NAMES, given, strict=True))

@@ -4,7 +4,7 @@ python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs
 With the config file after a colon it is the experiment of the paper, meant for accelerators:
 python -m experiments.sweep --sweep=configs/sweeps/degradation.py:configs/cifar10.py --workdir=X
 
-The digits take less than half an hour on two CPU cores.
+Its first seed on the digits is what `make degradation` trains.
 """
 
 from experiments.plan import grid
