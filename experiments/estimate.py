@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import heapq
 import json
 import sys
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from experiments.driver import macs_of_a_step, make_progress
 from experiments.executors.base import Executor, Task
+from experiments.live import duration
 from experiments.plan import Plan
 from flaxres.errors import UserError
 
@@ -57,7 +57,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
             f"{run_macs / 1e6:,.4g}M",
             f"{plan.config.num_steps:,}",
             f"{progress.fraction():.0%}",
-            _time(seconds[-1]),
+            duration(seconds[-1]),
         )
     console = Console()
     if not console.is_terminal:
@@ -67,8 +67,9 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
         f"{plan.name} ({speed['start']:.1f} s to its first step, {1e3 * speed['step']:.0f} ms each)"
         for plan, speed in zip(ends, speeds, strict=True)
     )
+    total, parallel = sum(seconds), makespan(seconds, executor.capacity)
     console.print(
-        f"{_time(sum(seconds))} of one worker; {_time(makespan(seconds, executor.capacity))} with "
+        f"{duration(total)} of one worker; {duration(parallel)} with "
         f"{executor.capacity or 'as many workers as runs'}. Measured: {measured}. Evaluations and "
         "checkpoints are not counted.",
         highlight=False,
@@ -78,13 +79,9 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
 def makespan(seconds: Sequence[float], workers: int | None) -> float:
     """When the last of the jobs ends, started in this order on the first worker that is free."""
     ends = [0.0] * min(workers or len(seconds), len(seconds))
-    for duration in seconds:
-        heapq.heapreplace(ends, ends[0] + duration)
+    for own in seconds:
+        heapq.heapreplace(ends, ends[0] + own)
     return max(ends)
-
-
-def _time(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def measure_on(executor: Executor, task: Task, directory: Path) -> dict[str, float]:

@@ -17,7 +17,7 @@ from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
 from experiments.live import LiveTable
 from experiments.plan import Plan
-from experiments.runs import PLAN_FILE
+from experiments.runs import PLAN_FILE, planned_runs
 from flaxres import replicas
 from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
@@ -75,7 +75,12 @@ def make_executor(workdir: Path) -> Executor:
     if EXECUTOR.value == "ray":
         from experiments.executors.ray import RayExecutor
 
-        resources = {name: float(value) for name, value in _pairs("ray_resources")}
+        try:
+            resources = {name: float(value) for name, value in _pairs("ray_resources")}
+        except ValueError:
+            raise ConfigError(
+                f"--ray_resources must be NAME=NUMBER,..., got {RAY_RESOURCES.value}"
+            ) from None
         return RayExecutor(
             address=RAY_ADDRESS.value,
             cpus_per_task=CPUS_PER_RUN.value,
@@ -143,12 +148,11 @@ def run(plans: Sequence[Plan], workdir: Path, then: Callable[[Path], None]) -> N
 
 def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
     """Adds the runs to those that the sweep's directory is for."""
-    path = workdir / PLAN_FILE
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = planned_runs(workdir)
     for plan in plans:
         own = replicas.runs(plan.config, Path(plan.name)) or {Path(plan.name): plan.config}
         known |= {str(name): flatten(config) for name, config in own.items()}
-    write_atomically(path, json.dumps(known, indent=1) + "\n")
+    write_atomically(workdir / PLAN_FILE, json.dumps(known, indent=1) + "\n")
 
 
 def shared_directory() -> str | None:

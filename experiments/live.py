@@ -77,7 +77,7 @@ class LiveTable:
         if not left:
             return "0:00:00"
         done = self._done() - self._done_before
-        return _time((time.monotonic() - self._begin) * left / done) if done else "-"
+        return duration((time.monotonic() - self._begin) * left / done) if done else "-"
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -105,7 +105,7 @@ def _cells(run: Progress) -> tuple[str, ...]:
     speed = run.record.get("images_per_second")
     left = ""
     if run.state is State.RUNNING and speed:
-        left = _time((config.num_steps - run.step) * config.batch_size / speed)
+        left = duration((config.num_steps - run.step) * config.batch_size / speed)
     return (
         run.plan.name,
         state,
@@ -116,5 +116,6 @@ def _cells(run: Progress) -> tuple[str, ...]:
     )
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
     return str(datetime.timedelta(seconds=round(seconds)))

@@ -74,7 +74,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             if config.bn_scope == "device" and before.get("devices", 1) != programs.devices.size:
                 terminal.say(_other_devices(config, before, programs))
         step = restored or 0
-        writers = [stack.enter_context(Writers(path, step)) for path in directories]
+        writers = stack.enter_context(Writers(directories, step))
 
         train = programs.put(dataset.train)
         evaluated = {"test": programs.put(dataset.test)}
@@ -110,15 +110,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
                 record = replicas.mean(rates)
                 with together():
                     _check_finite(config, checkpoints, rates)
-                    records = [record, *replicas.each(rates, config.num_replicas)]
-                    for writer, own in zip(writers, records, strict=False):
-                        writer.write(own)
+                    writers.write([record, *replicas.each(rates, config.num_replicas)])
                 terminal.write(record)
             stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
             if save or stopping:
                 with together():
-                    for writer in writers:
-                        writer.sync()  # before the checkpoint, so that no restart leaves a gap
+                    writers.sync()  # before the checkpoint, so that no restart leaves a gap
                     checkpoints.check()
                 _save(config, checkpoints, step, state)
             if stopping:

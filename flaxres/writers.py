@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -161,40 +162,46 @@ class Terminal:
 
 
 class Writers:
-    """All files where the records of a run go; a context manager.
+    """The files where the records of a run and its replicas go; a context manager.
 
     All its methods raise a WorkdirError where a file cannot be written.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        """Opens the files of `workdir` for a run that goes on after `step`.
+    def __init__(self, workdirs: Sequence[Path], step: int):
+        """Opens the files of a run that goes on after `step`.
 
         Of several processes, only the first has files.
+
+        Args:
+          workdirs: of the run, then of its replicas if it has several.
+          step: steps done.
         """
-        self._workdir = workdir
-        self._files = []
+        self._workdir = workdirs[0]
+        self._files: list[list[MetricsFile | TensorBoardFile]] = []
         if is_first():
             with self._writing():
-                self._files = [MetricsFile(workdir, step), TensorBoardFile(workdir, step)]
+                for workdir in workdirs:
+                    self._files.append([MetricsFile(workdir, step), TensorBoardFile(workdir, step)])
 
     def __enter__(self) -> Writers:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        for file in self._files:
+        for file in itertools.chain(*self._files):
             with contextlib.suppress(OSError) if kind else self._writing():
                 file.close()
 
-    def write(self, record: Record) -> None:
-        """Writes a record to all of them."""
+    def write(self, records: Sequence[Record]) -> None:
+        """Writes a record for each of the workdirs."""
         with self._writing():
-            for file in self._files:
-                file.write(record)
+            for files, record in zip(self._files, records, strict=False):
+                for file in files:
+                    file.write(record)
 
     def sync(self) -> None:
         """Returns when the records are on disk."""
         with self._writing():
-            for file in self._files:
+            for file in itertools.chain(*self._files):
                 file.sync()
 
     @contextlib.contextmanager

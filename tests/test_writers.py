@@ -100,16 +100,16 @@ def test_a_full_disk_is_one_error(tmp_path, name):
     """Files that open and then take no byte, as on a full disk."""
 
     def run():
-        with Terminal("net", 20), Writers(tmp_path, 0) as writers:
+        with Terminal("net", 20), Writers([tmp_path], 0) as writers:
             full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             if name == "tensorboard":
-                record_writer = writers._files[1]._file._py_recordio_writer
+                record_writer = writers._files[0][1]._file._py_recordio_writer
                 record_writer._writer.close()
                 record_writer._writer = full
             else:
-                writers._files[0]._file.close()
-                writers._files[0]._file = full
-            writers.write({"step": 1, "train_loss": 0.5})
+                writers._files[0][0]._file.close()
+                writers._files[0][0]._file = full
+            writers.write([{"step": 1, "train_loss": 0.5}])
 
     with (
         contextlib.ExitStack() as stack,
