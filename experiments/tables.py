@@ -81,8 +81,9 @@ def markdown(rows: list[dict[str, object]]) -> str:
         cells = [str(row["net"]), f"{row['params']:,}" if row["params"] else "", steps]
         for metric in ("train_error", "test_error"):
             mean, std = row[metric], row[f"{metric}_std"]
-            cells.append("" if mean is None else f"{mean:.2f}")
-            cells[-1] += "" if std is None else f" ± {std:.2f} ({seeds} seeds)"
+            cell = "" if mean is None else f"{mean:.2f}"
+            cell += "" if std is None else f" ± {std:.2f}"
+            cells.append(f"{cell} ({seeds} seeds)" if cell and seeds != "1" else cell)
         if paper:
             cells.append(f"{row['paper_test_error']:.2f}" if row["paper_test_error"] else "")
         lines.append(cells)

@@ -62,7 +62,7 @@ def test_a_sweep_that_is_not_complete(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(dict.fromkeys(names, fields)))
     table = write_tables(find_runs(tmp_path), tmp_path)[0].read_text().splitlines()
     assert table[2:] == [
-        "| plain-20 | 1,020 | 30 | 12.50 | 13.50 |",
+        "| plain-20 | 1,020 | 30 | 12.50 (1 of 3 seeds) | 13.50 (1 of 3 seeds) |",
         "| resnet-56 |  | not begun |  |  |",
     ]
     with write_runs(tmp_path).open() as file:
