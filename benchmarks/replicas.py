@@ -13,11 +13,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 from absl import flags
 
+from experiments.speed import make_step, steps_per_second
 from flaxres import cli
 
 REPLICAS = flags.DEFINE_integer("replicas", 2, "Seeds at the same time.")
@@ -27,61 +27,12 @@ WORKER = flags.DEFINE_bool("worker", False, "One of the processes; started by th
 cli.define_config("configs/digits.py:resnet-20")
 
 
-def make_step(config, replicas: int):
-    """A compiled step of `replicas` seeds on random images; returns `advance()`."""
-    import jax
-
-    from flaxres.data import Dataset, Split, dataset_shape
-    from flaxres.models import create_model
-    from flaxres.optim import make_optimizer
-    from flaxres.programs import Programs
-    from flaxres.state import create_state
-    from flaxres.steps import make_train_step, make_train_steps
-
-    shape, num_classes = dataset_shape(config.dataset)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (1_024, *shape), dtype=np.uint8)
-    split = Split(images, rng.integers(0, num_classes, len(images), dtype=np.int32))
-    arrays = Programs(config, Dataset("random", split, split, num_classes)).put(split)
-    rows = rng.integers(0, len(images), (replicas, 1, config.batch_size), dtype=np.int32)
-    model, optimizer = create_model(config.model, num_classes), make_optimizer(config)
-    steps = make_train_steps(make_train_step(model, optimizer, config))
-
-    def create(seed):
-        return create_state(model, optimizer, config, shape, seed)
-
-    if replicas > 1:
-        states = jax.jit(jax.vmap(create))(np.arange(replicas))
-        step = jax.jit(jax.vmap(steps, in_axes=(0, None, 0)), donate_argnums=0)
-    else:
-        states, rows = jax.jit(create)(0), rows[0]
-        step = jax.jit(steps, donate_argnums=0)
-
-    def advance():
-        nonlocal states
-        states, sums = step(states, arrays, rows)
-        jax.block_until_ready(sums)
-
-    for _ in range(3):  # the second call may compile again
-        advance()
-    return advance
-
-
-def speed(advance, images: int, seconds: float) -> float:
-    """Images per second of `advance`, which takes `images` a call."""
-    begin, calls = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        advance()
-        calls += 1
-    return calls * images / (time.perf_counter() - begin)
-
-
 def serve(config) -> None:
     """A worker process: for each line on standard input, measures and prints a line."""
-    advance = make_step(config, 1)
+    advance = make_step(config)
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(speed(advance, config.batch_size, SECONDS.value), flush=True)
+        print(config.batch_size * steps_per_second(advance, SECONDS.value), flush=True)
 
 
 def start_workers(k: int) -> list[subprocess.Popen]:
@@ -118,12 +69,14 @@ def main() -> None:
     import jax
 
     k = REPLICAS.value
-    one, together = make_step(config, 1), make_step(config, k)
+    one = make_step(config)
+    config.num_replicas = k
+    together = make_step(config)
     workers = start_workers(k)
     speeds = {"one": [], "vmap": [], "processes": []}
     for _ in range(ROUNDS.value):
-        speeds["one"].append(speed(one, config.batch_size, SECONDS.value))
-        speeds["vmap"].append(speed(together, k * config.batch_size, SECONDS.value))
+        speeds["one"].append(config.batch_size * steps_per_second(one, SECONDS.value))
+        speeds["vmap"].append(k * config.batch_size * steps_per_second(together, SECONDS.value))
         speeds["processes"].append(ask(workers))
     for worker in workers:
         worker.stdin.close()

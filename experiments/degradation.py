@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from configs.sweeps import degradation as sweep
 from experiments import launch
 from experiments.plan import Plan, grid, make_plans
 from experiments.runs import check_comparable, find_runs
@@ -24,7 +25,7 @@ from flaxres.workdir import CONFIG_FILE, read_config
 
 NETS = flags.DEFINE_list(
     "nets",
-    [f"{kind}-{depth}" for depth in (20, 32, 44, 56) for kind in ("plain", "resnet")],
+    sweep.NETS,
     "Nets to train.",
 )
 SEEDS = flags.DEFINE_list(

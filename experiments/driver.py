@@ -14,7 +14,7 @@ from experiments.plan import LOG_FILE, Plan
 from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, InUseError, UserError
 from flaxres.signals import StopRequest
 from flaxres.train import finished_record
-from flaxres.workdir import check_same_config
+from flaxres.workdir import METRICS_FILE, check_same_config
 from flaxres.writers import Record, read_metrics
 
 POLL_SECONDS = 0.5
@@ -70,13 +70,17 @@ class Progress:
     def read(self) -> None:
         """Looks for new metrics."""
         try:
-            size = (self.workdir / "metrics.jsonl").stat().st_size
+            size = (self.workdir / METRICS_FILE).stat().st_size
         except OSError:
             return
         if size != self._size and (records := read_metrics(self.workdir)):
             self._size, self.record = size, records[-1]
             tested = [r["test_error"] for r in records if "test_error" in r]
             self.test_error = tested[-1] if tested else None
+
+    def is_done(self, end: End) -> bool:
+        """Whether it ended because it has made all its steps."""
+        return end.code == 0 and self.step == self.plan.config.num_steps
 
     def fraction(self) -> float:
         """Of its steps, those done."""
@@ -94,7 +98,7 @@ def make_progress(plans: Sequence[Plan], workdir: Path) -> list[Progress]:
         run = Progress(plan, workdir / plan.name, cost=cost(plan))
         if check_same_config(run.workdir, plan.config):
             run.read()
-            if finished_record(plan.config, run.workdir):
+            if run.fraction() == 1 and finished_record(plan.config, run.workdir):
                 run.state = State.FINISHED
         runs.append(run)
     return sorted(runs, key=lambda run: -run.cost)
@@ -170,10 +174,9 @@ def drive(
             _stop(active, update)
             raise
         signum = stop.signum
+    left = sum(run.state in (State.STOPPED, State.WAITING) for run in runs)
     raise InterruptedRunError(
-        f"stopped; the same command goes on with {_count(runs, State.STOPPED, State.WAITING)} of "
-        f"{len(runs)} runs",
-        signum,
+        f"stopped; the same command goes on with {left} of {len(runs)} runs", signum
     )
 
 
@@ -187,7 +190,7 @@ def _watch(run: Progress, retries: int, show: Callable[[str], None]) -> None:
             show(f"{run.plan.name}: started" + (f" at step {run.step:,}" if run.step else ""))
         return
     run.job = None
-    if end.code == 0 and run.step == run.plan.config.num_steps:
+    if run.is_done(end):
         run.state = State.FINISHED
         errors = f"training error {run.record['train_error']:.2f}%, test error"
         show(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
@@ -231,11 +234,6 @@ def _stop(active: list[Progress], update: Callable[[], None]) -> None:
             run.read()
             if end is not None:
                 run.job = None
-                done = end.code == 0 and run.step == run.plan.config.num_steps
-                run.state = State.FINISHED if done else State.STOPPED
+                run.state = State.FINISHED if run.is_done(end) else State.STOPPED
         active[:] = [run for run in active if run.job is not None]
         update()
-
-
-def _count(runs: Sequence[Progress], *states: State) -> int:
-    return sum(run.state in states for run in runs)

@@ -172,7 +172,11 @@ def collect(workdir: Path) -> None:
 
     runs = find_runs(workdir)
     try:
-        files = [write_runs(workdir), *write_tables(runs, workdir), *draw_sweep(runs, workdir)]
+        files = [
+            write_runs(runs, workdir),
+            *write_tables(runs, workdir),
+            *draw_sweep(runs, workdir),
+        ]
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir} ({error.strerror})") from error
     print(files[1].read_text())

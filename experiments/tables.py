@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.runs import Run, find_runs, planned_runs
+from experiments.runs import Run, planned_runs
 
 # What info.json says of a run that a table should hold.
 INFO = ("params", "device", "devices", "processes", "jax", "flaxres")
@@ -49,7 +49,7 @@ def result_rows(runs: dict[str, list[Run]], planned: Iterable[str] = ()) -> list
             "num_steps": done[0].config["num_steps"],
         }
         for metric in ("train_error", "test_error"):
-            last = [values[-1] for run in done if len(values := run.curve(metric)[1])]
+            last = [value for run in done if (value := run.last(metric)) is not None]
             row[metric] = float(np.mean(last)) if last else None
             row[f"{metric}_std"] = float(np.std(last, ddof=1)) if len(last) > 1 else None
         if _is_cifar10_test(done[0].config):
@@ -138,10 +138,10 @@ def _best_by_validation(run: Run) -> dict[str, object]:
     return dict(zip(names, (int(steps[best]), float(errors[best]), float(test_error)), strict=True))
 
 
-def write_runs(workdir: Path) -> Path:
+def write_runs(runs: dict[str, list[Run]], directory: Path) -> Path:
     """Writes runs.csv, a tidy table with a line for each run of a sweep; returns its path."""
-    file = workdir / "runs.csv"
-    file.write_text(_csv(run_rows(find_runs(workdir), planned_runs(workdir))))
+    file = directory / "runs.csv"
+    file.write_text(_csv(run_rows(runs, planned_runs(directory))))
     return file
 
 

@@ -47,7 +47,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
 
-    directories = [workdir, *replicas.runs(config, workdir)]
+    own_runs = replicas.runs(config, workdir)
+    directories = [workdir, *own_runs]
     with watched(), contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
         with together():
@@ -57,7 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             if is_first():
                 info = programs.info()
                 before = stack.enter_context(open_workdir(workdir, config, info))
-                for directory, own in replicas.runs(config, workdir).items():
+                for directory, own in own_runs.items():
                     stack.enter_context(open_workdir(directory, own, info))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())

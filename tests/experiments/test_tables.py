@@ -65,7 +65,7 @@ def test_a_sweep_that_is_not_complete(tmp_path):
         "| plain-20 | 1,020 | 30 | 12.50 (1 of 3 seeds) | 13.50 (1 of 3 seeds) |",
         "| resnet-56 |  | not begun |  |  |",
     ]
-    with write_runs(tmp_path).open() as file:
+    with write_runs(find_runs(tmp_path), tmp_path).open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], row["state"], row["step"]) for row in rows] == [
         ("plain-20/seed-0", "finished", "30"),
@@ -91,7 +91,7 @@ def test_the_best_step_is_that_of_the_validation_error(tmp_path):
     ]
     metrics = tmp_path / "plain-20/seed-0/metrics.jsonl"
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with write_runs(tmp_path).open() as file:
+    with write_runs(find_runs(tmp_path), tmp_path).open() as file:
         (row,) = csv.DictReader(file)
     best = [float(row[f]) for f in ("best_step", "best_validation_error", "test_error_at_best")]
     assert best == [20, 20.0, 28.0]
