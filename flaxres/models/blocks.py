@@ -7,6 +7,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from flaxres.models.norms import norm_relu
 from flaxres.models.shortcuts import apply_shortcut
 
 
@@ -36,16 +37,14 @@ class BasicBlock(nn.Module):
         # Explicit padding: 'SAME' would pad (0, 1) at stride 2 and shift the image by half a pixel.
         padding = ((1, 1), (1, 1))
         y = self.conv(self.filters, (3, 3), self.stride, padding=padding, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = norm_relu(self.norm(name="norm1"), y)
         y = self.conv(self.filters, (3, 3), 1, padding=padding, name="conv2")(y)
-        y = self.norm(name="norm2")(y)
-        if self.shortcut != "none":
-            y = y + apply_shortcut(
-                self.shortcut,
-                x,
-                filters=self.filters,
-                stride=self.stride,
-                conv=self.conv,
-                norm=self.norm,
-            )
-        return nn.relu(y)
+        shortcut = apply_shortcut(
+            self.shortcut,
+            x,
+            filters=self.filters,
+            stride=self.stride,
+            conv=self.conv,
+            norm=self.norm,
+        )
+        return norm_relu(self.norm(name="norm2"), y, add=shortcut)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxres.cpu.kernels import conv_general_dilated
 from flaxres.models.blocks import BasicBlock
-from flaxres.models.norms import make_norm
+from flaxres.models.norms import make_norm, norm_relu
 
 # He-2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian of std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -73,6 +74,7 @@ class CifarNet(nn.Module):
             use_bias=self.norm == "none",  # a norm has its own bias
             kernel_init=he_normal,
             dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
         )
         norm = make_norm(
             self.norm,
@@ -84,7 +86,7 @@ class CifarNet(nn.Module):
         )
         x = jnp.asarray(x, self.dtype)
         x = conv(self.widths[0], (3, 3), 1, padding=((1, 1), (1, 1)), name="conv")(x)
-        x = nn.relu(norm(name="norm")(x))
+        x = norm_relu(norm(name="norm"), x)
         for stage, filters in enumerate(self.widths, start=1):
             for block in range(1, blocks_per_stage(self.depth) + 1):
                 x = BasicBlock(

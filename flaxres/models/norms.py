@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from jax.typing import DTypeLike
+
+from flaxres.cpu import kernels
 
 NORMS = ("batch", "layer", "group", "instance", "none")
 BN_SCOPES = ("global", "device")
@@ -21,6 +24,43 @@ class NoNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x`."""
         return x
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch norm, which can add something and take the ReLU in the same go.
+
+    On a CPU that saves several passes over memory (`flaxres.cpu.kernels`); elsewhere XLA fuses
+    what follows a norm by itself.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, add: jax.Array | None = None, relu: bool = False) -> jax.Array:
+        """norm(x) + add, and its ReLU if `relu`; `add` is of the shape of `x`, or None."""
+        if not kernels.covers_norm(x) or (add is not None and not relu):
+            y = super().__call__(x)
+            y = y if add is None else y + add
+            return nn.relu(y) if relu else y
+        channels = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, channels)
+        bias = self.param("bias", self.bias_init, channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if self.use_running_average:
+            return kernels.normalise(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
+        axis = None if self.is_initializing() else self.axis_name
+        y, *own = kernels.batch_norm(x, scale, bias, add, self.epsilon, relu, axis)
+        if not self.is_initializing():
+            for running, of_batch in zip((mean, var), own, strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
+        return y
+
+
+def norm_relu(norm: nn.Module, x: jax.Array, add: jax.Array | None = None) -> jax.Array:
+    """ReLU of norm(x) + add, the last two layers of a block; `add` may be None."""
+    if isinstance(norm, BatchNorm):
+        return norm(x, add=add, relu=True)
+    y = norm(x)
+    return nn.relu(y if add is None else y + add)
 
 
 def make_norm(
@@ -50,7 +90,7 @@ def make_norm(
     """
     if name == "batch":
         return functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=momentum,
             epsilon=epsilon,

@@ -55,12 +55,17 @@ def apply_shortcut(
     stride: int,
     conv: Callable[..., nn.Module],
     norm: Callable[..., nn.Module],
-) -> jax.Array:
+) -> jax.Array | None:
     """The shortcut's output for block input `x`; to be called inside the block's compact method.
 
+    Returns:
+      What is added to the block's last norm; None for 'none'.
+
     Raises:
-      ValueError: `option` is not A, B or C.
+      ValueError: `option` is not one of `SHORTCUTS`.
     """
+    if option == "none":
+        return None
     same_size = stride == 1 and x.shape[-1] == filters
     if option in ("A", "B") and same_size:
         return x

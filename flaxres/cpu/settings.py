@@ -10,6 +10,8 @@ import importlib.util
 import os
 import sys
 
+from flaxres.cpu.build import Build
+
 # jaxlib's YNNPACK convolutions are slow for the gradients of small filters. XLA aborts the process
 # on a flag that it does not know, so it is set only for versions where it was tried.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -22,14 +24,19 @@ MALLOC_TUNABLES = (
     ":glibc.malloc.mmap_max=0"
     ":glibc.malloc.trim_threshold=17179869184"
     ":glibc.malloc.top_pad=536870912"
+    ":glibc.malloc.arena_max=1"  # in another arena than the first, large ones are mapped each time
 )
+
+_build: Build | None = None  # of the kernels, in the background
 
 
 def tune() -> None:
     """Sets XLA_FLAGS and GLIBC_TUNABLES, for which it may start this process anew.
 
-    Call it first in a program, before JAX is imported. What the user has set wins.
+    Call it first in a program, before JAX is imported. What the user has set wins. The kernels are
+    built in the background meanwhile, if they are not there.
     """
+    global _build
     if not runs_on_cpu():
         return
     set_xla_flags()
@@ -37,6 +44,12 @@ def tune() -> None:
         tunables = filter(None, [os.environ.get("GLIBC_TUNABLES"), MALLOC_TUNABLES])
         os.environ["GLIBC_TUNABLES"] = ":".join(tunables)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    _build = Build()
+
+
+def started_build() -> Build | None:
+    """The build that `tune` has started."""
+    return _build
 
 
 def runs_on_cpu() -> bool:

@@ -1,0 +1,94 @@
+"""Builds kernels.cc: python -m flaxres.cpu.build.
+
+It is built by itself when a program first trains on a CPU, once for each processor and version of
+the source, into `flaxres.cache.cache_directory()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from flaxres.cache import cache_directory
+
+SOURCE = Path(__file__).with_name("kernels.cc")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class Build:
+    """One build, which goes on in the background.
+
+    Attributes:
+      key: names what it is made from, and for which processor.
+      problem: why there is no library, once `wait` has returned None.
+    """
+
+    def __init__(self) -> None:
+        """Looks for the library, and starts to build it if it is not there."""
+        self.problem = ""
+        self._process: subprocess.Popen | None = None
+        compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+        parts = (SOURCE.read_text(), str(FLAGS), str(compiler), _processor())
+        parts += (importlib.metadata.version("jaxlib"),)  # its headers are compiled in
+        self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        self._library = cache_directory() / f"kernels-{self.key}.so"
+        if self._library.exists():
+            return
+        if compiler is None:
+            self.problem = f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
+            return
+        try:
+            self._library.parent.mkdir(parents=True, exist_ok=True)
+            handle, self._new = tempfile.mkstemp(".so", "kernels-", self._library.parent)
+            os.close(handle)
+            headers = Path(importlib.util.find_spec("jaxlib").origin).parent / "include"
+            command = [*compiler.split(), *FLAGS, f"-I{headers}", str(SOURCE), "-o", self._new]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            self.problem = f"{error.filename}: {error.strerror}"
+
+    def wait(self) -> Path | None:
+        """The library, or None if it cannot be built."""
+        if self._process is not None:
+            errors = self._process.communicate()[1].decode(errors="replace").strip()
+            if self._process.returncode == 0:
+                os.replace(self._new, self._library)  # other processes may have built it too
+            else:
+                os.unlink(self._new)
+                line = next((line for line in errors.splitlines() if "error" in line), "")
+                self.problem = f"{self._process.args[0]} failed: {line[:200]}"
+            self._process = None
+        return None if self.problem else self._library
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
+
+
+def main() -> None:
+    """Builds the library, and says where it is or what went wrong."""
+    build = Build()
+    library = build.wait()
+    print(library or f"error: the CPU kernels cannot be built: {build.problem}")
+    sys.exit(library is None)
+
+
+if __name__ == "__main__":
+    main()

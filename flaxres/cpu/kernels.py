@@ -1,0 +1,274 @@
+"""Convolutions and batch norm for the CPU: kernels.cc in the place of XLA's operations.
+
+They take float32 images (batch, height, width, channels) and, where they do not cover something,
+or there is no C++ compiler to build them with, XLA's own operations are taken. Results are those of
+the plain formulation but for rounding, and do not depend on the number of threads. They have
+gradients of first order; FLAXRES_CPU_KERNELS=0 leaves them out, for gradients of gradients say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from flaxres.cpu import settings
+from flaxres.cpu.build import Build
+
+SWITCH = "FLAXRES_CPU_KERNELS"
+FUNCTIONS = (
+    *("convolve", "input_gradient", "kernel_gradient"),
+    *("norm_sums", "normalise", "norm_gradient_sums", "norm_gradient"),
+)
+NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """The kernels as XLA knows them.
+
+    Attributes:
+      lanes: numbers in a vector register; channels of results must be a multiple.
+      key: stands in the names that XLA knows, so that a compiled program of another source, kept
+        in a cache, does not find these.
+    """
+
+    lanes: int
+    key: str
+
+    def call(self, name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
+        """Calls a function of kernels.cc; `results` are shapes of float32 arrays."""
+        shapes = jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+            results,
+            is_leaf=lambda leaf: isinstance(leaf, tuple) and all(type(d) is int for d in leaf),
+        )
+        target = f"flaxres_{name}_{self.key}"
+        return jax.ffi.ffi_call(target, shapes, vmap_method="broadcast_all")(*arrays, **attributes)
+
+
+@functools.cache
+def library() -> Library | None:
+    """Builds, loads and registers the kernels; None where they are not to be had or not wanted."""
+    if jax.default_backend() != "cpu" or os.environ.get(SWITCH) == "0":
+        return None
+    build = settings.started_build() or Build()
+    path = build.wait()
+    if path is None:
+        print(
+            f"the CPU kernels cannot be built ({build.problem}); training takes some 3 times as "
+            "long without them",
+            file=sys.stderr,
+        )
+        return None
+    loaded = ctypes.CDLL(str(path))
+    for name in FUNCTIONS:
+        function = jax.ffi.pycapsule(getattr(loaded, f"flaxres_{name}"))
+        jax.ffi.register_ffi_target(f"flaxres_{name}_{build.key}", function, platform="cpu")
+    return Library(loaded.flaxres_lanes(), build.key)
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`."""
+    if _covers_convolution(lhs, rhs, window_strides, padding, options):
+        return convolve(lhs, rhs, window_strides[0], padding[0][0])
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+
+
+def _covers_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]] | str,
+    options: dict[str, Any],
+) -> bool:
+    """Float32, two axes, a square kernel, equal strides and equal padding less than the kernel."""
+    if isinstance(padding, str) or x.ndim != 4 or options.get("dimension_numbers") != NHWC:
+        return False
+    dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
+    pads = {pad for pair in padding for pad in pair}
+    return (
+        x.dtype == kernel.dtype == jnp.float32
+        and kernel.shape[0] == kernel.shape[1]
+        and strides[0] == strides[1]
+        and len(pads) == 1
+        and 0 <= min(pads) < kernel.shape[0]
+        and set(dilations) <= {1}
+        and options.get("feature_group_count", 1) == 1
+        and options.get("precision") is None
+        and library() is not None
+        and kernel.shape[3] % library().lanes == 0
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+    """Convolves images with a kernel (size, size, in, out), `out` a multiple of the lanes.
+
+    Args:
+      x: float32 (batch, height, width, in).
+      kernel: float32.
+      stride: on both axes.
+      pad: zeros on each side, fewer than `size`.
+    """
+    size = kernel.shape[0]
+    height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
+    shape = (len(x), height, width, kernel.shape[3])
+    return library().call("convolve", shape, x, kernel, stride=stride, pad=pad)
+
+
+def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int):
+    return convolve(x, kernel, stride, pad), (x, kernel)
+
+
+def _convolve_backward(stride: int, pad: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array):
+    x, kernel = saved
+    channels = x.shape[3]
+    more = -channels % library().lanes
+    filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))) if more else kernel
+    shape = (*x.shape[:3], channels + more)
+    dx = library().call("input_gradient", shape, dy, filled, stride=stride, pad=pad)
+    dx = dx[..., :channels] if more else dx
+    return dx, library().call("kernel_gradient", kernel.shape, x, dy, stride=stride, pad=pad)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def covers_norm(x: jax.Array) -> bool:
+    """Whether `batch_norm` and `normalise` can take `x`."""
+    is_image = x.ndim == 4 and x.dtype == jnp.float32
+    return is_image and library() is not None and x.shape[3] % library().lanes == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def normalise(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    add: jax.Array | None,
+    epsilon: float,
+    relu: bool,
+) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias + add, and ReLU if `relu`.
+
+    Args:
+      x: float32 (batch, height, width, channels).
+      scale: float32 (channels,), as are `bias`, `mean` and `variance`.
+      bias: see there.
+      mean: see there.
+      variance: see there.
+      add: of the shape of `x`, or None; only with ReLU.
+      epsilon: added to the variance.
+      relu: replace negative numbers by 0.
+    """
+    other = jnp.zeros(0) if add is None else add
+    return library().call(
+        *("normalise", x.shape, x, scale, bias, mean, variance, other),
+        epsilon=np.float32(epsilon),
+        relu=relu,
+        adds=add is not None,
+    )
+
+
+def _plain_normalise(x, scale, bias, mean, variance, add, epsilon, relu):
+    y = (x - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias
+    y = y if add is None else y + add
+    return jax.nn.relu(y) if relu else y
+
+
+def _normalise_forward(*arguments):
+    return normalise(*arguments), arguments[:6]
+
+
+def _normalise_backward(epsilon, relu, saved, dy):
+    plain = functools.partial(_plain_normalise, epsilon=epsilon, relu=relu)
+    return jax.vjp(plain, *saved)[1](dy)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def batch_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    add: jax.Array | None,
+    epsilon: float,
+    relu: bool,
+    axis: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`normalise` by the statistics of `x` itself: Ioffe and Szegedy 2015 (arXiv 1502.03167).
+
+    Args:
+      x: float32 (batch, height, width, channels).
+      scale: float32 (channels,), as is `bias`.
+      bias: see there.
+      add: see `normalise`.
+      epsilon: see there.
+      relu: see there.
+      axis: name of an axis of devices over which the statistics are taken together, or None.
+
+    Returns:
+      The result, the mean and the variance. The last two are for running statistics and are not
+      differentiated.
+    """
+    return _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis)[0]
+
+
+def _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis):
+    sums = library().call("norm_sums", (scale.shape, scale.shape), x)
+    pixels = x.size // x.shape[3]
+    mean, squares = (total / pixels for total in sums)
+    if axis is not None:
+        mean, squares = lax.pmean((mean, squares), axis)
+    variance = jnp.maximum(squares - mean * mean, 0)
+    y = normalise(x, scale, bias, mean, variance, add, epsilon, relu)
+    saved = (x, scale, bias, mean, variance, None if add is None else y)
+    return (y, mean, variance), saved
+
+
+def _batch_norm_backward(epsilon, relu, axis, saved, cotangents):
+    x, scale, bias, mean, variance, y = saved
+    dy, adds, epsilon = cotangents[0], y is not None, np.float32(epsilon)
+    shapes = (scale.shape, scale.shape, x.shape if adds else (0,))
+    other = y if adds else jnp.zeros(0)
+    # d: dy where ReLU let something through. It is only written down where something was added,
+    # as it is also the gradient of that.
+    dscale, dbias, d = library().call(
+        *("norm_gradient_sums", shapes, dy, x, scale, bias, mean, variance, other),
+        epsilon=epsilon,
+        relu=relu,
+        adds=adds,
+    )
+    count, totals = x.size // x.shape[3], (dscale, dbias)
+    if axis is not None:
+        count, totals = count * lax.axis_size(axis), lax.psum(totals, axis)
+    dx = library().call(
+        *("norm_gradient", x.shape, d if adds else dy, x, scale, bias, mean, variance, *totals),
+        count=count,
+        epsilon=epsilon,
+        relu=relu and not adds,
+    )
+    return dx, dscale, dbias, d if adds else None
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
