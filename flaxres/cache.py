@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 from pathlib import Path
+
+MOST_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
+MIN_SECONDS = 0.1  # programs that take less time to compile are not kept
 
 
 def cache_directory() -> Path:
@@ -14,3 +19,37 @@ def cache_directory() -> Path:
     if own := os.environ.get("FLAXRES_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flaxres"
+
+
+def processor() -> str:
+    """What programs that are compiled for this processor alone depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep the programs that it compiles, so that only a first run waits for them.
+
+    Nothing is done where the user has told JAX where to keep them, or the directory cannot be made.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    # A file system may serve machines with different processors.
+    name = f"xla-{hashlib.sha256(processor().encode()).hexdigest()[:8]}"
+    directory = cache_directory() / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(directory, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

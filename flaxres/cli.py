@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from flaxres import cpu, signals
+from flaxres import cache, cpu, signals
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
 
 
@@ -76,9 +76,15 @@ def run(
     if trains:
         cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
+
+    def start(_: Sequence[str]) -> None:
+        if trains:
+            cache.keep_compiled_programs()
+        main()
+
     try:
         define()
-        app.run(lambda _: main(), flags_parser=_parse)
+        app.run(start, flags_parser=_parse)
     except InterruptedRunError as error:
         _exit(str(error), error.exit_code)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Builds kernels.cc: python -m flaxres.cpu.build.
+"""Builds kernels.cc: python -m flaxres.cpu.
 
 It is built by itself when a program first trains on a CPU, once for each processor and version of
 the source, into `flaxres.cache.cache_directory()`.
@@ -10,14 +10,12 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from flaxres.cache import cache_directory
+from flaxres.cache import cache_directory, processor
 
 SOURCE = Path(__file__).with_name("kernels.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
@@ -37,7 +35,7 @@ class Build:
         self.problem = ""
         self._process: subprocess.Popen | None = None
         compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-        parts = (SOURCE.read_text(), str(FLAGS), str(compiler), _processor())
+        parts = (SOURCE.read_text(), str(FLAGS), str(compiler), processor())
         parts += (importlib.metadata.version("jaxlib"),)  # its headers are compiled in
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         self._library = cache_directory() / f"kernels-{self.key}.so"
@@ -70,25 +68,3 @@ class Build:
                 self.problem = f"{self._process.args[0]} failed: {line[:200]}"
             self._process = None
         return None if self.problem else self._library
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    names = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
-
-
-def main() -> None:
-    """Builds the library, and says where it is or what went wrong."""
-    build = Build()
-    library = build.wait()
-    print(library or f"error: the CPU kernels cannot be built: {build.problem}")
-    sys.exit(library is None)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,12 +8,14 @@ gradients of first order; FLAXRES_CPU_KERNELS=0 leaves them out, for gradients o
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ctypes
 import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +56,24 @@ class Library:
         )
         target = f"flaxres_{name}_{self.key}"
         return jax.ffi.ffi_call(target, shapes, vmap_method="broadcast_all")(*arrays, **attributes)
+
+
+_left_out = contextvars.ContextVar("_left_out", default=False)
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Takes XLA's operations in what is traced within: it need not wait for the kernels."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def wanted() -> Library | None:
+    """The kernels, if operations that are traced here should be theirs."""
+    return None if _left_out.get() else library()
 
 
 @functools.cache
@@ -111,8 +131,8 @@ def _covers_convolution(
         and set(dilations) <= {1}
         and options.get("feature_group_count", 1) == 1
         and options.get("precision") is None
-        and library() is not None
-        and kernel.shape[3] % library().lanes == 0
+        and (taken := wanted()) is not None
+        and kernel.shape[3] % taken.lanes == 0
     )
 
 
@@ -152,8 +172,10 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 def covers_norm(x: jax.Array) -> bool:
     """Whether `batch_norm` and `normalise` can take `x`."""
-    is_image = x.ndim == 4 and x.dtype == jnp.float32
-    return is_image and library() is not None and x.shape[3] % library().lanes == 0
+    if x.ndim != 4 or x.dtype != jnp.float32:
+        return False
+    taken = wanted()
+    return taken is not None and x.shape[3] % taken.lanes == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))

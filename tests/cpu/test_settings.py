@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from flaxres import cpu
+from flaxres.cpu import settings
 
 SHOW = "import os; from flaxres import cpu; cpu.tune(); print([os.environ.get(n) for n in NAMES])"
 
@@ -17,22 +17,22 @@ def environment(monkeypatch):
 
 
 def test_flags_only_for_versions_that_know_them(environment):
-    environment.setattr(cpu.importlib.metadata, "version", lambda name: "0.10.7")
-    cpu.set_xla_flags()
-    assert os.environ["XLA_FLAGS"] == f"{cpu.CONVOLUTION_FLAG}=-individual_convolution"
+    environment.setattr(settings.importlib.metadata, "version", lambda name: "0.10.7")
+    settings.set_xla_flags()
+    assert os.environ["XLA_FLAGS"] == f"{settings.CONVOLUTION_FLAG}=-individual_convolution"
     environment.delenv("XLA_FLAGS")
-    environment.setattr(cpu.importlib.metadata, "version", lambda name: "1.0.0")
-    cpu.set_xla_flags()
+    environment.setattr(settings.importlib.metadata, "version", lambda name: "1.0.0")
+    settings.set_xla_flags()
     assert "XLA_FLAGS" not in os.environ
 
 
 def test_the_user_s_flags_win(environment):
-    environment.setattr(cpu.importlib.metadata, "version", lambda name: "0.10.7")
-    environment.setenv("XLA_FLAGS", f"--a=1 {cpu.CONVOLUTION_FLAG}=x")
-    cpu.set_xla_flags()
-    assert os.environ["XLA_FLAGS"] == f"--a=1 {cpu.CONVOLUTION_FLAG}=x"
+    environment.setattr(settings.importlib.metadata, "version", lambda name: "0.10.7")
+    environment.setenv("XLA_FLAGS", f"--a=1 {settings.CONVOLUTION_FLAG}=x")
+    settings.set_xla_flags()
+    assert os.environ["XLA_FLAGS"] == f"--a=1 {settings.CONVOLUTION_FLAG}=x"
     environment.setenv("XLA_FLAGS", "--a=1")
-    cpu.set_xla_flags()
+    settings.set_xla_flags()
     assert os.environ["XLA_FLAGS"].startswith("--a=1 ")
 
 
@@ -41,10 +41,10 @@ def test_the_user_s_flags_win(environment):
     [("cpu", True, True), ("cuda", False, False), (None, True, False), (None, False, True)],
 )
 def test_off_on_accelerators(environment, platforms, plugins, expected):
-    environment.setattr(cpu.importlib.util, "find_spec", lambda name: plugins or None)
+    environment.setattr(settings.importlib.util, "find_spec", lambda name: plugins or None)
     if platforms:
         environment.setenv("JAX_PLATFORMS", platforms)
-    assert cpu.runs_on_cpu() is expected
+    assert settings.runs_on_cpu() is expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
@@ -58,8 +58,8 @@ def test_the_process_starts_anew_once_with_the_tunables(environment, mine):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=os.getcwd()
     )
     expected = {
-        None: cpu.MALLOC_TUNABLES,
+        None: settings.MALLOC_TUNABLES,
         "glibc.malloc.arena_max=2": "glibc.malloc.arena_max=2",
-        "glibc.pthread.rseq=1": f"glibc.pthread.rseq=1:{cpu.MALLOC_TUNABLES}",
+        "glibc.pthread.rseq=1": f"glibc.pthread.rseq=1:{settings.MALLOC_TUNABLES}",
     }
     assert done.stdout.splitlines() == [str([expected[mine]])], done.stderr

@@ -1,0 +1,230 @@
+"""The kernels against XLA's own operations and flax's batch norm."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from flaxres.cpu import kernels
+from flaxres.models import create_model
+from flaxres.models.norms import BatchNorm
+
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason="needs a C++ compiler")
+CONVOLUTIONS = [  # height, width, in, out, size, stride, pad
+    (32, 32, 16, 16, 3, 1, 1),
+    (32, 32, 3, 16, 3, 1, 1),
+    (8, 8, 64, 64, 3, 1, 1),
+    (4, 4, 32, 48, 3, 1, 1),
+    (2, 2, 64, 64, 3, 1, 1),
+    (9, 7, 16, 32, 3, 1, 1),
+    (1, 1, 16, 16, 3, 1, 1),
+    (32, 32, 16, 32, 3, 2, 1),
+    (9, 10, 16, 32, 3, 2, 1),
+    (5, 3, 16, 16, 3, 2, 1),
+    (8, 8, 16, 32, 1, 2, 0),
+    (8, 8, 16, 32, 1, 1, 0),
+    (11, 11, 16, 16, 5, 2, 2),
+    (30, 30, 3, 64, 7, 2, 3),
+    (10, 10, 16, 16, 3, 3, 1),
+    (6, 6, 16, 16, 3, 1, 0),
+]
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def close(ours, theirs, tolerance):
+    """Within `tolerance` of the largest number."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+
+def both(function, other, *arguments):
+    """Values and gradients, for a random cotangent, of two functions."""
+    results = []
+    for f in (function, other):
+        y, vjp = jax.vjp(f, *arguments)
+        cotangents = jax.tree.map(lambda leaf: normal(9, *leaf.shape), y)
+        results.append((y, vjp(cotangents)))
+    return results
+
+
+@pytest.mark.parametrize("sizes", CONVOLUTIONS, ids=str)
+def test_convolution_and_its_gradients(sizes):
+    height, width, n_in, n_out, size, stride, pad = sizes
+    x, kernel = normal(0, 5, height, width, n_in), normal(1, size, size, n_in, n_out)
+
+    def theirs(x, kernel):
+        window = ((stride, stride), ((pad, pad), (pad, pad)))
+        return lax.conv_general_dilated(
+            x, kernel, *window, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+        )
+
+    def ours(x, kernel):
+        return kernels.convolve(x, kernel, stride, pad)
+
+    close(*both(jax.jit(ours), theirs, x, kernel), 1e-5)
+
+
+@pytest.mark.parametrize(("relu", "adds"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("shape", [(6, 5, 3, 16), (9, 1, 1, 32), (64, 8, 8, 48)], ids=str)
+def test_batch_norm_and_its_gradients(relu, adds, shape):
+    x, add = 3 + 2 * normal(0, *shape), normal(1, *shape) if adds else None
+    scale, bias = 1 + 0.1 * normal(2, shape[3]), 0.1 * normal(3, shape[3])
+
+    def ours(x, scale, bias, add):
+        return kernels.batch_norm(x, scale, bias, add, 1e-5, relu, None)[0]
+
+    def theirs(x, scale, bias, add):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias + (0 if add is None else add)
+        return jnp.maximum(y, 0) if relu else y
+
+    close(*both(jax.jit(ours), theirs, x, scale, bias, add), 1e-4)
+    _, mean, var = kernels.batch_norm(x, scale, bias, add, 1e-5, relu, None)
+    close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_norm_by_running_statistics_and_its_gradients(adds):
+    x, add = normal(0, 4, 3, 3, 16), normal(1, 4, 3, 3, 16) if adds else None
+    vectors = [1 + 0.1 * jnp.abs(normal(i, 16)) for i in range(4)]
+
+    def ours(x, add, *vectors):
+        return kernels.normalise(x, *vectors, add, 1e-5, True)
+
+    def theirs(x, add, scale, bias, mean, var):
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+        return jnp.maximum(y if add is None else y + add, 0)
+
+    close(*both(jax.jit(ours), theirs, x, add, *vectors), 1e-5)
+
+
+def test_the_module_equals_flax_s():
+    x = 3 + normal(0, 8, 4, 4, 16)
+    ours, theirs = (
+        kind(use_running_average=False, momentum=0.9) for kind in (BatchNorm, nn.BatchNorm)
+    )
+    variables = theirs.init(jax.random.key(0), x)
+    assert jax.tree.structure(ours.init(jax.random.key(0), x)) == jax.tree.structure(variables)
+    close(
+        ours.apply(variables, x, mutable=["batch_stats"]),
+        theirs.apply(variables, x, mutable=["batch_stats"]),
+        1e-5,
+    )
+
+
+def test_several_nets_at_once():
+    """vmap, over what has an axis for the nets and what has not."""
+    x, kernel = normal(0, 3, 4, 8, 8, 16), normal(1, 3, 3, 3, 16, 32)
+    scale, bias = 1 + normal(2, 3, 32) / 9, normal(3, 3, 32)
+
+    def net(x, kernel, scale, bias):
+        y = kernels.convolve(x, kernel, 2, 1)
+        y = kernels.batch_norm(y, scale, bias, None, 1e-5, True, None)[0]
+        return kernels.batch_norm(y, scale, bias, y, 1e-5, True, None)[0]
+
+    def gradients(*arguments):
+        return jax.grad(lambda *a: (net(*a) ** 2).sum(), argnums=(0, 1, 2, 3))(*arguments)
+
+    together = jax.vmap(gradients)(x, kernel, scale, bias)
+    each = [gradients(x[i], kernel[i], scale[i], bias[i]) for i in range(3)]
+    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-5)
+    shared = jax.vmap(gradients, in_axes=(None, 0, 0, None))(x[0], kernel, scale, bias[0])
+    each = [gradients(x[0], kernel[i], scale[i], bias[0]) for i in range(3)]
+    close(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-5)
+
+
+@pytest.mark.parametrize("net", ["resnet-B", "plain-none"])
+def test_gradients_of_a_net_equal_the_plain_formulation(config, net):
+    config.model.name, config.model.shortcut = net.split("-")
+    config.model.widths = (16, 16, 32)
+    model = create_model(config.model, 10)
+    x, labels = normal(0, 16, 8, 8, 3), jnp.arange(16) % 10
+    variables = model.init(jax.random.key(1), x, train=True)
+
+    def value_and_gradients(in_kernels):
+        def loss(params, x):
+            variables_ = {**variables, "params": params}
+            logits, _ = model.apply(variables_, x, True, mutable=["batch_stats"])
+            return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
+
+        compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        lowered = compiled.lower(variables["params"], x)
+        assert ("flaxres_" in lowered.as_text()) == in_kernels
+        return lowered.compile()(variables["params"], x)
+
+    ours = value_and_gradients(True)
+    with kernels.left_out():
+        theirs = value_and_gradients(False)
+    close(ours, theirs, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("dtype", jnp.bfloat16),
+        ("kernel", (3, 5, 16, 16)),
+        ("kernel", (3, 3, 16, 10)),
+        ("kernel", (3, 3, 8, 16)),
+        ("window_strides", (1, 2)),
+        ("padding", ((0, 1), (0, 1))),
+        ("padding", ((3, 3), (3, 3))),
+        ("rhs_dilation", (2, 2)),
+        ("lhs_dilation", (2, 2)),
+    ],
+    ids=str,
+)
+def test_what_is_not_covered_is_left_to_xla(change, value):
+    options = {"window_strides": (1, 1), "padding": ((1, 1), (1, 1))}
+    options |= {} if change in ("dtype", "kernel") else {change: value}
+    dtype = value if change == "dtype" else jnp.float32
+    shape = value if change == "kernel" else (3, 3, 16, 16)
+    groups = 16 // shape[2]
+    x, kernel = normal(0, 2, 8, 8, 16).astype(dtype), normal(1, *shape).astype(dtype)
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+
+    def convolve(x, kernel):
+        return kernels.conv_general_dilated(
+            x, kernel, dimension_numbers=numbers, feature_group_count=groups, **options
+        )
+
+    assert "flaxres_" not in str(jax.make_jaxpr(convolve)(x, kernel))
+    convolve(x, kernel)
+
+
+def test_the_number_of_threads_does_not_change_a_bit():
+    code = """
+import jax, hashlib
+from flaxres.cpu import kernels
+x = jax.random.normal(jax.random.key(0), (40, 8, 8, 16))
+k = jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
+def f(x, k):
+    y = kernels.convolve(x, k, 1, 1)
+    y, *_ = kernels.batch_norm(y, k[0, 0, 0], k[0, 0, 1], x, 1e-5, True, None)
+    return (y ** 2).sum()
+g = jax.grad(f, (0, 1))(x, k)
+print(hashlib.sha256(b"".join(a.tobytes() for a in g)).hexdigest())
+"""
+    digests = set()
+    for threads in ("1", "2", "5"):
+        environment = {**os.environ, "PJRT_NPROC": threads, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        digests.add(done.stdout)
+    assert len(digests) == 1, digests
+    assert len(digests.pop().strip()) == 64
