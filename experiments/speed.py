@@ -8,12 +8,73 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from flaxres import cli
 
+if TYPE_CHECKING:
+    from flaxres.data import Dataset
+
 SECONDS = 3.0  # of steps, after the compilation
+
+
+def random_dataset(shape: tuple[int, int, int], num_classes: int, num_images: int) -> Dataset:
+    """Random images of `shape` (height, width, channels) with random labels, as both splits."""
+    import numpy as np
+
+    from flaxres.data import Dataset, Split
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_images, *shape), dtype=np.uint8)
+    split = Split(images, rng.integers(0, num_classes, num_images, dtype=np.int32))
+    return Dataset("random", split, split, num_classes)
+
+
+class Steps:
+    """The train steps of a run, as many in each dispatch as `flaxres.main` takes.
+
+    Attributes:
+      programs: the run's.
+      size: steps in a dispatch.
+    """
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        """Builds the state before the first step.
+
+        Raises:
+          UserError: the config cannot be run here.
+        """
+        from flaxres.programs import Programs, steps_per_dispatch
+
+        self.programs = Programs(config, dataset)
+        self.size = steps_per_dispatch(config)
+        self._step = 0
+        self._state = self.programs.initial_state()
+        self._arrays = self.programs.put(dataset.train)
+        self._sums = None
+
+    def compile(self) -> None:
+        """Compiles the steps."""
+        self._compiled = self.programs.compile_train_steps(self._state, self._arrays, self.size)
+
+    def cost(self) -> dict[str, float]:
+        """XLA's own count of a dispatch: 'flops' and 'bytes accessed', where it has one."""
+        return self._compiled.cost()
+
+    def advance(self) -> int:
+        """Starts the next dispatch; returns its number of steps."""
+        indices = self.programs.indices(self._step, self.size)
+        self._state, self._sums = self._compiled(self._state, self._arrays, indices)
+        self._step += self.size
+        return self.size
+
+    def wait(self) -> None:
+        """Returns when all steps are done."""
+        import jax
+
+        jax.block_until_ready(self._sums)
 
 
 def make_step(config: ConfigDict) -> Callable[[], None]:
@@ -22,24 +83,16 @@ def make_step(config: ConfigDict) -> Callable[[], None]:
     Raises:
       UserError: the config cannot be run here.
     """
-    import jax
-    import numpy as np
+    from flaxres.data import dataset_shape
 
-    from flaxres.data import Dataset, Split, dataset_shape
-    from flaxres.programs import Programs
-
-    shape, num_classes = dataset_shape(config.dataset)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (config.batch_size, *shape), dtype=np.uint8)
-    split = Split(images, rng.integers(0, num_classes, config.batch_size, dtype=np.int32))
-    programs = Programs(config, Dataset("random", split, split, num_classes))
-    state, arrays, rows = programs.initial_state(), programs.put(split), programs.indices(0, 1)
-    step = programs.compile_train_steps(state, arrays, 1)
+    config = config.copy_and_resolve_references()
+    config.steps_per_dispatch = 1
+    steps = Steps(config, random_dataset(*dataset_shape(config.dataset), config.batch_size))
+    steps.compile()
 
     def advance() -> None:
-        nonlocal state
-        state, sums = step(state, arrays, rows)
-        jax.block_until_ready(sums)
+        steps.advance()
+        steps.wait()
 
     advance()
     return advance

@@ -109,7 +109,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     """Absl's parser, with every error as a ConfigError of one line."""
     try:
         rest = flags.FLAGS(argv)
-        flags.FLAGS.config and flags.FLAGS.config.name  # noqa: B018 (a missing file shows here)
+        if "config" in flags.FLAGS and flags.FLAGS.config:
+            flags.FLAGS.config.name  # noqa: B018 (a missing file shows here)
     except flags.Error as error:
         # The message may hold the traceback of the config file; its last line says what it was.
         raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None

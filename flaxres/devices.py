@@ -32,6 +32,7 @@ class Devices:
 
     Attributes:
       size: how many there are.
+      one_at_a_time: each call waits for its result, so nothing is launched ahead.
     """
 
     def __init__(self, config: ConfigDict):
@@ -59,7 +60,7 @@ class Devices:
         self._pmap = config.parallelism == "pmap"
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
         # With few threads, executions that wait for one another on a CPU can lock each other out.
-        self._one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
+        self.one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Puts a tree of arrays, equal in all processes, on every device."""
@@ -96,7 +97,7 @@ class Devices:
 
         def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
             result = compiled(state, arrays, self._split(rows))
-            return jax.block_until_ready(result) if self._one_at_a_time else result
+            return jax.block_until_ready(result) if self.one_at_a_time else result
 
         return call
 

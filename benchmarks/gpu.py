@@ -1,0 +1,71 @@
+"""Everything that is measured on a GPU, in one go of at most ten minutes.
+
+python -m benchmarks.gpu --out=DIRECTORY
+
+Runs the commands below one after another, the most important first, and leaves out what does not
+fit the time. Each writes its output and its JSON to the directory at once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from flaxres import cli
+
+OUT = flags.DEFINE_string("out", "runs/gpu", "Directory for what was measured.")
+MINUTES = flags.DEFINE_float("minutes", 9.5, "After so long, what is running is stopped.")
+TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has PyTorch.")
+
+STEP = ("benchmarks.train_step", "--dtype=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
+CIFAR = "--config=configs/cifar10.py"
+COMMANDS = {
+    "step_128": (*STEP, "--nets=resnet-20,resnet-56"),
+    "kernels_20": ("benchmarks.kernels", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
+    "step_1024": (*STEP, "--nets=resnet-20,resnet-56", "--batch_size=1024"),
+    "kernels_56": ("benchmarks.kernels", f"{CIFAR}:resnet-56", "--config.dtype=bfloat16"),
+    "step_float32": (*STEP[:1], "--rounds=3", "--seconds=2", "--nocold", "--nets=resnet-20"),
+    "parts": ("benchmarks.parts", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16", "--steps=500"),
+    "depth": (
+        *("benchmarks.scaling", "--over=depth", "--values=20,56,110", "--nets=resnet"),
+        *("--rounds=3", "--seconds=1", "--fields=dtype=bfloat16"),
+    ),
+    "replicas": (
+        *("benchmarks.replicas", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
+        *("--config.dataset.name=digits", "--replicas=4", "--rounds=3"),
+    ),
+}
+
+
+def main() -> None:
+    """Runs the commands until the time is over."""
+    out, end = Path(OUT.value), time.monotonic() + 60 * MINUTES.value
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (module, *arguments) in COMMANDS.items():
+        if module == "benchmarks.train_step":
+            arguments.append(f"--torch_python={TORCH_PYTHON.value}")
+        if module != "benchmarks.replicas":
+            arguments.append(f"--json={out / name}.json")
+        print(f"== {name}: python -m {module} {' '.join(arguments)}", flush=True)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", module, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=end - time.monotonic(),
+                check=False,
+            )
+        except (subprocess.TimeoutExpired, ValueError):
+            print("stopped: the time is over", flush=True)
+            return
+        (out / f"{name}.txt").write_text(done.stdout)
+        print(done.stdout[-4_000:], flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, trains=False)
