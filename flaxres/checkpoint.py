@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxres.distributed import is_first, largest
-from flaxres.errors import CheckpointError, DivergedError, one_line
+from flaxres.distributed import is_first, largest, together
+from flaxres.errors import CheckpointError, DivergedError, UserError, one_line
 
 PyTree = Any
 CHECKPOINTS = "checkpoints"  # directories named by their step, in Orbax's format
 DAMAGED = "checkpoints_damaged"  # where those that cannot be read are moved
 
 
+class Snapshot:
+    """A copy of a state on its device, of which the next step may donate the buffers.
+
+    The copy is only launched: it is made when the device has computed the state. It takes the
+    device's memory once more until it has been fetched.
+    """
+
+    def __init__(self, state: PyTree):
+        """Copies `state`, a tree of arrays that are equal on all devices, on one of them."""
+        self._state = _copy(jax.tree.map(_on_one_device, state))
+
+    def fetch(self) -> PyTree:
+        """The state as numpy arrays; waits until it is computed."""
+        return jax.device_get(self._state)
+
+
+@jax.jit
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _on_one_device(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+        return leaf.addressable_data(0)
+    return leaf
+
+
 class Checkpoints:
     """The checkpoints of one working directory.
 
-    Arrays are copied to the host before a save starts, so that a step may donate their buffers
-    while the save goes on, and checkpoints do not depend on how many devices wrote them. A digest
-    saved with the arrays shows damage that the file format itself does not notice.
+    A save copies the state on its device and leaves all else to a background thread: the fetch to
+    the host, the check for NaNs, a digest, which shows damage that the file format itself does not
+    notice, and the files. So a step may donate the state's buffers at once, and checkpoints do not
+    depend on how many devices wrote them. What fails there is raised by the next call of `check`,
+    `save` or `wait`. Several processes, which wait for one another during a save, keep to their
+    main threads, where only the files are written in the background.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
@@ -44,6 +77,8 @@ class Checkpoints:
             cleanup_tmp_directories=keep is not None,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
         self._unraisablehook = sys.unraisablehook
@@ -52,10 +87,10 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            self._manager.close()  # waits for a save that is still going on
-        except Exception as error:
-            if kind is None:
-                raise self._save_error(error) from error
+            self._thread.shutdown()  # waits for a save that is still going on
+            with contextlib.suppress(Exception) if kind else self._failing():
+                self._manager.close()
+                self.check()
         finally:
             if kind is not None:
                 time.sleep(0.5)  # for reads and writes that a failure left under way
@@ -77,48 +112,76 @@ class Checkpoints:
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(
+        self, step: int, state: PyTree | Snapshot, first: Callable[[], None] = lambda: None
+    ) -> None:
         """Starts to save `state` as the checkpoint of `step`, unless there is one.
 
+        A save that is still under way is waited for: no more than one snapshot is ever kept.
+
+        Args:
+          step: steps done.
+          state: arrays, or the snapshot of them that was taken when they were there.
+          first: called before the save begins, in the same thread.
+
         Raises:
-          DivergedError: `state` holds a NaN or an infinity; nothing is saved.
-          CheckpointError: this save or the one before failed, for example on a full disk.
+          DivergedError: the state of the save before held a NaN or an infinity; nothing was saved.
+          CheckpointError: the save before failed, for example on a full disk.
+          UserError: whatever its `first` raised.
         """
+        snapshot = state if isinstance(state, Snapshot) else Snapshot(state)
+        if jax.process_count() > 1:
+            with together():
+                first()
+                self.check()
+            self._save(step, snapshot)
+            return
+
+        def save() -> None:
+            first()
+            self._save(step, snapshot)
+            with self._failing():
+                self._manager.wait_until_finished()
+
+        self._wait_for_thread()
+        self._saving = self._thread.submit(save)
+
+    def _save(self, step: int, snapshot: Snapshot) -> None:
         if step in self._manager.all_steps():
             return
-        # np.array copies: on a CPU device_get may return a view of the device's own buffer.
-        host = jax.tree.map(np.array, jax.device_get(state))
+        host = snapshot.fetch()
         for path, leaf in jax.tree_util.tree_leaves_with_path(host):
             if not np.all(np.isfinite(leaf)):
                 raise DivergedError(f"{jax.tree_util.keystr(path)} is not finite at step {step}")
-        try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host),
-                    digest=ocp.args.JsonSave({"sha256": digest(host)}),
-                ),
-            )
-        except Exception as error:
-            raise self._save_error(error) from error
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"sha256": digest(host)})
+        )
+        with self._failing():
+            self._manager.save(step, args=arguments)
+
+    def _wait_for_thread(self) -> None:
+        """Raises what went wrong in it, once."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def check(self) -> None:
-        """Raises a CheckpointError if a save that was started has failed; waits for none."""
-        try:
+        """Raises what went wrong with a save that was started, see `save`; waits for none."""
+        if self._saving is not None and not self._saving.done():
+            return
+        self._wait_for_thread()
+        with self._failing():
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._save_error(error) from error
 
     def wait(self) -> None:
         """Returns when all saves are on disk.
 
         Raises:
-          CheckpointError: one of them failed.
+          UserError: one of them failed, see `save`.
         """
-        try:
+        self._wait_for_thread()
+        with self._failing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._save_error(error) from error
         self.check()
 
     def restore(self, like: PyTree, say: Callable[[str], None]) -> PyTree | None:
@@ -183,6 +246,16 @@ class Checkpoints:
             shutil.move(self.directory / str(step), target)
         largest(0)  # the others wait until it is away
         self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Context in which what goes wrong is a CheckpointError, if it is no UserError already."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax raises many kinds
+            raise self._save_error(error) from error
 
     def _save_error(self, error: Exception) -> CheckpointError:
         steps = self.steps()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +61,23 @@ class Sums:
             f"{prefix}_loss": (loss / count).tolist(),
             f"{prefix}_error": (100.0 * wrong / count).tolist(),
         }
+
+
+def total(parts: Sequence[Sums]) -> Sums:
+    """Adds up sums on the host, in their order; waits until they are computed."""
+    parts = jax.device_get(list(parts))
+    # By numpy: an addition by JAX would be one more program for a device that is at work.
+    return jax.tree.map(lambda *leaves: functools.reduce(np.add, leaves), *parts)
+
+
+@struct.dataclass
+class TrainMetrics:
+    """What a record says of the training: outputs that outlive the state, which is donated.
+
+    Attributes:
+      sums: since the last logged step.
+      learning_rate: float32, of the last step.
+    """
+
+    sums: Sums
+    learning_rate: jax.Array

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from flaxres.data import Dataset, Split
 from flaxres.data.order import EpochOrder, evaluation_rows
 from flaxres.devices import AXIS, Devices, Function
 from flaxres.errors import ConfigError
-from flaxres.metrics import Sums
+from flaxres.metrics import Sums, total
 from flaxres.models import create_model
 from flaxres.optim import make_optimizer
 from flaxres.replicas import seeds
@@ -110,16 +109,26 @@ class Programs:
         Returns:
           `Sums` with `count` equal to the size of the split; of each replica if there are several.
         """
-        rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
-        dispatches = len(rows) if jax.default_backend() == "cpu" else 1
-        parts = np.split(rows, dispatches)
-        key = (len(arrays.labels), parts[0].shape)
+        return total(self.launch_evaluation(state, arrays))
+
+    def launch_evaluation(self, state: TrainState, arrays: Arrays) -> list[Sums]:
+        """Starts an evaluation and returns at once; `metrics.total` of what it returns waits."""
+        evaluate = self.compile_evaluation(state, arrays)
+        return [evaluate(state, arrays, part) for part in self._evaluation_parts(arrays)]
+
+    def compile_evaluation(self, state: TrainState, arrays: Arrays) -> Function:
+        """Compiles the evaluation of a split of that size, once."""
+        rows = self._evaluation_parts(arrays)[0]
+        key = (len(arrays.labels), rows.shape)
         if key not in self._compiled_evaluate:
-            compiled = self.devices.compile(self._evaluate, state, arrays, parts[0])
+            compiled = self.devices.compile(self._evaluate, state, arrays, rows)
             self._compiled_evaluate[key] = compiled
-        evaluate = self._compiled_evaluate[key]
-        sums = [jax.device_get(evaluate(state, arrays, part)) for part in parts]
-        return functools.reduce(operator.add, sums)
+        return self._compiled_evaluate[key]
+
+    def _evaluation_parts(self, arrays: Arrays) -> list[np.ndarray]:
+        """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""
+        rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
+        return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
 
     @property
     def _seeds(self) -> np.ndarray:

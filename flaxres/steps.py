@@ -16,7 +16,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import augment, normalise
-from flaxres.metrics import Sums
+from flaxres.metrics import Sums, TrainMetrics
 from flaxres.models.norms import pool_running_statistics
 from flaxres.optim import learning_rate
 from flaxres.state import AUGMENT_STREAM, TrainState
@@ -38,7 +38,7 @@ class Arrays:
 
 
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Sums]]
-TrainSteps = Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Sums]]
+TrainSteps = Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, TrainMetrics]]
 Evaluate = Callable[[TrainState, Arrays, jax.Array], Sums]
 
 
@@ -98,10 +98,10 @@ def _since_last_log(config: ConfigDict, state: TrainState) -> Sums:
 
 
 def make_train_steps(train_step: TrainStep) -> TrainSteps:
-    """Returns `train_steps(state, arrays, indices) -> (state, sums)`: several steps, one dispatch.
+    """Returns `train_steps(state, arrays, indices) -> (state, metrics)`: many steps, one dispatch.
 
     `indices`, int32 (steps, images of this device), say which images of `arrays` make the batches.
-    `sums` are those of the state after the last step: since the last logged step.
+    `metrics` are those of the state after the last step, in memory of their own.
 
     A single step is not put into a loop: XLA's CPU backend runs convolutions inside loops many
     times slower than outside.
@@ -116,7 +116,7 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
             state = one(state, arrays, indices[0])
         else:
             state, _ = jax.lax.scan(lambda s, rows: (one(s, arrays, rows), None), state, indices)
-        return state, state.sums
+        return state, TrainMetrics(state.sums, state.learning_rate)
 
     return train_steps
 

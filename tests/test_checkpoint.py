@@ -144,8 +144,9 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         checkpoints.save(1, make_state(1))
         state = make_state(2)
         state["params"]["kernel"][3, 4] = np.nan
+        checkpoints.save(2, state)
         with pytest.raises(DivergedError, match=r"params.*kernel.* is not finite at step 2"):
-            checkpoints.save(2, state)
+            checkpoints.wait()
         checkpoints.wait()
         assert checkpoints.steps() == [1]
 

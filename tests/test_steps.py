@@ -101,8 +101,8 @@ def test_several_steps_in_one_dispatch_equal_single_ones(config):
         single, _ = one(single, train, row[None])
     together = programs.initial_state()
     four = programs.compile_train_steps(together, train, 4)
-    together, sums = four(together, train, indices)
-    assert int(sums.count) == 4 * config.batch_size
+    together, metrics = four(together, train, indices)
+    assert int(metrics.sums.count) == 4 * config.batch_size
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), single, together)
 
 
@@ -113,11 +113,12 @@ def test_the_state_is_donated(config):
     state = programs.initial_state()
     indices = np.zeros((1, config.batch_size), np.int32)
     step = programs.compile_train_steps(state, train, 1)
-    after, sums = step(state, train, indices)
+    after, metrics = step(state, train, indices)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
-    # The sums that a step returns outlive the donation of its state to the next step.
+    # The metrics that a step returns outlive the donation of its state to the next step.
     step(after, train, indices)
-    assert int(sums.count) == config.batch_size
+    assert int(metrics.sums.count) == config.batch_size
+    assert float(metrics.learning_rate) == pytest.approx(config.learning_rate)
 
 
 @pytest.mark.parametrize("batches", [1, 3])

@@ -10,13 +10,14 @@ import time
 import numpy as np
 import pytest
 
-from flaxres import train
+from flaxres import loop, train
 from flaxres.checkpoint import Checkpoints, digest
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, WorkdirError
+from flaxres.loop import due
 from flaxres.programs import Programs, steps_per_dispatch
-from flaxres.train import due, train_and_evaluate
-from flaxres.writers import Terminal, read_metrics
+from flaxres.train import train_and_evaluate
+from flaxres.writers import read_metrics
 from tests.conftest import ROOT, small_config
 from tests.test_writers import read_events
 
@@ -49,16 +50,16 @@ def straight(tmp_path_factory):
 
 
 def send_signal_at(monkeypatch, step, signum):
-    """Sends a signal to this process when the terminal is told of `step`."""
-    update, sent = Terminal.update, []
+    """Sends a signal to this process before it launches the steps that lead to `step`."""
+    indices, sent = Programs.indices, []
 
-    def wrapped(self, now, *args, **kwargs):
-        update(self, now, *args, **kwargs)
-        if now == step and not sent:
+    def wrapped(self, begin, num_steps):
+        if begin + num_steps == step and not sent:
             sent.append(signum)
             os.kill(os.getpid(), signum)
+        return indices(self, begin, num_steps)
 
-    monkeypatch.setattr(Terminal, "update", wrapped)
+    monkeypatch.setattr(Programs, "indices", wrapped)
 
 
 def test_what_a_run_leaves(tmp_path, config):
@@ -148,7 +149,7 @@ def test_a_run_started_again_with_other_dispatches(tmp_path, config, monkeypatch
         send_signal_at(patch, 7, signal.SIGTERM)
         with pytest.raises(InterruptedRunError):
             train_and_evaluate(config, tmp_path)
-    monkeypatch.setattr(train, "steps_per_dispatch", lambda config: 2)
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda config: 2)
     train_and_evaluate(config, tmp_path)
     assert [r["step"] for r in read_metrics(tmp_path)] == [4, 8, 10, 12, 16, 20]
 

@@ -1,0 +1,217 @@
+"""The loop of a run: dispatches are launched ahead of the records of those before.
+
+The device has work queued while the host fetches and writes what an earlier dispatch measured, so
+logs, evaluations and checkpoints do not let it idle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flaxres import replicas
+from flaxres.checkpoint import Checkpoints, Snapshot
+from flaxres.data import Dataset
+from flaxres.devices import Function
+from flaxres.distributed import largest, together
+from flaxres.errors import DivergedError
+from flaxres.metrics import Sums, TrainMetrics, total
+from flaxres.programs import Programs, steps_per_dispatch
+from flaxres.signals import StopRequest
+from flaxres.state import TrainState
+from flaxres.writers import Record, Terminal, Writers
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """Steps that were launched, and what they leave; the values may still be computed.
+
+    Attributes:
+      step: steps done after it.
+      metrics: of the training.
+      is_logged: whether there is a record of it.
+      evaluations: sums of each split; {} where no evaluation is due.
+      snapshot: of the state, where it is to be saved.
+    """
+
+    step: int
+    metrics: TrainMetrics
+    is_logged: bool
+    evaluations: Mapping[str, list[Sums]]
+    snapshot: Snapshot | None
+
+
+class Loop:
+    """Trains, evaluates, logs and saves.
+
+    Attributes:
+      step: steps launched.
+      record: the last one written; {} if there is none.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        programs: Programs,
+        dataset: Dataset,
+        writers: Writers,
+        checkpoints: Checkpoints,
+        terminal: Terminal,
+    ):
+        """Puts the data set on the devices; `programs` are those of `config` and `dataset`."""
+        self._config = config
+        self._programs = programs
+        self._writers = writers
+        self._checkpoints = checkpoints
+        self._terminal = terminal
+        self._train = programs.put(dataset.train)
+        self._evaluated = {"test": programs.put(dataset.test)}
+        if dataset.validation is not None:
+            self._evaluated["validation"] = programs.put(dataset.validation)
+        self._compiled: dict[int, Function] = {}
+        self._launched: deque[Dispatch] = deque()
+        self._clock = Clock(0)
+        self.step = 0
+        self.record: Record = {}
+
+    def run(self, state: TrainState, step: int, stop: StopRequest) -> int:
+        """Trains on from `state`, which is donated, until the last step or a signal.
+
+        Args:
+          state: after `step` steps.
+          step: steps done.
+          stop: says when to stop; the state is then saved at the step that has been reached.
+
+        Returns:
+          The signal that stopped it, or 0; the last checkpoint is on disk.
+
+        Raises:
+          UserError: the training diverged, or a file could not be written.
+        """
+        self.step = step
+        try:
+            stopping = self._run(state, stop)
+            self._checkpoints.wait()
+        except DivergedError as error:
+            raise self._explained(error) from None
+        return stopping or largest(stop.signum or 0)
+
+    def _run(self, state: TrainState, stop: StopRequest) -> int:
+        config = self._config
+        most = steps_per_dispatch(config)
+        ahead = 0 if self._programs.devices.one_at_a_time else 1
+        stopping = 0
+        while self.step < config.num_steps and not stopping:
+            # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
+            num_steps = min(most - self.step % most, config.num_steps - self.step)
+            if num_steps not in self._compiled:
+                self._finish(0)
+                self._compile(state, num_steps)
+            indices = self._programs.indices(self.step, num_steps)
+            state, metrics = self._compiled[num_steps](state, self._train, indices)
+            self.step += num_steps
+            stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
+            self._launched.append(self._follow(state, metrics, bool(stopping)))
+            self._finish(ahead)
+        self._finish(0)
+        return stopping
+
+    def _compile(self, state: TrainState, num_steps: int) -> None:
+        """Compiles all that the loop will call, so that nothing is compiled between the steps."""
+        self._terminal.update(self.step, note="compiling")
+        self._compiled[num_steps] = self._programs.compile_train_steps(
+            state, self._train, num_steps
+        )
+        for split in self._evaluated.values():
+            self._programs.compile_evaluation(state, split)
+        Snapshot(state)
+        self._clock.restart(self.step)
+        self._terminal.restart_clock(self.step)
+
+    def _follow(self, state: TrainState, metrics: TrainMetrics, stopping: bool) -> Dispatch:
+        """Launches what is to be done with `state` before the next steps take its memory."""
+        log, evaluate, save = due(self._config, self.step)
+        evaluations = {}
+        if evaluate:
+            for name, split in self._evaluated.items():
+                evaluations[name] = self._programs.launch_evaluation(state, split)
+        snapshot = Snapshot(state) if save or stopping else None
+        return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot)
+
+    def _finish(self, ahead: int) -> None:
+        """Waits for all dispatches but the newest `ahead`, and does what is due after each."""
+        while len(self._launched) > ahead:
+            dispatch = self._launched.popleft()
+            metrics = jax.device_get(dispatch.metrics)
+            rates = metrics.sums.rates("train")
+            self._terminal.update(dispatch.step, replicas.mean(rates))
+            if dispatch.is_logged:
+                self._write(dispatch, rates, metrics.learning_rate)
+            if dispatch.snapshot is not None:
+                # Its record is on disk before, so that no restart leaves a gap.
+                self._checkpoints.save(dispatch.step, dispatch.snapshot, first=self._writers.sync)
+
+    def _write(self, dispatch: Dispatch, rates: dict, learning_rate: np.ndarray) -> None:
+        """Writes the record of a dispatch whose training metrics are there."""
+        rates = {"step": dispatch.step} | rates
+        rates["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
+        speed = self._clock.steps_per_second(dispatch.step)
+        rates["images_per_second"] = speed * self._config.batch_size
+        for name, sums in dispatch.evaluations.items():
+            rates |= total(sums).rates(name)
+        self._clock.restart(dispatch.step)
+        self.record = replicas.mean(rates)
+        with together():
+            self._checkpoints.check()
+            _check_finite(rates)
+            self._writers.write([self.record, *replicas.each(rates, self._config.num_replicas)])
+        self._terminal.write(self.record)
+
+    def _explained(self, error: DivergedError) -> DivergedError:
+        """The same error with what is kept and what to try."""
+        try:
+            self._checkpoints.wait()
+        except DivergedError as earlier:  # a save that was still looking at an earlier step
+            error = earlier
+        steps = self._checkpoints.steps()
+        kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
+        return DivergedError(
+            f"training diverged: {error}; {kept} in {self._checkpoints.directory}; "
+            f"try a lower learning_rate than {self._config.learning_rate}"
+        )
+
+
+def due(config: ConfigDict, step: int) -> tuple[bool, bool, bool]:
+    """Whether to log, to evaluate and to save once `step` steps are done; all three at the end."""
+    last = step == config.num_steps
+    periods = (config.log_every, config.eval_every, config.checkpoint_every)
+    log, evaluate, save = (last or step % period == 0 for period in periods)
+    return log, evaluate, save
+
+
+class Clock:
+    """Speed of training, without the evaluations between the steps."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Measures from here, with `step` steps done."""
+        self._step, self._time = step, time.perf_counter()
+
+    def steps_per_second(self, step: int) -> float:
+        """Since the last restart; the results of `step` must have been waited for."""
+        return (step - self._step) / (time.perf_counter() - self._time)
+
+
+def _check_finite(record: Mapping) -> None:
+    """Raises DivergedError for a record that holds a NaN or an infinity."""
+    for name, value in record.items():
+        if not np.all(np.isfinite(value)):
+            raise DivergedError(f"{name} is {value} at step {record['step']}")
