@@ -59,6 +59,7 @@ class Worker:
             if line.startswith("{"):
                 return json.loads(line)
         lines = self._process.stderr.read().strip().splitlines() or ["no output"]
+        self.close()
         raise RuntimeError(lines[-1])
 
 

@@ -64,10 +64,11 @@ class Net(nn.Module):
             *modules, name = path.split("/")
             if modules[0].startswith("stage"):
                 modules.insert(0, "blocks")
-            axes = (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
-            tensor = torch.from_numpy(value).permute(axes) if value.ndim > 1 else value
+            tensor = torch.tensor(value)
+            if value.ndim > 1:
+                tensor = tensor.permute((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
             name = {"kernel": "weight", "scale": "weight", "bias": "bias"}[name]
-            state[".".join([*modules, name])] = torch.as_tensor(tensor)
+            state[".".join([*modules, name])] = tensor
         self.load_state_dict(state)
 
 

@@ -1,0 +1,45 @@
+"""The peer is the same net: the paper's counts, and flaxres's logits from the same weights."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from flaxres.config import default_config, set_net
+from flaxres.models import create_model
+
+torch = pytest.importorskip("torch", reason="pip install torch")
+torch_peer = pytest.importorskip("benchmarks.torch_peer")
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "plain-20"])
+def test_logits_from_the_same_weights(name):
+    net = torch_peer.Net(20, name == "plain-20", 3, (16, 32, 64))
+    assert sum(p.numel() for p in net.parameters()) == 269_722
+    model = create_model(set_net(default_config(), name).model, 10)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    variables = model.init(jax.random.key(0), images, train=True)
+    net.load(jax.device_get(traverse_util.flatten_dict(variables["params"], sep="/")))
+    ours, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    theirs = net(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_crops_and_flips_are_of_the_image():
+    images = torch.arange(8 * 4 * 4 * 1.0).reshape(8, 4, 4, 1) + 1
+    torch.manual_seed(0)
+    assert torch.equal(torch_peer.random_crop_flip(images, 0, False), images)
+    cropped = torch_peer.random_crop_flip(images.repeat(50, 1, 1, 1), 1, True)
+    padded = torch.nn.functional.pad(images, (0, 0, 1, 1, 1, 1)).repeat(50, 1, 1, 1)
+    seen = set()
+    for crop, image in zip(cropped, padded, strict=True):
+        places = [
+            (top, left, flip)
+            for top in range(3)
+            for left in range(3)
+            for flip in (False, True)
+            if torch.equal(crop, image[top : top + 4, left : left + 4].flip(1 if flip else ()))
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 18
