@@ -64,7 +64,7 @@ class Programs:
         self._orders = [
             EpochOrder(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
-        self._compiled_evaluate: dict[tuple, Function] = {}
+        self._compiled: dict[tuple, Function] = {}
 
     def put(self, split: Split) -> Arrays:
         """Puts a split on every device, as uint8."""
@@ -95,9 +95,14 @@ class Programs:
         }
 
     def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:
-        """Compiles `num_steps` steps in one dispatch; the state passed to them is donated."""
-        indices = self.indices(0, num_steps)
-        return self.devices.compile(self._train_steps, state, arrays, indices, donate=True)
+        """Compiles `num_steps` steps in one dispatch, once; the state passed to them is donated."""
+        key = ("train", len(arrays.labels), num_steps)
+        if key not in self._compiled:
+            rows = self.indices(0, num_steps)
+            self._compiled[key] = self.devices.compile(
+                self._train_steps, state, arrays, rows, donate=True
+            )
+        return self._compiled[key]
 
     def indices(self, step: int, num_steps: int) -> np.ndarray:
         """Images of the batches of `num_steps` steps from `step` on: see `EpochOrder.indices`."""
@@ -119,11 +124,10 @@ class Programs:
     def compile_evaluation(self, state: TrainState, arrays: Arrays) -> Function:
         """Compiles the evaluation of a split of that size, once."""
         rows = self._evaluation_parts(arrays)[0]
-        key = (len(arrays.labels), rows.shape)
-        if key not in self._compiled_evaluate:
-            compiled = self.devices.compile(self._evaluate, state, arrays, rows)
-            self._compiled_evaluate[key] = compiled
-        return self._compiled_evaluate[key]
+        key = ("evaluate", len(arrays.labels), rows.shape)
+        if key not in self._compiled:
+            self._compiled[key] = self.devices.compile(self._evaluate, state, arrays, rows)
+        return self._compiled[key]
 
     def _evaluation_parts(self, arrays: Arrays) -> list[np.ndarray]:
         """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""

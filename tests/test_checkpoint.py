@@ -1,6 +1,9 @@
+import concurrent.futures
+import errno
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -8,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxres.checkpoint import Checkpoints, digest
-from flaxres.errors import CheckpointError, DivergedError
+from flaxres.checkpoint import Checkpoints, Snapshot, digest
+from flaxres.errors import CheckpointError, DivergedError, WorkdirError
 
 
 def make_state(value):
@@ -82,6 +85,79 @@ def test_buffers_may_be_donated_while_a_save_goes_on(tmp_path):
             expected = make_state(step) | {"flag": np.zeros(3, np.float32)}
             like = jax.tree.map(np.zeros_like, expected)
             assert equal(checkpoints._read(step, like), expected)
+
+
+def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
+    """Its values are those of its moment, although the next step takes the state's memory."""
+    returned = threading.Event()
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        save, in_time = checkpoints._manager.save, []
+
+        def slow(*args, **kwargs):
+            in_time.append(returned.wait(timeout=60))
+            return save(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints._manager, "save", slow)
+        expected = {"kernel": make_state(1)["params"]["kernel"]}
+        state = jax.tree.map(jnp.array, expected)
+        checkpoints.save(1, state)
+        assert (overwrite(state)["kernel"] == -1).all()
+        assert state["kernel"].is_deleted()
+        checkpoints.check()  # waits for nothing
+        assert checkpoints._saving is not None
+        returned.set()
+        checkpoints.wait()
+        assert in_time == [True]
+        assert equal(checkpoints.restore(expected, silent), expected)
+
+
+def test_a_snapshot_is_of_its_moment():
+    state = jnp.arange(3.0)
+    snapshot = Snapshot({"a": state})
+    jax.jit(lambda x: x + 1, donate_argnums=0)(state)
+    np.testing.assert_array_equal(snapshot.fetch()["a"], [0, 1, 2])
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_metrics():
+    raise WorkdirError("metrics cannot be written")
+
+
+@pytest.mark.parametrize("by", ["save", "check", "wait", "exit"])
+@pytest.mark.parametrize("what", ["first", "manager"])
+def test_what_fails_in_the_background_is_raised_once(tmp_path, monkeypatch, by, what):
+    error, message, first = WorkdirError, "metrics cannot be written", no_metrics
+    if what == "manager":
+        error, message, first = CheckpointError, "checkpoint 1 is kept", lambda: None
+
+    def fail(checkpoints):
+        checkpoints.save(1, make_state(1))
+        checkpoints.wait()
+        if what == "manager":
+            monkeypatch.setattr(checkpoints._manager, "save", full)
+        checkpoints.save(2, make_state(2), first=first)
+        if by == "check":
+            concurrent.futures.wait([checkpoints._saving], timeout=60)
+
+    if by == "exit":
+        with pytest.raises(error, match=message), Checkpoints(tmp_path, keep=5) as checkpoints:
+            fail(checkpoints)
+        return
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        fail(checkpoints)
+        call = {
+            "save": lambda: checkpoints.save(3, make_state(3)),
+            "check": checkpoints.check,
+            "wait": checkpoints.wait,
+        }[by]
+        with pytest.raises(error, match=message):
+            call()
+        checkpoints.wait()
+        assert checkpoints.steps() == [1]
 
 
 def files(tmp_path, step):

@@ -17,7 +17,7 @@ from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, Work
 from flaxres.loop import due
 from flaxres.programs import Programs, steps_per_dispatch
 from flaxres.train import train_and_evaluate
-from flaxres.writers import read_metrics
+from flaxres.writers import Writers, read_metrics
 from tests.conftest import ROOT, small_config
 from tests.test_writers import read_events
 
@@ -105,6 +105,70 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monke
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
 
 
+def noted(monkeypatch, owner, name, events, note):
+    """Has `note(*args)` added to `events` when `owner.name` is called, unless it is None."""
+    function = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        if (event := note(*args, **kwargs)) is not None:
+            events.append(event)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
+    tmp_path, config, monkeypatch, num_devices
+):
+    config.num_steps, config.boundaries = 6, ()
+    config.log_every, config.eval_every, config.checkpoint_every = 2, 3, 6
+    config.num_devices = num_devices
+    events = []
+    compile_train_steps = Programs.compile_train_steps
+
+    def compiled(self, *args):
+        steps = compile_train_steps(self, *args)
+
+        def launch(state, arrays, rows):
+            result = steps(state, arrays, rows)
+            events.append("launch")
+            return result
+
+        return launch
+
+    monkeypatch.setattr(Programs, "compile_train_steps", compiled)
+    noted(monkeypatch, Programs, "launch_evaluation", events, lambda *_: "evaluate")
+    noted(monkeypatch, Writers, "write", events, lambda _, records: records[0]["step"])
+    noted(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
+    train_and_evaluate(config, tmp_path)
+    assert events.pop(0) == "copy"  # of the first state, to have it compiled
+    if num_devices == 1:
+        assert events == [
+            *("launch", "launch", "launch", "evaluate", 2, "launch", 3),
+            *("launch", 4, "launch", "evaluate", "copy", 6),
+        ]
+    else:  # whose calls wait for their results on a CPU, so there is nothing to gain
+        assert events == [
+            *("launch", "launch", 2, "launch", "evaluate", 3),
+            *("launch", 4, "launch", "launch", "evaluate", "copy", 6),
+        ]
+
+
+def test_records_are_on_disk_before_their_checkpoint_is_begun(tmp_path, config, monkeypatch):
+    events = []
+    steps = lambda *_: ("synced", max(r["step"] for r in read_metrics(tmp_path)))  # noqa: E731
+    noted(monkeypatch, Writers, "sync", events, steps)
+    noted(monkeypatch, Checkpoints, "_save", events, lambda _, step, *__: ("save", step))
+    train_and_evaluate(config, tmp_path)
+    assert [event for event in events if event[0] == "save"] == [
+        ("save", step) for step in (5, 10, 15, 20)
+    ]
+    assert [name for name, _ in events] == ["synced", "save"] * 4
+    for (_, synced), (_, saved) in zip(events[::2], events[1::2], strict=True):
+        assert synced >= max(step for step in (4, 8, 10, 12, 16, 20) if step <= saved)
+
+
 @pytest.mark.parametrize(("step", "signum"), [(7, signal.SIGINT), (10, signal.SIGTERM)])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, signum, step):
     config, records, digest_at_end = straight
@@ -179,6 +243,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
     message = str(caught.value)
     assert "\n" not in message
     assert "training diverged" in message
+    assert message.count("at step") == 1
     assert "try a lower learning_rate than 1e+30" in message
     with Checkpoints(tmp_path) as checkpoints:
         steps = checkpoints.steps()
