@@ -1,4 +1,5 @@
 import pytest
+from ml_collections import ConfigDict
 
 from configs import cifar10
 from flaxres.config import check_config, default_config, flatten, net_name, set_net
@@ -80,6 +81,13 @@ def test_bad_values(field, value, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check_config(config)
     assert "\n" not in str(caught.value)
+
+
+def test_remat_is_true_or_false():
+    model = default_config().model.to_dict() | {"remat": "blocks"}
+    config = ConfigDict(default_config().to_dict() | {"model": model})
+    with pytest.raises(ConfigError, match=r"model\.remat must be true or false, got 'blocks'"):
+        check_config(config)
 
 
 def test_plain_nets_have_no_shortcut():

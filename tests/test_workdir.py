@@ -11,6 +11,7 @@ from flaxres.workdir import (
     check_same_config,
     default_workdir,
     open_workdir,
+    read_config,
     write_atomically,
 )
 
@@ -57,8 +58,18 @@ def test_fields_that_leave_the_results_alone_may_change(tmp_path, config):
     config.dataset.data_dir = "/elsewhere"
     config.keep_checkpoints = 9
     config.checkpoint_every = 2
+    config.model.remat = True
     make_workdir(tmp_path, config, {})
     assert json.loads((tmp_path / "config.json").read_text())["keep_checkpoints"] == 9
+
+
+def test_fields_that_are_newer_than_the_run_had_their_defaults(tmp_path, config):
+    make_workdir(tmp_path, config, {})
+    kept = json.loads((tmp_path / "config.json").read_text())
+    del kept["model"]["remat"]
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    assert read_config(tmp_path)["model.remat"] is False
+    assert check_same_config(tmp_path, config)
 
 
 def test_a_file_is_no_workdir(tmp_path, config):

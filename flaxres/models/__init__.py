@@ -22,7 +22,7 @@ def create_model(
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
     Args:
-      config: name, depth, shortcut, widths, norm, norm_momentum, norm_epsilon.
+      config: name, depth, shortcut, widths, norm, norm_momentum, norm_epsilon, remat.
       num_classes: outputs of the last layer.
       dtype: of the computation, float32 or bfloat16.
       axis: name of an axis of devices whose images batch norm takes together; None for each alone.
@@ -40,4 +40,5 @@ def create_model(
         norm_epsilon=config.norm_epsilon,
         dtype=jnp.dtype(dtype),
         axis=axis,
+        remat=config.remat,
     )

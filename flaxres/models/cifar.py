@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from flaxres.cpu.kernels import conv_general_dilated
 from flaxres.models.blocks import BasicBlock
 from flaxres.models.norms import make_norm, norm_relu
+from flaxres.models.remat import remat
 
 # He-2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian of std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -42,6 +43,7 @@ class CifarNet(nn.Module):
       norm_epsilon: added to the variance.
       dtype: of the computation; parameters, statistics and logits are float32.
       axis: see `flaxres.models.norms`.
+      remat: keep only the input of each block for the gradient; see `flaxres.models.remat`.
 
     Raises (when called):
       ValueError: depth is not 6n+2, or an unknown shortcut or norm.
@@ -56,6 +58,7 @@ class CifarNet(nn.Module):
     norm_epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
     axis: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -89,13 +92,14 @@ class CifarNet(nn.Module):
         x = norm_relu(norm(name="norm"), x)
         for stage, filters in enumerate(self.widths, start=1):
             for block in range(1, blocks_per_stage(self.depth) + 1):
-                x = BasicBlock(
+                module = BasicBlock(
                     filters,
                     stride=2 if stage > 1 and block == 1 else 1,
                     shortcut=self.shortcut,
                     conv=conv,
                     norm=norm,
                     name=f"stage{stage}_block{block}",
-                )(x)
+                )
+                x = remat(module, x) if self.remat and train else module(x)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="dense")(x)

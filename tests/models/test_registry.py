@@ -11,7 +11,9 @@ def test_fields_reach_the_model(net, shortcut):
     config.widths = (4, 8, 12)
     config.norm = "group"
     config.norm_momentum = 0.5
+    config.remat = True
     model = create_model(config, num_classes=3, dtype="bfloat16")
     assert (model.depth, model.shortcut, model.num_classes) == (config.depth, shortcut, 3)
     assert (model.widths, model.norm, model.norm_momentum) == ((4, 8, 12), "group", 0.5)
+    assert model.remat
     assert model.dtype == jnp.bfloat16
