@@ -45,6 +45,9 @@ constexpr int64_t kParts = 16;
 // Floats of padded images that a thread works on at a time.
 constexpr int64_t kCached = 1 << 13;
 
+// Pixels of results that a thread works on at a time.
+constexpr int64_t kNear = 128;
+
 // Runs task(0), ..., task(n - 1) on the threads of the pool, this one included.
 template <class Task>
 static void parallel(ffi::ThreadPool& pool, int64_t n, Task task) {
@@ -210,52 +213,63 @@ static void forward_image(const Convolution& c, const float* padded, const float
   }
 }
 
-// kInputs * kVectors * kLanes numbers of the kernel's gradient: sums over the pixels of `images`.
+// Some rows of the results of some images, over which the kernel's gradient is a sum; x and dy are
+// those of the first pixel.
+struct Part {
+  int64_t images, rows;
+  const float *x, *dy;
+};
+
+// Adds a part's sums to kInputs * kVectors * kLanes numbers of the kernel's gradient.
 template <int kInputs, int kVectors>
-static inline void kernel_tile(const Convolution& c, int64_t images, const float* x,
-                               const float* dy, float* dw) {
+static inline void kernel_tile(const Convolution& c, const Part& part, int64_t x_offset,
+                               int64_t dy_offset, float* dw) {
   const int64_t step = c.stride * c.in, row = c.stride * c.row();
-  Vector sum[kInputs][kVectors] = {};
-  for (int64_t n = 0; n < images; ++n, x += c.padded_image())
-    for (int64_t h = 0; h < c.out_height; ++h) {
-      const float* pixel = x + h * row;
-      for (int64_t w = 0; w < c.out_width; ++w, pixel += step, dy += c.out) {
+  Vector sum[kInputs][kVectors];
+  for (int j = 0; j < kInputs; ++j)
+    for (int v = 0; v < kVectors; ++v) sum[j][v] = load(dw + j * c.out + v * kLanes);
+  for (int64_t n = 0; n < part.images; ++n) {
+    const float* dy = part.dy + n * c.out_image() + dy_offset;
+    for (int64_t h = 0; h < part.rows; ++h) {
+      const float* x = part.x + n * c.padded_image() + h * row + x_offset;
+      for (int64_t w = 0; w < c.out_width; ++w, x += step, dy += c.out) {
         Vector d[kVectors];
         for (int v = 0; v < kVectors; ++v) d[v] = load(dy + v * kLanes);
         for (int j = 0; j < kInputs; ++j)
-          for (int v = 0; v < kVectors; ++v) sum[j][v] += pixel[j] * d[v];
+          for (int v = 0; v < kVectors; ++v) sum[j][v] += x[j] * d[v];
       }
     }
+  }
   for (int j = 0; j < kInputs; ++j)
-    for (int v = 0; v < kVectors; ++v) {
-      float* to = dw + j * c.out + v * kLanes;
-      store(to, load(to) + sum[j][v]);
-    }
+    for (int v = 0; v < kVectors; ++v) store(dw + j * c.out + v * kLanes, sum[j][v]);
 }
 
 // One row of the kernel, for one vector of channels or two.
 template <int kVectors>
-static void kernel_row(const Convolution& c, int64_t images, const float* x, const float* dy,
-                       float* dw) {
+static void kernel_row(const Convolution& c, const Part& part, int64_t i, int64_t o, float* dw) {
   constexpr int kMost = kTile / kVectors;
-  const int64_t length = c.size * c.in;
+  const int64_t length = c.size * c.in, x = i * c.row();
+  dw += i * length * c.out + o;
   int64_t j = 0;
   for (; j + kMost <= length; j += kMost)
-    kernel_tile<kMost, kVectors>(c, images, x + j, dy, dw + j * c.out);
-  for (; j + 4 <= length; j += 4)
-    kernel_tile<4, kVectors>(c, images, x + j, dy, dw + j * c.out);
-  for (; j < length; ++j) kernel_tile<1, kVectors>(c, images, x + j, dy, dw + j * c.out);
+    kernel_tile<kMost, kVectors>(c, part, x + j, o, dw + j * c.out);
+  for (; j + 4 <= length; j += 4) kernel_tile<4, kVectors>(c, part, x + j, o, dw + j * c.out);
+  for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, dw + j * c.out);
 }
 
 // Adds the part of some padded images to the gradient of the kernel.
 static void kernel_images(const Convolution& c, int64_t images, const float* padded,
                           const float* dy, float* dw) {
-  for (int64_t i = 0; i < c.size; ++i) {
-    const float* x = padded + i * c.row();
-    float* to = dw + i * c.size * c.in * c.out;
-    int64_t o = 0;
-    for (; o + 2 * kLanes <= c.out; o += 2 * kLanes) kernel_row<2>(c, images, x, dy + o, to + o);
-    for (; o < c.out; o += kLanes) kernel_row<1>(c, images, x, dy + o, to + o);
+  // So few rows at a time that they stay in the nearest cache while all of the kernel is gone over.
+  const int64_t most = std::max<int64_t>(1, kNear / c.out_width);
+  for (int64_t h = 0; h < c.out_height; h += most) {
+    const Part part{images, std::min(most, c.out_height - h), padded + h * c.stride * c.row(),
+                    dy + h * c.out_width * c.out};
+    for (int64_t i = 0; i < c.size; ++i) {
+      int64_t o = 0;
+      for (; o + 2 * kLanes <= c.out; o += 2 * kLanes) kernel_row<2>(c, part, i, o, dw);
+      for (; o < c.out; o += kLanes) kernel_row<1>(c, part, i, o, dw);
+    }
   }
 }
 
