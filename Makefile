@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Test modules on up to four cores; a module's tests stay together, as they share fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: degradation test test-fast test-prepare test-cluster lint clean
+.PHONY: degradation test test-fast test-prepare test-cluster benchmark lint clean
 .DELETE_ON_ERROR:
 
 # The digits experiment: eight nets, figures and a table. Goes on where it was when stopped.
@@ -28,6 +28,10 @@ test-prepare: .venv/prepare
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster
 
+# flaxres's train step against PyTorch's on this machine; half an hour, on an idle one.
+benchmark: .venv/benchmarks
+	$(BIN)/python -m benchmarks.train_step --json=runs/benchmarks/train_step.json
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +43,7 @@ lint: .venv/dev
 	@echo "setting up .venv (once, about a minute)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	-$(BIN)/python -m flaxres.cpu
 	@touch $@
 
 .venv/dev: .venv/run requirements-dev.txt
@@ -51,6 +56,10 @@ lint: .venv/dev
 
 .venv/cluster: .venv/dev requirements-cluster.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	@touch $@
+
+.venv/benchmarks: .venv/dev requirements-benchmarks.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-benchmarks.txt
 	@touch $@
 
 clean:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,8 @@ from pathlib import Path
 from flaxres.cache import cache_directory, processor
 
 SOURCE = Path(__file__).with_name("kernels.cc")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
+NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+FLAGS = ("-std=c++17", "-O3", NATIVE, "-fPIC", "-shared", "-w")
 COMPILERS = ("c++", "g++", "clang++")
 
 
