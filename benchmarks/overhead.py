@@ -4,9 +4,10 @@ python -m benchmarks.overhead --config=configs/digits.py:resnet-20
 
 Measures the same compiled steps in rounds that take each way in turn: the bare steps; the bare
 steps with the evaluations of the config; and the loop of a run with parts of what it does besides.
-All costs are percent of the time of the bare steps in the same round. The stall of a checkpoint is
-how much longer the longest step of a round is than the median one, in steps; steps are timed
-without evaluations, and beside it stands the same figure without checkpoints.
+All costs are percent of the bare steps in the same round: of their time on the wall, and of that of
+all CPU cores, which other programs on the machine disturb less. The stall of a checkpoint is how
+much longer the longest step of a round is than the median one, in steps; steps are timed without
+evaluations, and beside it stands the same figure without checkpoints.
 """
 
 from __future__ import annotations
@@ -39,6 +40,21 @@ LOOPS = {
 }
 
 
+class Stopwatch:
+    """Seconds since it was made: on the wall, and of this process on all cores."""
+
+    def __init__(self):
+        self._begin = self._now()
+
+    @staticmethod
+    def _now() -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()])
+
+    def seconds(self) -> np.ndarray:
+        """Both, as float64 (2,)."""
+        return self._now() - self._begin
+
+
 class Measured:
     """The programs and data of a config, compiled once for all ways."""
 
@@ -65,7 +81,7 @@ class Measured:
                 f"--steps must be at least {2 * self.dispatch}, two dispatches, got {STEPS.value}"
             )
 
-    def bare(self, evaluates: bool) -> float:
+    def bare(self, evaluates: bool) -> np.ndarray:
         """Seconds of the steps alone, or with the evaluations that are due among them."""
         import jax
 
@@ -74,7 +90,7 @@ class Measured:
         for split in self.evaluated:
             self.programs.compile_evaluation(state, split)
         jax.block_until_ready(state)
-        begin = time.perf_counter()
+        watch = Stopwatch()
         sums = []
         for step in range(0, self.config.num_steps, self.dispatch):
             rows = self.programs.indices(step, self.dispatch)
@@ -82,9 +98,9 @@ class Measured:
             if evaluates and (step + self.dispatch) % self.config.eval_every == 0:
                 sums += [self.programs.launch_evaluation(state, split) for split in self.evaluated]
         jax.block_until_ready((state, metrics, sums))
-        return time.perf_counter() - begin
+        return watch.seconds()
 
-    def loop(self, kept: tuple[bool, bool, bool], workdir: Path) -> tuple[float, np.ndarray]:
+    def loop(self, kept: tuple[bool, bool, bool], workdir: Path) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of a run's loop from its first step to its last, and those of each dispatch."""
         import jax
 
@@ -93,20 +109,14 @@ class Measured:
         from flaxres.signals import StopRequest
         from flaxres.writers import Terminal, Writers
 
-        times = []
-
         class Timed(Terminal):
             def restart_clock(self, step: int) -> None:
                 super().restart_clock(step)
-                times[:] = [time.perf_counter()]  # once all is compiled
+                self.watch, self.seen = Stopwatch(), {step: 0.0}  # all is compiled by now
 
             def update(self, step: int, record=None, note: str = "") -> None:
                 super().update(step, record, note)
-                if record is not None and step > seen[0]:  # not again for the record
-                    seen[0] = step
-                    times.append(time.perf_counter())
-
-        seen = [0]
+                self.seen.setdefault(step, self.watch.seconds()[0])
 
         def due(config, step: int) -> tuple[bool, ...]:
             periods = (config.log_every, config.eval_every, config.checkpoint_every)
@@ -123,39 +133,38 @@ class Measured:
                 self.config, self.programs, self.dataset, writers, checkpoints, terminal
             )
             run.run(state, 0, StopRequest())
-            seconds = time.perf_counter() - times[0]
-        return seconds, np.diff(times)
+            seconds = terminal.watch.seconds()
+        return seconds, np.diff(list(terminal.seen.values()))
 
 
-def stall(times: np.ndarray) -> float:
-    """How much longer the longest dispatch is than the median one, in dispatches."""
-    return float(times.max() / np.median(times) - 1)
+def stall(times: np.ndarray) -> np.ndarray:
+    """How much longer the longest dispatch is than the median one, in dispatches, as (1,)."""
+    return times.max(keepdims=True) / np.median(times) - 1
 
 
-def measure(measured: Measured, number: int) -> dict[str, float]:
-    """One round: costs in percent of the bare steps, and stalls in steps."""
+def measure(measured: Measured, number: int) -> dict[str, np.ndarray]:
+    """One round: see the rows of the table; two values where a stopwatch has two."""
     seconds, stalls = {}, {}
     ways = ["steps", "steps, evaluations", *LOOPS]
-    for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-        if way not in LOOPS:
+    turn = number % len(ways)
+    for way in ways[turn:] + ways[:turn]:
+        if way in LOOPS:
+            with tempfile.TemporaryDirectory() as workdir:
+                seconds[way], times = measured.loop(LOOPS[way], Path(workdir))
+            stalls[way] = stall(times[1:]) * measured.dispatch  # the first has none before it
+        else:
             seconds[way] = measured.bare(way != "steps")
-            continue
-        with tempfile.TemporaryDirectory() as workdir:
-            seconds[way], times = measured.loop(LOOPS[way], Path(workdir))
-        stalls[way] = stall(times[1:])  # the first has had no other before it
     cost = {way: 100 * (s / seconds["steps"] - 1) for way, s in seconds.items()}
+    arithmetic = cost["steps, evaluations"]
     return {
-        "bare_step_ms": 1e3 * seconds["steps"] / measured.config.num_steps,
-        "logs_and_progress_percent": cost["logs"],
-        "evaluation_arithmetic_percent": cost["steps, evaluations"],
-        "evaluation_beyond_percent": cost["logs, evaluations"]
-        - cost["logs"]
-        - cost["steps, evaluations"],
-        "logs_and_evaluation_beyond_percent": cost["logs, evaluations"]
-        - cost["steps, evaluations"],
-        "checkpoints_percent": cost["logs, evaluations, saves"] - cost["logs, evaluations"],
-        "stall_with_checkpoints_steps": stalls["logs, saves"] * measured.dispatch,
-        "stall_without_checkpoints_steps": stalls["logs"] * measured.dispatch,
+        "bare step, ms": 1e3 * seconds["steps"] / measured.config.num_steps,
+        "logs and progress, %": cost["logs"],
+        "arithmetic of evaluations, %": arithmetic,
+        "evaluations beyond it, %": cost["logs, evaluations"] - cost["logs"] - arithmetic,
+        "logs, progress and evaluations beyond it, %": cost["logs, evaluations"] - arithmetic,
+        "checkpoints, %": cost["logs, evaluations, saves"] - cost["logs, evaluations"],
+        "stall with checkpoints, steps": stalls["logs, saves"],
+        "stall without checkpoints, steps": stalls["logs"],
     }
 
 
@@ -169,14 +178,17 @@ def main() -> None:
         measure(measured, 0)  # compiles, and warms the caches
         rounds = [measure(measured, number) for number in range(ROUNDS.value)]
     del os.environ["FORCE_COLOR"]
-    result = {name: Spread.of([one[name] for one in rounds]) for name in rounds[0]}
+    result = {
+        name: [Spread.of(values) for values in np.stack([one[name] for one in rounds], axis=1)]
+        for name in rounds[0]
+    }
     show(
-        f"{ROUNDS.value} rounds of {measured.config.num_steps} steps: median (quartiles)",
-        ("", "all rounds"),
-        [(name.replace("_", " "), spread) for name, spread in result.items()],
+        f"{ROUNDS.value} rounds of {measured.config.num_steps} steps: medians (quartiles)",
+        ("", "on the wall", "all CPU cores"),
+        [(name, *spreads, *[""] * (2 - len(spreads))) for name, spreads in result.items()],
     )
     device = jax.devices()[0].device_kind
-    write(OUTPUT.value, {"device": device, "dispatch": measured.dispatch} | result)
+    write(OUTPUT.value, {"device": device, "steps_per_dispatch": measured.dispatch} | result)
 
 
 if __name__ == "__main__":
