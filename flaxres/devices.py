@@ -6,6 +6,7 @@ The steps are written for one device and name the axis `AXIS` where devices exch
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,12 @@ AXIS = "data"
 PARALLELISMS = ("jit", "pmap")
 ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its part of every batch
 EVERYWHERE = PartitionSpec()
+
+# On a CPU, XLA takes the memory of a call when it is launched, not when it begins. A call that
+# needs more than so many bytes waits for the one before, and these seconds more, as memory is given
+# back just after the results are there.
+LARGE = 64 * 2**20
+SETTLE = 1e-3
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
 Function = Callable[[PyTree, PyTree, Any], PyTree]
@@ -59,6 +66,7 @@ class Devices:
             )
         self._pmap = config.parallelism == "pmap"
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
+        self._newest: jax.Array | None = None  # of the results of the calls that need much memory
         # With few threads, executions that wait for one another on a CPU can lock each other out.
         self.one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
 
@@ -95,8 +103,17 @@ class Devices:
         state, arrays, rows = examples
         compiled = mapped.lower(state, arrays, self._split(rows)).compile()
 
+        memory = compiled.memory_analysis() if self._devices[0].platform == "cpu" else None
+        large = memory is not None and memory.temp_size_in_bytes > LARGE
+
         def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
-            result = compiled(state, arrays, self._split(rows))
+            rows = self._split(rows)
+            if large and self._newest is not None:
+                jax.block_until_ready(self._newest)
+                time.sleep(SETTLE)
+            result = compiled(state, arrays, rows)
+            if large:
+                self._newest = jax.tree.leaves(result)[-1]  # the metrics', which nothing donates
             return jax.block_until_ready(result) if self.one_at_a_time else result
 
         return call

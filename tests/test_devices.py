@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from flaxres import devices
 from flaxres.checkpoint import Checkpoints
 from flaxres.data import load_dataset
 from flaxres.data.augment import normalise
@@ -186,3 +187,18 @@ def test_devices_that_do_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
         Devices(config)
+
+
+def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch):
+    monkeypatch.setattr(devices, "LARGE", 0)
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    state, arrays = programs.initial_state(), programs.put(dataset.train)
+    step = programs.compile_train_steps(state, arrays, 1)
+    state, metrics = step(state, arrays, programs.indices(0, 1))
+    for i in range(1, 4):
+        before = metrics
+        state, metrics = step(state, arrays, programs.indices(i, 1))
+        assert all(leaf.is_ready() for leaf in jax.tree.leaves(before))
+    *before, _ = programs.launch_evaluation(state, programs.put(dataset.test))
+    assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, before)))
