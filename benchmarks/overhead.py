@@ -31,12 +31,13 @@ STEPS = flags.DEFINE_integer("steps", 200, "Steps of each way in a round.", lowe
 OUTPUT = flags.DEFINE_string("output", None, "File for the JSON as well.")
 cli.define_config("configs/digits.py:resnet-20")
 
-# Whether the loop logs, evaluates and saves.
+# Whether the loop logs, evaluates and saves; and whether its steps are waited for one by one.
 LOOPS = {
-    "logs": (True, False, False),
-    "logs, saves": (True, False, True),
-    "logs, evaluations": (True, True, False),
-    "logs, evaluations, saves": (True, True, True),
+    "logs": ((True, False, False), False),
+    "logs, evaluations": ((True, True, False), False),
+    "logs, evaluations, saves": ((True, True, True), False),
+    "each step": ((True, False, False), True),
+    "each step, saves": ((True, False, True), True),
 }
 
 
@@ -100,8 +101,13 @@ class Measured:
         jax.block_until_ready((state, metrics, sums))
         return watch.seconds()
 
-    def loop(self, kept: tuple[bool, bool, bool], workdir: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of a run's loop from its first step to its last, and those of each dispatch."""
+    def loop(self, kept: tuple[bool, bool, bool], one_by_one: bool) -> tuple[np.ndarray, ...]:
+        """Seconds of a run's loop from its first step to its last, and those between updates.
+
+        Args:
+          kept: whether it logs, evaluates and saves.
+          one_by_one: wait for each dispatch, and show it, to see how long it took.
+        """
         import jax
 
         from flaxres import loop
@@ -114,6 +120,9 @@ class Measured:
                 super().restart_clock(step)
                 self.watch, self.seen = Stopwatch(), {step: 0.0}  # all is compiled by now
 
+            def is_due(self) -> bool:
+                return one_by_one or super().is_due()
+
             def update(self, step: int, record=None, note: str = "") -> None:
                 super().update(step, record, note)
                 self.seen.setdefault(step, self.watch.seconds()[0])
@@ -124,10 +133,12 @@ class Measured:
 
         state = jax.block_until_ready(self.programs.initial_state())
         with (
+            tempfile.TemporaryDirectory() as directory,
             mock.patch.object(loop, "due", due),
+            mock.patch.object(loop, "MOST_AHEAD", 1 if one_by_one else loop.MOST_AHEAD),
             Timed("net", self.config.num_steps) as terminal,
-            Checkpoints(workdir, self.config.keep_checkpoints) as checkpoints,
-            Writers([workdir], 0) as writers,
+            Checkpoints(Path(directory), self.config.keep_checkpoints) as checkpoints,
+            Writers([Path(directory)], 0) as writers,
         ):
             run = loop.Loop(
                 self.config, self.programs, self.dataset, writers, checkpoints, terminal
@@ -149,8 +160,7 @@ def measure(measured: Measured, number: int) -> dict[str, np.ndarray]:
     turn = number % len(ways)
     for way in ways[turn:] + ways[:turn]:
         if way in LOOPS:
-            with tempfile.TemporaryDirectory() as workdir:
-                seconds[way], times = measured.loop(LOOPS[way], Path(workdir))
+            seconds[way], times = measured.loop(*LOOPS[way])
             stalls[way] = stall(times[1:]) * measured.dispatch  # the first has none before it
         else:
             seconds[way] = measured.bare(way != "steps")
@@ -163,8 +173,8 @@ def measure(measured: Measured, number: int) -> dict[str, np.ndarray]:
         "evaluations beyond it, %": cost["logs, evaluations"] - cost["logs"] - arithmetic,
         "logs, progress and evaluations beyond it, %": cost["logs, evaluations"] - arithmetic,
         "checkpoints, %": cost["logs, evaluations, saves"] - cost["logs, evaluations"],
-        "stall with checkpoints, steps": stalls["logs, saves"],
-        "stall without checkpoints, steps": stalls["logs"],
+        "stall with checkpoints, steps": stalls["each step, saves"],
+        "stall without checkpoints, steps": stalls["each step"],
     }
 
 

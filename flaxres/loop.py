@@ -27,6 +27,11 @@ from flaxres.signals import StopRequest
 from flaxres.state import TrainState
 from flaxres.writers import Record, Terminal, Writers
 
+# Waking up for every short step takes from its time on a CPU, so a few are launched at once. They
+# are also what a signal waits for.
+MOST_AHEAD = 4  # dispatches
+AHEAD_SECONDS = 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class Dispatch:
@@ -76,6 +81,7 @@ class Loop:
             self._evaluated["validation"] = programs.put(dataset.validation)
         self._compiled: dict[int, Function] = {}
         self._launched: deque[Dispatch] = deque()
+        self._ahead = 1
         self._clock = Clock(0)
         self.step = 0
         self.record: Record = {}
@@ -105,21 +111,20 @@ class Loop:
     def _run(self, state: TrainState, stop: StopRequest) -> int:
         config = self._config
         most = steps_per_dispatch(config)
-        ahead = 0 if self._programs.devices.one_at_a_time else 1
         stopping = 0
         while self.step < config.num_steps and not stopping:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
             num_steps = min(most - self.step % most, config.num_steps - self.step)
             if num_steps not in self._compiled:
-                self._finish(0)
+                self._finish(keep=0)
                 self._compile(state, num_steps)
             indices = self._programs.indices(self.step, num_steps)
             state, metrics = self._compiled[num_steps](state, self._train, indices)
             self.step += num_steps
             stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
             self._launched.append(self._follow(state, metrics, bool(stopping)))
-            self._finish(ahead)
-        self._finish(0)
+            self._keep_pace()
+        self._finish(keep=0)
         return stopping
 
     def _compile(self, state: TrainState, num_steps: int) -> None:
@@ -132,6 +137,7 @@ class Loop:
             self._programs.compile_evaluation(state, split)
         Snapshot(state)
         self._clock.restart(self.step)
+        self._finished = time.perf_counter()
         self._terminal.restart_clock(self.step)
 
     def _follow(self, state: TrainState, metrics: TrainMetrics, stopping: bool) -> Dispatch:
@@ -144,13 +150,32 @@ class Loop:
         snapshot = Snapshot(state) if save or stopping else None
         return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot)
 
-    def _finish(self, ahead: int) -> None:
-        """Waits for all dispatches but the newest `ahead`, and does what is due after each."""
-        while len(self._launched) > ahead:
+    def _keep_pace(self) -> None:
+        """Finishes dispatches when enough are launched, or one has to be written or saved."""
+        if self._programs.devices.one_at_a_time:
+            self._finish(keep=0)
+            return
+        *before, _ = self._launched
+        if len(before) < self._ahead and not any(d.is_logged or d.snapshot for d in before):
+            return
+        self._finish(keep=1)
+        now = time.perf_counter()
+        # Processes that wait for one another must not go by their own clocks.
+        if before and jax.process_count() == 1:
+            seconds = (now - self._finished) / len(before)
+            self._ahead = max(1, min(MOST_AHEAD, int(AHEAD_SECONDS / seconds)))
+        self._finished = now
+
+    def _finish(self, keep: int) -> None:
+        """Waits for all dispatches but the newest `keep`, and does what is due after each."""
+        while len(self._launched) > keep:
             dispatch = self._launched.popleft()
-            metrics = jax.device_get(dispatch.metrics)
-            rates = metrics.sums.rates("train")
-            self._terminal.update(dispatch.step, replicas.mean(rates))
+            if dispatch.is_logged or self._terminal.is_due():
+                metrics = jax.device_get(dispatch.metrics)
+                rates = metrics.sums.rates("train")
+                self._terminal.update(dispatch.step, replicas.mean(rates))
+            else:
+                jax.block_until_ready(dispatch.metrics.learning_rate)
             if dispatch.is_logged:
                 self._write(dispatch, rates, metrics.learning_rate)
             if dispatch.snapshot is not None:

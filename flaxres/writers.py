@@ -21,6 +21,7 @@ from flaxres.errors import WorkdirError
 from flaxres.workdir import METRICS_FILE, write_atomically
 
 Record = dict[str, float]
+REFRESHES = 2  # of the bar in a second; each takes a millisecond from the steps on a CPU
 
 
 def read_metrics(workdir: Path) -> list[Record]:
@@ -124,10 +125,11 @@ class Terminal:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
-            refresh_per_second=2,  # each takes a millisecond from the steps on a CPU
+            refresh_per_second=REFRESHES,
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=num_steps, note="")
+        self._moved = 0.0
         self._last: Record = {}  # test error and speed stay on the bar until there are newer ones
         self.restart_clock(0)
 
@@ -147,9 +149,14 @@ class Terminal:
         self._step, self._time = step, time.monotonic()
         self._bar.reset(self._task, completed=step)
 
+    def is_due(self) -> bool:
+        """Whether there is a bar, and time for it to move."""
+        return not self._bar.disable and time.monotonic() - self._moved >= 1 / REFRESHES
+
     def update(self, step: int, record: Record | None = None, note: str = "") -> None:
         """Moves the bar to `step`, beside it the values of `record`, or a note."""
         self._last |= record or {}
+        self._moved = time.monotonic()
         self._bar.update(self._task, completed=step, note=note or _show(self._last))
 
     def write(self, record: Record) -> None:

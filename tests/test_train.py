@@ -117,9 +117,9 @@ def noted(monkeypatch, owner, name, events, note):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize(("num_devices", "most_ahead"), [(1, 1), (1, 4), (2, 4)])
 def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
-    tmp_path, config, monkeypatch, num_devices
+    tmp_path, config, monkeypatch, num_devices, most_ahead
 ):
     config.num_steps, config.boundaries = 6, ()
     config.log_every, config.eval_every, config.checkpoint_every = 2, 3, 6
@@ -138,6 +138,7 @@ def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
         return launch
 
     monkeypatch.setattr(Programs, "compile_train_steps", compiled)
+    monkeypatch.setattr(loop, "MOST_AHEAD", most_ahead)
     noted(monkeypatch, Programs, "launch_evaluation", events, lambda *_: "evaluate")
     noted(monkeypatch, Writers, "write", events, lambda _, records: records[0]["step"])
     noted(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
