@@ -25,10 +25,10 @@ ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its p
 EVERYWHERE = PartitionSpec()
 
 # On a CPU, XLA takes the memory of a call when it is launched, not when it begins. A call that
-# needs more than so many bytes waits for the one before, and these seconds more, as memory is given
-# back just after the results are there.
+# needs more than so many bytes waits for the one before, and this part of its time more, as memory
+# is given back just after the results are there.
 LARGE = 64 * 2**20
-SETTLE = 1e-3
+SETTLE = 0.01
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
 Function = Callable[[PyTree, PyTree, Any], PyTree]
@@ -66,7 +66,8 @@ class Devices:
             )
         self._pmap = config.parallelism == "pmap"
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
-        self._newest: jax.Array | None = None  # of the results of the calls that need much memory
+        # Of the calls that need much memory: when the newest was launched, and one of its results.
+        self._newest: tuple[float, jax.Array] | None = None
         # With few threads, executions that wait for one another on a CPU can lock each other out.
         self.one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
 
@@ -109,11 +110,13 @@ class Devices:
         def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
             rows = self._split(rows)
             if large and self._newest is not None:
-                jax.block_until_ready(self._newest)
-                time.sleep(SETTLE)
+                launched, metric = self._newest
+                jax.block_until_ready(metric)
+                time.sleep(min(SETTLE * (time.perf_counter() - launched), 1))
             result = compiled(state, arrays, rows)
             if large:
-                self._newest = jax.tree.leaves(result)[-1]  # the metrics', which nothing donates
+                # The last of the results is a metric, which no later call is given to overwrite.
+                self._newest = time.perf_counter(), jax.tree.leaves(result)[-1]
             return jax.block_until_ready(result) if self.one_at_a_time else result
 
         return call
