@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,17 @@ def _on_one_device(leaf: Any) -> Any:
     return leaf
 
 
+def _step_aside() -> None:
+    """Has this thread, and those that it starts, take turns on a CPU after those of the steps.
+
+    Only a little: it would else be kept from going on in the middle of Python code, which the main
+    thread then waits for. Systems other than Linux know no priority of a thread.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
+
+
 class Checkpoints:
     """The checkpoints of one working directory.
 
@@ -77,7 +89,7 @@ class Checkpoints:
             cleanup_tmp_directories=keep is not None,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_step_aside)
         self._saving: Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
