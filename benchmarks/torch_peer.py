@@ -136,8 +136,9 @@ class Training:
         logits = logits.float()
         return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
 
-    def restart(self, weights: dict) -> None:
-        """Begins again, from the weights of `Net.load`."""
+    def restart(self, weights: dict, rate: float) -> None:
+        """Begins again, from the weights of `Net.load` and with another learning rate."""
+        self._optimizer.param_groups[0]["lr"] = rate
         self.net.load(weights)
         for state in self._optimizer.state.values():
             state["momentum_buffer"].zero_()

@@ -40,13 +40,15 @@ def ceiling(dtype: str, size: int, copied: int) -> dict[str, float]:
     }
 
 
-def checked_losses(training: Training, path: str, steps: int) -> dict[str, list[float]]:
+def checked_losses(
+    training: Training, path: str, steps: int, rate: float
+) -> dict[str, list[float]]:
     """Losses of the first steps from the weights, and on the batch, of `path`."""
     kept = dict(np.load(path))
     device = next(training.net.parameters()).device
     images = torch.from_numpy(kept.pop("images")).to(device).permute(0, 3, 1, 2).float() / 255
     labels = torch.from_numpy(kept.pop("labels")).to(device).long()
-    training.restart(kept)
+    training.restart(kept, rate)
     return {"losses": [float(training.train(images, labels)) for _ in range(steps)]}
 
 
@@ -72,7 +74,7 @@ def main() -> None:
         {
             "steps": lambda seconds: timed_steps(training.advance, training.wait, seconds),
             "ceiling": ceiling,
-            "check": lambda path, steps: checked_losses(training, path, steps),
+            "check": lambda **request: checked_losses(training, **request),
             "memory": lambda: {
                 "host": peak_memory(),
                 "device": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,

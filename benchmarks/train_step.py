@@ -49,7 +49,7 @@ COLD = flags.DEFINE_bool("cold", True, "Also time a start with empty caches of p
 JSON = flags.DEFINE_string("json", None, "File for the result.")
 
 PASSES = 10  # over each convolution's output, forward and backward, batch norm and ReLU included
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # relative, of the losses of the first steps
+TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}  # relative, of the losses of the first steps
 
 
 @dataclasses.dataclass
@@ -152,8 +152,9 @@ def compare_losses(sides: Sequence[Side]) -> float:
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "weights.npz")
-        ours = sides[0].worker.ask(check={"path": path})["losses"]
-        request = {"path": path, "steps": len(ours)}
+        checked = sides[0].worker.ask(check={"path": path})
+        ours, rate = checked["losses"], checked["learning_rate"]
+        request = {"path": path, "steps": len(ours), "rate": rate}
         largest = 0.0
         for side in sides[1:]:
             theirs = side.worker.ask(check=request)["losses"]
@@ -168,6 +169,9 @@ def compare(net: str) -> dict[str, Any]:
     """Runs the rounds for one net, prints its table and returns what was measured."""
     sides = start_all(net)
     ready = sides[0].worker.ready
+    for side in sides:  # before anything else takes memory
+        side.worker.ask(steps={"seconds": SECONDS.value})
+    memory = {side.name: side.worker.ask(memory={}) for side in sides}
     difference = compare_losses(sides) if CHECK.value and len(sides) > 1 else None
     on_cpu = ready["platform"] == "cpu"
     size, copied = (4_096, 2**28) if on_cpu else (8_192, 2**32)
@@ -185,14 +189,13 @@ def compare(net: str) -> dict[str, Any]:
     result = {}
     for side in sides:
         step = Spread.of(side.seconds)
-        memory = side.worker.ask(memory={})
         result[side.name] = {
             "step_seconds": step,
             "steps_per_second": Spread.of([1 / s for s in side.seconds]),
             "images_per_second": Spread.of([BATCH_SIZE.value / s for s in side.seconds]),
             "share_of_matmul": operations / best["flops"] / step.median,
             "share_of_copy": moved / best["bytes"] / step.median,
-            "memory_bytes": memory,
+            "memory_bytes": memory[side.name],
             "first_step_seconds": side.worker.ready["first_step"],
             "first_step_cold_seconds": side.cold_start,
             "compile_seconds": side.worker.ready["compile"],

@@ -27,7 +27,7 @@ EVERYWHERE = PartitionSpec()
 # On a CPU, XLA takes the memory of a call when it is launched, not when it begins. A call that
 # needs more than so many bytes waits for the one before, and this part of its time more, as memory
 # is given back just after the results are there.
-LARGE = 64 * 2**20
+LARGE = 512 * 2**20
 SETTLE = 0.01
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).

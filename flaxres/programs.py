@@ -24,6 +24,10 @@ from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_ste
 MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide the dispatch
 
 
+# The arrays of the deepest nets are initialised one by one, as compiling it all takes too long.
+MOST_COMPILED = 300
+
+
 class Programs:
     """Model, optimizer and steps of a config on a data set.
 
@@ -72,10 +76,11 @@ class Programs:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        # It runs once, so it is compiled for a short compilation, not for speed.
-        options = {"xla_backend_optimization_level": 0}
-        state = jax.jit(self._create, compiler_options=options)(self._seeds)
-        return self.devices.replicate(state)
+        create = self._create
+        if len(jax.tree.leaves(self.state_shape.params)) <= MOST_COMPILED:
+            # It runs once, so it is compiled for a short compilation, not for speed.
+            create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
+        return self.devices.replicate(create(self._seeds))
 
     @functools.cached_property
     def state_shape(self) -> TrainState:

@@ -75,9 +75,9 @@ def create_state(
       image_shape: (height, width, channels).
       seed: of the parameters, and kept for all random numbers of the training.
     """
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    with kernels.left_out():  # what the images become is not asked for
-        variables = model.init(stream_key(seed, INIT_STREAM), images, train=False)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with kernels.left_out():  # what the images become is not computed
+        variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
     return TrainState(
         step=jnp.int32(0),
         seed=jnp.asarray(seed, jnp.uint32),
