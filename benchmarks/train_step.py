@@ -49,7 +49,8 @@ COLD = flags.DEFINE_bool("cold", True, "Also time a start with empty caches of p
 JSON = flags.DEFINE_string("json", None, "File for the result.")
 
 PASSES = 10  # over each convolution's output, forward and backward, batch norm and ReLU included
-TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}  # relative, of the losses of the first steps
+# Relative, of the first loss and of those after an update: rounding grows in deep plain nets.
+TOLERANCES = {"float32": (1e-3, 3e-2), "bfloat16": (3e-2, 1e-1)}
 
 
 @dataclasses.dataclass
@@ -145,7 +146,7 @@ def start_all(net: str) -> list[Side]:
 
 
 def compare_losses(sides: Sequence[Side]) -> float:
-    """The largest relative difference of the first losses of any side from flaxres's.
+    """The largest relative difference of any side's first loss from flaxres's; the next agree too.
 
     Raises:
       UserError: it is too large; then the peer is not the same net.
@@ -158,10 +159,11 @@ def compare_losses(sides: Sequence[Side]) -> float:
         largest = 0.0
         for side in sides[1:]:
             theirs = side.worker.ask(check=request)["losses"]
-            difference = float(np.max(np.abs(np.subtract(theirs, ours)) / np.abs(ours)))
-            if not difference < TOLERANCE[DTYPE.value]:
+            differences = np.abs(np.subtract(theirs, ours)) / np.abs(ours)
+            first, later = TOLERANCES[DTYPE.value]
+            if not (differences[0] < first and np.all(differences < later)):
                 raise UserError(f"losses differ: flaxres {ours}, {side.name} {theirs}")
-            largest = max(largest, difference)
+            largest = max(largest, float(differences[0]))
     return largest
 
 
@@ -241,7 +243,7 @@ def print_table(
     if len(sides) > 1:
         against = result["step_time_over_best_peer"]
         print(f"step time over {against['peer']}: {against['ratio']}", end="")
-        print("" if difference is None else f"; losses differ by {difference:.1e}")
+        print("" if difference is None else f"; the first losses differ by {difference:.1e}")
 
 
 def main() -> None:
