@@ -101,14 +101,27 @@ struct Convolution {
 
   int64_t padded_image() const { return padded(height, out_height) * row(); }
 
-  // Copies images that follow each other into this thread's zero-padded buffer.
-  const float* pad_images(const float* x, int64_t count) const {
+  // Copies images that follow each other into this thread's zero-padded buffer. With `scale` and
+  // `shift`, of each channel, what is copied is normalised by them and goes through a ReLU.
+  const float* pad_images(const float* x, int64_t count, const float* scale = nullptr,
+                          const float* shift = nullptr) const {
     thread_local std::vector<float> buffer;
     buffer.assign(count * padded_image(), 0.0f);
     for (int64_t n = 0; n < count; ++n)
-      for (int64_t h = 0; h < height; ++h, x += width * in)
-        std::memcpy(&buffer[n * padded_image() + (h + pad) * row() + pad * in], x,
-                    width * in * sizeof(float));
+      for (int64_t h = 0; h < height; ++h, x += width * in) {
+        float* to = &buffer[n * padded_image() + (h + pad) * row() + pad * in];
+        if (scale == nullptr) {
+          std::memcpy(to, x, width * in * sizeof(float));
+          continue;
+        }
+        for (int64_t i = 0; i < in; i += kLanes) {
+          const Vector a = load(scale + i), b = load(shift + i);
+          for (int64_t k = i; k < width * in; k += in) {
+            const Vector v = load(x + k) * a + b;
+            store(to + k, v > 0 ? v : Vector{});
+          }
+        }
+      }
     return buffer.data();
   }
 };
@@ -273,18 +286,35 @@ static void kernel_images(const Convolution& c, int64_t images, const float* pad
   }
 }
 
+// What the images that go into a convolution are normalised by: null pointers if by nothing.
+struct Prologue {
+  const float *scale = nullptr, *shift = nullptr;
+
+  Prologue() = default;
+  Prologue(const Array& scales, const Array& shifts) {
+    if (scales.element_count()) scale = scales.typed_data(), shift = shifts.typed_data();
+  }
+  const float* pad_images(const Convolution& c, const float* x, int64_t first,
+                          int64_t count) const {
+    const int64_t channel = first / c.images * c.in;
+    if (scale == nullptr) return c.pad_images(x + first * c.image(), count);
+    return c.pad_images(x + first * c.image(), count, scale + channel, shift + channel);
+  }
+};
+
 static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const float* x,
-                            const float* kernel, float* y) {
+                            const Prologue& prologue, const float* kernel, float* y) {
   parallel(pool, c.nets * c.images, [=](int64_t i) {
-    const float* padded = c.pad_images(x + i * c.image(), 1);
+    const float* padded = prologue.pad_images(c, x, i, 1);
     forward_image(c, padded, kernel + i / c.images * c.kernel(), y + i * c.out_image());
   });
 }
 
-static ffi::Error convolve(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride,
-                           int64_t pad) {
+static ffi::Error convolve(ffi::ThreadPool pool, Array x, Array kernel, Array scale, Array shift,
+                           Result y, int64_t stride, int64_t pad) {
   const Convolution c(x.dimensions(), kernel.dimensions(), y->dimensions(), stride, pad, 1);
-  convolve_images(pool, c, x.typed_data(), kernel.typed_data(), y->typed_data());
+  convolve_images(pool, c, x.typed_data(), Prologue(scale, shift), kernel.typed_data(),
+                  y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -302,12 +332,12 @@ static ffi::Error input_gradient(ffi::ThreadPool pool, Array dy, Array kernel, R
     for (int64_t o = 0; o < c.in; ++o)
       for (int64_t k = 0; k < c.out; ++k) *turned++ = from[i * tap + k * c.in + o];
   });
-  convolve_images(pool, c, dy.typed_data(), memory.data(), dx->typed_data());
+  convolve_images(pool, c, dy.typed_data(), Prologue(), memory.data(), dx->typed_data());
   return ffi::Error::Success();
 }
 
-static ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array dy, Result dw,
-                                  int64_t stride, int64_t pad) {
+static ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array dy, Array scale,
+                                  Array shift, Result dw, int64_t stride, int64_t pad) {
   const Convolution c(x.dimensions(), dw->dimensions(), dy.dimensions(), stride, pad, 1);
   const float *from = x.typed_data(), *gradient = dy.typed_data();
   const int64_t parts = std::min(kParts, c.images);
@@ -315,6 +345,7 @@ static ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array dy, Resul
   const int64_t together = std::max<int64_t>(1, kCached / c.padded_image());
   const std::unique_ptr<float[]> memory(new float[c.nets * parts * c.kernel()]);
   float* sums = memory.get();
+  const Prologue prologue(scale, shift);
   parallel(pool, c.nets * parts, [=](int64_t task) {
     float* own = sums + task * c.kernel();
     std::fill(own, own + c.kernel(), 0.0f);
@@ -322,7 +353,7 @@ static ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array dy, Resul
     const int64_t end = first + (part + 1) * c.images / parts;
     for (int64_t i = first + part * c.images / parts; i < end; i += together) {
       const int64_t images = std::min(together, end - i);
-      const float* padded = c.pad_images(from + i * c.image(), images);
+      const float* padded = prologue.pad_images(c, from, i, images);
       kernel_images(c, images, padded, gradient + i * c.out_image(), own);
     }
   });
@@ -529,7 +560,8 @@ static auto bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flaxres_convolve, convolve,
-    bind().Arg<Array>().Arg<Array>().Ret<Array>().Attr<int64_t>("stride").Attr<int64_t>("pad"));
+    bind().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Attr<int64_t>("stride").Attr<
+        int64_t>("pad"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flaxres_input_gradient, input_gradient,
@@ -537,7 +569,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flaxres_kernel_gradient, kernel_gradient,
-    bind().Arg<Array>().Arg<Array>().Ret<Array>().Attr<int64_t>("stride").Attr<int64_t>("pad"));
+    bind().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Attr<int64_t>("stride").Attr<
+        int64_t>("pad"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxres_norm_sums, norm_sums,
                               bind().Arg<Array>().Ret<Array>().Ret<Array>());

@@ -31,6 +31,7 @@ FUNCTIONS = (
     *("convolve", "input_gradient", "kernel_gradient"),
     *("norm_sums", "normalise", "norm_gradient_sums", "norm_gradient"),
 )
+NOTHING = (np.zeros(0, np.float32),) * 2  # no scale and shift
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -105,12 +106,12 @@ def conv_general_dilated(
     **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`."""
-    if _covers_convolution(lhs, rhs, window_strides, padding, options):
+    if covers_convolution(lhs, rhs, window_strides, padding, options):
         return convolve(lhs, rhs, window_strides[0], padding[0][0])
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
-def _covers_convolution(
+def covers_convolution(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],
@@ -149,7 +150,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arra
     size = kernel.shape[0]
     height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
     shape = (len(x), height, width, kernel.shape[3])
-    return library().call("convolve", shape, x, kernel, stride=stride, pad=pad)
+    return library().call("convolve", shape, x, kernel, *NOTHING, stride=stride, pad=pad)
 
 
 def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int):
@@ -158,13 +159,20 @@ def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int):
 
 def _convolve_backward(stride: int, pad: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array):
     x, kernel = saved
-    channels = x.shape[3]
+    dx = _input_gradient(x.shape, kernel, stride, pad, dy)
+    kinds = {"stride": stride, "pad": pad}
+    return dx, library().call("kernel_gradient", kernel.shape, x, dy, *NOTHING, **kinds)
+
+
+def _input_gradient(
+    shape: tuple[int, ...], kernel: jax.Array, stride: int, pad: int, dy: jax.Array
+) -> jax.Array:
+    channels = shape[3]
     more = -channels % library().lanes
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))) if more else kernel
-    shape = (*x.shape[:3], channels + more)
+    shape = (*shape[:3], channels + more)
     dx = library().call("input_gradient", shape, dy, filled, stride=stride, pad=pad)
-    dx = dx[..., :channels] if more else dx
-    return dx, library().call("kernel_gradient", kernel.shape, x, dy, stride=stride, pad=pad)
+    return dx[..., :channels] if more else dx
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -257,15 +265,20 @@ def batch_norm(
 
 
 def _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis):
-    sums = library().call("norm_sums", (scale.shape, scale.shape), x)
-    pixels = x.size // x.shape[3]
-    mean, squares = (total / pixels for total in sums)
-    if axis is not None:
-        mean, squares = lax.pmean((mean, squares), axis)
-    variance = jnp.maximum(squares - mean * mean, 0)
+    mean, variance = _statistics(x, axis)
     y = normalise(x, scale, bias, mean, variance, add, epsilon, relu)
     saved = (x, scale, bias, mean, variance, None if add is None else y)
     return (y, mean, variance), saved
+
+
+def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel."""
+    channels = x.shape[3:]
+    sums = library().call("norm_sums", (channels, channels), x)
+    mean, squares = (total * (channels[0] / x.size) for total in sums)
+    if axis is not None:
+        mean, squares = lax.pmean((mean, squares), axis)
+    return mean, jnp.maximum(squares - mean * mean, 0)
 
 
 def _batch_norm_backward(epsilon, relu, axis, saved, cotangents):
@@ -294,3 +307,64 @@ def _batch_norm_backward(epsilon, relu, axis, saved, cotangents):
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def norm_relu_convolve(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    kernel: jax.Array,
+    epsilon: float,
+    axis: str | None,
+    stride: int,
+    pad: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`convolve` of the ReLU of `batch_norm`, whose result is never written to memory.
+
+    Args:
+      x: see `batch_norm`, as are `scale`, `bias`, `epsilon` and `axis`.
+      scale: see there.
+      bias: see there.
+      kernel: see `convolve`, as are `stride` and `pad`.
+      epsilon: see there.
+      axis: see there.
+      stride: see there.
+      pad: see there.
+
+    Returns:
+      The result of the convolution, and the mean and the variance of `x`, which are not
+      differentiated.
+    """
+    return _norm_relu_convolve_forward(x, scale, bias, kernel, epsilon, axis, stride, pad)[0]
+
+
+def _norm_relu_convolve_forward(x, scale, bias, kernel, epsilon, axis, stride, pad):
+    mean, variance = _statistics(x, axis)
+    size = kernel.shape[0]
+    height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
+    shape = (len(x), height, width, kernel.shape[3])
+    affine = _affine(scale, bias, mean, variance, epsilon)
+    y = library().call("convolve", shape, x, kernel, *affine, stride=stride, pad=pad)
+    return (y, mean, variance), (x, scale, bias, mean, variance, kernel)
+
+
+def _affine(scale, bias, mean, variance, epsilon):
+    """Factor and summand of each channel that normalise it."""
+    factor = scale * lax.rsqrt(variance + epsilon)
+    return factor, bias - mean * factor
+
+
+def _norm_relu_convolve_backward(epsilon, axis, stride, pad, saved, cotangents):
+    *norm, kernel = saved
+    x, dy = saved[0], cotangents[0]
+    affine = _affine(*norm[1:], epsilon)
+    dkernel = library().call(
+        *("kernel_gradient", kernel.shape, x, dy, *affine), stride=stride, pad=pad
+    )
+    dz = _input_gradient(x.shape, kernel, stride, pad, dy)
+    dx, dscale, dbias, _ = _batch_norm_backward(epsilon, True, axis, (*norm, None), (dz,))
+    return dx, dscale, dbias, dkernel
+
+
+norm_relu_convolve.defvjp(_norm_relu_convolve_forward, _norm_relu_convolve_backward)

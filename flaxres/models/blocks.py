@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
-from flaxres.models.norms import norm_relu
+from flaxres.models.norms import norm_relu, norm_relu_conv
 from flaxres.models.shortcuts import apply_shortcut
 
 
@@ -37,8 +38,8 @@ class BasicBlock(nn.Module):
         # Explicit padding: 'SAME' would pad (0, 1) at stride 2 and shift the image by half a pixel.
         padding = ((1, 1), (1, 1))
         y = self.conv(self.filters, (3, 3), self.stride, padding=padding, name="conv1")(x)
-        y = norm_relu(self.norm(name="norm1"), y)
-        y = self.conv(self.filters, (3, 3), 1, padding=padding, name="conv2")(y)
+        conv2 = functools.partial(self.conv, self.filters, (3, 3), 1, padding=padding, name="conv2")
+        y = norm_relu_conv(self.norm(name="norm1"), conv2, y)
         shortcut = apply_shortcut(
             self.shortcut,
             x,

@@ -34,8 +34,23 @@ class BatchNorm(nn.BatchNorm):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, add: jax.Array | None = None, relu: bool = False) -> jax.Array:
-        """norm(x) + add, and its ReLU if `relu`; `add` is of the shape of `x`, or None."""
+    def __call__(
+        self,
+        x: jax.Array,
+        add: jax.Array | None = None,
+        relu: bool = False,
+        for_convolution: bool = False,
+    ) -> jax.Array | Callable[..., jax.Array]:
+        """Batch norm and what follows it.
+
+        Args:
+          x: (batch, height, width, channels).
+          add: of the shape of `x`, added to its norm; or None.
+          relu: take the ReLU of that.
+          for_convolution: return a function in the place of `lax.conv_general_dilated` that takes
+            `x` and convolves the ReLU of its norm. Only in training, and for an `x` that
+            `kernels.covers_norm`.
+        """
         if not kernels.covers_norm(x) or (add is not None and not relu):
             y = super().__call__(x)
             y = y if add is None else y + add
@@ -48,10 +63,29 @@ class BatchNorm(nn.BatchNorm):
         if self.use_running_average:
             return kernels.normalise(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
         axis = None if self.is_initializing() else self.axis_name
-        y, *own = kernels.batch_norm(x, scale, bias, add, self.epsilon, relu, axis)
-        if not self.is_initializing():
-            for running, of_batch in zip((mean, var), own, strict=True):
-                running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
+
+        def update(*statistics: jax.Array) -> None:
+            if not self.is_initializing():
+                for running, own in zip((mean, var), statistics, strict=True):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * own
+
+        if for_convolution:
+
+            def convolve(x, kernel, strides, padding, **options):
+                if kernels.covers_convolution(x, kernel, strides, padding, options):
+                    window = (strides[0], padding[0][0])
+                    y, *statistics = kernels.norm_relu_convolve(
+                        x, scale, bias, kernel, self.epsilon, axis, *window
+                    )
+                    update(*statistics)
+                    return y
+                y, *statistics = kernels.batch_norm(x, scale, bias, None, self.epsilon, True, axis)
+                update(*statistics)
+                return jax.lax.conv_general_dilated(y, kernel, strides, padding, **options)
+
+            return convolve
+        y, *statistics = kernels.batch_norm(x, scale, bias, add, self.epsilon, relu, axis)
+        update(*statistics)
         return y
 
 
@@ -61,6 +95,17 @@ def norm_relu(norm: nn.Module, x: jax.Array, add: jax.Array | None = None) -> ja
         return norm(x, add=add, relu=True)
     y = norm(x)
     return nn.relu(y if add is None else y + add)
+
+
+def norm_relu_conv(norm: nn.Module, conv: Callable[..., nn.Module], x: jax.Array) -> jax.Array:
+    """The convolution of ReLU(norm(x)); `conv` is a constructor, called without further arguments.
+
+    On a CPU, in training, the convolution normalises what it reads, so that nothing is written.
+    """
+    in_kernels = isinstance(norm, BatchNorm) and kernels.covers_norm(x)
+    if in_kernels and not norm.use_running_average:
+        return conv(conv_general_dilated=norm(x, for_convolution=True))(x)
+    return conv()(norm_relu(norm, x))
 
 
 def make_norm(

@@ -109,6 +109,27 @@ def test_norm_by_running_statistics_and_its_gradients(adds):
     close(*both(jax.jit(ours), theirs, x, add, *vectors), 1e-5)
 
 
+@pytest.mark.parametrize(("n_in", "n_out", "stride"), [(16, 32, 1), (32, 16, 2)])
+def test_a_convolution_that_normalises_what_it_reads(n_in, n_out, stride):
+    x, kernel = 3 + normal(0, 7, 6, 5, n_in), normal(1, 3, 3, n_in, n_out)
+    scale, bias = 1 + 0.1 * normal(2, n_in), 0.1 * normal(3, n_in)
+
+    def ours(x, scale, bias, kernel):
+        return kernels.norm_relu_convolve(x, scale, bias, kernel, 1e-5, None, stride, 1)[0]
+
+    def theirs(x, scale, bias, kernel):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        y = jnp.maximum((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, 0)
+        window = ((stride, stride), ((1, 1), (1, 1)))
+        return lax.conv_general_dilated(
+            y, kernel, *window, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    close(*both(jax.jit(ours), theirs, x, scale, bias, kernel), 1e-4)
+    _, mean, var = kernels.norm_relu_convolve(x, scale, bias, kernel, 1e-5, None, stride, 1)
+    close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
+
+
 def test_the_module_equals_flax_s():
     x = 3 + normal(0, 8, 4, 4, 16)
     ours, theirs = (
@@ -131,6 +152,8 @@ def test_several_nets_at_once():
     def net(x, kernel, scale, bias):
         y = kernels.convolve(x, kernel, 2, 1)
         y = kernels.batch_norm(y, scale, bias, None, 1e-5, True, None)[0]
+        square = jnp.tile(kernel, (1, 1, 2, 1))
+        y = kernels.norm_relu_convolve(y, scale, bias, square, 1e-5, None, 1, 1)[0]
         return kernels.batch_norm(y, scale, bias, y, 1e-5, True, None)[0]
 
     def gradients(*arguments):
