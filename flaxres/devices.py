@@ -25,9 +25,10 @@ ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its p
 EVERYWHERE = PartitionSpec()
 
 # On a CPU, XLA takes the memory of a call when it is launched, not when it begins. A call that
-# needs more than so many bytes waits for the one before, and this part of its time more, as memory
-# is given back just after the results are there.
-LARGE = 512 * 2**20
+# needs more than so many bytes waits for the one before; and one that needs very many a part of its
+# time more, as memory is given back just after the results are there.
+LARGE = 64 * 2**20
+VERY_LARGE = 512 * 2**20
 SETTLE = 0.01
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
@@ -106,13 +107,14 @@ class Devices:
 
         memory = compiled.memory_analysis() if self._devices[0].platform == "cpu" else None
         large = memory is not None and memory.temp_size_in_bytes > LARGE
+        settle = SETTLE if large and memory.temp_size_in_bytes > VERY_LARGE else 0.0
 
         def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
             rows = self._split(rows)
             if large and self._newest is not None:
                 launched, metric = self._newest
                 jax.block_until_ready(metric)
-                time.sleep(min(SETTLE * (time.perf_counter() - launched), 1))
+                time.sleep(min(settle * (time.perf_counter() - launched), 1))
             result = compiled(state, arrays, rows)
             if large:
                 # The last of the results is a metric, which no later call is given to overwrite.
