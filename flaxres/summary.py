@@ -50,13 +50,15 @@ def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
         module = context.module
         own = module.variables.get("params", {})
         is_layer = own and not any(isinstance(value, dict) for value in own.values())
-        if is_layer and context.method_name == "__call__":
+        path = "/".join(module.path)
+        # A module that extends another of flax's may call that one's method on the way.
+        is_new = not layers or layers[-1].name != path
+        if is_layer and is_new and context.method_name == "__call__":
             shape = output.shape[1:]
             # Each output value of a convolution or dense layer takes one multiply-add per weight
             # of its filter; its channels are the kernel's last axis, the space is the rest.
             macs = math.prod(shape[:-1]) * own["kernel"].size if "kernel" in own else 0
             params = sum(value.size for value in own.values())
-            path = "/".join(module.path)
             layers.append(Layer(path, type(module).__name__, shape, params, macs))
         return output
 

@@ -47,3 +47,16 @@ def test_layers_by_hand():
     dense = layers["dense"]
     assert (dense.output_shape, dense.params, dense.macs) == ((10,), 650, 640)
     assert (next(iter(layers)), next(reversed(layers))) == ("conv", "dense")
+
+
+def test_a_layer_counts_once_with_and_without_the_cpu_kernels(config):
+    from flaxres.cpu import kernels
+
+    config.model.widths = (16, 16, 32)
+    model = create_model(config.model, 10)
+    layers = summarise(model, (8, 8, 1))
+    with kernels.left_out():
+        assert [layer.params for layer in summarise(model, (8, 8, 1))] == [
+            layer.params for layer in layers
+        ]
+    assert len({layer.name for layer in layers}) == len(layers)
