@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import warnings
 from pathlib import Path
 
 MOST_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
@@ -49,6 +50,12 @@ def keep_compiled_programs() -> None:
         return
     if not os.access(directory, os.W_OK):
         return
+    # A killed process may have left a program without the time of its last use, or a part of one;
+    # JAX would then complain of each program that it keeps. It compiles what it cannot read.
+    for program in directory.glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+            program.unlink(missing_ok=True)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
