@@ -8,14 +8,8 @@ gradients of first order; FLAXRES_CPU_KERNELS=0 leaves them out, for gradients o
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import ctypes
-import dataclasses
 import functools
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,79 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxres.cpu import settings
-from flaxres.cpu.build import Build
+from flaxres.cpu.library import left_out, library, wanted
 
-SWITCH = "FLAXRES_CPU_KERNELS"
-FUNCTIONS = (
-    *("convolve", "input_gradient", "kernel_gradient"),
-    *("norm_sums", "normalise", "norm_gradient_sums", "norm_gradient"),
-)
+__all__ = [
+    "batch_norm",
+    "conv_general_dilated",
+    "convolve",
+    "covers_convolution",
+    "covers_norm",
+    "left_out",
+    "library",
+    "norm_relu_convolve",
+    "normalise",
+]
+
 NOTHING = (np.zeros(0, np.float32),) * 2  # no scale and shift
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-
-
-@dataclasses.dataclass(frozen=True)
-class Library:
-    """The kernels as XLA knows them.
-
-    Attributes:
-      lanes: numbers in a vector register; channels of results must be a multiple.
-      key: stands in the names that XLA knows, so that a compiled program of another source, kept
-        in a cache, does not find these.
-    """
-
-    lanes: int
-    key: str
-
-    def call(self, name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
-        """Calls a function of kernels.cc; `results` are shapes of float32 arrays."""
-        shapes = jax.tree.map(
-            lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-            results,
-            is_leaf=lambda leaf: isinstance(leaf, tuple) and all(type(d) is int for d in leaf),
-        )
-        target = f"flaxres_{name}_{self.key}"
-        return jax.ffi.ffi_call(target, shapes, vmap_method="broadcast_all")(*arrays, **attributes)
-
-
-_left_out = contextvars.ContextVar("_left_out", default=False)
-
-
-@contextlib.contextmanager
-def left_out() -> Iterator[None]:
-    """Takes XLA's operations in what is traced within: it need not wait for the kernels."""
-    token = _left_out.set(True)
-    try:
-        yield
-    finally:
-        _left_out.reset(token)
-
-
-def wanted() -> Library | None:
-    """The kernels, if operations that are traced here should be theirs."""
-    return None if _left_out.get() else library()
-
-
-@functools.cache
-def library() -> Library | None:
-    """Builds, loads and registers the kernels; None where they are not to be had or not wanted."""
-    if jax.default_backend() != "cpu" or os.environ.get(SWITCH) == "0":
-        return None
-    build = settings.started_build() or Build()
-    path = build.wait()
-    if path is None:
-        print(
-            f"the CPU kernels cannot be built ({build.problem}); training takes some 3 times as "
-            "long without them",
-            file=sys.stderr,
-        )
-        return None
-    loaded = ctypes.CDLL(str(path))
-    for name in FUNCTIONS:
-        function = jax.ffi.pycapsule(getattr(loaded, f"flaxres_{name}"))
-        jax.ffi.register_ffi_target(f"flaxres_{name}_{build.key}", function, platform="cpu")
-    return Library(loaded.flaxres_lanes(), build.key)
 
 
 def conv_general_dilated(
