@@ -91,6 +91,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_step_aside)
         self._saving: Future[None] | None = None
+        self._read_failed = False
 
     def __enter__(self) -> Checkpoints:
         self._unraisablehook = sys.unraisablehook
@@ -104,7 +105,7 @@ class Checkpoints:
                 self._manager.close()
                 self.check()
         finally:
-            if kind is not None:
+            if kind is not None or self._read_failed:
                 time.sleep(0.5)  # for reads and writes that a failure left under way
             sys.unraisablehook = self._unraisablehook
 
@@ -220,6 +221,7 @@ class Checkpoints:
             except MemoryError:
                 raise
             except Exception as error:  # Orbax raises many kinds for damaged files
+                self._read_failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             if largest(bool(reason)):  # all processes go back, or none
                 damaged.append((step, reason or "another process cannot read it"))

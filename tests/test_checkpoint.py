@@ -14,12 +14,6 @@ import pytest
 from flaxres.checkpoint import Checkpoints, Snapshot, digest
 from flaxres.errors import CheckpointError, DivergedError, WorkdirError
 
-# Reads that a damaged checkpoint leaves under way may end after their test: see
-# `Checkpoints._without_noise`, which keeps them silent only while checkpoints are open.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
-)
-
 
 def make_state(value):
     rng = np.random.default_rng(value)
