@@ -1,4 +1,4 @@
-"""Builds kernels.cc: python -m flaxres.cpu.
+"""Builds the kernels in cc/: python -m flaxres.cpu.
 
 It is built by itself when a program first trains on a CPU, once for each processor and version of
 the source, into `flaxres.cache.cache_directory()`.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flaxres.cache import cache_directory, processor
 
-SOURCE = Path(__file__).with_name("kernels.cc")
+SOURCES = Path(__file__).with_name("cc")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = ("-std=c++17", "-O3", NATIVE, "-fPIC", "-shared", "-w")
 COMPILERS = ("c++", "g++", "clang++")
@@ -37,8 +37,9 @@ class Build:
         self.problem = ""
         self._process: subprocess.Popen | None = None
         compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-        parts = (SOURCE.read_text(), str(FLAGS), str(compiler), processor())
-        parts += (importlib.metadata.version("jaxlib"),)  # its headers are compiled in
+        parts = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
+        parts += [str(FLAGS), str(compiler), processor()]
+        parts.append(importlib.metadata.version("jaxlib"))  # its headers are compiled in
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         self._library = cache_directory() / f"kernels-{self.key}.so"
         if self._library.exists():
@@ -51,7 +52,8 @@ class Build:
             handle, self._new = tempfile.mkstemp(".so", "kernels-", self._library.parent)
             os.close(handle)
             headers = Path(importlib.util.find_spec("jaxlib").origin).parent / "include"
-            command = [*compiler.split(), *FLAGS, f"-I{headers}", str(SOURCE), "-o", self._new]
+            command = [*compiler.split(), *FLAGS, f"-I{headers}", str(SOURCES / "kernels.cc")]
+            command += ["-o", self._new]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )

@@ -1,4 +1,4 @@
-"""Convolutions and batch norm for the CPU: kernels.cc in the place of XLA's operations.
+"""Convolutions and batch norm for the CPU: those of cc/ in the place of XLA's operations.
 
 They take float32 images (batch, height, width, channels) and, where they do not cover something,
 or there is no C++ compiler to build them with, XLA's own operations are taken. Results are those of

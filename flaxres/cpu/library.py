@@ -1,4 +1,4 @@
-"""The functions of kernels.cc as XLA knows them: built, loaded and registered when asked for."""
+"""The functions of cc/kernels.cc as XLA knows them: built, loaded and registered when asked for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Library:
     key: str
 
     def call(self, name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
-        """Calls a function of kernels.cc; `results` are shapes of float32 arrays."""
+        """Calls one of `FUNCTIONS`; `results` are shapes of float32 arrays."""
         shapes = jax.tree.map(
             lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
             results,

@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -42,8 +43,10 @@ def test_another_source_is_another_library(empty_cache, monkeypatch, tmp_path):
     fake_compiler(tmp_path, monkeypatch, "exit 0")
     one = Build()
     one.wait()
-    (tmp_path / "kernels.cc").write_text(build.SOURCE.read_text() + "//")
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "kernels.cc")
+    shutil.copytree(build.SOURCES, tmp_path / "cc")
+    with (tmp_path / "cc" / "norm.h").open("a") as header:
+        header.write("//")
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "cc")
     other = Build()
     other.wait()
     assert one.key != other.key

@@ -1,0 +1,76 @@
+// A convolution, and the padded copies of images that it reads.
+
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "common.h"
+
+// A convolution of `images` images (height, width, in) into (out_height, out_width, out) with a
+// square kernel (size, size, in, out). `pad` zeros lie around the image and `dilation - 1` between
+// any two of its pixels; stride or dilation is 1.
+struct Convolution {
+  int64_t nets, images, height, width, in, out_height, out_width, out, size, stride, pad, dilation;
+
+  Convolution(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel,
+              ffi::Span<const int64_t> y, int64_t stride, int64_t pad, int64_t dilation)
+      : stride(stride), pad(pad), dilation(dilation) {
+    const int64_t* d = x.end() - 4;
+    nets = x.size() == 5 ? x[0] : 1;
+    images = d[0], height = d[1], width = d[2], in = d[3];
+    d = y.end() - 4;
+    out_height = d[1], out_width = d[2], out = d[3];
+    size = (kernel.end() - 4)[0];
+  }
+
+  int64_t padded(int64_t length, int64_t out_length) const {
+    return std::max(length + 2 * pad, ((out_length - 1) * stride + size) / dilation + 1 + pad);
+  }
+  int64_t row() const { return padded(width, out_width) * in; }  // floats of a padded row
+  int64_t image() const { return height * width * in; }
+  int64_t out_image() const { return out_height * out_width * out; }
+  int64_t kernel() const { return size * size * in * out; }
+
+  int64_t padded_image() const { return padded(height, out_height) * row(); }
+
+  // Copies images that follow each other into this thread's zero-padded buffer. With `scale` and
+  // `shift`, of each channel, what is copied is normalised by them and goes through a ReLU.
+  const float* pad_images(const float* x, int64_t count, const float* scale = nullptr,
+                          const float* shift = nullptr) const {
+    thread_local std::vector<float> buffer;
+    buffer.assign(count * padded_image(), 0.0f);
+    for (int64_t n = 0; n < count; ++n)
+      for (int64_t h = 0; h < height; ++h, x += width * in) {
+        float* to = &buffer[n * padded_image() + (h + pad) * row() + pad * in];
+        if (scale == nullptr) {
+          std::memcpy(to, x, width * in * sizeof(float));
+          continue;
+        }
+        for (int64_t i = 0; i < in; i += kLanes) {
+          const Vector a = load(scale + i), b = load(shift + i);
+          for (int64_t k = i; k < width * in; k += in) {
+            const Vector v = load(x + k) * a + b;
+            store(to + k, v > 0 ? v : Vector{});
+          }
+        }
+      }
+    return buffer.data();
+  }
+};
+
+// What the images that go into a convolution are normalised by: null pointers if by nothing.
+struct Prologue {
+  const float *scale = nullptr, *shift = nullptr;
+
+  Prologue() = default;
+  Prologue(const Array& scales, const Array& shifts) {
+    if (scales.element_count()) scale = scales.typed_data(), shift = shifts.typed_data();
+  }
+  const float* pad_images(const Convolution& c, const float* x, int64_t first,
+                          int64_t count) const {
+    const int64_t channel = first / c.images * c.in;
+    if (scale == nullptr) return c.pad_images(x + first * c.image(), count);
+    return c.pad_images(x + first * c.image(), count, scale + channel, shift + channel);
+  }
+};
