@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -87,8 +88,13 @@ class Progress:
         return min(1.0, self.step / self.plan.config.num_steps)
 
 
-def make_progress(plans: Sequence[Plan], workdir: Path) -> list[Progress]:
-    """The runs of a sweep as they stand on disk, longest first.
+def make_progress(plans: Sequence[Plan], workdir: Path, in_order: bool = False) -> list[Progress]:
+    """The runs of a sweep as they stand on disk.
+
+    Args:
+      plans: the runs.
+      workdir: of the sweep.
+      in_order: as they are in `plans`, not the longest first.
 
     Raises:
       WorkdirError: a directory holds another run.
@@ -101,7 +107,7 @@ def make_progress(plans: Sequence[Plan], workdir: Path) -> list[Progress]:
             if run.fraction() == 1 and finished_record(plan.config, run.workdir):
                 run.state = State.FINISHED
         runs.append(run)
-    return sorted(runs, key=lambda run: -run.cost)
+    return runs if in_order else sorted(runs, key=lambda run: -run.cost)
 
 
 def cost(plan: Plan) -> float:
@@ -121,16 +127,18 @@ def drive(
     retries: int,
     show: Callable[[str], None],
     update: Callable[[], None],
+    deadline: float = math.inf,
 ) -> None:
-    """Works on all runs until each has finished or failed.
+    """Works on all runs until each has finished or failed, or the time is over.
 
     Args:
-      runs: of `make_progress`; their states tell what became of them.
+      runs: of `make_progress`, started in this order; their states tell what became of them.
       workdir: of the sweep.
       executor: where they run.
       retries: how often a failed run is started again, from its checkpoint.
       show: told in one line what happens.
       update: called every half second, to show the progress.
+      deadline: of the monotonic clock; then all runs save and stop.
 
     Raises:
       InterruptedRunError: a signal asked to stop; all runs have saved.
@@ -140,7 +148,7 @@ def drive(
     not_before = 0.0
     with StopRequest("all runs save and stop") as stop:
         try:
-            while stop.signum is None:
+            while stop.signum is None and time.monotonic() < deadline:
                 now = time.monotonic()
                 waiting = [run for run in runs if run.state is State.WAITING]
                 ready = [run for run in waiting if now >= max(not_before, run.not_before)]
@@ -174,6 +182,8 @@ def drive(
             _stop(active, update)
             raise
         signum = stop.signum
+    if signum is None:
+        return
     left = sum(run.state in (State.STOPPED, State.WAITING) for run in runs)
     raise InterruptedRunError(
         f"stopped; the same command goes on with {left} of {len(runs)} runs", signum

@@ -1,9 +1,10 @@
-"""Curves of sweeps, and the degradation figures after 1 and 6 of He15 (arXiv 1512.03385)."""
+"""Curves of sweeps, and figures after 1, 6 and 7 of He15 (arXiv 1512.03385)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -50,6 +51,8 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     figure6: error against iterations, plain nets left and residual nets right, training error
     dashed and thin, test error bold. figure1: the shallowest and the deepest plain net, training
     error left and test error right. With several seeds: mean, and a band of one standard deviation.
+    figure7, of the runs whose layer responses are known: their standard deviation in the order of
+    the layers, and sorted by size.
     """
     depths = sorted({_depth(net) for net in runs})
     colours = {depth: COLOURS[i % len(COLOURS)] for i, depth in enumerate(depths)}
@@ -86,7 +89,36 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
         panels[1].set_ylabel("")
         _limit(panels, ends)
         files += _save(figure, directory / "figure1", ends)
+    known = {net: [run for run in group if run.responses] for net, group in runs.items()}
+    if known := {net: group for net, group in known.items() if group}:
+        files += _draw_responses(known, colours, directory / "figure7")
     return files
+
+
+def _draw_responses(runs: dict[str, list[Run]], colours: dict, path: Path) -> list[Path]:
+    """Layer responses, the mean over seeds; a net's colour is that of its depth."""
+    ends = {}
+    for kind in ("plain", "resnet"):
+        nets = [net for net in runs if net.startswith(kind)]
+        shallow, deep = (pick(nets, key=_depth, default=None) for pick in (min, max))
+        chosen = [net for net in nets if net in (shallow, deep) or _depth(net) in (56, 110)]
+        ends |= {net: runs[net] for net in chosen}  # those of the paper, as far as they are there
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    for net, group in ends.items():
+        responses = np.mean([list(run.responses.values()) for run in group], axis=0)
+        line = "--" if net.startswith("plain") else "-"
+        style = {"color": colours[_depth(net)], "linestyle": line, "linewidth": 1.5}
+        for axes, values in zip(panels, (responses, -np.sort(-responses)), strict=True):
+            axes.plot(range(1, len(values) + 1), values, label=net, **style)
+    for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
+        axes.set_xlabel(label)
+        axes.set_ylabel("standard deviation")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, ncols=2)
+    return _save(figure, path, ends, "responses of 3x3 layers after batch norm")
 
 
 def _depth(net: str) -> int:
@@ -146,12 +178,13 @@ def _limit(panels, runs: dict[str, list[Run]]) -> None:
     panels[0].set_ylim(0, min(100, 1.08 * top))
 
 
-def _save(figure: Figure, path: Path, runs: dict[str, list[Run]]) -> list[Path]:
+def _save(figure: Figure, path: Path, runs: dict[str, list[Run]], what: str = "") -> list[Path]:
+    """Writes the figure with a line on top of what it is made from, and of `what` if given."""
     group = next(iter(runs.values()))
     seeds = max(len(group) for group in runs.values())
     note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
     note += f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
-    note += "; dotted: the learning rate drops"
+    note += f"; {what}" if what else "; dotted: the learning rate drops"
     finished = sum(run.finished for group in runs.values() for run in group)
     total = max(len(planned_runs(path.parent)), sum(map(len, runs.values())))
     note += f"; incomplete: {finished} of {total} runs finished" if finished < total else ""

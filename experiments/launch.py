@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from experiments.driver import State, drive, make_progress
+from experiments.driver import Progress, State, drive, make_progress
 from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
 from experiments.live import LiveTable
@@ -108,13 +110,23 @@ def _pairs(flag: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def run(plans: Sequence[Plan], workdir: Path, then: Callable[[Path], None]) -> None:
-    """Works on the runs until each has finished or failed.
+def run(
+    plans: Sequence[Plan],
+    workdir: Path,
+    then: Callable[[Path], None],
+    in_order: bool = False,
+    minutes: float = math.inf,
+    watch: Callable[[Progress], None] = lambda run: None,
+) -> None:
+    """Works on the runs until each has finished or failed, or the time is over.
 
     Args:
       plans: the runs.
       workdir: of the sweep.
       then: told `workdir` when something is there, also after an interruption.
+      in_order: start them as they are in `plans`, not the longest first.
+      minutes: after which all runs save and stop.
+      watch: told each run, every half second.
 
     Raises:
       InUseError: another sweep works in `workdir`.
@@ -131,10 +143,18 @@ def run(plans: Sequence[Plan], workdir: Path, then: Callable[[Path], None]) -> N
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
-        runs = make_progress(plans, workdir)
+        runs = make_progress(plans, workdir, in_order)
+        deadline = time.monotonic() + 60 * minutes
         try:
             with LiveTable(runs, str(workdir)) as table:
-                drive(runs, workdir, executor, RETRIES.value, table.say, table.update)
+
+                def update() -> None:
+                    table.update()
+                    for run in runs:
+                        watch(run)
+
+                update()
+                drive(runs, workdir, executor, RETRIES.value, table.say, update, deadline)
         finally:
             if any(run.step for run in runs):
                 then(workdir)
@@ -160,8 +180,13 @@ def shared_directory() -> str | None:
     return None if EXECUTOR.value == "local" else os.getcwd()
 
 
-def collect(workdir: Path) -> None:
+def collect(workdir: Path, peers: Path | None = None, details: bool = False) -> None:
     """Writes tables and figures of the runs in `workdir`; prints the table and the paths.
+
+    Args:
+      workdir: where they are, or a directory of results.
+      peers: runs of the same nets in PyTorch, to stand beside them in the table.
+      details: of `write_tables`.
 
     Raises:
       WorkdirError: there are no runs, or `workdir` cannot be written.
@@ -174,7 +199,7 @@ def collect(workdir: Path) -> None:
     try:
         files = [
             write_runs(runs, workdir),
-            *write_tables(runs, workdir),
+            *write_tables(runs, workdir, find_runs(peers) if peers else None, details),
             *draw_sweep(runs, workdir),
         ]
     except OSError as error:

@@ -1,7 +1,13 @@
-"""What the runs of an experiment left on disk: configs and metrics."""
+"""What the runs of an experiment left on disk: configs and metrics.
+
+They are read from the workdirs where they were trained, or from a directory of results, which
+holds what is worth keeping of each in the same places: config.json, info.json, the metrics as
+metrics.csv, and responses.csv.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -11,9 +17,18 @@ from ml_collections import ConfigDict
 
 from flaxres.config import net_name
 from flaxres.errors import WorkdirError
-from flaxres.workdir import CONFIG_FILE, differing_fields, read_config, read_info
+from flaxres.workdir import (
+    CONFIG_FILE,
+    INFO_FILE,
+    differing_fields,
+    read_config,
+    read_info,
+    write_atomically,
+)
 from flaxres.writers import Record, read_metrics
 
+RESULTS_FILE = "metrics.csv"  # in a directory of results
+RESPONSES_FILE = "responses.csv"  # see `experiments.responses`
 PLAN_FILE = "sweep.json"  # the fields of every run that a sweep is for, by name
 
 
@@ -26,12 +41,14 @@ class Run:
       config: fields by dotted name.
       info: what is known of it besides: params, device, versions.
       records: those of metrics.jsonl, by rising step; at least one.
+      responses: standard deviation of each layer's response, from the first on; {} if not known.
     """
 
     net: str
     config: dict[str, object]
     info: dict[str, object]
     records: list[Record]
+    responses: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -67,18 +84,80 @@ def find_runs(workdir: Path) -> dict[str, list[Run]]:
     """
     found: dict[tuple, list[Run]] = {}
     for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}"):
-        config = read_config(path.parent)
-        records = read_metrics(path.parent)
-        if records:
-            key = tuple(config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
-            net = path.parent.parent.name
-            run = Run(net, config, read_info(path.parent), records)
-            found.setdefault((*key, net), []).append(run)
+        if (run := read_run(path.parent)) is not None:
+            key = tuple(run.config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
+            found.setdefault((*key, run.net), []).append(run)
     if not found:
         raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
     return {
         key[-1]: sorted(found[key], key=lambda run: run.config["seed"]) for key in sorted(found)
     }
+
+
+def read_run(directory: Path) -> Run | None:
+    """The run in NET/seed-N; None if it has no metrics yet.
+
+    Raises:
+      WorkdirError: it cannot be read.
+    """
+    config, results = read_config(directory), directory / RESULTS_FILE
+    records = _read_csv(results) if results.exists() else read_metrics(directory)
+    if not records:
+        return None
+    path = directory / RESPONSES_FILE
+    responses = {row["layer"]: row["std"] for row in _read_csv(path)} if path.exists() else {}
+    return Run(directory.parent.name, config, read_info(directory), records, responses)
+
+
+def _read_csv(path: Path) -> list[dict]:
+    """The rows of a file of ours: numbers as such, without the empty cells.
+
+    Raises:
+      WorkdirError: it is not of that form.
+    """
+    rows = []
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file, strict=True):
+                rows.append({k: v if k == "layer" else float(v) for k, v in row.items() if v != ""})
+                rows[-1].get("layer") or rows[-1]["step"] + 0
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise WorkdirError(
+            f"{path}, line {len(rows) + 2}, cannot be read ({error}); restore the file"
+        ) from None
+    return rows
+
+
+def export(run: Run, directory: Path) -> None:
+    """Writes what is worth keeping of a run to `directory`, NET/seed-N of a directory of results.
+
+    The place of the data set on this machine is left out.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = _nested({**run.config, "dataset.data_dir": None})
+    for name, content in ((CONFIG_FILE, config), (INFO_FILE, run.info)):
+        write_atomically(directory / name, json.dumps(content, indent=1) + "\n")
+    fields = dict.fromkeys(field for record in run.records for field in record)
+    lines = [",".join(fields)]
+    for record in run.records:
+        cells = (f"{record[field]:.6g}" if field in record else "" for field in fields)
+        lines.append(",".join(cells))
+    write_atomically(directory / RESULTS_FILE, "\n".join(lines) + "\n")
+
+
+def _nested(flat: dict[str, object]) -> dict[str, object]:
+    """{'model.depth': 20} as {'model': {'depth': 20}}."""
+    nested: dict = {}
+    for field, value in flat.items():
+        *path, name = field.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[name] = value
+    return nested
 
 
 def planned_runs(workdir: Path) -> dict[str, dict[str, object]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.runs import Run, planned_runs
+from flaxres.config import DECAYED
 
 # What info.json says of a run that a table should hold.
 INFO = ("params", "device", "devices", "processes", "jax", "flaxres")
@@ -26,7 +27,11 @@ PAPER_CIFAR10 = {
 }
 
 
-def result_rows(runs: dict[str, list[Run]], planned: Iterable[str] = ()) -> list[dict[str, object]]:
+def result_rows(
+    runs: dict[str, list[Run]],
+    planned: Iterable[str] = (),
+    peers: dict[str, list[Run]] | None = None,
+) -> list[dict[str, object]]:
     """One row a net: params, seeds, steps, final errors in percent with mean and std over seeds.
 
     Errors are those of the last recorded step, never the best. Unfinished runs count only where a
@@ -35,6 +40,7 @@ def result_rows(runs: dict[str, list[Run]], planned: Iterable[str] = ()) -> list
     Args:
       runs: by net.
       planned: names of all runs of the sweep, NET/seed-N, for the seeds that are still missing.
+      peers: finished runs of the same nets in PyTorch, by net.
     """
     seeds = Counter(name.rpartition("/")[0] for name in planned)
     rows = []
@@ -49,15 +55,25 @@ def result_rows(runs: dict[str, list[Run]], planned: Iterable[str] = ()) -> list
             "num_steps": done[0].config["num_steps"],
         }
         for metric in ("train_error", "test_error"):
-            last = [value for run in done if (value := run.last(metric)) is not None]
-            row[metric] = float(np.mean(last)) if last else None
-            row[f"{metric}_std"] = float(np.std(last, ddof=1)) if len(last) > 1 else None
+            row |= _mean_and_std(metric, done, metric)
+        row["minutes"] = float(np.mean([run.train_seconds() for run in done])) / 60
+        row["device"] = ", ".join(sorted({str(run.info.get("device", "?")) for run in done}))
+        if peers:
+            own = [run for run in peers.get(net, []) if run.finished]
+            row |= {"peer_seeds": len(own), **_mean_and_std("peer_test_error", own, "test_error")}
         if _is_cifar10_test(done[0].config):
             row["paper_test_error"] = PAPER_CIFAR10.get(net)
         rows.append(row)
-    for net in seeds.keys() - runs.keys():
+    for net in [net for net in seeds if net not in runs]:
         rows.append(dict.fromkeys(rows[0]) | {"net": net, "seeds": 0, "planned_seeds": seeds[net]})
     return rows
+
+
+def _mean_and_std(name: str, runs: list[Run], metric: str) -> dict[str, float | None]:
+    """The last values of `metric`: mean over runs, and standard deviation of a sample (n - 1)."""
+    last = [value for run in runs if (value := run.last(metric)) is not None]
+    mean = float(np.mean(last)) if last else None
+    return {name: mean, f"{name}_std": float(np.std(last, ddof=1)) if len(last) > 1 else None}
 
 
 def _is_cifar10_test(config: dict[str, object]) -> bool:
@@ -66,11 +82,13 @@ def _is_cifar10_test(config: dict[str, object]) -> bool:
     return name in ("cifar10", "cifar10_jpeg") and config["dataset.test_split"] == "test"
 
 
-def markdown(rows: list[dict[str, object]]) -> str:
-    """The rows as a Markdown table."""
-    paper = "paper_test_error" in rows[0]
+def markdown(rows: list[dict[str, object]], details: bool = False) -> str:
+    """The rows as a Markdown table; with `details` also the time of a run and its device."""
+    peer, paper = ("peer_test_error" in rows[0]), ("paper_test_error" in rows[0])
     header = ["net", "params", "steps", "final training error %", "final test error %"]
-    lines = [header + ["He15 test error % (64k iterations)"] * paper]
+    header += ["PyTorch, same data: test error %"] * peer
+    header += ["He15 test error % (64k iterations)"] * paper
+    lines = [header + ["minutes a run", "device"] * details]
     for row in rows:
         steps = "not begun" if row["steps"] is None else f"{row['steps']:,}"
         if row["seeds"] and row["steps"] < row["num_steps"]:
@@ -79,16 +97,25 @@ def markdown(rows: list[dict[str, object]]) -> str:
         if row["seeds"] < row["planned_seeds"]:
             seeds += f" of {row['planned_seeds']}"
         cells = [str(row["net"]), f"{row['params']:,}" if row["params"] else "", steps]
-        for metric in ("train_error", "test_error"):
-            mean, std = row[metric], row[f"{metric}_std"]
-            cell = "" if mean is None else f"{mean:.2f}"
-            cell += "" if std is None else f" ± {std:.2f}"
-            cells.append(f"{cell} ({seeds} seeds)" if cell and seeds != "1" else cell)
+        cells += [_cell(row, metric, seeds) for metric in ("train_error", "test_error")]
+        if peer:
+            cells.append(_cell(row, "peer_test_error", str(row["peer_seeds"])))
         if paper:
             cells.append(f"{row['paper_test_error']:.2f}" if row["paper_test_error"] else "")
+        if details:
+            cells += (
+                ["", ""] if row["minutes"] is None else [f"{row['minutes']:.1f}", row["device"]]
+            )
         lines.append(cells)
     lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _cell(row: dict[str, object], metric: str, seeds: str) -> str:
+    mean, std = row[metric], row[f"{metric}_std"]
+    cell = "" if mean is None else f"{mean:.2f}"
+    cell += "" if std is None else f" ± {std:.2f}"
+    return f"{cell} ({seeds} seeds)" if cell and seeds != "1" else cell
 
 
 def run_rows(
@@ -138,6 +165,18 @@ def _best_by_validation(run: Run) -> dict[str, object]:
     return dict(zip(names, (int(steps[best]), float(errors[best]), float(test_error)), strict=True))
 
 
+def settings(run: Run) -> str:
+    """What a reader of the results has to know of how they were made."""
+    config = run.config
+    decayed = dict(zip(DECAYED, ("all parameters", "the kernels alone"), strict=True))
+    scope = {"global": "the whole batch", "device": "each device's images"}
+    return (
+        f"{config['dataset.name']}, {config['num_steps']:,} iterations of {config['batch_size']} "
+        f"images, {config['dtype']}; weight decay on {decayed[config['weight_decay_on']]}; batch "
+        f"norm over {scope[config['bn_scope']]}"
+    )
+
+
 def write_runs(runs: dict[str, list[Run]], directory: Path) -> Path:
     """Writes runs.csv, a tidy table with a line for each run of a sweep; returns its path."""
     file = directory / "runs.csv"
@@ -145,11 +184,26 @@ def write_runs(runs: dict[str, list[Run]], directory: Path) -> Path:
     return file
 
 
-def write_tables(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
-    """Writes table.md and table.csv; returns their paths."""
-    rows = result_rows(runs, planned_runs(directory))
+def write_tables(
+    runs: dict[str, list[Run]],
+    directory: Path,
+    peers: dict[str, list[Run]] | None = None,
+    details: bool = False,
+) -> list[Path]:
+    """Writes table.md and table.csv; returns their paths.
+
+    Args:
+      runs: by net.
+      directory: for the files.
+      peers: as in `result_rows`.
+      details: also say how long a run took, where, and with which settings.
+    """
+    rows = result_rows(runs, planned_runs(directory), peers)
+    table = markdown(rows, details)
+    if details:
+        table += f"\n{settings(next(iter(runs.values()))[0])}\n"
     files = [directory / "table.md", directory / "table.csv"]
-    for file, content in zip(files, (markdown(rows), _csv(rows)), strict=True):
+    for file, content in zip(files, (table, _csv(rows)), strict=True):
         file.write_text(content)
     return files
 

@@ -5,6 +5,7 @@ import pytest
 
 from experiments import figures
 from experiments.figures import draw_figures, draw_sweep
+from experiments.responses import write_responses
 from experiments.runs import find_runs
 from tests.experiments.test_runs import write_run
 
@@ -15,9 +16,9 @@ def drawn(monkeypatch):
     kept = {}
     save = figures._save
 
-    def keep(figure, path, runs):
+    def keep(figure, path, runs, *what):
         kept[path.name] = figure
-        return save(figure, path, runs)
+        return save(figure, path, runs, *what)
 
     monkeypatch.setattr(figures, "_save", keep)
     return kept
@@ -99,3 +100,16 @@ def test_a_sweep_of_nets_is_drawn_as_in_the_paper(tmp_path, drawn):
     write_run(tmp_path, "resnet-20")
     draw_sweep(find_runs(tmp_path), tmp_path)
     assert set(drawn) == {"figure6"}
+
+
+def test_responses_in_order_and_sorted(tmp_path, drawn):
+    for net, responses in (("plain-20", [1.0, 3.0, 2.0]), ("resnet-20", [0.5, 0.1, 0.4])):
+        write_run(tmp_path, net)
+        write_responses(dict(enumerate(responses)), tmp_path / net / "seed-0")
+    files = draw_figures(find_runs(tmp_path), tmp_path)
+    assert {"figure7.png", "figure7.svg"} <= {file.name for file in files}
+    in_order, by_size = drawn["figure7"].axes
+    assert [line.get_label() for line in in_order.lines] == ["plain-20", "resnet-20"]
+    assert [list(line.get_ydata()) for line in in_order.lines] == [[1, 3, 2], [0.5, 0.1, 0.4]]
+    assert [list(line.get_ydata()) for line in by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
+    assert in_order.lines[0].get_linestyle() != in_order.lines[1].get_linestyle()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.runs import are_nets, check_comparable, find_runs, mean_and_std
+from experiments.responses import write_responses
+from experiments.runs import are_nets, check_comparable, export, find_runs, mean_and_std
 from flaxres.errors import WorkdirError
 from flaxres.workdir import open_workdir
 
@@ -99,3 +100,35 @@ def test_mean_and_std_over_the_seeds_that_have_a_step(tmp_path):
     steps, mean, std = mean_and_std(runs[:1], "test_error")
     np.testing.assert_array_equal(steps, [10, 30])
     np.testing.assert_allclose(std, 0)
+
+
+def test_results_hold_what_the_workdir_holds(tmp_path):
+    write_run(tmp_path / "runs", "plain-20", errors=(50.0, 1 / 3, 0.0))
+    (run,) = find_runs(tmp_path / "runs")["plain-20"]
+    run.config["dataset.data_dir"] = "/somewhere/of/this/machine"
+    kept = tmp_path / "results"
+    export(run, kept / "plain-20" / "seed-0")
+    write_responses({"norm": 0.5, "stage1_block1/norm1": 1 / 3}, kept / "plain-20" / "seed-0")
+    assert (kept / "plain-20/seed-0/metrics.csv").read_text().splitlines()[:3] == [
+        "step,train_loss,train_error,images_per_second,test_error",
+        "10,0.5,50,640,51",
+        "20,0.00333333,0.333333,640,",
+    ]
+    (again,) = find_runs(kept)["plain-20"]
+    assert again.finished
+    assert again.config == {**run.config, "dataset.data_dir": None}
+    assert again.info == run.info
+    assert [list(record) for record in again.records] == [list(record) for record in run.records]
+    for metric in ("train_error", "test_error"):
+        np.testing.assert_allclose(again.curve(metric), run.curve(metric), rtol=1e-5)
+    assert list(again.responses) == ["norm", "stage1_block1/norm1"]
+    assert again.responses["norm"] == 0.5
+    assert "somewhere" not in "".join(path.read_text() for path in kept.glob("*/*/*.json"))
+
+
+@pytest.mark.parametrize("text", ["step,train_error\n10,x\n", "train_error\n5\n", "step\n1\n,\n"])
+def test_results_that_cannot_be_read(tmp_path, text):
+    write_run(tmp_path, "plain-20")
+    (tmp_path / "plain-20/seed-0/metrics.csv").write_text(text)
+    with pytest.raises(WorkdirError, match=r"metrics\.csv, line [23], cannot be read"):
+        find_runs(tmp_path)

@@ -96,3 +96,24 @@ def test_the_best_step_is_that_of_the_validation_error(tmp_path):
     best = [float(row[f]) for f in ("best_step", "best_validation_error", "test_error_at_best")]
     assert best == [20, 20.0, 28.0]
     assert float(row["final_test_error"]) == 25.0
+
+
+def test_peers_times_and_settings(tmp_path):
+    for seed, error in enumerate((1.0, 3.0)):
+        write_run(tmp_path, "resnet-20", seed, (5.0, error), "cifar10_jpeg", num_steps=20)
+        write_run(tmp_path / "pytorch", "resnet-20", seed, (5.0, error + 1), num_steps=20)
+    write_run(tmp_path / "pytorch", "resnet-20", 2, (9.0,), num_steps=20)  # unfinished
+    write_run(tmp_path, "plain-20", 0, (5.0, 4.0), "cifar10_jpeg", num_steps=20)
+    files = write_tables(
+        find_runs(tmp_path), tmp_path, find_runs(tmp_path / "pytorch"), details=True
+    )
+    header, _, plain, residual, _, settings = files[0].read_text().splitlines()
+    assert "PyTorch, same data: test error %" in header
+    assert "| 3.00 ± 1.41 (2 seeds) | 4.00 ± 1.41 (2 seeds) | 8.75 |" in residual
+    assert "| 5.00 |  |  |" in plain
+    # 20 steps of 128 images at 640 images/s
+    assert residual.endswith("| 0.1 | ? |")
+    assert settings == (
+        "cifar10_jpeg, 20 iterations of 128 images, float32; weight decay on all parameters; "
+        "batch norm over the whole batch"
+    )

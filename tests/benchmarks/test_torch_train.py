@@ -1,0 +1,73 @@
+"""The peer's recipe: weights of the right size, the same data, and runs that go on."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+torch = pytest.importorskip("torch", reason="pip install torch")
+SMALL = (
+    *("--config=configs/digits.py:resnet-8", "--config.boundaries=(20,30)"),
+    *("--config.log_every=5", "--config.eval_every=10", "--config.checkpoint_every=10"),
+)
+
+
+def train(workdir, num_steps, *more):
+    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, *more)
+    own = (f"--config.num_steps={num_steps}", f"--workdir={workdir}")
+    return subprocess.run((*command, *own), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = train(tmp_path / "whole", 40)
+    assert whole.returncode == 0, whole.stderr
+    there = records(tmp_path / "whole")
+    assert [record["step"] for record in there] == list(range(5, 45, 5))
+    assert [record["learning_rate"] for record in there[3:5]] == [0.1, pytest.approx(0.01)]
+    assert there[-1]["train_loss"] < there[0]["train_loss"]
+    assert "test_error" in there[1]
+
+    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, "--config.num_steps=40")
+    killed = subprocess.Popen(
+        (*command, f"--workdir={tmp_path / 'killed'}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    for line in killed.stderr:
+        if "step 25/" in line:
+            killed.kill()
+            break
+    killed.wait()
+    killed.stderr.close()
+    assert train(tmp_path / "killed", 40).returncode == 0
+    assert records(tmp_path / "killed") == there
+
+
+def test_weights_are_drawn_after_he_2015():
+    from benchmarks.torch_train import Run
+    from configs import digits
+    from flaxres.data import load_dataset
+
+    config = digits.get_config("plain-56")
+    run = Run(config, load_dataset(config.dataset), torch.device("cpu"))
+    weights = dict(run.net.named_parameters())
+    for name in ("blocks.stage2_block3.conv1.weight", "blocks.stage3_block9.conv2.weight"):
+        fan_in = weights[name][0].numel()
+        assert float(weights[name].detach().std()) == pytest.approx(np.sqrt(2 / fan_in), rel=0.05)
+    assert not weights["dense.bias"].any()
+
+
+def test_what_the_peer_does_not_have(tmp_path):
+    done = train(tmp_path / "b", 40, "--config.model.shortcut=B")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("option A, batch norm and no warm-up only")

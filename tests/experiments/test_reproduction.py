@@ -1,0 +1,102 @@
+"""The reproduction's command line: real processes on a small grid."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.slow
+SMALL = (
+    *("-m", "experiments.reproduction", "--config=configs/digits.py"),
+    *("--nets=plain-8", "--deep_nets=plain-14", "--seeds=2", "--workers=1"),
+    *("--config.num_steps=12", "--config.boundaries=(6,9)", "--config.batch_size=16"),
+    *("--config.model.widths=(4,4,4)", "--config.log_every=4", "--config.eval_every=4"),
+)
+NAMES = ["plain-8/seed-0", "plain-14/seed-0", "plain-8/seed-1", "plain-14/seed-1"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Where the tests of this module work, one after the other."""
+    return tmp_path_factory.mktemp("reproduction")
+
+
+@pytest.fixture
+def reproduce(python, directory):
+    """Runs the command with further flags; returns the completed process."""
+    own = (f"--workdir={directory / 'runs'}", f"--results={directory / 'results'}")
+    return lambda *flags: python(*SMALL, *own, *flags)
+
+
+def test_the_most_valuable_runs_come_first_and_results_are_kept(reproduce, directory):
+    done = reproduce("--drop_checkpoints")
+    assert done.returncode == 0, done.stderr
+    finished = [line.split(":")[0] for line in done.stderr.splitlines() if ": finished" in line]
+    assert finished == NAMES
+    for name in NAMES:
+        kept = {path.name for path in (directory / "results" / name).iterdir()}
+        assert kept == {"config.json", "info.json", "metrics.csv", "responses.csv"}
+        assert not (directory / "runs" / name / "checkpoints").exists()
+    with (directory / "results/plain-14/seed-0/responses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    assert all(float(row["std"]) > 0 for row in rows)
+    for figure in ("figure1", "figure6", "figure7"):
+        assert (directory / "results" / f"{figure}.png").stat().st_size > 5_000
+    assert "(2 seeds)" in (directory / "results/table.md").read_text()
+    assert "weight decay on all parameters" in done.stdout
+
+
+def test_what_the_results_hold_is_not_trained_again(reproduce, directory):
+    shutil.rmtree(directory / "runs")
+    shutil.rmtree(directory / "results/plain-8/seed-1")
+    done = reproduce()
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 runs are finished" in done.stderr
+    trained = [line for line in done.stderr.splitlines() if ": finished" in line]
+    assert len(trained) == 1
+    assert "plain-8/seed-1" in trained[0]
+
+
+def test_results_of_another_config_are_refused(reproduce):
+    done = reproduce("--config.learning_rate=0.2")
+    assert done.returncode == 1
+    assert "holds results of another config: learning_rate is" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_slices_of_time_and_peers(python, directory):
+    runs, results = directory / "slices", directory / "slices-results"
+    own = (*SMALL, f"--workdir={runs}", f"--results={results}", "--config.num_steps=100000")
+    flags = ("--nets=resnet-8", "--deep_nets=", "--seeds=1", "--config.checkpoint_every=50")
+    peer = runs / "pytorch" / "resnet-8" / "seed-0"
+    done = python(*own, *flags, "--minutes=0.4")
+    assert done.returncode == 0, done.stderr
+    first = int(
+        json.loads((runs / "resnet-8/seed-0/metrics.jsonl").read_text().split("\n")[-2])["step"]
+    )
+    assert 0 < first < 100_000
+    shutil.copytree(runs / "resnet-8/seed-0", peer, ignore=shutil.ignore_patterns("checkpoints"))
+    done = python(*own, *flags, "--minutes=0.4")
+    assert done.returncode == 0, done.stderr
+    assert "started at step" in done.stderr
+    with (results / "resnet-8/seed-0/metrics.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["step"]) > first
+    assert (results / "pytorch/resnet-8/seed-0/metrics.csv").exists()
+    assert "of 100,000" in (results / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--nets=", "--deep_nets="), "--nets and --deep_nets are empty"),
+        (("--nets=resnet-9",), "depth must be 6n+2"),
+        (("--seeds=0",), "seeds"),
+    ],
+)
+def test_wrong_input(reproduce, flags, part):
+    done = reproduce(*flags)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
