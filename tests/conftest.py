@@ -9,15 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxres import cpu
+from flaxres import cache, cpu
 
 cpu.set_xla_flags()
 
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the tests of many devices
+cache.keep_compiled_programs()  # many tests compile the same ones
 
 ROOT = Path(__file__).parent.parent
+
+
+def init(net, images):
+    """A net's variables, in one program that is compiled for a short compilation."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(lambda x: net.init(jax.random.key(0), x, train=True), compiler_options=options)(
+        images
+    )
 
 
 def small_config():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,8 @@ from flaxres.steps import make_evaluate, make_train_step
 def build(config):
     model = create_model(config.model, 10, config.dtype)
     optimizer = make_optimizer(config)
-    state = create_state(model, optimizer, config, (8, 8, 1), seed=0)
+    create = functools.partial(create_state, model, optimizer, config, (8, 8, 1))
+    state = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})(0)
     return model, state, jax.jit(make_train_step(model, optimizer, config))
 
 
@@ -37,10 +40,9 @@ def test_a_step_by_hand(config):
 
     params, batch_stats = state.params, state.batch_stats
     velocity = jax.tree.map(jnp.zeros_like, params)
+    value_and_grad = jax.jit(jax.value_and_grad(cross_entropy, has_aux=True))
     for step in range(3):
-        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(cross_entropy, has_aux=True)(
-            params, batch_stats
-        )
+        (loss, (logits, batch_stats)), gradient = value_and_grad(params, batch_stats)
         velocity = jax.tree.map(lambda v, g, w: 0.9 * v + g + 0.01 * w, velocity, gradient, params)
         params = jax.tree.map(lambda w, v: w - 0.1 * v, params, velocity)
         state, sums = train_step(state, images, labels)

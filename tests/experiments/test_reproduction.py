@@ -71,14 +71,14 @@ def test_slices_of_time_and_peers(python, directory):
     own = (*SMALL, f"--workdir={runs}", f"--results={results}", "--config.num_steps=100000")
     flags = ("--nets=resnet-8", "--deep_nets=", "--seeds=1", "--config.checkpoint_every=50")
     peer = runs / "pytorch" / "resnet-8" / "seed-0"
-    done = python(*own, *flags, "--minutes=0.4")
+    done = python(*own, *flags, "--minutes=0.25")
     assert done.returncode == 0, done.stderr
     first = int(
         json.loads((runs / "resnet-8/seed-0/metrics.jsonl").read_text().split("\n")[-2])["step"]
     )
     assert 0 < first < 100_000
     shutil.copytree(runs / "resnet-8/seed-0", peer, ignore=shutil.ignore_patterns("checkpoints"))
-    done = python(*own, *flags, "--minutes=0.4")
+    done = python(*own, *flags, "--minutes=0.25")
     assert done.returncode == 0, done.stderr
     assert "started at step" in done.stderr
     with (results / "resnet-8/seed-0/metrics.csv").open() as file:

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.responses import layer_responses
 from flaxres.models import create_model
+from tests.conftest import init
 
 
 def direct(variables, images, mean):
@@ -42,8 +43,7 @@ def direct(variables, images, mean):
     return responses
 
 
-@pytest.mark.parametrize("name", ["plain", "resnet"])
-@pytest.mark.parametrize("batch_size", [16, 7, 5])
+@pytest.mark.parametrize(("name", "batch_size"), [("plain", 16), ("resnet", 7), ("resnet", 5)])
 def test_responses_are_those_of_a_direct_computation(config, name, batch_size):
     config.model.name, config.model.shortcut = name, "A" if name == "resnet" else "none"
     config.model.widths = (16, 16, 32)
@@ -51,7 +51,7 @@ def test_responses_are_those_of_a_direct_computation(config, name, batch_size):
     images = rng.integers(0, 256, (16, 9, 8, 1), dtype=np.uint8)
     mean = rng.random((9, 8, 1), np.float32)
     model = create_model(config.model, 10)
-    variables = model.init(jax.random.key(0), images[:1] / 255.0, train=False)
+    variables = init(model, images / 255.0)
     random = jax.tree.map(lambda leaf: leaf + 0.3 * rng.random(leaf.shape, np.float32), variables)
     ours = layer_responses(model, random, images, mean, batch_size)
     theirs = direct({**random, "residual": name == "resnet"}, images, mean)
@@ -63,7 +63,7 @@ def test_layers_come_in_their_order_where_a_name_has_two_digits(config):
     config.model.depth = 68
     model = create_model(config.model, 10)
     images = np.zeros((2, 4, 4, 1), np.uint8)
-    variables = model.init(jax.random.key(0), images / 255.0, train=False)
+    variables = init(model, images / 255.0)
     layers = list(layer_responses(model, variables, images, images[0] / 255.0, 2))
     assert len(layers) == 67
     assert layers.index("stage1_block9/norm2") + 1 == layers.index("stage1_block10/norm1")
