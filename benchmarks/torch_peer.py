@@ -74,19 +74,19 @@ class Net(nn.Module):
 
 def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor:
     """Crops of zero-padded images (n, height, width, channels), half of them mirrored."""
+    if not pad and not flip:
+        return images
     n, height, width, _ = images.shape
-    if pad:
-        padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-        top = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
-        left = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
-        rows = top + torch.arange(height, device=images.device)[:, None]
-        columns = left + torch.arange(width, device=images.device)
-        if flip:
-            mirrored = torch.rand(n, 1, 1, device=images.device) < 0.5
-            columns = torch.where(mirrored, columns.flip(2), columns)
-        batch = torch.arange(n, device=images.device)[:, None, None]
-        return padded[batch, rows, columns]
-    return images
+    padded = F.pad(images, (0, 0, pad, pad, pad, pad))
+    top = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
+    left = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
+    rows = top + torch.arange(height, device=images.device)[:, None]
+    columns = left + torch.arange(width, device=images.device)
+    if flip:
+        mirrored = torch.rand(n, 1, 1, device=images.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(2), columns)
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    return padded[batch, rows, columns]
 
 
 class Training:

@@ -5,9 +5,9 @@ python -m benchmarks.torch_train --config=configs/cifar10.py:resnet-20 --workdir
 where DIR is pytorch/resnet-20/seed-0 in the workdir of `experiments.reproduction`, which then puts
 the run beside its own.
 
-Reads the data set and the config of `flaxres.main`; net, initialisation, order, augmentation, steps
-and evaluation are PyTorch's (`benchmarks.torch_peer`). The same command goes on from
-the last checkpoint.
+Reads the data set, its order and the config of `flaxres.main`; net, initialisation, augmentation,
+steps and evaluation are PyTorch's (`benchmarks.torch_peer`). The same command goes on from the last
+checkpoint.
 """
 
 from __future__ import annotations

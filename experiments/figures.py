@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,7 @@ from experiments.runs import Run, are_nets, mean_and_std, planned_runs
 COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 LINES = ("-", "--", ":")  # where there are more curves than colours
 EXTENSIONS = ("png", "svg")
+LETTERS_PER_INCH = 11  # of the lines on top
 
 
 def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
@@ -88,7 +91,7 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
             _legend(axes, ends, colours)
         panels[1].set_ylabel("")
         _limit(panels, ends)
-        files += _save(figure, directory / "figure1", ends)
+        files += _save(figure, directory / "figure1", ends, chosen=True)
     known = {net: [run for run in group if run.responses] for net, group in runs.items()}
     if known := {net: group for net, group in known.items() if group}:
         files += _draw_responses(known, colours, directory / "figure7")
@@ -118,7 +121,7 @@ def _draw_responses(runs: dict[str, list[Run]], colours: dict, path: Path) -> li
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, ncols=2)
-    return _save(figure, path, ends, "responses of 3x3 layers after batch norm")
+    return _save(figure, path, ends, "responses of 3x3 layers after batch norm", chosen=True)
 
 
 def _depth(net: str) -> int:
@@ -178,18 +181,29 @@ def _limit(panels, runs: dict[str, list[Run]]) -> None:
     panels[0].set_ylim(0, min(100, 1.08 * top))
 
 
-def _save(figure: Figure, path: Path, runs: dict[str, list[Run]], what: str = "") -> list[Path]:
-    """Writes the figure with a line on top of what it is made from, and of `what` if given."""
+def _save(
+    figure: Figure, path: Path, runs: dict[str, list[Run]], what: str = "", chosen: bool = False
+) -> list[Path]:
+    """Writes the figure with lines on top of what it is made from, and of `what` if given.
+
+    It is incomplete while planned runs are unfinished: those of the nets of `runs` if they were
+    chosen from more, else those of all nets.
+    """
     group = next(iter(runs.values()))
     seeds = max(len(group) for group in runs.values())
     note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
     note += f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     note += f"; {what}" if what else "; dotted: the learning rate drops"
     finished = sum(run.finished for group in runs.values() for run in group)
-    total = max(len(planned_runs(path.parent)), sum(map(len, runs.values())))
+    planned = [name.rpartition("/")[0] for name in planned_runs(path.parent)]
+    planned = [net for net in planned if net in runs or not chosen]
+    total = max(len(planned), sum(map(len, runs.values())))
     note += f"; incomplete: {finished} of {total} runs finished" if finished < total else ""
+    note = textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth()))
     figure.suptitle(note, fontsize="medium", color="0.3")
     files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
-    for file in files:
-        figure.savefig(file, dpi=150)
+    with matplotlib.rc_context({"svg.hashsalt": "flaxres"}):  # the same runs give the same file
+        for file in files:
+            undated = {"Date": None} if file.suffix == ".svg" else None
+            figure.savefig(file, dpi=150, metadata=undated)
     return files

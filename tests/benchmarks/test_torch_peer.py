@@ -43,3 +43,8 @@ def test_crops_and_flips_are_of_the_image():
         assert len(places) == 1
         seen.update(places)
     assert len(seen) == 18
+    flipped = torch_peer.random_crop_flip(images, 0, True)
+    mirrored = [not torch.equal(*pair) for pair in zip(flipped, images, strict=True)]
+    assert 0 < sum(mirrored) < 8
+    for i, mirror in enumerate(mirrored):
+        assert torch.equal(flipped[i], images[i].flip(1 if mirror else ()))

@@ -16,12 +16,17 @@ def drawn(monkeypatch):
     kept = {}
     save = figures._save
 
-    def keep(figure, path, runs, *what):
+    def keep(figure, path, *arguments, **options):
         kept[path.name] = figure
-        return save(figure, path, runs, *what)
+        return save(figure, path, *arguments, **options)
 
     monkeypatch.setattr(figures, "_save", keep)
     return kept
+
+
+def title(figure):
+    """What stands on top, on one line."""
+    return " ".join(figure.get_suptitle().split())
 
 
 def lines(axes):
@@ -68,7 +73,7 @@ def test_a_band_for_several_seeds_and_iterations_in_ten_thousands(tmp_path, draw
     assert len(axes.collections) == 2
     assert axes.get_xlabel() == "iterations (1e4)"
     np.testing.assert_allclose(lines(axes)[0][2], [0.001, 0.002])
-    assert "2 seeds" in drawn["figure6"].get_suptitle()
+    assert "2 seeds" in title(drawn["figure6"])
     assert set(drawn) == {"figure6"}  # no plain nets, no figure 1
 
 
@@ -77,6 +82,26 @@ def test_runs_that_have_only_begun(tmp_path, drawn):
     write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
     draw_figures(find_runs(tmp_path), tmp_path)
     assert set(drawn) == {"figure1", "figure6"}
+
+
+def test_the_same_runs_give_the_same_files(tmp_path):
+    for net in ("plain-20", "plain-56"):
+        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+    first, second = (
+        [file.read_bytes() for file in draw_figures(find_runs(tmp_path), tmp_path)]
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_figure_of_chosen_nets_is_complete_when_these_are(tmp_path, drawn):
+    for net in ("plain-20", "plain-56"):
+        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+    names = ("plain-20/seed-0", "plain-56/seed-0", "resnet-20/seed-0")
+    (tmp_path / "sweep.json").write_text(json.dumps({name: {"seed": 0} for name in names}))
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert "incomplete" not in title(drawn["figure1"])
+    assert "incomplete: 2 of 3 runs finished" in title(drawn["figure6"])
 
 
 def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
@@ -93,7 +118,7 @@ def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
     np.testing.assert_array_equal(lines(training)[1][3], [50.5, 40, 30])
     legend = [text.get_text() for text in drawn["curves"].legends[0].get_texts()]
     assert legend == ["plain-20", "resnet-20-slow"]
-    assert "incomplete: 2 of 4 runs finished" in drawn["curves"].get_suptitle()
+    assert "incomplete: 2 of 4 runs finished" in title(drawn["curves"])
 
 
 def test_a_sweep_of_nets_is_drawn_as_in_the_paper(tmp_path, drawn):
