@@ -18,7 +18,7 @@ from experiments.runs import Run, are_nets, mean_and_std, planned_runs
 COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 LINES = ("-", "--", ":")  # where there are more curves than colours
 EXTENSIONS = ("png", "svg")
-LETTERS_PER_INCH = 11  # of the lines on top
+LETTERS_PER_INCH = 12  # of the lines on top
 
 
 def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
