@@ -29,6 +29,15 @@ def init(net, images):
     )
 
 
+def cifar_net(depth, shortcut, num_classes=10, **fields):
+    """The net of He15, section 4.2, or another of its depth."""
+    from flaxres.models.resnet import ResNet, stages_of_depth
+    from flaxres.models.shortcuts import Shortcut
+
+    stages = stages_of_depth(depth, fields.get("block", "basic"), "cifar")
+    return ResNet(stages=stages, shortcut=Shortcut(shortcut), num_classes=num_classes, **fields)
+
+
 def small_config():
     """A net of 8 layers on the digits, 20 steps."""
     from configs import digits
