@@ -64,6 +64,9 @@ def default_config() -> ConfigDict:
     # paper (64 on each of two GPUs).
     config.bn_scope = "global"
 
+    # A PyTorch state dict to begin with, in the place of random weights; see `flaxres.convert`.
+    config.init_from = config_dict.placeholder(str)
+
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, or any TFDS image-classification set
     config.dataset.data_dir = config_dict.placeholder(str)  # None: where TFDS keeps its data

@@ -15,6 +15,9 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary"], "What to
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; runs/<config name>/<net>-seed<seed> if not given."
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "A PyTorch state dict to begin with, e.g. resnet50.pth: config.init_from."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -30,6 +33,8 @@ def main() -> None:
     from flaxres.workdir import default_workdir
 
     config = cli.get_config()
+    if INIT_FROM.value is not None:
+        config.init_from = INIT_FROM.value
     workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
     if MODE.value == "summary":
         from flaxres.summary import print_summary

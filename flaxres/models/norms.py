@@ -12,6 +12,7 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from flaxres.cpu import kernels
+from flaxres.errors import ConfigError
 
 NORMS = ("batch", "layer", "group", "instance", "instance-running", "none")
 BN_SCOPES = ("global", "device")
@@ -93,14 +94,14 @@ class InstanceNorm(nn.InstanceNorm):
     """Flax's instance norm, over height and width of each image and channel; with scale and bias.
 
     Raises (when called):
-      ValueError: maps of one pixel, which it would make the bias whatever they hold.
+      ConfigError: maps of one pixel, which it would make the bias whatever they hold.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, height, width, channels), the same out as in."""
         if x.shape[1] * x.shape[2] == 1:
-            raise ValueError(
+            raise ConfigError(
                 "model.norm cannot be instance norm here: a map of 1 x 1 pixels has no variance; "
                 "give larger images or another norm"
             )

@@ -75,7 +75,8 @@ class ResNet(Net, kw_only=True):
       remat: keep only the input of each block for the gradient; see `flaxres.models.remat`.
 
     Raises (when called):
-      ValueError: an unknown shortcut or norm, or option A with falling widths.
+      ValueError: an unknown shortcut or norm.
+      ConfigError: option A with falling widths.
     """
 
     stages: tuple[int, ...]

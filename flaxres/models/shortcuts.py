@@ -27,6 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
 from flaxres.models.norms import norm_relu
 
@@ -65,10 +66,10 @@ def pad_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
       (batch, ceil(height / stride), ceil(width / stride), filters), the dtype of `x`.
 
     Raises:
-      ValueError: fewer filters than channels.
+      ConfigError: fewer filters than channels.
     """
     if filters < x.shape[-1]:
-        raise ValueError(
+        raise ConfigError(
             f"shortcut option A can only add channels, not take {x.shape[-1]} to {filters}; "
             "use option B or C"
         )
@@ -107,7 +108,8 @@ def apply_shortcut(
       What is added to the block's last layer; None for 'none'.
 
     Raises:
-      ValueError: an option that is not one of `SHORTCUTS`, or A where it cannot be.
+      ValueError: an option that is not one of `SHORTCUTS`.
+      ConfigError: A where it cannot be.
     """
     option = shortcut.option
     if option not in SHORTCUTS:

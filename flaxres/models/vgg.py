@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxres.errors import ConfigError
 from flaxres.models.layers import Net, classify, he_normal
 from flaxres.models.norms import norm_relu
 
@@ -41,7 +42,8 @@ class Vgg(Net, kw_only=True):
       skip: whether the input of each of the last two convolutions is added to its norm.
 
     Raises (when called):
-      ValueError: an unknown norm, or images that are smaller than 32 x 32.
+      ValueError: an unknown norm.
+      ConfigError: images that are smaller than 32 x 32.
     """
 
     stages: tuple[int, ...]
@@ -54,7 +56,7 @@ class Vgg(Net, kw_only=True):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
         if min(x.shape[1:3]) < STRIDE:
-            raise ValueError(
+            raise ConfigError(
                 f"VGG needs images of at least {STRIDE} x {STRIDE} pixels, got "
                 f"{x.shape[1]} x {x.shape[2]}"
             )

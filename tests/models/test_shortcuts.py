@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers, make_conv
 from flaxres.models.norms import NoNorm
 from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut, pad_shortcut
@@ -29,7 +30,7 @@ def test_option_a_at_odd_sizes():
 
 
 def test_option_a_cannot_take_channels_away():
-    with pytest.raises(ValueError, match="not take 4 to 3; use option B or C"):
+    with pytest.raises(ConfigError, match="not take 4 to 3; use option B or C"):
         pad_shortcut(jnp.zeros((1, 2, 2, 4)), 3, 1)
 
 
