@@ -75,6 +75,9 @@ def default_config() -> ConfigDict:
     # Evaluated beside the test split, to choose a step without looking at that: 'train[45000:]'.
     config.dataset.validation_split = config_dict.placeholder(str)
 
+    # Pixels on each side that all images are scaled to (`flaxres.data.resize`); 0: as they are.
+    config.dataset.image_size = 0
+
     config.augment = ConfigDict()
     config.augment.pad = 4  # pixels on each side, before a random crop of the original size
     config.augment.flip = True  # random horizontal flip
@@ -169,7 +172,10 @@ def check_config(config: ConfigDict) -> None:
         ),
     ):
         need(flat[field] >= 1, field, "at least 1")
-    for field in ("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"):
+    for field in (
+        *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
+        "dataset.image_size",
+    ):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
     for field in ("learning_rate", "decay_factor", "warmup.learning_rate", "model.norm_epsilon"):

@@ -18,6 +18,7 @@ WORKDIR = flags.DEFINE_string(
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "A PyTorch state dict to begin with, e.g. resnet50.pth: config.init_from."
 )
+NETS = flags.DEFINE_list("nets", [], "With --mode=summary: nets to compare, a line for each.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -37,9 +38,12 @@ def main() -> None:
         config.init_from = INIT_FROM.value
     workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
     if MODE.value == "summary":
-        from flaxres.summary import print_summary
+        from flaxres import summary
 
-        print_summary(config)
+        if NETS.value:
+            summary.print_comparison([cli.with_net(config, net) for net in NETS.value])
+        else:
+            summary.print_summary(config)
         return
 
     from flaxres import distributed
