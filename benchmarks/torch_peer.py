@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """6n+2 layers; module names are those of flaxres.models.cifar."""
+    """6n+2 layers; module names are those of flaxres.models.resnet."""
 
     def __init__(self, depth: int, plain: bool, channels: int, widths: tuple[int, ...]):
         super().__init__()

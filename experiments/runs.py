@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from flaxres.config import net_name
 from flaxres.errors import WorkdirError
+from flaxres.models.nets import FIELDS
 from flaxres.workdir import (
     CONFIG_FILE,
     INFO_FILE,
@@ -176,11 +177,12 @@ def planned_runs(workdir: Path) -> dict[str, dict[str, object]]:
 
 
 def are_nets(runs: dict[str, list[Run]]) -> bool:
-    """Whether the runs differ in nothing but net and seed, and go by the names of their nets."""
-    fields = ("name", "depth", "shortcut")
+    """Whether the runs are of plain and residual nets, go by their names, and differ in no more."""
     for net, group in runs.items():
-        model = ConfigDict({field: group[0].config[f"model.{field}"] for field in fields})
-        if net != net_name(model):
+        model = ConfigDict(
+            {field: group[0].config[f"model.{field}"] for field in ("name", *FIELDS)}
+        )
+        if model.name not in ("plain", "resnet") or net != net_name(model):
             return False
     configs = [run.config for group in runs.values() for run in group]
     return not any(_differences(configs[0], config) for config in configs)
@@ -203,7 +205,7 @@ def check_comparable(configs: list[dict[str, object]], workdir: Path) -> None:
 
 def _differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
     """Fields in which two configs differ, but for those that make the net and the seed."""
-    own = ("seed", "model.name", "model.depth", "model.shortcut", "warmup.enabled")
+    own = ("seed", "model.name", "model.depth", "model.block", "model.shortcut", "warmup.enabled")
     return [field for field in differing_fields(one, other) if field not in own]
 
 

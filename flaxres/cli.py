@@ -59,6 +59,19 @@ def get_config() -> ConfigDict:
     return config
 
 
+def with_net(config: ConfigDict, net: str) -> ConfigDict:
+    """A copy with another net, and the overrides of the command line.
+
+    Raises:
+      ConfigError: no net has this name.
+    """
+    from flaxres.config import set_net
+
+    other = set_net(config.copy_and_resolve_references(), net, config.model.stem)
+    other.update_from_flattened_dict(get_overrides())
+    return other
+
+
 def run(
     main: Callable[[], None], trains: bool = True, define: Callable[[], None] = lambda: None
 ) -> None:

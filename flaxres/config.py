@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import re
 
 from ml_collections import ConfigDict, config_dict
 
 from flaxres.devices import PARALLELISMS
 from flaxres.errors import ConfigError
-from flaxres.models import MODELS
-from flaxres.models.cifar import blocks_per_stage
+from flaxres.models.nets import FIELDS, check_model, fields_of, net_name
 from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.models.shortcuts import SHORTCUTS
+
+__all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
 
 DTYPES = ("float32", "bfloat16")
 DECAYED = ("all", "kernels")
@@ -65,6 +64,9 @@ def default_config() -> ConfigDict:
     # paper (64 on each of two GPUs).
     config.bn_scope = "global"
 
+    # A PyTorch state dict to begin with, in the place of random weights; see `flaxres.convert`.
+    config.init_from = config_dict.placeholder(str)
+
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, or any TFDS image-classification set
     config.dataset.data_dir = config_dict.placeholder(str)  # None: where TFDS keeps its data
@@ -73,49 +75,44 @@ def default_config() -> ConfigDict:
     # Evaluated beside the test split, to choose a step without looking at that: 'train[45000:]'.
     config.dataset.validation_split = config_dict.placeholder(str)
 
+    # Pixels on each side that all images are scaled to (`flaxres.data.resize`); 0: as they are.
+    config.dataset.image_size = 0
+
     config.augment = ConfigDict()
     config.augment.pad = 4  # pixels on each side, before a random crop of the original size
     config.augment.flip = True  # random horizontal flip
 
-    config.model = ConfigDict()
+    config.model = ConfigDict(FIELDS)  # those that depend on the family
     config.model.name = "resnet"
-    config.model.depth = 20
-    config.model.shortcut = "A"  # A, B, C; none for plain nets
-    config.model.widths = (16, 32, 64)
+    config.model.shortcut = "A"
     config.model.norm = "batch"
     config.model.norm_momentum = 0.9  # weight of the old running statistics (PyTorch's 0.1)
     config.model.norm_epsilon = 1e-5
-    # Keep only the input of each block and compute the rest of it again for its gradient: a third
-    # more arithmetic for a third of the memory, or less. Not in the paper.
-    config.model.remat = False
     return config
 
 
-def set_net(config: ConfigDict, net: str) -> ConfigDict:
-    """Sets `config.model` from a name such as plain-20, resnet-56 or resnet-56-B; returns `config`.
+def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
+    """Sets the fields of the net that `net` names (`flaxres.models.nets`); returns `config`.
 
-    ResNet-110 and deeper also get the warm-up of He15, section 4.2.
+    CIFAR's residual nets of 110 layers and more also get the warm-up of He15, section 4.2.
+
+    Args:
+      config: the experiment.
+      net: such as plain-20, resnet-56 or resnet-56-B.
+      stem: cifar or imagenet: which of the nets of that name.
 
     Raises:
       ConfigError: the name does not have this form.
     """
-    match = re.fullmatch(r"(plain|resnet)-(\d+)(?:-([ABC]))?", net)
-    if not match or (match[1] == "plain" and match[3]):
-        raise ConfigError(
-            f"net must be plain-DEPTH, resnet-DEPTH or resnet-DEPTH-SHORTCUT "
-            f"(plain-20, resnet-56, resnet-56-B), got {net!r}"
-        )
-    config.model.name = match[1]
-    config.model.depth = int(match[2])
-    config.model.shortcut = "none" if match[1] == "plain" else match[3] or "A"
-    config.warmup.enabled = match[1] == "resnet" and config.model.depth >= 110
+    try:
+        fields = fields_of(net, stem)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    config.model.update(FIELDS)
+    config.model.update(fields)
+    deep = fields["name"] in ("resnet", "preact") and fields["depth"] >= 110
+    config.warmup.enabled = deep and stem == "cifar"
     return config
-
-
-def net_name(model: ConfigDict) -> str:
-    """The name that `set_net` reads: plain-20, resnet-56 (option A), resnet-56-B."""
-    name = f"{model.name}-{model.depth}"
-    return name if model.shortcut in ("A", "none") else f"{name}-{model.shortcut}"
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -156,26 +153,13 @@ def check_config(config: ConfigDict) -> None:
     one_of("bn_scope", BN_SCOPES)
     alone = config.num_replicas == 1 or config.parallelism == "jit"
     need(alone, "parallelism", "jit where num_replicas is above 1")
-    one_of("model.name", tuple(MODELS))
-    one_of("model.shortcut", SHORTCUTS)
     one_of("model.norm", NORMS)
-    plain = config.model.name == "plain"
-    need(
-        plain == (config.model.shortcut == "none"),
-        "model.shortcut",
-        "none for a plain net" if plain else "A, B or C for a residual net",
-    )
     try:
-        blocks_per_stage(config.model.depth)
+        check_model(config.model)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    need(type(flat["model.remat"]) is bool, "model.remat", "true or false")
-    widths = flat["model.widths"]
-    whole = all(type(width) is int and width > 0 for width in widths)
-    need(len(widths) == 3 and whole, "model.widths", "three positive numbers of filters")
-    if config.model.shortcut == "A":
-        need(widths == sorted(widths), "model.widths", "rising, as option A can only add channels")
     if config.model.norm == "group":
+        widths = flat["model.widths"]
         need(all(w % 8 == 0 for w in widths), "model.widths", "multiples of 8 for group norm")
     for field in (
         *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
@@ -188,7 +172,10 @@ def check_config(config: ConfigDict) -> None:
         ),
     ):
         need(flat[field] >= 1, field, "at least 1")
-    for field in ("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"):
+    for field in (
+        *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
+        "dataset.image_size",
+    ):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
     for field in ("learning_rate", "decay_factor", "warmup.learning_rate", "model.norm_epsilon"):

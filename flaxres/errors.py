@@ -51,6 +51,10 @@ class CheckpointError(UserError):
     """A checkpoint that could not be written or read."""
 
 
+class WeightsError(UserError):
+    """Weights of another program that cannot be read, or are not of this net."""
+
+
 class DivergedError(UserError):
     """Loss or parameters are no longer finite."""
 

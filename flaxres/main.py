@@ -15,6 +15,10 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary"], "What to
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; runs/<config name>/<net>-seed<seed> if not given."
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "A PyTorch state dict to begin with, e.g. resnet50.pth: config.init_from."
+)
+NETS = flags.DEFINE_list("nets", [], "With --mode=summary: nets to compare, a line for each.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -30,11 +34,16 @@ def main() -> None:
     from flaxres.workdir import default_workdir
 
     config = cli.get_config()
+    if INIT_FROM.value is not None:
+        config.init_from = INIT_FROM.value
     workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
     if MODE.value == "summary":
-        from flaxres.summary import print_summary
+        from flaxres import summary
 
-        print_summary(config)
+        if NETS.value:
+            summary.print_comparison([cli.with_net(config, net) for net in NETS.value])
+        else:
+            summary.print_summary(config)
         return
 
     from flaxres import distributed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +22,8 @@ from flaxres.optim import make_optimizer
 from flaxres.replicas import seeds
 from flaxres.state import TrainState, create_state
 from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
+
+PyTree = Any
 
 MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide the dispatch
 
@@ -75,12 +79,30 @@ class Programs:
         return self.devices.replicate(Arrays(split.images, split.labels, self._mean))
 
     def initial_state(self) -> TrainState:
-        """The state before the first step."""
+        """The state before the first step, with the weights of `config.init_from` if there are any.
+
+        Raises:
+          ConfigError, WeightsError: these cannot be read, or are of another net.
+        """
+        weights = self._weights()
         create = self._create
         if len(jax.tree.leaves(self.state_shape.params)) <= MOST_COMPILED:
             # It runs once, so it is compiled for a short compilation, not for speed.
             create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
-        return self.devices.replicate(create(self._seeds))
+        return self.devices.replicate(create(self._seeds).replace(**weights))
+
+    def _weights(self) -> dict[str, PyTree]:
+        """The parts of the state that the file `config.init_from` has, if one is given."""
+        if self._config.init_from is None:
+            return {}
+        from flaxres import convert
+
+        weights = convert.read_state_dict(Path(self._config.init_from).expanduser())
+        variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
+        replicas = self._config.num_replicas
+        one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
+        found = convert.convert(weights, one, self._config.model)
+        return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
 
     @functools.cached_property
     def state_shape(self) -> TrainState:

@@ -16,6 +16,7 @@ from flaxres.optim import Warmup
 # Streams of random numbers: one seed, and none of them depends on another.
 INIT_STREAM = 1
 AUGMENT_STREAM = 2
+DROPOUT_STREAM = 3
 
 
 @struct.dataclass

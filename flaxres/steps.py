@@ -19,7 +19,7 @@ from flaxres.data.augment import augment, normalise
 from flaxres.metrics import Sums, TrainMetrics
 from flaxres.models.norms import pool_running_statistics
 from flaxres.optim import learning_rate
-from flaxres.state import AUGMENT_STREAM, TrainState
+from flaxres.state import AUGMENT_STREAM, DROPOUT_STREAM, TrainState
 
 
 @struct.dataclass
@@ -60,11 +60,20 @@ def make_train_step(
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
         key = state.key(AUGMENT_STREAM)
+        dropout_key = state.key(DROPOUT_STREAM)
+        if axis is not None:
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
         images = augment(key, images, pad=config.augment.pad, flip=config.augment.flip, axis=axis)
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            logits, updated = model.apply(
+                variables,
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
 

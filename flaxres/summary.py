@@ -1,9 +1,10 @@
-"""Layers of a net with output shape, params and MACs, counted from the real module."""
+"""Layers of a net with output shape, params, MACs and activations, counted from the real module."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,8 @@ class Layer:
       output_shape: of one image, without the batch axis.
       params: trainable parameters.
       macs: multiply-adds of convolutions and dense layers for one image, as the papers count.
+      activations: outputs of a convolution or dense layer for one image, which is what Radosavovic
+        2020 (arXiv 2003.13678) counts.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Layer:
     output_shape: tuple[int, ...]
     params: int
     macs: int
+    activations: int
 
 
 def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
@@ -57,9 +61,11 @@ def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
             shape = output.shape[1:]
             # Each output value of a convolution or dense layer takes one multiply-add per weight
             # of its filter; its channels are the kernel's last axis, the space is the rest.
-            macs = math.prod(shape[:-1]) * own["kernel"].size if "kernel" in own else 0
+            has_kernel = "kernel" in own
+            macs = math.prod(shape[:-1]) * own["kernel"].size if has_kernel else 0
             params = sum(value.size for value in own.values())
-            layers.append(Layer(path, type(module).__name__, shape, params, macs))
+            activations = math.prod(shape) if has_kernel else 0
+            layers.append(Layer(path, type(module).__name__, shape, params, macs, activations))
         return output
 
     def forward(images):
@@ -76,23 +82,59 @@ def print_summary(config: ConfigDict) -> None:
     Raises:
       UserError: a bad config, or a data set that is not there to say how large its images are.
     """
-    check_config(config)
-    image_shape, num_classes = dataset_shape(config.dataset)
-    layers = summarise(create_model(config.model, num_classes, config.dtype), image_shape)
-    size = "x".join(map(str, image_shape))
+    layers, size = _layers(config)
     table = Table(title=f"{net_name(config.model)} on {config.dataset.name} ({size})")
-    for column in ("layer", "kind", "output", "params", "MACs"):
+    for column in ("layer", "kind", "output", "params", "MACs", "activations"):
         table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
     for layer in layers:
         shape = "x".join(map(str, layer.output_shape))
-        macs = f"{layer.macs:,}" if layer.macs else ""
-        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", macs)
-    params = sum(layer.params for layer in layers)
-    macs = sum(layer.macs for layer in layers)
+        counts = (f"{count:,}" if count else "" for count in (layer.macs, layer.activations))
+        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", *counts)
+    params, macs, activations = _totals(layers)
     table.add_section()
-    table.add_row("total", "", "", f"{params:,}", f"{macs:,}")
+    table.add_row("total", "", "", f"{params:,}", f"{macs:,}", f"{activations:,}")
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{params:,} params, {macs / 1e6:,.4g}M MACs, {activations / 1e6:,.4g}M activations",
+        highlight=False,
+    )
+
+
+def print_comparison(configs: Sequence[ConfigDict]) -> None:
+    """Prints a line for the net of each config: depth, params, MACs and activations.
+
+    Raises:
+      UserError: see `print_summary`.
+    """
+    rows = [(config, *_layers(config)) for config in configs]
+    dataset = configs[0].dataset.name
+    table = Table(title=f"nets on {dataset} ({rows[0][2]})")
+    for column in ("net", "depth", "params", "MACs", "activations"):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    for config, layers, _ in rows:
+        params, macs, activations = _totals(layers)
+        counts = (f"{count / 1e6:,.4g}M" for count in (macs, activations))
+        table.add_row(net_name(config.model), str(config.model.depth), f"{params:,}", *counts)
+    _console().print(table)
+
+
+def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
+    """Layers of the config's net, and the size of its images."""
+    check_config(config)
+    image_shape, num_classes = dataset_shape(config.dataset)
+    layers = summarise(create_model(config.model, num_classes, config.dtype), image_shape)
+    return layers, "x".join(map(str, image_shape))
+
+
+def _totals(layers: Sequence[Layer]) -> tuple[int, int, int]:
+    """Params, MACs and activations."""
+    counts = ((layer.params, layer.macs, layer.activations) for layer in layers)
+    return tuple(map(sum, zip(*counts, strict=True)))
+
+
+def _console() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 100  # a file or pipe has no width of its own
-    console.print(table)
-    console.print(f"{params:,} params, {macs / 1e6:,.4g}M MACs", highlight=False)
+        console.width = 110  # a file or pipe has no width of its own
+    return console

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: a small experiment, and a small prepared TFDS set."""
 
+import functools
 import io
 import json
 import subprocess
@@ -21,12 +22,22 @@ cache.keep_compiled_programs()  # many tests compile the same ones
 ROOT = Path(__file__).parent.parent
 
 
+# `jax.jit` for what runs once: it compiles for a short compilation, not for speed.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def init(net, images):
-    """A net's variables, in one program that is compiled for a short compilation."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(lambda x: net.init(jax.random.key(0), x, train=True), compiler_options=options)(
-        images
-    )
+    """A net's variables, in one program."""
+    return quick_jit(lambda x: net.init(jax.random.key(0), x, train=True))(images)
+
+
+def cifar_net(depth, shortcut, num_classes=10, **fields):
+    """The net of He15, section 4.2, or another of its depth."""
+    from flaxres.models.resnet import ResNet, stages_of_depth
+    from flaxres.models.shortcuts import Shortcut
+
+    stages = stages_of_depth(depth, fields.get("block", "basic"), "cifar")
+    return ResNet(stages=stages, shortcut=Shortcut(shortcut), num_classes=num_classes, **fields)
 
 
 def small_config():

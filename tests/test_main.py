@@ -49,6 +49,22 @@ def test_train_evaluate_and_again(python, tmp_path):
     fails(done, 1, "seed is 0 there and 1 here", "choose another --workdir")
 
 
+def test_a_table_of_nets(python):
+    flags = ("--config=configs/imagenet.py", "--nets=resnet-34-A,resnet-50,densenet-121")
+    done = python("-m", "flaxres.main", "--mode=summary", *flags, "--config.dataset.name=digits")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    # One channel in the place of three, ten classes in the place of a thousand.
+    params = 25_557_032 - 7 * 7 * 2 * 64 - 2_049 * 990
+    assert ["resnet-50", "50", f"{params:,}"] == cells[1][:3]
+    assert [row[0] for row in cells] == ["resnet-34-A", "resnet-50", "densenet-121"]
+    done = python("-m", "flaxres.main", "--mode=summary", flags[0], "--nets=resnet-51")
+    assert done.returncode == 2
+    assert "depth must be" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_summary(python):
     done = python("-m", "flaxres.main", "--config=configs/cifar10.py:resnet-56", "--mode=summary")
     assert done.returncode == 0, done.stderr

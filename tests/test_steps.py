@@ -12,13 +12,14 @@ from flaxres.optim import make_optimizer
 from flaxres.programs import Programs
 from flaxres.state import create_state
 from flaxres.steps import make_evaluate, make_train_step
+from tests.conftest import quick_jit
 
 
 def build(config):
     model = create_model(config.model, 10, config.dtype)
     optimizer = make_optimizer(config)
     create = functools.partial(create_state, model, optimizer, config, (8, 8, 1))
-    state = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})(0)
+    state = quick_jit(create)(0)
     return model, state, jax.jit(make_train_step(model, optimizer, config))
 
 

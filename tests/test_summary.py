@@ -46,6 +46,7 @@ def test_layers_by_hand():
     assert (strided.output_shape, strided.macs) == ((8, 8, 64), 8 * 8 * 9 * 32 * 64)
     dense = layers["dense"]
     assert (dense.output_shape, dense.params, dense.macs) == ((10,), 650, 640)
+    assert (first.activations, norm.activations, dense.activations) == (32 * 32 * 16, 0, 10)
     assert (next(iter(layers)), next(reversed(layers))) == ("conv", "dense")
 
 

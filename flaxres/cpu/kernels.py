@@ -146,7 +146,7 @@ def normalise(
       epsilon: added to the variance.
       relu: replace negative numbers by 0.
     """
-    other = jnp.zeros(0) if add is None else add
+    other = jnp.zeros(0, jnp.float32) if add is None else add
     return library().call(
         *("normalise", x.shape, x, scale, bias, mean, variance, other),
         epsilon=np.float32(epsilon),
@@ -222,7 +222,7 @@ def _batch_norm_backward(epsilon, relu, axis, saved, cotangents):
     x, scale, bias, mean, variance, y = saved
     dy, adds, epsilon = cotangents[0], y is not None, np.float32(epsilon)
     shapes = (scale.shape, scale.shape, x.shape if adds else (0,))
-    other = y if adds else jnp.zeros(0)
+    other = y if adds else jnp.zeros(0, jnp.float32)
     # d: dy where ReLU let something through. It is only written down where something was added,
     # as it is also the gradient of that.
     dscale, dbias, d = library().call(

@@ -22,12 +22,16 @@ def load_dataset(config: ConfigDict) -> Dataset:
       DatasetError: unknown, not prepared, incomplete, or without the splits asked for.
     """
     splits = (config.train_split, config.test_split, config.validation_split)
-    return _load(config.name, config.data_dir, splits)
+    return _load(config.name, config.data_dir, splits, config.image_size)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, data_dir: str | None, splits: tuple[str, str, str | None]) -> Dataset:
-    return load_digits(*splits) if name == "digits" else load_tfds(name, data_dir, *splits)
+def _load(
+    name: str, data_dir: str | None, splits: tuple[str, str, str | None], image_size: int
+) -> Dataset:
+    if name == "digits":
+        return load_digits(*splits, image_size=image_size)
+    return load_tfds(name, data_dir, *splits, image_size=image_size)
 
 
 def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
@@ -36,6 +40,8 @@ def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
     Raises:
       DatasetError: unknown, or not an image-classification set.
     """
+    size = config.image_size
     if config.name == "digits":
-        return DIGITS_SHAPE
-    return tfds_shape(config.name, config.data_dir)
+        shape, num_classes = DIGITS_SHAPE
+        return ((size, size, shape[2]) if size else shape), num_classes
+    return tfds_shape(config.name, config.data_dir, size)

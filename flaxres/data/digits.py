@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from flaxres.data.dataset import Dataset, Split
+from flaxres.data.resize import resize_arrays
 from flaxres.errors import DatasetError
 
 DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
@@ -14,7 +15,10 @@ TEST_SIZE = 360  # of 1,797, so 1,437 for training
 
 
 def load_digits(
-    train_split: str = "train", test_split: str = "test", validation_split: str | None = None
+    train_split: str = "train",
+    test_split: str = "test",
+    validation_split: str | None = None,
+    image_size: int = 0,
 ) -> Dataset:
     """Loads the digits with a fixed stratified split, 1,437 for training and 360 for testing.
 
@@ -22,9 +26,10 @@ def load_digits(
       train_split: 'train' or a part of it in TFDS syntax, such as 'train[:1200]' or 'train[:80%]'.
       test_split: likewise.
       validation_split: likewise, e.g. 'train[1200:]'; None for no such split.
+      image_size: pixels on each side that the images are scaled to; 0 for 8.
 
     Returns:
-      8x8x1 images; the original grey levels 0..16 are spread over 0..255.
+      Images of one channel; the original grey levels 0..16 are spread over 0..255.
 
     Raises:
       DatasetError: a split that does not exist.
@@ -33,6 +38,8 @@ def load_digits(
 
     images, labels = datasets.load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, *DIGITS_SHAPE[0]) * (255 / 16)).astype(np.uint8)
+    if image_size:
+        images = resize_arrays(images, image_size)
     train, test = model_selection.train_test_split(
         np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
     )

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from flaxres.data.dataset import Dataset, Split
+from flaxres.data.resize import resize
 from flaxres.errors import DatasetError, one_line
 
 # Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
@@ -31,6 +33,7 @@ def load_tfds(
     train_split: str,
     test_split: str,
     validation_split: str | None = None,
+    image_size: int = 0,
 ) -> Dataset:
     """Loads the splits of a TFDS set into memory, preparing the set first where needed.
 
@@ -40,6 +43,7 @@ def load_tfds(
       train_split: in TFDS split syntax, e.g. 'train' or 'train[:45000]'.
       test_split: likewise.
       validation_split: likewise, e.g. 'train[45000:]'; None for no such split.
+      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
 
     Raises:
       DatasetError: unknown, not preparable here, incomplete, of another kind, or no such split.
@@ -50,34 +54,39 @@ def load_tfds(
             raise _damaged(builder, FileNotFoundError("no dataset_info.json"))
         _prepare(name, data_dir)
         builder = _open(name, data_dir)
-    num_classes = _shape(builder)[1]
+    num_classes = _shape(builder, image_size)[1]
     return Dataset(
         name=builder.info.name,
-        train=_read(builder, train_split),
-        test=_read(builder, test_split),
+        train=_read(builder, train_split, image_size),
+        test=_read(builder, test_split, image_size),
         num_classes=num_classes,
-        validation=_read(builder, validation_split) if validation_split else None,
+        validation=_read(builder, validation_split, image_size) if validation_split else None,
     )
 
 
-def tfds_shape(name: str, data_dir: str | None) -> tuple[tuple[int, int, int], int]:
+def tfds_shape(
+    name: str, data_dir: str | None, image_size: int = 0
+) -> tuple[tuple[int, int, int], int]:
     """(height, width, channels) and number of classes; the set need not be prepared.
 
     Raises:
       DatasetError: unknown, not an image-classification set, or of images that vary in size.
     """
-    return _shape(_open(name, data_dir))
+    return _shape(_open(name, data_dir), image_size)
 
 
-def _shape(builder) -> tuple[tuple[int, int, int], int]:
+def _shape(builder, image_size: int) -> tuple[tuple[int, int, int], int]:
     image, label = _features(builder)
     features = builder.info.features
-    if None in features[image].shape:
+    shape = features[image].shape
+    if image_size:
+        shape = (image_size, image_size, shape[2])
+    if None in shape:
         raise DatasetError(
-            f"data set {builder.info.name!r} has images of varying size {features[image].shape}; "
-            "only sets of one size can be held in memory"
+            f"data set {builder.info.name!r} has images of varying size {shape}; choose one for "
+            "all, e.g. --config.dataset.image_size=224"
         )
-    return features[image].shape, features[label].num_classes
+    return shape, features[label].num_classes
 
 
 def _where(data_dir: str | None) -> str:
@@ -146,7 +155,7 @@ def _features(builder) -> tuple[str, str]:
     return names[0][0], names[1][0]
 
 
-def _read(builder, split: str) -> Split:
+def _read(builder, split: str, image_size: int) -> Split:
     """Reads and decodes one split."""
     import tensorflow_datasets as tfds
 
@@ -172,14 +181,14 @@ def _read(builder, split: str) -> Split:
     except Exception as error:
         raise _damaged(builder, error) from error
 
-    channels = builder.info.features[image_key].shape[-1]
-    images = np.empty((size, *builder.info.features[image_key].shape), np.uint8)
+    shape = _shape(builder, image_size)[0]
+    images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     try:
         for start in _shown(range(0, size, READ_BLOCK), f"reading {name} {split}"):
             rows = range(start, min(start + READ_BLOCK, size))
             for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-                images[row] = _decode(example[image_key], channels)
+                images[row] = _decode(example[image_key], shape[2], image_size)
                 labels[row] = example[label_key]
     except Exception as error:
         raise _damaged(builder, error) from error
@@ -194,13 +203,12 @@ def _shown(blocks: range, title: str) -> Iterable[int]:
     return track(blocks, title, console=console, transient=True)
 
 
-def _decode(encoded: bytes, channels: int) -> np.ndarray:
+def _decode(encoded: bytes, channels: int, image_size: int) -> np.ndarray:
     """PNG or JPEG bytes to uint8 (height, width, channels)."""
-    from PIL import Image
-
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    image = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
-    return image.reshape(*image.shape[:2], channels)
+    image = Image.open(io.BytesIO(encoded)).convert(mode)
+    image = resize(image, image_size) if image_size else image
+    return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def _damaged(builder, error: Exception) -> DatasetError:

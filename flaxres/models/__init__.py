@@ -1,44 +1,36 @@
-"""Nets by name: each family is a file here and has its lines in `MODELS`."""
+"""Nets from their fields: `create_model(config.model, ...)`. Each family is a file here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from flaxres.models.cifar import CifarNet
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "plain": CifarNet,
-    "resnet": CifarNet,
-}
+from flaxres.models.layers import Net
+from flaxres.models.nets import FAMILIES
 
 
 def create_model(
     config: ConfigDict, num_classes: int, dtype: str = "float32", axis: str | None = None
-) -> nn.Module:
+) -> Net:
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
     Args:
-      config: name, depth, shortcut, widths, norm, norm_momentum, norm_epsilon, remat.
+      config: see `flaxres.models.nets.FIELDS`; and name, norm, norm_momentum, norm_epsilon.
       num_classes: outputs of the last layer.
       dtype: of the computation, float32 or bfloat16.
       axis: name of an axis of devices whose images batch norm takes together; None for each alone.
 
     Returns:
       A module with `__call__(images, train) -> float32 logits`.
+
+    Raises:
+      ValueError: a depth that the family does not have.
     """
-    return MODELS[config.name](
-        depth=config.depth,
-        shortcut=config.shortcut,
+    return FAMILIES[config.name].build(config)(
         num_classes=num_classes,
-        widths=tuple(config.widths),
         norm=config.norm,
         norm_momentum=config.norm_momentum,
         norm_epsilon=config.norm_epsilon,
         dtype=jnp.dtype(dtype),
         axis=axis,
-        remat=config.remat,
     )

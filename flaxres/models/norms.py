@@ -12,8 +12,9 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from flaxres.cpu import kernels
+from flaxres.errors import ConfigError
 
-NORMS = ("batch", "layer", "group", "instance", "none")
+NORMS = ("batch", "layer", "group", "instance", "instance-running", "none")
 BN_SCOPES = ("global", "device")
 
 
@@ -89,6 +90,70 @@ class BatchNorm(nn.BatchNorm):
         return y
 
 
+class InstanceNorm(nn.InstanceNorm):
+    """Flax's instance norm, over height and width of each image and channel; with scale and bias.
+
+    Raises (when called):
+      ConfigError: maps of one pixel, which it would make the bias whatever they hold.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, channels), the same out as in."""
+        if x.shape[1] * x.shape[2] == 1:
+            raise ConfigError(
+                "model.norm cannot be instance norm here: a map of 1 x 1 pixels has no variance; "
+                "give larger images or another norm"
+            )
+        return super().__call__(x)
+
+
+class RunningInstanceNorm(nn.Module):
+    """Instance norm that evaluates by running statistics, the means of those of the images.
+
+    Attributes:
+      use_running_average: normalise by them.
+      momentum: weight of the old ones.
+      epsilon: added to the variance.
+      dtype: of the output.
+      axis_name: see `make_norm`.
+      scale_init: of the scale.
+    """
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    dtype: DTypeLike
+    axis_name: str | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, channels), the same out as in."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        # Not 'mean' and 'var', which `pool_running_statistics` takes for those of a joined batch.
+        names = ("instance_mean", "instance_var")
+        running = [
+            self.variable("batch_stats", name, init, channels)
+            for name, init in zip(names, (jnp.zeros, jnp.ones), strict=True)
+        ]
+        mean, var = (variable.value for variable in running)
+        if not self.use_running_average:
+            alone = InstanceNorm(self.epsilon, use_bias=False, use_scale=False, parent=None)
+            y = alone.apply({}, x.astype(jnp.float32))
+            own = [x.mean((1, 2), dtype=jnp.float32), x.var((1, 2), dtype=jnp.float32)]
+            own = [statistic.mean(0) for statistic in own]
+            if not self.is_initializing():
+                own = own if self.axis_name is None else jax.lax.pmean(own, self.axis_name)
+                for variable, value in zip(running, own, strict=True):
+                    variable.value = self.momentum * variable.value + (1 - self.momentum) * value
+        else:
+            y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.epsilon)
+        return jnp.asarray(y * scale + bias, self.dtype)
+
+
 def norm_relu(norm: nn.Module, x: jax.Array, add: jax.Array | None = None) -> jax.Array:
     """ReLU of norm(x) + add, the last two layers of a block; `add` may be None."""
     if isinstance(norm, BatchNorm):
@@ -122,7 +187,8 @@ def make_norm(
     Statistics and parameters are float32 whatever the compute `dtype` is.
 
     Args:
-      name: one of `NORMS`. Only 'batch' keeps running statistics, in the collection `batch_stats`.
+      name: one of `NORMS`. 'batch' and 'instance-running' keep running statistics, in the
+        collection `batch_stats`.
       train: normalise by the batch's own statistics (True) or by the running ones (False).
       dtype: type of the output.
       momentum: weight of the old running statistics, so 0.9 here is PyTorch's 0.1.
@@ -151,7 +217,16 @@ def make_norm(
             nn.GroupNorm, num_groups=None, group_size=8, epsilon=epsilon, dtype=dtype
         )
     if name == "instance":
-        return functools.partial(nn.InstanceNorm, epsilon=epsilon, dtype=dtype)
+        return functools.partial(InstanceNorm, epsilon=epsilon, dtype=dtype)
+    if name == "instance-running":
+        return functools.partial(
+            RunningInstanceNorm,
+            use_running_average=not train,
+            momentum=momentum,
+            epsilon=epsilon,
+            dtype=dtype,
+            axis_name=axis,
+        )
     if name == "none":
         return NoNorm
     raise ValueError(f"model.norm must be one of {', '.join(NORMS)}, got {name!r}")

@@ -72,6 +72,9 @@ def test_nets_and_variants(tmp_path):
     runs = find_runs(tmp_path)
     assert list(runs) == ["plain-20", "resnet-20-slow"]
     assert not are_nets(runs)
+    (tmp_path / "resnet-20-slow").rename(tmp_path / "resnet-20-B")
+    write_run(tmp_path, "densenet-40-12")
+    assert not are_nets(find_runs(tmp_path))
 
 
 def test_time_and_speed_of_a_run(tmp_path):

@@ -1,15 +1,14 @@
-import functools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxres.models.blocks import BasicBlock
+from flaxres.models.layers import Layers, make_conv
 from flaxres.models.norms import NoNorm, make_norm
+from flaxres.models.shortcuts import Shortcut
 
-CONV = functools.partial(nn.Conv, use_bias=False)
+CONV = make_conv()
 
 
 def centre_kernels(params):
@@ -25,14 +24,14 @@ def centre_kernels(params):
 
 @pytest.mark.parametrize("size", [8, 9])
 def test_a_strided_block_looks_at_the_pixels_that_the_shortcut_takes(size):
-    block = BasicBlock(2, stride=2, shortcut="none", conv=CONV, norm=NoNorm)
+    block = BasicBlock(filters=2, stride=2, shortcut=Shortcut("none"), layers=Layers(CONV, NoNorm))
     impulses = jnp.zeros((size * size, size, size, 2))
     for i in range(size * size):
         impulses = impulses.at[i, i // size, i % size, 0].set(1.0)
     variables = {"params": centre_kernels(block.init(jax.random.key(0), impulses)["params"])}
     response = block.apply(variables, impulses)
     np.testing.assert_array_equal(response, impulses[:, ::2, ::2])
-    residual = BasicBlock(2, stride=2, shortcut="A", conv=CONV, norm=NoNorm)
+    residual = BasicBlock(filters=2, stride=2, shortcut=Shortcut("A"), layers=Layers(CONV, NoNorm))
     np.testing.assert_array_equal(residual.apply(variables, impulses), 2 * impulses[:, ::2, ::2])
 
 
@@ -40,7 +39,7 @@ def test_a_basic_block_by_hand():
     """ReLU(norm(conv(ReLU(norm(conv x)))) + x), with a convolution written as loops."""
     x = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 4, 3)))
     norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)
-    block = BasicBlock(3, stride=1, shortcut="A", conv=CONV, norm=norm)
+    block = BasicBlock(filters=3, shortcut=Shortcut("A"), layers=Layers(CONV, norm))
     variables = block.init(jax.random.key(1), x)
     y, _ = block.apply(variables, x, mutable=["batch_stats"])
 

@@ -13,7 +13,8 @@ def test_fields_reach_the_model(net, shortcut):
     config.norm_momentum = 0.5
     config.remat = True
     model = create_model(config, num_classes=3, dtype="bfloat16")
-    assert (model.depth, model.shortcut, model.num_classes) == (config.depth, shortcut, 3)
+    assert model.stages == ((config.depth - 2) // 6,) * 3
+    assert (model.shortcut.option, model.num_classes) == (shortcut, 3)
     assert (model.widths, model.norm, model.norm_momentum) == ((4, 8, 12), "group", 0.5)
     assert model.remat
     assert model.dtype == jnp.bfloat16

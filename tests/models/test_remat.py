@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxres.cpu import kernels
-from flaxres.models.cifar import CifarNet
 from flaxres.models.remat import after
+from tests.conftest import cifar_net
 
 
 def assert_equal(one, other):
@@ -59,7 +59,7 @@ def trained(net, variables, images):
 def test_variables_values_and_gradients_are_the_same(shortcut, norm, dtype):
     images = batch()
     nets = [
-        CifarNet(8, shortcut, 10, norm=norm, dtype=jnp.dtype(dtype), remat=remat)
+        cifar_net(8, shortcut, 10, norm=norm, dtype=jnp.dtype(dtype), remat=remat)
         for remat in (False, True)
     ]
     variables = some_variables(nets[0], images)
@@ -76,15 +76,15 @@ def test_variables_values_and_gradients_are_the_same(shortcut, norm, dtype):
 
 def test_evaluation_is_the_same():
     images = batch()
-    net = CifarNet(8, "A", 10, remat=True)
+    net = cifar_net(8, "A", 10, remat=True)
     variables = some_variables(net, images)
-    expected = CifarNet(8, "A", 10).apply(variables, images, train=False)
+    expected = cifar_net(8, "A", 10).apply(variables, images, train=False)
     assert_equal(net.apply(variables, images, train=False), expected)
 
 
 def test_several_seeds_in_one_program():
     images = batch()
-    net = CifarNet(8, "A", 10, remat=True)
+    net = cifar_net(8, "A", 10, remat=True)
     one = some_variables(net, images)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.5 * leaf]), one)
     step = functools.partial(trained, net, images=images)
@@ -97,9 +97,9 @@ def test_several_seeds_in_one_program():
 def test_batch_norm_over_two_devices():
     """The statistics of the joined batch, also where the blocks are computed again."""
     images = batch()
-    alone = CifarNet(8, "A", 10)
+    alone = cifar_net(8, "A", 10)
     variables = some_variables(alone, images)
-    net = CifarNet(8, "A", 10, axis="data", remat=True)
+    net = cifar_net(8, "A", 10, axis="data", remat=True)
 
     def step(images):
         gradients, (_, updated) = trained(net, variables, images)
@@ -123,7 +123,7 @@ def test_the_compiled_program_needs_less_memory(own_kernels):
     needed = []
     with contextlib.nullcontext() if own_kernels else kernels.left_out():
         for remat in (False, True):
-            net = CifarNet(20, "A", 10, widths=(16, 16, 16), remat=remat)
+            net = cifar_net(20, "A", 10, widths=(16, 16, 16), remat=remat)
             step = jax.jit(functools.partial(trained, net))
             compiled = step.lower(shapes(net, images), images).compile()
             needed.append(compiled.memory_analysis().temp_size_in_bytes)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxres.models.cifar import CifarNet, blocks_per_stage
-from tests.conftest import init
+from flaxres.models.resnet import stages_of_depth
+from tests.conftest import cifar_net, init
 
 
 def shapes(net, image_shape=(32, 32, 3)):
@@ -32,36 +32,36 @@ COUNTS = {
 @pytest.mark.parametrize("depth", COUNTS)
 def test_params_of_options_a_and_b(depth):
     a, b = COUNTS[depth]
-    assert count(CifarNet(depth, "A", 10)) == a
-    assert count(CifarNet(depth, "none", 10)) == a
-    assert count(CifarNet(depth, "B", 10)) == b
+    assert count(cifar_net(depth, "A", 10)) == a
+    assert count(cifar_net(depth, "none", 10)) == a
+    assert count(cifar_net(depth, "B", 10)) == b
 
 
 def test_option_c_projects_in_every_block():
     # Two projections as in B, and in the seven other blocks of ResNet-20 a 1x1 conv of w*w weights
     # with 2*w of norm: three blocks at 16, two at 32, two at 64.
     more = 3 * (16 * 16 + 32) + 2 * (32 * 32 + 64) + 2 * (64 * 64 + 128)
-    assert count(CifarNet(20, "C", 10)) == 272_474 + more
+    assert count(cifar_net(20, "C", 10)) == 272_474 + more
 
 
 @pytest.mark.parametrize("depth", [20, 56])
 def test_depth_counts_the_weighted_layers(depth):
-    params = shapes(CifarNet(depth, "A", 10))["params"]
+    params = shapes(cifar_net(depth, "A", 10))["params"]
     kernels = [p for p, _ in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(p[-1])]
     assert len(kernels) == depth
-    assert blocks_per_stage(depth) == (depth - 2) // 6
+    assert stages_of_depth(depth, "basic", "cifar") == ((depth - 2) // 6,) * 3
 
 
 @pytest.mark.parametrize("depth", [-4, 2, 7, 18, 21, 49, 51, 57, 1000])
 def test_depths_that_do_not_exist(depth):
     with pytest.raises(ValueError, match=rf"depth must be 6n\+2 .*, got {depth}"):
-        shapes(CifarNet(depth, "A", 10))
+        shapes(cifar_net(depth, "A", 10))
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (33, 17, 4)])
 def test_any_image_size_and_channel_count(shortcut, image_shape):
-    net = CifarNet(8, shortcut, 7, widths=(4, 6, 10))
+    net = cifar_net(8, shortcut, 7, widths=(4, 6, 10))
     images = jax.random.normal(jax.random.key(1), (3, *image_shape))
     variables = init(net, images)
     apply = jax.jit(functools.partial(net.apply, train=True, mutable=["batch_stats"]))
@@ -80,7 +80,7 @@ def test_stages_halve_the_size_and_widen():
         outputs["/".join(context.module.path)] = out = call(*args, **kwargs)
         return out
 
-    net = CifarNet(20, "A", 10)
+    net = cifar_net(20, "A", 10)
 
     def forward(images):
         with nn.intercept_methods(record):
@@ -93,7 +93,7 @@ def test_stages_halve_the_size_and_widen():
 
 
 def test_he_initialisation():
-    params = init(CifarNet(20, "B", 10), jnp.zeros((1, 8, 8, 3)))["params"]
+    params = init(cifar_net(20, "B", 10), jnp.zeros((1, 8, 8, 3)))["params"]
     for kernel, fan_in in (
         (params["stage2_block3"]["conv1"]["kernel"], 9 * 32),
         (params["stage3_block1"]["conv1"]["kernel"], 9 * 32),
@@ -111,11 +111,11 @@ def test_he_initialisation():
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    net = CifarNet(8, "A", 10, dtype=jnp.bfloat16)
+    net = cifar_net(8, "A", 10, dtype=jnp.bfloat16)
     variables = init(net, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     logits = net.apply(variables, images, train=False)
-    exact = CifarNet(8, "A", 10).apply(variables, images, train=False)
+    exact = cifar_net(8, "A", 10).apply(variables, images, train=False)
     assert logits.dtype == jnp.float32
     assert not np.array_equal(logits, exact)
     np.testing.assert_allclose(logits, exact, atol=0.1 * float(jnp.abs(exact).max()))
@@ -123,7 +123,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
 
 @pytest.mark.parametrize("norm", ["none", "layer", "group", "instance"])
 def test_every_norm_trains(norm):
-    net = CifarNet(8, "A", 10, widths=(8, 8, 8), norm=norm)
+    net = cifar_net(8, "A", 10, widths=(8, 8, 8), norm=norm)
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     variables = init(net, images)
     assert "batch_stats" not in variables  # only batch norm has running statistics

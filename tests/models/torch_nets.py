@@ -1,0 +1,164 @@
+"""Nets in PyTorch for the tests, with the names and shapes of torchvision's state dicts."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flaxres.models import densenet, resnet, vgg
+
+
+def conv(n_in, n_out, size, stride=1, groups=1, bias=False):
+    return nn.Conv2d(n_in, n_out, size, stride, size // 2, groups=groups, bias=bias)
+
+
+class Block(nn.Module):
+    """Basic (`inner` None) or bottleneck; option A where `downsample` is not wanted."""
+
+    def __init__(self, n_in, n_out, stride, inner, groups, stride_on, option):
+        super().__init__()
+        if inner is None:
+            layers = [(n_in, n_out, 3, stride, 1), (n_out, n_out, 3, 1, 1)]
+        else:
+            first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+            layers = [(n_in, inner, 1, first, 1), (inner, inner, 3, second, groups)]
+            layers.append((inner, n_out, 1, 1, 1))
+        self.count = len(layers)
+        for i, layer in enumerate(layers, start=1):
+            setattr(self, f"conv{i}", conv(*layer))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(layer[1]))
+        self.stride, self.more = stride, n_out - n_in
+        self.option, self.downsample = option, None
+        if option == "B" and (stride > 1 or n_in != n_out):
+            self.downsample = nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+
+    def forward(self, x):
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = F.relu(y) if i < self.count else y
+        if self.option == "none":
+            return F.relu(y)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        elif self.option == "A":
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return F.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet and ResNeXt, or with the CIFAR stem the nets of He15."""
+
+    def __init__(self, model, num_classes):
+        super().__init__()
+        width = model.widths[0]
+        large = model.stem == "imagenet"
+        self.conv1 = nn.Conv2d(3, width, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        stages = resnet.stages_of_depth(model.depth, model.block, model.stem)
+        n_in = width
+        for stage, (count, width) in enumerate(zip(stages, model.widths, strict=True)):
+            inner, n_out = None, width
+            if model.block == "bottleneck":
+                inner = model.groups * model.group_width * 2**stage or width
+                n_out = 4 * width
+            blocks = []
+            for i in range(count):
+                stride = 2 if stage and not i else 1
+                options = (model.groups, model.stride_on, model.shortcut)
+                blocks.append(Block(n_in, n_out, stride, inner, *options))
+                n_in = n_out
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.stages = len(stages)
+        self.fc = nn.Linear(n_in, num_classes)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"layer{stage}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, n_in, growth):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(n_in), conv(n_in, 4 * growth, 1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), conv(4 * growth, growth, 3)
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.norm2(y)))], 1)
+
+
+class DenseNet(nn.Module):
+    """torchvision's DenseNet."""
+
+    def __init__(self, model, num_classes):
+        super().__init__()
+        n = 2 * model.growth_rate
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(3, n, 7, 2, 3, bias=False))
+        self.features.add_module("norm0", nn.BatchNorm2d(n))
+        self.features.add_module("relu0", nn.ReLU())
+        self.features.add_module("pool0", nn.MaxPool2d(3, 2, 1))
+        stages = densenet.stages_of_depth(model.depth, model.block, model.stem)
+        for stage, count in enumerate(stages, start=1):
+            block = nn.Sequential()
+            for i in range(1, count + 1):
+                block.add_module(f"denselayer{i}", DenseLayer(n, model.growth_rate))
+                n += model.growth_rate
+            self.features.add_module(f"denseblock{stage}", block)
+            if stage < len(stages):
+                transition = nn.Sequential()
+                transition.add_module("norm", nn.BatchNorm2d(n))
+                transition.add_module("relu", nn.ReLU())
+                n, old = int(n * model.compression), n
+                transition.add_module("conv", conv(old, n, 1))
+                transition.add_module("pool", nn.AvgPool2d(2))
+                self.features.add_module(f"transition{stage}", transition)
+        self.features.add_module("norm5", nn.BatchNorm2d(n))
+        self.classifier = nn.Linear(n, num_classes)
+
+    def forward(self, x):
+        return self.classifier(F.relu(self.features(x)).mean((2, 3)))
+
+
+class Vgg(nn.Module):
+    """torchvision's VGG with batch norm; without hidden layers, the mean and one dense layer."""
+
+    def __init__(self, model, num_classes, pixels, bias=False):
+        super().__init__()
+        layers, n = [], 3
+        for count, width in zip(vgg.stages_of_depth(model.depth), model.widths, strict=True):
+            for _ in range(count):
+                layers += [conv(n, width, 3, bias=bias), nn.BatchNorm2d(width), nn.ReLU()]
+                n = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.skip, self.hidden = model.skip, len(model.hidden) > 0
+        if not self.hidden:
+            self.classifier = nn.Linear(n, num_classes)
+            return
+        n, dense = n * (pixels // 32) ** 2, []
+        for width in model.hidden:
+            dense += [nn.Linear(n, width), nn.ReLU(), nn.Dropout(model.dropout_rate)]
+            n = width
+        self.classifier = nn.Sequential(*dense, nn.Linear(n, num_classes))
+
+    def forward(self, x):
+        if self.skip:
+            *features, conv1, norm1, _, conv2, norm2, _, pool = self.features
+            for layer in features:
+                x = layer(x)
+            x = F.relu(x + norm1(conv1(x))) if x.shape[1] == conv1.out_channels else None
+            x = pool(F.relu(x + norm2(conv2(x))))
+        else:
+            x = self.features(x)
+        return self.classifier(x.flatten(1) if self.hidden else x.mean((2, 3)))
+
+
+def build(model, num_classes, pixels):
+    """The net that `model` (a config's) describes."""
+    if model.name == "densenet":
+        return DenseNet(model, num_classes)
+    return Vgg(model, num_classes, pixels) if model.name == "vgg" else ResNet(model, num_classes)
