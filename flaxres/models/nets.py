@@ -41,6 +41,7 @@ FIELDS: dict[str, object] = {
     # Keep only the input of each block and compute the rest of it again for its gradient: a third
     # more arithmetic for a third of the memory, or less. Not in the papers.
     "remat": False,
+    "scan": False,  # all but the first block of a stage are one loop, which compiles once
     "growth_rate": 0,  # of DenseNet
     "compression": 1.0,  # of DenseNet's transitions
     "hidden": (),  # outputs of the dense layers before the last, in VGG and LeNet
@@ -103,10 +104,11 @@ def _check_resnet(model: ConfigDict) -> None:
     if not model.group_width:
         fits = all(width % model.groups == 0 for width in model.widths)
         need(fits, model, "groups", f"a divisor of all widths {tuple(model.widths)}")
-    for field in ("zero_init", "remat"):
+    for field in ("zero_init", "remat", "scan"):
         need(type(model[field]) is bool, model, field, "true or false")
     if model.shortcut == "dropout":
-        need(not model.remat, model, "remat", "false with shortcut 'dropout'")
+        for field in ("remat", "scan"):
+            need(not model[field], model, field, "false with shortcut 'dropout'")
     need(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
 
 
@@ -119,7 +121,7 @@ def _build_resnet(model: ConfigDict) -> Callable[..., Net]:
         ),
         "pre_activation": model.name == "preact",
     }
-    own = ("stem", "block", "groups", "group_width", "stride_on", "zero_init", "remat")
+    own = ("stem", "block", "groups", "group_width", "stride_on", "zero_init", "remat", "scan")
     fields |= {field: model[field] for field in own}
     return lambda **common: resnet.ResNet(**fields, **common)
 
@@ -183,7 +185,7 @@ def _build_stargan(model: ConfigDict) -> Callable[..., Net]:
 _RESNET = Family(
     (
         *("depth", "widths", "stem", "block", "shortcut", "shortcut_scale", "gate_bias"),
-        *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat"),
+        *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat", "scan"),
     ),
     _check_resnet,
     _build_resnet,

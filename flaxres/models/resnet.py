@@ -21,6 +21,7 @@ from flaxres.models.blocks import (
 from flaxres.models.layers import Layers, Net, apply_stem, classify
 from flaxres.models.norms import norm_relu
 from flaxres.models.remat import remat
+from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut
 
 EXPANSION = 4  # output channels of a bottleneck for each filter of its stage (He15, table 1)
@@ -73,6 +74,7 @@ class ResNet(Net, kw_only=True):
       stride_on: see `flaxres.models.blocks.BottleneckBlock`.
       zero_init: see `flaxres.models.blocks.Block`.
       remat: keep only the input of each block for the gradient; see `flaxres.models.remat`.
+      scan: all but the first block of a stage are one loop; see `flaxres.models.scan`.
 
     Raises (when called):
       ValueError: an unknown shortcut or norm.
@@ -90,6 +92,7 @@ class ResNet(Net, kw_only=True):
     stride_on: str = "1x1"
     zero_init: bool = False
     remat: bool = False
+    scan: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -109,10 +112,14 @@ class ResNet(Net, kw_only=True):
             x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
-        for stage, blocks in enumerate(self.stages, start=1):
-            for block in range(1, blocks + 1):
-                module = self._block(stage, block, train, layers)
-                x = remat(module, x) if self.remat and train else module(x)
+        for stage, count in enumerate(self.stages, start=1):
+            blocks = [self._block(stage, i, train, layers) for i in range(1, count + 1)]
+            # The first one changes the size, and may have another shortcut.
+            in_loop = self.scan and count > 2 and not self.is_initializing()
+            for block in blocks[:1] if in_loop else blocks:
+                x = remat(block, x) if self.remat and train else block(x)
+            if in_loop:
+                x = scan_blocks(self, blocks[1:], x, remat=self.remat and train)
         if self.pre_activation:
             x = norm_relu(layers.norm(name="last_norm"), x)
         return classify(x, self.num_classes)
