@@ -1,4 +1,4 @@
-"""Memory of training: flaxres with and without rematerialisation, and PyTorch.
+"""Memory of training: flaxres with and without rematerialisation and scan, and PyTorch.
 
 python -m benchmarks.memory --nets=resnet-110,resnet-1202 --batch_size=128 --against=torch
 
@@ -10,6 +10,7 @@ the two. `pip install torch` first, or name an interpreter that has it with --to
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from flaxres.errors import ConfigError
 NETS = flags.DEFINE_list("nets", ["resnet-110"], "Plain, or with option A.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
 REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat.")
+SCAN = flags.DEFINE_list("scan", ["false"], "Values of model.scan.")
 AGAINST = flags.DEFINE_enum("against", "torch", ["torch", "none"], "The peer.")
 MODES = flags.DEFINE_list("modes", ["eager", "compiled"], "Of PyTorch.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has PyTorch.")
@@ -43,12 +45,13 @@ def commands(net: str) -> dict[str, list[str]]:
     """
     image = ",".join(map(str, IMAGE))
     workers = {
-        f"flaxres, remat {remat}": [
+        f"flaxres, remat {remat}, scan {scan}": [
             *(sys.executable, "-m", "benchmarks.flaxres_side"),
             *(f"--config=configs/cifar10.py:{net}", f"--config.batch_size={BATCH_SIZE.value}"),
-            *(f"--config.model.remat={remat}", f"--image={image}", f"--images={IMAGES}"),
+            *(f"--config.model.remat={remat}", f"--config.model.scan={scan}"),
+            *(f"--image={image}", f"--images={IMAGES}"),
         ]
-        for remat in REMAT.value
+        for remat, scan in itertools.product(REMAT.value, SCAN.value)
     }
     if AGAINST.value == "none":
         return workers
@@ -77,7 +80,8 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     memory = worker.ask(memory={})
     worker.close()
     first = worker.ready["first_step"]
-    return {**memory, "step": took["seconds"] / took["steps"], "first_step": first}
+    step, compiled = took["seconds"] / took["steps"], worker.ready["compile"]
+    return {**memory, "step": step, "first_step": first, "compile": compiled}
 
 
 def compare(net: str) -> dict[str, Any]:
@@ -88,12 +92,13 @@ def compare(net: str) -> dict[str, Any]:
             results[name] = measure(command)
         except (RuntimeError, OSError) as error:
             print(f"{name} did not run: {error}", file=sys.stderr)
-    columns = ("", "host GiB", "device GiB", "s to first step", "s/step")
+    columns = ("", "host GiB", "device GiB", "s to compile", "s to first step", "s/step")
     rows = [
         (
             name,
             f"{result['host'] / 2**30:.2f}",
             f"{result['device'] / 2**30:.2f}" if result["device"] else "",
+            f"{result['compile']:.1f}",
             f"{result['first_step']:.1f}",
             f"{result['step']:.2f}",
         )

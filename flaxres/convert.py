@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise WeightsError(f"reading {path} needs PyTorch: pip install torch") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that it then refuses
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

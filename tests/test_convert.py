@@ -90,7 +90,7 @@ def test_a_file(tmp_path):
         (lambda w: w.pop("fc.bias"), "it has no fc.bias for dense/bias"),
         (lambda w: w.update({"fc.weight": np.zeros((5, 64))}), "fc.weight has shape"),
         (lambda w: w.update({"layer4.0.conv1.weight": np.zeros(3)}), "no place for 1 of its"),
-        (lambda w: w.clear(), "is not of resnet-8-B: it has no conv1.weight"),
+        (lambda w: w.clear(), r"is not of resnet-8-B: it has no \w+\."),
     ],
 )
 def test_state_dicts_of_other_nets(change, message):
@@ -161,7 +161,7 @@ def test_training_begins_with_them(tmp_path, python):
     shapes = {"params": like.params, "batch_stats": like.batch_stats}
     expected = convert(arrays(theirs), shapes, config)["params"]
     jax.tree.map(
-        lambda ours, leaf: np.testing.assert_allclose(ours, leaf, rtol=1e-6),
+        lambda ours, leaf: np.testing.assert_allclose(ours, leaf, rtol=1e-6, atol=1e-12),
         state.params,
         expected,
     )

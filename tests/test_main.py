@@ -114,7 +114,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
             ("depth must be 6n+2 (20, 32, 44, ...), got 51",),
         ),
         (("--config=configs/digits.py", "--config.model.shortcut=D"), ("got 'D'",)),
-        (("--config=configs/digits.py", "--config.model.name=vgg"), ("got 'vgg'",)),
+        (("--config=configs/digits.py", "--config.model.name=alexnet"), ("got 'alexnet'",)),
         (("--config=configs/digits.py", "--config.batch_size=5000"), ("at most 1,437",)),
     ],
 )

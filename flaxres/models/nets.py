@@ -215,7 +215,10 @@ def check_model(model: ConfigDict) -> None:
     for field, value in FIELDS.items():
         unread = field not in family.fields
         if unread and model[field] != value:
-            raise ValueError(f"model.{field} is not a field of {model.name} nets")
+            raise ValueError(
+                f"model.{field} is not a field of {model.name} nets, got {model[field]!r}; choose "
+                f"a net by its name after the config file ({EXAMPLES})"
+            )
     family.check(model)
 
 

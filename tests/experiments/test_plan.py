@@ -37,7 +37,7 @@ def test_a_grid():
 @pytest.mark.parametrize("config", ["digits", "cifar10"])
 def test_the_sweeps_that_are_there(path, config):
     plans = load_sweep(f"{path}:configs/{config}.py", {})
-    assert sum(plan.config.num_replicas for plan in plans) >= 15
+    assert sum(plan.config.num_replicas for plan in plans) >= 6
     seeds = {seed for plan in plans for seed in replicas.seeds(plan.config)}
     assert seeds == {0, 1, 2}
     assert {plan.config.dataset.name for plan in plans} == {config}

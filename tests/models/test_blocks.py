@@ -7,6 +7,7 @@ from flaxres.models.blocks import BasicBlock
 from flaxres.models.layers import Layers, make_conv
 from flaxres.models.norms import NoNorm, make_norm
 from flaxres.models.shortcuts import Shortcut
+from tests.conftest import cifar_net, init
 
 CONV = make_conv()
 
@@ -58,3 +59,37 @@ def test_a_basic_block_by_hand():
     hidden = np.maximum(batch_norm(conv(x, kernels[0])), 0)
     expected = np.maximum(batch_norm(conv(hidden, kernels[1])) + x, 0)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("pre_activation", [False, True])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_init_begins_as_the_shortcut(block, pre_activation, norm):
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    depth = 8 if block == "basic" else 11
+    net = cifar_net(
+        depth,
+        "A",
+        zero_init=True,
+        block=block,
+        pre_activation=pre_activation,
+        norm=norm,
+        widths=(8, 8, 16),
+    )
+    variables = init(net, images)
+    if pre_activation:
+        last = "conv2" if block == "basic" else "conv3"  # no norm follows it
+        for stage in (1, 2, 3):
+            assert not variables["params"][f"stage{stage}_block1"][last]["kernel"].any()
+        return
+    logits = net.apply(variables, images, train=False)
+    # Nothing is left of a block but the pixels and channels that option A takes.
+    params = variables["params"]
+    x = CONV(8, 3, use_bias=norm == "none").apply({"params": params["conv"]}, images)
+    constructor = make_norm(norm, train=False, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)
+    own = {name: variables[name]["norm"] for name in variables if "norm" in variables[name]}
+    x = jax.nn.relu(constructor().apply(own, x))
+    features = x[:, ::4, ::4].mean((1, 2))
+    kernel = params["dense"]["kernel"]
+    expected = features @ kernel[: features.shape[-1]] + params["dense"]["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

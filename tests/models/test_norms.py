@@ -52,3 +52,18 @@ def test_no_norm_is_the_identity():
 def test_unknown_norm():
     with pytest.raises(ValueError, match=r"must be one of batch, .*, got 'bacth'"):
         norm("bacth")
+
+
+def test_instance_norm_with_running_statistics_by_hand():
+    x = np.asarray(3 + 2 * jax.random.normal(jax.random.key(0), (8, 4, 4, 3)))
+    variables = norm("instance-running").init(jax.random.key(1), x)
+    y, updated = norm("instance-running").apply(variables, x, mutable=["batch_stats"])
+    alone, _ = norm("instance").init_with_output(jax.random.key(1), x)
+    np.testing.assert_allclose(y, alone, rtol=1e-5, atol=1e-5)
+    mean, var = x.mean((1, 2)).mean(0), x.var((1, 2)).mean(0)
+    running = updated["batch_stats"]
+    np.testing.assert_allclose(running["instance_mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(running["instance_var"], 0.9 + 0.1 * var, rtol=1e-5)
+    y = norm("instance-running", train=False).apply({**variables, **updated}, x)
+    expected = (x - 0.1 * mean) / np.sqrt(0.9 + 0.1 * var + 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
