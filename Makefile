@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Test modules on up to four cores; a module's tests stay together, as they share fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: degradation test test-fast test-prepare test-cluster benchmark lint clean
+.PHONY: degradation test test-fast test-prepare test-nets test-cluster benchmark lint clean
 .DELETE_ON_ERROR:
 
 # The digits experiment: eight nets, figures and a table. Goes on where it was when stopped.
@@ -17,11 +17,15 @@ test: lint
 
 # Without the tests that are marked slow.
 test-fast: .venv/dev
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster and not nets"
 
 # Preparing a TFDS set, with TensorFlow, which nothing else needs.
 test-prepare: .venv/prepare
 	$(BIN)/python -m pytest tests/data/test_prepare.py
+
+# An epoch of the digits with every net of the papers, in its full size; an hour on two cores.
+test-nets: .venv/dev
+	$(BIN)/python -m pytest tests/test_every_net.py -m nets
 
 # Sweeps on a real Ray cluster and a real SLURM, both on this machine. SLURM and munge are the
 # system's (Debian: apt install slurm-wlm munge) and need root; without them its tests are skipped.
