@@ -30,7 +30,7 @@ from experiments.driver import Progress, State
 from experiments.plan import Plan, grid, make_plans
 from experiments.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
 from flaxres import cli
-from flaxres.config import flatten
+from flaxres.config import flatten, net_name
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.workdir import CONFIG_FILE, differing_fields, write_atomically
 
@@ -56,7 +56,7 @@ def plans_by_value() -> list[Plan]:
     """All runs, the most valuable first.
 
     Raises:
-      ConfigError: a net in --config, or one that does not exist.
+      ConfigError: a net in --config, or one that does not exist or is of another paper.
     """
     path, _, net = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if net:
@@ -66,7 +66,15 @@ def plans_by_value() -> list[Plan]:
     entries += grid(path, first | deep, range(1, SEEDS.value))
     if not entries:
         raise ConfigError("--nets and --deep_nets are empty; give e.g. --nets=plain-20,resnet-20")
-    return make_plans(entries, cli.get_overrides())
+    plans = make_plans(entries, cli.get_overrides())
+    for plan in plans:
+        model = plan.config.model
+        if model.name not in ("plain", "resnet") or model.block != "basic":
+            raise ConfigError(
+                f"--nets and --deep_nets take the plain and residual nets of section 4.2, got "
+                f"{net_name(model)}; experiments.sweep trains others"
+            )
+    return plans
 
 
 class Results:

@@ -94,7 +94,9 @@ def responses_of_run(config: ConfigDict, workdir: Path, say: Callable[[str], Non
         state = checkpoints.restore(Programs(config, dataset).state_shape, say)
     if state is None:
         raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
-    model = create_model(config.model, dataset.num_classes, config.dtype)
+    unrolled = config.model.copy_and_resolve_references()
+    unrolled.scan = False  # in a loop no layer has a name
+    model = create_model(unrolled, dataset.num_classes, config.dtype)
     test, mean = dataset.test.images, jnp.asarray(dataset.mean_image())
     return layer_responses(model, state.variables, test, mean, config.eval_batch_size)
 

@@ -92,6 +92,7 @@ def test_slices_of_time_and_peers(python, directory):
     [
         (("--nets=", "--deep_nets="), "--nets and --deep_nets are empty"),
         (("--nets=resnet-9",), "depth must be 6n+2"),
+        (("--nets=preact-20",), "take the plain and residual nets of section 4.2, got preact-20"),
         (("--seeds=0",), "seeds"),
     ],
 )
