@@ -13,7 +13,8 @@ from ml_collections import ConfigDict, config_dict
 
 from flaxres.devices import PARALLELISMS
 from flaxres.errors import ConfigError
-from flaxres.models.nets import FIELDS, check_model, fields_of, net_name
+from flaxres.models.names import fields_of, net_name
+from flaxres.models.nets import FIELDS, check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
 
 __all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
@@ -92,7 +93,7 @@ def default_config() -> ConfigDict:
 
 
 def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
-    """Sets the fields of the net that `net` names (`flaxres.models.nets`); returns `config`.
+    """Sets the fields of the net that `net` names (`flaxres.models.names`); returns `config`.
 
     CIFAR's residual nets of 110 layers and more also get the warm-up of He15, section 4.2.
 
