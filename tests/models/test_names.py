@@ -1,0 +1,64 @@
+import pytest
+
+from flaxres.config import check_config, default_config, net_name, set_net
+from flaxres.errors import ConfigError
+
+NAMES = {
+    "cifar": [
+        *("plain-20", "resnet-56", "resnet-50", "resnet-56-B", "resnet-164-bottleneck"),
+        *("resnet-164", "resnet-110-exclusive-gate", "preact-110", "preact-164-basic"),
+        *("preact-164", "resnext-29-8x64d", "densenet-40-12", "densenet-bc-100-12"),
+        *("vgg-13", "vgg-13-skip", "lenet-5", "stargan-6"),
+    ],
+    "imagenet": [
+        *("plain-34", "resnet-18", "resnet-34-C", "resnet-50", "preact-50", "resnext-50-32x4d"),
+        *("densenet-121", "vgg-16", "vgg-13-skip"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("stem", "net"), [(s, net) for s, nets in NAMES.items() for net in nets])
+def test_names_there_and_back(stem, net):
+    config = set_net(default_config(), net, stem)
+    check_config(config)
+    assert net_name(config.model) == net
+
+
+def test_a_name_leaves_nothing_of_the_one_before():
+    config = set_net(set_net(default_config(), "densenet-bc-100-12"), "resnet-20")
+    assert config.to_json() == set_net(default_config(), "resnet-20").to_json()
+
+
+@pytest.mark.parametrize(
+    ("net", "stem", "fields"),
+    [
+        # He15 (arXiv 1512.03385), table 1 and section 4.2; He16 (arXiv 1603.05027), tables 2 and 4.
+        ("resnet-50", "cifar", ("basic", "A", (16, 32, 64), "1x1")),
+        ("resnet-50", "imagenet", ("bottleneck", "B", (64, 128, 256, 512), "1x1")),
+        ("plain-34", "imagenet", ("basic", "none", (64, 128, 256, 512), "1x1")),
+        ("preact-164", "cifar", ("bottleneck", "B", (16, 32, 64), "1x1")),
+        ("preact-110", "cifar", ("basic", "A", (16, 32, 64), "1x1")),
+        ("resnext-29-8x64d", "cifar", ("bottleneck", "B", (64, 128, 256), "3x3")),
+    ],
+)
+def test_what_a_name_stands_for(net, stem, fields):
+    model = set_net(default_config(), net, stem).model
+    assert (model.block, model.shortcut, model.widths, model.stride_on) == fields
+
+
+@pytest.mark.parametrize(
+    "net", ["resnext-29", "resnext-29-8x64", "densenet-bc", "vgg-13-skips", "lenet-6", "stargan"]
+)
+def test_names_that_mean_no_net(net):
+    with pytest.raises(ConfigError, match=rf"net must be FAMILY-DEPTH, .*, got '{net}'"):
+        set_net(default_config(), net)
+
+
+def test_the_warm_up_is_of_deep_residual_nets_on_cifar():
+    warm = [
+        net
+        for net in ("plain-110", "resnet-56", "resnet-110", "preact-164", "densenet-bc-190-40")
+        if set_net(default_config(), net).warmup.enabled
+    ]
+    assert warm == ["resnet-110", "preact-164"]
+    assert not set_net(default_config(), "resnet-152", "imagenet").warmup.enabled
