@@ -6,8 +6,11 @@ The steps are written for one device and name the axis `AXIS` where devices exch
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +36,21 @@ SETTLE = 0.01
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
 Function = Callable[[PyTree, PyTree, Any], PyTree]
+
+
+def device_name() -> str:
+    """What the steps run on: the accelerator's kind, or the processor's model and number of cores."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or platform.machine()
+    return f"{model}, {cores} cores"
 
 
 class Devices:

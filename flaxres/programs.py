@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import flaxres
 from flaxres.data import Dataset, Split
 from flaxres.data.order import EpochOrder, evaluation_rows
-from flaxres.devices import AXIS, Devices, Function
+from flaxres.devices import AXIS, Devices, Function, device_name
 from flaxres.errors import ConfigError
 from flaxres.metrics import Sums, total
 from flaxres.models import create_model
@@ -114,7 +114,7 @@ class Programs:
         params = jax.tree.leaves(self.state_shape.params)
         return {
             "params": sum(leaf.size for leaf in params) // self._config.num_replicas,
-            "device": jax.devices()[0].device_kind,
+            "device": device_name(),
             "devices": self.devices.size,
             "processes": jax.process_count(),
             "jax": jax.__version__,

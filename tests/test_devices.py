@@ -202,3 +202,11 @@ def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch
         assert all(leaf.is_ready() for leaf in jax.tree.leaves(before))
     *before, _ = programs.launch_evaluation(state, programs.put(dataset.test))
     assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, before)))
+
+
+def test_the_name_of_a_processor():
+    import os
+
+    name = devices.device_name()
+    assert name.endswith(f", {len(os.sched_getaffinity(0))} cores")
+    assert len(name) > len(", 2 cores")
