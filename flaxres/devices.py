@@ -39,7 +39,7 @@ Function = Callable[[PyTree, PyTree, Any], PyTree]
 
 
 def device_name() -> str:
-    """What the steps run on: the accelerator's kind, or the processor's model and number of cores."""
+    """The accelerator's kind, or the processor's model and the cores that it may use."""
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind
