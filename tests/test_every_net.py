@@ -9,16 +9,13 @@ from flaxres.train import train_and_evaluate
 
 # Families in a size that compiles in seconds: net, stem, pixels, other fields of the model.
 SMALL = [
-    ("resnet-8-exclusive-gate", "cifar", 8, {"widths": (4, 8, 8)}),
     ("resnet-8-dropout", "cifar", 8, {"widths": (4, 8, 8)}),
     ("preact-11-bottleneck", "cifar", 8, {"widths": (4, 8, 8)}),
     ("resnext-11-2x4d", "cifar", 8, {"widths": (4, 8, 8)}),
     ("resnet-18", "imagenet", 32, {"widths": (4, 4, 8, 8), "zero_init": True}),
     ("densenet-bc-16-4", "cifar", 8, {}),
-    ("vgg-11-skip", "cifar", 32, {"widths": (4, 4, 8, 8, 8)}),
     ("vgg-11", "imagenet", 32, {"widths": (4, 4, 8, 8, 8), "hidden": (16,)}),
     ("lenet-5", "cifar", 8, {}),
-    ("stargan-1", "cifar", 8, {"widths": (4, 8, 8)}),
     ("stargan-1", "cifar", 8, {"widths": (4, 8, 8), "norm": "instance-running"}),
 ]
 PAPERS = [
