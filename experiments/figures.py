@@ -190,9 +190,11 @@ def _save(
     chosen from more, else those of all nets.
     """
     group = next(iter(runs.values()))
-    seeds = max(len(group) for group in runs.values())
+    seeds = sorted({len(group) for group in runs.values()})
     note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
-    note += f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
+    if seeds[-1] > 1:
+        counts = " to ".join(map(str, (seeds[0], seeds[-1])[len(seeds) == 1 :]))
+        note += f", mean and standard deviation of {counts} seeds"
     note += f"; {what}" if what else "; dotted: the learning rate drops"
     finished = sum(run.finished for group in runs.values() for run in group)
     planned = [name.rpartition("/")[0] for name in planned_runs(path.parent)]

@@ -75,6 +75,9 @@ def test_a_band_for_several_seeds_and_iterations_in_ten_thousands(tmp_path, draw
     np.testing.assert_allclose(lines(axes)[0][2], [0.001, 0.002])
     assert "2 seeds" in title(drawn["figure6"])
     assert set(drawn) == {"figure6"}  # no plain nets, no figure 1
+    write_run(tmp_path, "resnet-32", 0, (90.0, 15.0), num_steps=64_000)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert "of 1 to 2 seeds" in title(drawn["figure6"])
 
 
 def test_runs_that_have_only_begun(tmp_path, drawn):
