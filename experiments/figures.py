@@ -194,7 +194,7 @@ def _save(
     note = f"{group[0].config['dataset.name']}, {group[0].config['num_steps']:,} iterations"
     if seeds[-1] > 1:
         counts = " to ".join(map(str, (seeds[0], seeds[-1])[len(seeds) == 1 :]))
-        note += f", mean and standard deviation of {counts} seeds"
+        note += f", mean {'' if what else 'and standard deviation '}of {counts} seeds"
     note += f"; {what}" if what else "; dotted: the learning rate drops"
     finished = sum(run.finished for group in runs.values() for run in group)
     planned = [name.rpartition("/")[0] for name in planned_runs(path.parent)]
