@@ -51,7 +51,27 @@ class Block(nn.Module, kw_only=True):
         return nn.initializers.zeros if self.zero_init and not followed else he_normal
 
 
-class BasicBlock(Block):
+class PostActBlock(Block):
+    """What blocks of He15 have: norm after each convolution, ReLU after the addition."""
+
+    def finish(self, x: jax.Array, y: jax.Array, number: int, size: int) -> jax.Array:
+        """Norm and ReLU of `y`, the last convolution, its norm, the shortcut of `x`, and ReLU.
+
+        Args:
+          x: the block's input.
+          y: the output of the convolution before the last.
+          number: of the last convolution.
+          size: of its kernel.
+        """
+        conv, norm = self.layers
+        last = {"name": f"conv{number}", "kernel_init": self.last_kernel_init(before_norm=True)}
+        last_conv = functools.partial(conv, self.filters, size, **last)
+        y = norm_relu_conv(norm(name=f"norm{number - 1}"), last_conv, y)
+        options = {"stride": self.stride, "layers": self.layers}
+        return add_and_relu(self.shortcut, x, self.last_norm(f"norm{number}"), y, **options)
+
+
+class BasicBlock(PostActBlock):
     """Two 3x3 convolutions, each with norm; the shortcut is added before the last ReLU.
 
     He15 (arXiv 1512.03385), figure 2 and section 3.3.
@@ -60,16 +80,11 @@ class BasicBlock(Block):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        conv, norm = self.layers
-        y = conv(self.filters, 3, self.stride, name="conv1")(x)
-        last = {"kernel_init": self.last_kernel_init(before_norm=True)}
-        conv2 = functools.partial(conv, self.filters, 3, name="conv2", **last)
-        y = norm_relu_conv(norm(name="norm1"), conv2, y)
-        options = {"stride": self.stride, "layers": self.layers}
-        return add_and_relu(self.shortcut, x, self.last_norm("norm2"), y, **options)
+        y = self.layers.conv(self.filters, 3, self.stride, name="conv1")(x)
+        return self.finish(x, y, number=2, size=3)
 
 
-class BottleneckBlock(Block, kw_only=True):
+class BottleneckBlock(PostActBlock, kw_only=True):
     """1x1, 3x3 and 1x1 convolutions, each with norm, narrow on the inside; ReLU after the addition.
 
     He15, figure 5 right. With several groups the block of ResNeXt: Xie17 (arXiv 1611.05431),
@@ -94,11 +109,7 @@ class BottleneckBlock(Block, kw_only=True):
         stride = self.stride if self.stride_on == "3x3" else 1
         conv2 = functools.partial(conv, self.inner, 3, stride, self.groups, name="conv2")
         y = norm_relu_conv(norm(name="norm1"), conv2, y)
-        last = {"kernel_init": self.last_kernel_init(before_norm=True)}
-        conv3 = functools.partial(conv, self.filters, 1, name="conv3", **last)
-        y = norm_relu_conv(norm(name="norm2"), conv3, y)
-        options = {"stride": self.stride, "layers": self.layers}
-        return add_and_relu(self.shortcut, x, self.last_norm("norm3"), y, **options)
+        return self.finish(x, y, number=3, size=1)
 
 
 class PreActBlock(Block, kw_only=True):

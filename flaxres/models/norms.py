@@ -199,15 +199,15 @@ def make_norm(
     Raises:
       ValueError: `name` is not one of `NORMS`.
     """
+    running = {
+        "use_running_average": not train,
+        "momentum": momentum,
+        "epsilon": epsilon,
+        "dtype": dtype,
+        "axis_name": axis,
+    }
     if name == "batch":
-        return functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            momentum=momentum,
-            epsilon=epsilon,
-            dtype=dtype,
-            axis_name=axis,
-        )
+        return functools.partial(BatchNorm, **running)
     if name == "layer":  # over height, width and channels of each image
         return functools.partial(
             nn.LayerNorm, epsilon=epsilon, dtype=dtype, reduction_axes=(-3, -2, -1)
@@ -219,14 +219,7 @@ def make_norm(
     if name == "instance":
         return functools.partial(InstanceNorm, epsilon=epsilon, dtype=dtype)
     if name == "instance-running":
-        return functools.partial(
-            RunningInstanceNorm,
-            use_running_average=not train,
-            momentum=momentum,
-            epsilon=epsilon,
-            dtype=dtype,
-            axis_name=axis,
-        )
+        return functools.partial(RunningInstanceNorm, **running)
     if name == "none":
         return NoNorm
     raise ValueError(f"model.norm must be one of {', '.join(NORMS)}, got {name!r}")
