@@ -159,9 +159,6 @@ def check_config(config: ConfigDict) -> None:
         check_model(config.model)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if config.model.norm == "group":
-        widths = flat["model.widths"]
-        need(all(w % 8 == 0 for w in widths), "model.widths", "multiples of 8 for group norm")
     for field in (
         *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
         *(

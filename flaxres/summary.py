@@ -96,13 +96,35 @@ def print_summary(config: ConfigDict) -> None:
     console = _console()
     console.print(table)
     console.print(
-        f"{params:,} params, {macs / 1e6:,.4g}M MACs, {activations / 1e6:,.4g}M activations",
+        f"{params:,} params, {_millions(macs)} MACs, {_millions(activations)} activations",
         highlight=False,
     )
 
 
+def block_weights(layers: Sequence[Layer]) -> dict[int, int]:
+    """Weights of the convolutions in a block by its channels: He15, figure 5.
+
+    Of blocks that keep size and channels, so those of the identity shortcut; gates are not counted.
+    A net without such blocks has none.
+    """
+    blocks: dict[str, list[Layer]] = {}
+    for layer in layers:
+        block, _, name = layer.name.rpartition("/")
+        if layer.macs and name.startswith("conv") and not block.endswith("_block1"):
+            blocks.setdefault(block, []).append(layer)
+    blocks.pop("", None)  # convolutions outside of blocks
+    return {
+        convs[-1].output_shape[-1]: sum(conv.params for conv in convs)
+        for block, convs in blocks.items()
+        if "_block" in block
+    }
+
+
 def print_comparison(configs: Sequence[ConfigDict]) -> None:
     """Prints a line for the net of each config: depth, params, MACs and activations.
+
+    Then, where nets have blocks, the weights of one by its channels, which shows what a bottleneck
+    saves.
 
     Raises:
       UserError: see `print_summary`.
@@ -114,9 +136,21 @@ def print_comparison(configs: Sequence[ConfigDict]) -> None:
         table.add_column(column, justify="left" if column == "net" else "right")
     for config, layers, _ in rows:
         params, macs, activations = _totals(layers)
-        counts = (f"{count / 1e6:,.4g}M" for count in (macs, activations))
+        counts = (_millions(count) for count in (macs, activations))
         table.add_row(net_name(config.model), str(config.model.depth), f"{params:,}", *counts)
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    blocks = {net_name(config.model): block_weights(layers) for config, layers, _ in rows}
+    channels = sorted(set().union(*blocks.values()))
+    if not channels:
+        return
+    table = Table(title="weights of the convolutions in a block, by its channels")
+    for column in ("net", *map(str, channels)):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    for net, weights in blocks.items():
+        if weights:
+            table.add_row(net, *(f"{weights[c]:,}" if c in weights else "" for c in channels))
+    console.print(table)
 
 
 def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
@@ -131,6 +165,11 @@ def _totals(layers: Sequence[Layer]) -> tuple[int, int, int]:
     """Params, MACs and activations."""
     counts = ((layer.params, layer.macs, layer.activations) for layer in layers)
     return tuple(map(sum, zip(*counts, strict=True)))
+
+
+def _millions(count: int) -> str:
+    """With four digits, as the papers give them."""
+    return f"{count / 1e6:,.4g}M" if count < 1e10 else f"{count / 1e6:,.0f}M"
 
 
 def _console() -> Console:

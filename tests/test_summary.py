@@ -1,8 +1,8 @@
 import pytest
 
-from configs import cifar10
+from configs import cifar10, imagenet
 from flaxres.models import create_model
-from flaxres.summary import summarise
+from flaxres.summary import block_weights, summarise
 
 IMAGE = (32, 32, 3)
 
@@ -48,6 +48,19 @@ def test_layers_by_hand():
     assert (dense.output_shape, dense.params, dense.macs) == ((10,), 650, 640)
     assert (first.activations, norm.activations, dense.activations) == (32 * 32 * 16, 0, 10)
     assert (next(iter(layers)), next(reversed(layers))) == ("conv", "dense")
+
+
+def test_weights_of_blocks_by_their_channels():
+    """He15, figure 5: two 3x3 convolutions at 256 channels against 256-64-64-256."""
+    nets = {}
+    for net in ("resnet-34", "resnet-50", "densenet-121"):
+        model = imagenet.get_config(net).model
+        nets[net] = block_weights(summarise(create_model(model, 1000), (224, 224, 3)))
+    assert nets["resnet-34"] == {c: 2 * 9 * c * c for c in (64, 128, 256, 512)}
+    assert nets["resnet-34"][256] == 1_179_648
+    assert nets["resnet-50"][256] == 69_632
+    assert list(nets["resnet-50"]) == [256, 512, 1024, 2048]
+    assert nets["densenet-121"] == {}
 
 
 def test_a_layer_counts_once_with_and_without_the_cpu_kernels(config):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import Layers, Net, apply_stem, classify
+from flaxres.models.layers import STEM_STRIDES, Layers, Net, apply_stem, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 BOTTLENECK = 4  # channels of a bottleneck for each new feature map (Huang17, section 3)
@@ -108,6 +108,7 @@ class DenseNet(Net, kw_only=True):
 
     Raises (when called):
       ValueError: an unknown norm.
+      ConfigError: images smaller than all strides together.
     """
 
     stages: tuple[int, ...]
@@ -119,6 +120,7 @@ class DenseNet(Net, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
+        check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = self.layers(train)
         x = jnp.asarray(x, self.dtype)
         # Huang17, section 4.2: 16 filters, or twice the growth rate in DenseNet-BC and on ImageNet.

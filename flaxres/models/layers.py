@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxres.cpu.kernels import conv_general_dilated
+from flaxres.errors import ConfigError
 from flaxres.models.norms import make_norm, norm_relu
 
 # He-2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian of std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+STEM_STRIDES = {"cifar": 1, "imagenet": 4}  # of `apply_stem`
 
 
 class Layers(NamedTuple):
@@ -85,6 +88,20 @@ class Net(nn.Module, kw_only=True):
             axis=self.axis,
         )
         return Layers(make_conv(use_bias=self.norm == "none", dtype=self.dtype), norm)
+
+
+def check_size(images: jax.Array, stride: int) -> None:
+    """Checks that images (batch, height, width, channels) leave a pixel after all strides.
+
+    Raises:
+      ConfigError: they have fewer pixels than `stride`, the product of the strides.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) < stride:
+        raise ConfigError(
+            f"this net needs images of at least {stride} x {stride} pixels, got {height} x "
+            f"{width}; scale them with --config.dataset.image_size={stride}, or choose another net"
+        )
 
 
 def apply_stem(kind: str, x: jax.Array, filters: int, layers: Layers) -> jax.Array:

@@ -108,6 +108,24 @@ class InstanceNorm(nn.InstanceNorm):
         return super().__call__(x)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Flax's group norm, over height, width and `group_size` channels; with scale and bias.
+
+    Raises (when called):
+      ConfigError: channels that the size of a group does not divide.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, channels), the same out as in."""
+        if x.shape[-1] % self.group_size:
+            raise ConfigError(
+                f"model.norm cannot be group norm here: {x.shape[-1]} channels are not groups of "
+                f"{self.group_size}; choose other widths or another norm"
+            )
+        return super().__call__(x)
+
+
 class RunningInstanceNorm(nn.Module):
     """Instance norm that evaluates by running statistics, the means of those of the images.
 
@@ -214,7 +232,7 @@ def make_norm(
         )
     if name == "group":  # groups of 8 channels: every width of the CIFAR nets divides by it
         return functools.partial(
-            nn.GroupNorm, num_groups=None, group_size=8, epsilon=epsilon, dtype=dtype
+            GroupNorm, num_groups=None, group_size=8, epsilon=epsilon, dtype=dtype
         )
     if name == "instance":
         return functools.partial(InstanceNorm, epsilon=epsilon, dtype=dtype)

@@ -18,7 +18,7 @@ from flaxres.models.blocks import (
     PreActBasicBlock,
     PreActBottleneckBlock,
 )
-from flaxres.models.layers import Layers, Net, apply_stem, classify
+from flaxres.models.layers import STEM_STRIDES, Layers, Net, apply_stem, check_size, classify
 from flaxres.models.norms import norm_relu
 from flaxres.models.remat import remat
 from flaxres.models.scan import scan_blocks
@@ -78,7 +78,7 @@ class ResNet(Net, kw_only=True):
 
     Raises (when called):
       ValueError: an unknown shortcut or norm.
-      ConfigError: option A with falling widths.
+      ConfigError: option A with falling widths, or images smaller than all strides together.
     """
 
     stages: tuple[int, ...]
@@ -106,6 +106,7 @@ class ResNet(Net, kw_only=True):
         Returns:
           float32 (batch, num_classes).
         """
+        check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = self.layers(train)
         x = jnp.asarray(x, self.dtype)
         if self.pre_activation and self.stem == "cifar":

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import Layers, Net, classify
+from flaxres.models.layers import Layers, Net, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 
@@ -41,6 +41,7 @@ class StarGan(Net, kw_only=True):
 
     Raises (when called):
       ValueError: an unknown norm.
+      ConfigError: images smaller than both strides together.
     """
 
     depth: int
@@ -49,6 +50,7 @@ class StarGan(Net, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
+        check_size(x, 2 ** (len(self.widths) - 1))
         layers = self.layers(train)
         x = jnp.asarray(x, self.dtype)
         for number, filters in enumerate(self.widths, start=1):

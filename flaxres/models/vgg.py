@@ -10,8 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.errors import ConfigError
-from flaxres.models.layers import Net, classify, he_normal
+from flaxres.models.layers import Net, check_size, classify, he_normal
 from flaxres.models.norms import norm_relu
 
 # Convolutions in each of five stages, by depth: table 1, columns A, B, D and E.
@@ -55,11 +54,7 @@ class Vgg(Net, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
-        if min(x.shape[1:3]) < STRIDE:
-            raise ConfigError(
-                f"VGG needs images of at least {STRIDE} x {STRIDE} pixels, got "
-                f"{x.shape[1]} x {x.shape[2]}"
-            )
+        check_size(x, STRIDE)
         layers = self.layers(train)
         x = jnp.asarray(x, self.dtype)
         left = sum(self.stages)

@@ -86,6 +86,23 @@ def test_a_bottleneck_is_cheaper():
 
 
 @pytest.mark.parametrize(
+    ("net", "stem", "pixels", "norm", "message"),
+    [
+        ("resnet-50", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31; scale them"),
+        ("densenet-121", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31"),
+        ("plain-20", "cifar", 3, "batch", "at least 4 x 4 pixels, got 3 x 3"),
+        ("stargan-6", "cifar", 3, "instance", "at least 4 x 4 pixels"),
+        ("resnet-20", "cifar", 4, "instance", "a map of 1 x 1 pixels has no variance"),
+        ("densenet-40-12", "cifar", 8, "group", "28 channels are not groups of 8"),
+    ],
+)
+def test_images_and_channels_that_do_not_fit(net, stem, pixels, norm, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        count(net, stem, (pixels, pixels, 3), 10, norm=norm)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("net", "fields", "message"),
     [
         ("resnet-20", {"growth_rate": 12}, "model.growth_rate is not a field of resnet nets"),
