@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments import style
 from experiments.runs import Run, are_nets, mean_and_std, planned_runs
 
-# By depth, so that a plain net and its residual twin have one colour (Okabe and Ito's palette,
-# which colour-blind readers can tell apart).
-COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-LINES = ("-", "--", ":")  # where there are more curves than colours
-EXTENSIONS = ("png", "svg")
-LETTERS_PER_INCH = 12  # of the lines on top
+TRAINING = {"linestyle": "--", "linewidth": 1.0}
+TEST = {"linestyle": "-", "linewidth": 2.2}
 
 
 def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
@@ -29,21 +24,18 @@ def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     """
     if are_nets(runs):
         return draw_figures(runs, directory)
-    styles = {}
-    for i, net in enumerate(runs):
-        line = LINES[i // len(COLOURS) % len(LINES)]
-        styles[net] = {"color": COLOURS[i % len(COLOURS)], "linestyle": line, "linewidth": 1.6}
+    looks = {net: style.curve(i) for i, net in enumerate(runs)}
     rows = -(-len(runs) // 4)  # of the legend
     figure = Figure(figsize=(10, 4.0 + 0.25 * rows), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     metrics = {"train_error": "training error", "test_error": "test error"}
     for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
         for net, group in runs.items():
-            _curve(axes, group, metric, **styles[net])
+            _curve(axes, group, metric, looks[net])
         _finish(axes, runs, title)
     panels[1].set_ylabel("")
     _limit(panels, runs)
-    handles = [Line2D([], [], label=net, **style) for net, style in styles.items()]
+    handles = [Line2D([], [], label=net, **look) for net, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return _save(figure, directory / "curves", runs)
 
@@ -58,7 +50,8 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     the layers, and sorted by size.
     """
     depths = sorted({_depth(net) for net in runs})
-    colours = {depth: COLOURS[i % len(COLOURS)] for i, depth in enumerate(depths)}
+    # By depth, so that a plain net and its residual twin look alike.
+    looks = {depth: style.curve(i) for i, depth in enumerate(depths)}
     plain = {net: group for net, group in runs.items() if net.startswith("plain")}
     residual = {net: group for net, group in runs.items() if net not in plain}
 
@@ -66,16 +59,16 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, nets, title in zip(panels, (plain, residual), ("plain", "residual"), strict=True):
         for net, group in nets.items():
-            colour = colours[_depth(net)]
-            _curve(axes, group, "train_error", colour, linestyle="--", linewidth=1.0)
-            _curve(axes, group, "test_error", colour, linewidth=2.2)
+            look = looks[_depth(net)]
+            _curve(axes, group, "train_error", look | TRAINING)
+            _curve(axes, group, "test_error", look | TEST)
         _finish(axes, nets, title)
-        _legend(axes, nets, colours)
+        _legend(axes, nets, looks)
     panels[1].set_ylabel("")
     _limit(panels, runs)
-    styles = [Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="training error")]
-    styles += [Line2D([], [], color="0.3", linewidth=2.2, label="test error")]
-    figure.legend(handles=styles, loc="outside lower center", ncols=2, frameon=False)
+    lines = {"training error": TRAINING, "test error": TEST}
+    handles = [Line2D([], [], color="0.3", label=name, **line) for name, line in lines.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     files = _save(figure, directory / "figure6", runs)
 
     if len(plain) > 1:
@@ -86,42 +79,49 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
             panels, ("train_error", "test_error"), ("training error", "test error"), strict=True
         ):
             for net, group in ends.items():
-                _curve(axes, group, metric, colours[_depth(net)], linewidth=2.0)
+                _curve(axes, group, metric, looks[_depth(net)])
             _finish(axes, ends, title)
-            _legend(axes, ends, colours)
+            _legend(axes, ends, looks)
         panels[1].set_ylabel("")
         _limit(panels, ends)
         files += _save(figure, directory / "figure1", ends, chosen=True)
     known = {net: [run for run in group if run.responses] for net, group in runs.items()}
     if known := {net: group for net, group in known.items() if group}:
-        files += _draw_responses(known, colours, directory / "figure7")
+        files += draw_responses(known, directory / "figure7")
     return files
 
 
-def _draw_responses(runs: dict[str, list[Run]], colours: dict, path: Path) -> list[Path]:
-    """Layer responses, the mean over seeds; a net's colour is that of its depth."""
-    ends = {}
+def draw_responses(runs: dict[str, list[Run]], path: Path) -> list[Path]:
+    """Standard deviation of the layers' responses, the mean over seeds; returns the files.
+
+    Of nets that differ in depth alone those of the paper, as far as they are there, in one look for
+    each depth; plain nets are dashed.
+
+    Args:
+      runs: by net, all with responses.
+      path: of the files, without extension.
+    """
+    depths = {net: _depth(net) for net in runs} if are_nets(runs) else {}
+    chosen = [net for net in runs if net not in depths]
     for kind in ("plain", "resnet"):
-        nets = [net for net in runs if net.startswith(kind)]
-        shallow, deep = (pick(nets, key=_depth, default=None) for pick in (min, max))
-        chosen = [net for net in nets if net in (shallow, deep) or _depth(net) in (56, 110)]
-        ends |= {net: runs[net] for net in chosen}  # those of the paper, as far as they are there
+        own = [depth for net, depth in depths.items() if net.startswith(kind)]
+        ends = (min(own, default=0), max(own, default=0), 56, 110)
+        chosen += [net for net, d in depths.items() if net.startswith(kind) and d in ends]
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    for net, group in ends.items():
-        responses = np.mean([list(run.responses.values()) for run in group], axis=0)
-        line = "--" if net.startswith("plain") else "-"
-        style = {"color": colours[_depth(net)], "linestyle": line, "linewidth": 1.5}
+    order = sorted({depths.get(net, net) for net in chosen}, key=str)
+    for net in chosen:
+        responses = np.mean([list(run.responses.values()) for run in runs[net]], axis=0)
+        look = style.curve(order.index(depths.get(net, net)), len(responses))
+        look["linestyle"] = "--" if net.startswith("plain") else "-"
         for axes, values in zip(panels, (responses, -np.sort(-responses)), strict=True):
-            axes.plot(range(1, len(values) + 1), values, label=net, **style)
+            axes.plot(range(1, len(values) + 1), values, label=net, **look)
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
-        axes.set_xlabel(label)
-        axes.set_ylabel("standard deviation")
+        style.finish(axes, label, "standard deviation")
         axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, ncols=2)
-    return _save(figure, path, ends, "responses of 3x3 layers after batch norm", chosen=True)
+    shown = {net: runs[net] for net in chosen}
+    return _save(figure, path, shown, "responses of 3x3 layers after batch norm", chosen=True)
 
 
 def _depth(net: str) -> int:
@@ -134,37 +134,35 @@ def _scale(runs: dict[str, list[Run]]) -> tuple[float, str]:
     return (1e4, "iterations (1e4)") if longest >= 10_000 else (1, "iterations")
 
 
-def _curve(axes: Axes, group: list[Run], metric: str, color: str, **style) -> None:
+def _curve(axes: Axes, group: list[Run], metric: str, look: dict[str, object]) -> None:
     steps, mean, std = mean_and_std(group, metric)
     if not len(steps):
         return
     steps = steps / _scale({"": group})[0]
-    axes.plot(steps, mean, color=color, marker="." if len(steps) == 1 else "", **style)
+    every = style.curve(style.MARKERS.index(look["marker"]), len(steps))["markevery"]
+    axes.plot(steps, mean, **look, markevery=every)
     if std.any():
-        axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
+        colour = look["color"]
+        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
 
 
 def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
     """Axes and learning-rate drops of one panel."""
-    axes.set_title(title)
-    axes.set_ylabel("error (%)")
-    axes.grid(axis="y", color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    unit, label = _scale(nets) if nets else (1, "")
+    style.finish(axes, label, "error (%)", title)
     if not nets:
         return
-    unit, label = _scale(nets)
-    axes.set_xlabel(label)
     config = next(iter(nets.values()))[0].config
     for step in config["boundaries"]:
-        axes.axvline(step / unit, color="0.6", linestyle=":", linewidth=1.0, zorder=0)
+        axes.axvline(step / unit, color=style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
 
 
-def _legend(axes: Axes, nets: dict[str, list[Run]], colours: dict) -> None:
+def _legend(axes: Axes, nets: dict[str, list[Run]], looks: dict) -> None:
     """The nets of a panel, below it."""
     if not nets:
         return
-    handles = [Line2D([], [], color=colours[_depth(net)], linewidth=2.2, label=net) for net in nets]
+    handles = [Line2D([], [], label=net, **looks[_depth(net)] | TEST) for net in nets]
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 5}
     axes.legend(handles=handles, frameon=False, columnspacing=1.2, handlelength=1.5, **below)
 
@@ -201,11 +199,4 @@ def _save(
     planned = [net for net in planned if net in runs or not chosen]
     total = max(len(planned), sum(map(len, runs.values())))
     note += f"; incomplete: {finished} of {total} runs finished" if finished < total else ""
-    note = textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth()))
-    figure.suptitle(note, fontsize="medium", color="0.3")
-    files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
-    with matplotlib.rc_context({"svg.hashsalt": "flaxres"}):  # the same runs give the same file
-        for file in files:
-            undated = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=150, metadata=undated)
-    return files
+    return style.save(figure, path, note)

@@ -115,11 +115,12 @@ class Results:
             self._started[run.plan.name] = self._thread.submit(self._finish, run.plan)
 
     def _finish(self, plan: Plan) -> None:
-        from experiments.responses import responses_of_run, write_responses
+        from experiments.analyses.base import load
+        from experiments.analyses.responses import responses_of_run, write_responses
 
         workdir, directory = self._workdir / plan.name, self.directory / plan.name
         export(read_run(workdir), directory)
-        write_responses(responses_of_run(plan.config, workdir, print), directory)
+        write_responses(responses_of_run(load(workdir)), directory)
         if DROP_CHECKPOINTS.value:
             shutil.rmtree(workdir / "checkpoints")
 

@@ -29,7 +29,7 @@ from flaxres.workdir import (
 from flaxres.writers import Record, read_metrics
 
 RESULTS_FILE = "metrics.csv"  # in a directory of results
-RESPONSES_FILE = "responses.csv"  # see `experiments.responses`
+RESPONSES_FILE = "responses.csv"  # see `experiments.analyses.responses`
 PLAN_FILE = "sweep.json"  # the fields of every run that a sweep is for, by name
 
 

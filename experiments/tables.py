@@ -180,7 +180,7 @@ def settings(run: Run) -> str:
 def write_runs(runs: dict[str, list[Run]], directory: Path) -> Path:
     """Writes runs.csv, a tidy table with a line for each run of a sweep; returns its path."""
     file = directory / "runs.csv"
-    file.write_text(_csv(run_rows(runs, planned_runs(directory))))
+    file.write_text(as_csv(run_rows(runs, planned_runs(directory))))
     return file
 
 
@@ -203,12 +203,13 @@ def write_tables(
     if details:
         table += f"\n{settings(next(iter(runs.values()))[0])}\n"
     files = [directory / "table.md", directory / "table.csv"]
-    for file, content in zip(files, (table, _csv(rows)), strict=True):
+    for file, content in zip(files, (table, as_csv(rows)), strict=True):
         file.write_text(content)
     return files
 
 
-def _csv(rows: list[dict[str, object]]) -> str:
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """The rows as a CSV file, with a column for each key that any of them has."""
     text = io.StringIO()
     fields = dict.fromkeys(field for row in rows for field in row)
     writer = csv.DictWriter(text, fieldnames=list(fields), lineterminator="\n")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import figures
+from experiments.analyses.responses import write_responses
 from experiments.figures import draw_figures, draw_sweep
-from experiments.responses import write_responses
 from experiments.runs import find_runs
 from tests.experiments.test_runs import write_run
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.responses import write_responses
+from experiments.analyses.responses import write_responses
 from experiments.runs import are_nets, check_comparable, export, find_runs, mean_and_std
 from flaxres.errors import WorkdirError
 from flaxres.workdir import open_workdir

@@ -1,0 +1,1 @@
+"""What trained nets are like inside: one analysis a file, run by `experiments.analyze`."""
