@@ -14,6 +14,7 @@ from experiments.runs import Run, are_nets, mean_and_std, planned_runs
 
 TRAINING = {"linestyle": "--", "linewidth": 1.0}
 TEST = {"linestyle": "-", "linewidth": 2.2}
+MOST_ON_A_LINEAR_AXIS = 30  # the largest value over the smallest
 
 
 def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
@@ -118,7 +119,11 @@ def draw_responses(runs: dict[str, list[Run]], path: Path) -> list[Path]:
             axes.plot(range(1, len(values) + 1), values, label=net, **look)
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
         style.finish(axes, label, "standard deviation")
-        axes.set_ylim(bottom=0)
+    shown = [values for line in panels[0].lines for values in line.get_ydata()]
+    if max(shown) > MOST_ON_A_LINEAR_AXIS * max(min(shown), 1e-9):
+        panels[0].set_yscale("log")
+    else:
+        panels[0].set_ylim(bottom=0)
     panels[0].legend(frameon=False, ncols=2)
     shown = {net: runs[net] for net in chosen}
     return _save(figure, path, shown, "responses of 3x3 layers after batch norm", chosen=True)
