@@ -18,7 +18,8 @@ from absl import flags
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 
-# A module of `experiments.analyses` each, with `analyse(directories, output) -> files`.
+# A module of `experiments.analyses` each, with `analyse(directories, output) -> files` and, where it
+# has flags of its own, `define_flags()`: two analyses may have flags of one name.
 ANALYSES = {
     "responses": "how strongly each 3x3 layer responds (He15, figure 7)",
     "gradients": "gradient norms and activation scales by layer, over training",
@@ -56,7 +57,10 @@ def take_name() -> ModuleType:
     if given[0] not in ANALYSES:
         raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {given[0]!r}")
     del sys.argv[1]
-    return importlib.import_module(f"experiments.analyses.{given[0]}")
+    analysis = importlib.import_module(f"experiments.analyses.{given[0]}")
+    getattr(analysis, "define_flags", lambda: None)()
+    flags.adopt_module_key_flags(analysis)  # so that --help shows them
+    return analysis
 
 
 def main(analysis: ModuleType) -> None:
