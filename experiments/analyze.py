@@ -18,8 +18,8 @@ from absl import flags
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 
-# A module of `experiments.analyses` each, with `analyse(directories, output) -> files` and, where it
-# has flags of its own, `define_flags()`: two analyses may have flags of one name.
+# A module of `experiments.analyses` each, with `analyse(directories, output) -> files` and, where
+# there are flags of its own, `define_flags()`: two analyses may have flags of one name.
 ANALYSES = {
     "responses": "how strongly each 3x3 layer responds (He15, figure 7)",
     "gradients": "gradient norms and activation scales by layer, over training",
