@@ -15,20 +15,10 @@ from types import ModuleType
 
 from absl import flags
 
+from experiments.analyses import ANALYSES
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 
-# A module of `experiments.analyses` each, with `analyse(directories, output) -> files` and, where
-# there are flags of its own, `define_flags()`: two analyses may have flags of one name.
-ANALYSES = {
-    "responses": "how strongly each 3x3 layer responds (He15, figure 7)",
-    "gradients": "gradient norms and activation scales by layer, over training",
-    "population": "error with population statistics of batch norm in place of running ones",
-    "batch_norm": "what batch norm takes and gives: histograms, train/eval gap, scales and shifts",
-    "identity": "a deeper net made of a trained one and identity layers, trained on",
-    "blocks": "error after dropping and shuffling blocks",
-    "landscape": "loss along lines and planes through trained nets",
-}
 WORKDIR = flags.DEFINE_string("workdir", None, "Of a run or a sweep.")
 ONLY = flags.DEFINE_list("only", [], "Patterns of runs, e.g. 'resnet-*,*/seed-0'; else all.")
 OUTPUT = flags.DEFINE_string("output", None, "Where results go; WORKDIR/analyses if not given.")
