@@ -14,7 +14,7 @@ from experiments.runs import Run, planned_runs
 from flaxres.config import DECAYED
 
 # What info.json says of a run that a table should hold.
-INFO = ("params", "device", "devices", "processes", "jax", "flaxres")
+INFO = ("params", "device", "devices", "processes", "jax", "flaxres", "commit")
 
 # Test error in percent, He15 (arXiv 1512.03385), table 6; the paper gives no figures of plain nets.
 PAPER_CIFAR10 = {

@@ -22,6 +22,7 @@ from flaxres.optim import make_optimizer
 from flaxres.replicas import seeds
 from flaxres.state import TrainState, create_state
 from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
+from flaxres.version import commit
 
 PyTree = Any
 
@@ -110,7 +111,7 @@ class Programs:
         return jax.eval_shape(self._create, self._seeds)
 
     def info(self) -> dict[str, object]:
-        """Number of parameters, device and versions, for the record."""
+        """Number of parameters, device, versions and commit, for the record."""
         params = jax.tree.leaves(self.state_shape.params)
         return {
             "params": sum(leaf.size for leaf in params) // self._config.num_replicas,
@@ -119,6 +120,7 @@ class Programs:
             "processes": jax.process_count(),
             "jax": jax.__version__,
             "flaxres": flaxres.__version__,
+            "commit": commit(),
         }
 
     def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:

@@ -1,0 +1,109 @@
+import os
+import re
+import subprocess
+
+import pytest
+
+from flaxres import programs, version
+from flaxres.data import load_dataset
+from flaxres.programs import Programs
+from flaxres.version import commit
+
+WHAT = ("NAME", "EMAIL")
+
+
+def git(directory, *arguments):
+    """Git by itself, with an author and without the settings of this machine."""
+    who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in WHAT}
+    environment = os.environ | who | {"GIT_CONFIG_GLOBAL": os.devnull}
+    command = ["git", "-C", str(directory), *arguments]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package in a repository of one commit, beside a file."""
+    directory = tmp_path / "repository" / "package"
+    directory.mkdir(parents=True)
+    (directory / "__init__.py").write_text("")
+    (directory.parent / "README").write_text("one\n")
+    git(directory.parent, "init", "--quiet")
+    git(directory.parent, "add", ".")
+    git(directory.parent, "commit", "--quiet", "-m", "one")
+    return directory
+
+
+def test_the_commit_is_the_one_that_git_names(package):
+    head = git(package, "rev-parse", "HEAD")
+    assert re.fullmatch("[0-9a-f]{40}", head)
+    assert commit(package) == head
+    (package / "new.py").write_text("")  # not tracked
+    assert commit(package) == head
+    os.utime(package / "__init__.py", (0, 0))  # touched, and as it was
+    assert commit(package) == head
+
+
+@pytest.mark.parametrize("change", ["edited", "removed", "added"])
+def test_changes_are_told(package, change):
+    readme = package.parent / "README"
+    if change == "edited":
+        readme.write_text("two\n")
+    elif change == "removed":
+        readme.unlink()
+    else:
+        (package / "new.py").write_text("")
+        git(package, "add", "new.py")
+    assert commit(package) == git(package, "rev-parse", "HEAD") + "-dirty"
+
+
+def test_the_repository_is_left_as_it_was(package):
+    index = package.parent / ".git" / "index"
+    os.utime(package / "__init__.py", (0, 0))
+    before = index.read_bytes(), index.stat().st_mtime_ns
+    commit(package)
+    assert (index.read_bytes(), index.stat().st_mtime_ns) == before
+
+
+def test_a_copy_that_the_repository_around_it_does_not_track(package):
+    installed = package.parent / ".venv" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert commit(installed) is None
+
+
+def test_no_repository_no_commit_no_git(package, tmp_path, monkeypatch, capfd):
+    bare = tmp_path / "elsewhere"
+    bare.mkdir()
+    (bare / "__init__.py").write_text("")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert commit(bare) is None
+    git(bare, "init", "--quiet")
+    git(bare, "add", ".")
+    assert commit(bare) is None
+    assert commit(tmp_path / "nowhere") is None
+    monkeypatch.setenv("PATH", str(bare))
+    assert commit(package) is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_git_that_hangs(package, tmp_path, monkeypatch):
+    slow = tmp_path / "bin" / "git"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(version, "SECONDS", 0.1)
+    assert commit(package) is None
+
+
+def test_a_hook_s_variables_do_not_lead_elsewhere(package, monkeypatch):
+    head = git(package, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert commit(package) == head
+
+
+def test_a_run_s_info_has_it(config, monkeypatch):
+    monkeypatch.setattr(programs, "commit", lambda: "abc-dirty")
+    info = Programs(config, load_dataset(config.dataset)).info()
+    assert info["commit"] == "abc-dirty"
