@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from flaxres import cli
+from flaxres.errors import ConfigError
 
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary"], "What to do.")
 WORKDIR = flags.DEFINE_string(
@@ -19,6 +20,13 @@ INIT_FROM = flags.DEFINE_string(
     "init_from", None, "A PyTorch state dict to begin with, e.g. resnet50.pth: config.init_from."
 )
 NETS = flags.DEFINE_list("nets", [], "With --mode=summary: nets to compare, a line for each.")
+BATCH_STATS = flags.DEFINE_enum(
+    "batch_stats",
+    "running",
+    ["running", "population"],
+    "With --mode=eval: batch norm's statistics, those kept in training or those of all training "
+    "images, computed anew.",
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -33,6 +41,10 @@ def main() -> None:
     """Runs the mode that the flags ask for."""
     from flaxres.workdir import default_workdir
 
+    if BATCH_STATS.value != "running" and MODE.value != "eval":
+        raise ConfigError(
+            f"--batch_stats={BATCH_STATS.value} is for --mode=eval, got --mode={MODE.value}"
+        )
     config = cli.get_config()
     if INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
@@ -52,7 +64,7 @@ def main() -> None:
     if MODE.value == "eval":
         from flaxres.evaluate import evaluate_run
 
-        record = evaluate_run(config, workdir)
+        record = evaluate_run(config, workdir, batch_stats=BATCH_STATS.value)
         lines = [f"{name}: {value:.6g}" for name, value in record.items()]
     else:
         from flaxres.train import train_and_evaluate
