@@ -52,6 +52,7 @@ def default_config() -> ConfigDict:
     )
 
     config.log_every = 100
+    config.log_layers_every = 0  # gradient norms and activations by layer (layers.jsonl); 0: never
     config.eval_every = 1_000
     config.eval_batch_size = 500
     config.checkpoint_every = 1_000
@@ -89,6 +90,8 @@ def default_config() -> ConfigDict:
     config.model.norm = "batch"
     config.model.norm_momentum = 0.9  # weight of the old running statistics (PyTorch's 0.1)
     config.model.norm_epsilon = 1e-5
+    # Kernels of convolutions begin so many times He-2015's standard deviation, sqrt(2 / fan-in).
+    config.model.init_gain = 1.0
     return config
 
 
@@ -154,6 +157,8 @@ def check_config(config: ConfigDict) -> None:
     one_of("bn_scope", BN_SCOPES)
     alone = config.num_replicas == 1 or config.parallelism == "jit"
     need(alone, "parallelism", "jit where num_replicas is above 1")
+    quiet = config.num_replicas == 1 or config.log_layers_every == 0
+    need(quiet, "log_layers_every", "0 where num_replicas is above 1")
     one_of("model.norm", NORMS)
     try:
         check_model(config.model)
@@ -172,11 +177,14 @@ def check_config(config: ConfigDict) -> None:
         need(flat[field] >= 1, field, "at least 1")
     for field in (
         *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
-        "dataset.image_size",
+        *("dataset.image_size", "log_layers_every"),
     ):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
-    for field in ("learning_rate", "decay_factor", "warmup.learning_rate", "model.norm_epsilon"):
+    for field in (
+        *("learning_rate", "decay_factor", "warmup.learning_rate"),
+        *("model.norm_epsilon", "model.init_gain"),
+    ):
         need(flat[field] > 0, field, "above 0")
     for field in ("momentum", "model.norm_momentum"):
         need(0 <= flat[field] < 1, field, "at least 0 and below 1")

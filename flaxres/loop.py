@@ -43,6 +43,7 @@ class Dispatch:
       is_logged: whether there is a record of it.
       evaluations: sums of each split; {} where no evaluation is due.
       snapshot: of the state, where it is to be saved.
+      layers: statistics of each layer, where they are due.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Dispatch:
     is_logged: bool
     evaluations: Mapping[str, list[Sums]]
     snapshot: Snapshot | None
+    layers: Mapping[str, jax.Array] | None
 
 
 class Loop:
@@ -112,6 +114,8 @@ class Loop:
         config = self._config
         most = steps_per_dispatch(config)
         stopping = 0
+        if self.step == 0 and config.log_layers_every:
+            self._write_layers(0, self._programs.launch_layer_statistics(state, self._train, 0))
         while self.step < config.num_steps and not stopping:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
             num_steps = min(most - self.step % most, config.num_steps - self.step)
@@ -135,6 +139,8 @@ class Loop:
         )
         for split in self._evaluated.values():
             self._programs.compile_evaluation(state, split)
+        if self._config.log_layers_every:
+            self._programs.compile_layer_statistics(state, self._train)
         Snapshot(state)
         self._clock.restart(self.step)
         self._finished = time.perf_counter()
@@ -147,8 +153,11 @@ class Loop:
         if evaluate:
             for name, split in self._evaluated.items():
                 evaluations[name] = self._programs.launch_evaluation(state, split)
+        layers = None
+        if layers_due(self._config, self.step):
+            layers = self._programs.launch_layer_statistics(state, self._train, self.step)
         snapshot = Snapshot(state) if save or stopping else None
-        return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot)
+        return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot, layers)
 
     def _keep_pace(self) -> None:
         """Finishes dispatches when enough are launched, or one has to be written or saved."""
@@ -178,6 +187,8 @@ class Loop:
                 jax.block_until_ready(dispatch.metrics.learning_rate)
             if dispatch.is_logged:
                 self._write(dispatch, rates, metrics.learning_rate)
+            if dispatch.layers is not None:
+                self._write_layers(dispatch.step, dispatch.layers)
             if dispatch.snapshot is not None:
                 # Its record is on disk before, so that no restart leaves a gap.
                 self._checkpoints.save(dispatch.step, dispatch.snapshot, first=self._writers.sync)
@@ -197,6 +208,12 @@ class Loop:
             _check_finite(rates)
             self._writers.write([self.record, *replicas.each(rates, self._config.num_replicas)])
         self._terminal.write(self.record)
+
+    def _write_layers(self, step: int, layers: Mapping[str, jax.Array]) -> None:
+        """Writes the record of the layers' statistics after `step` steps."""
+        record = self._programs.layer_statistics.record(step, jax.device_get(layers))
+        with together():
+            self._writers.write_layers(record)
 
     def _explained(self, error: DivergedError) -> DivergedError:
         """The same error with what is kept and what to try."""
@@ -218,6 +235,12 @@ def due(config: ConfigDict, step: int) -> tuple[bool, bool, bool]:
     periods = (config.log_every, config.eval_every, config.checkpoint_every)
     log, evaluate, save = (last or step % period == 0 for period in periods)
     return log, evaluate, save
+
+
+def layers_due(config: ConfigDict, step: int) -> bool:
+    """Whether to log the layers' statistics once `step` steps are done."""
+    every = config.log_layers_every
+    return every > 0 and (step % every == 0 or step == config.num_steps)
 
 
 class Clock:

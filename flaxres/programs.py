@@ -16,6 +16,7 @@ from flaxres.data import Dataset, Split
 from flaxres.data.order import EpochOrder, evaluation_rows
 from flaxres.devices import AXIS, Devices, Function, device_name
 from flaxres.errors import ConfigError
+from flaxres.layer_statistics import LayerStatistics
 from flaxres.metrics import Sums, total
 from flaxres.models import create_model
 from flaxres.optim import make_optimizer
@@ -56,6 +57,7 @@ class Programs:
         axis = AXIS if self.devices.size > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None
         self._model = create_model(config.model, dataset.num_classes, config.dtype, bn_axis)
+        self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
         self._optimizer = make_optimizer(config)
         self._image_shape = dataset.image_shape
         self._mean = dataset.mean_image()
@@ -158,6 +160,23 @@ class Programs:
             self._compiled[key] = self.devices.compile(self._evaluate, state, arrays, rows)
         return self._compiled[key]
 
+    @functools.cached_property
+    def layer_statistics(self) -> LayerStatistics:
+        """Those of the config's net, not compiled."""
+        return LayerStatistics(self._config, *self._layer_options)
+
+    def compile_layer_statistics(self, state: TrainState, arrays: Arrays) -> Function:
+        """Compiles them for a split of that size, once."""
+        key = ("layers", len(arrays.labels))
+        if key not in self._compiled:
+            rows = self.indices(0, 1)
+            self._compiled[key] = self.devices.compile(self.layer_statistics, state, arrays, rows)
+        return self._compiled[key]
+
+    def launch_layer_statistics(self, state: TrainState, arrays: Arrays, step: int) -> PyTree:
+        """Starts those of the batch that follows `state`, after `step` steps; returns at once."""
+        return self.compile_layer_statistics(state, arrays)(state, arrays, self.indices(step, 1))
+
     def _evaluation_parts(self, arrays: Arrays) -> list[np.ndarray]:
         """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""
         rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
@@ -186,5 +205,6 @@ def steps_per_dispatch(config: ConfigDict) -> int:
     """
     automatic = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
     most = config.steps_per_dispatch or automatic
-    common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
+    periods = (config.log_every, config.eval_every, config.checkpoint_every)
+    common = math.gcd(*periods, config.log_layers_every)  # 0, never, is a multiple of all
     return max(k for k in range(1, min(most, common) + 1) if common % k == 0)

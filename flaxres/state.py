@@ -72,20 +72,28 @@ def create_state(
     Args:
       model: a net of `flaxres.models`.
       optimizer: of `flaxres.optim`.
-      config: the experiment, for its warm-up.
+      config: the experiment, for its warm-up and `model.init_gain`.
       image_shape: (height, width, channels).
       seed: of the parameters, and kept for all random numbers of the training.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with kernels.left_out():  # what the images become is not computed
         variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
+    params = _scale_kernels(variables["params"], config.model.init_gain)
     return TrainState(
         step=jnp.int32(0),
         seed=jnp.asarray(seed, jnp.uint32),
-        params=variables["params"],
+        params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=optimizer.init(params),
         warmup=Warmup.create(config),
         sums=Sums.zeros(),
         learning_rate=jnp.float32(0),
     )
+
+
+def _scale_kernels(params: dict, gain: float) -> dict:
+    """Kernels of convolutions times `gain`."""
+    if gain == 1:
+        return params
+    return jax.tree.map(lambda leaf: gain * leaf if leaf.ndim == 4 else leaf, params)

@@ -59,24 +59,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
-        key = state.key(AUGMENT_STREAM)
-        dropout_key = state.key(DROPOUT_STREAM)
-        if axis is not None:
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
-        images = augment(key, images, pad=config.augment.pad, flip=config.augment.flip, axis=axis)
-
-        def loss_fn(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(
-                variables,
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
-            )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
-
+        loss_fn = make_loss(model, config, state, images, labels, axis)
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         sums = Sums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
         if axis is not None:
@@ -98,6 +81,39 @@ def make_train_step(
         return state, sums
 
     return train_step
+
+
+def make_loss(
+    model: nn.Module,
+    config: ConfigDict,
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    axis: str | None = None,
+) -> Callable[[dict], tuple[jax.Array, tuple[jax.Array, jax.Array, dict]]]:
+    """Returns the function of the parameters that the step after `state` differentiates.
+
+    `loss(params) -> (mean, (losses, logits, batch_stats))`: cross-entropy, mean and each, of the
+    device's normalised `images`, which are augmented here; and the updated running statistics.
+    """
+    dropout_key = state.key(DROPOUT_STREAM)
+    if axis is not None:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
+    key, options = state.key(AUGMENT_STREAM), config.augment
+    images = augment(key, images, pad=options.pad, flip=options.flip, axis=axis)
+
+    def loss(params: dict):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
+
+    return loss
 
 
 def _since_last_log(config: ConfigDict, state: TrainState) -> Sums:

@@ -77,7 +77,7 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
             terminal.say(f"{net} in {workdir} goes on from step {step:,}")
             if config.bn_scope == "device" and before.get("devices", 1) != programs.devices.size:
                 terminal.say(_other_devices(config, before, programs))
-        writers = stack.enter_context(Writers(directories, step))
+        writers = stack.enter_context(Writers(directories, step, config.log_layers_every > 0))
         loop = Loop(config, programs, dataset, writers, checkpoints, terminal)
         if signum := loop.run(state, step, stop):
             raise InterruptedRunError(

@@ -17,10 +17,11 @@ from flaxres.lock import lock
 CONFIG_FILE = "config.json"
 INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
+LAYERS_FILE = "layers.jsonl"
 
 # Fields that may change between the runs of one workdir, as they leave its results alone.
 MAY_CHANGE = (
-    *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints"),
+    *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints", "log_layers_every"),
     # These but for rounding, and the number of devices where batch norm is per device.
     *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices", "model.remat"),
     "model.scan",

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,21 +18,21 @@ from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.distributed import is_first
 from flaxres.errors import WorkdirError
-from flaxres.workdir import METRICS_FILE, write_atomically
+from flaxres.workdir import LAYERS_FILE, METRICS_FILE, write_atomically
 
 Record = dict[str, float]
 REFRESHES = 2  # of the bar in a second; each takes a millisecond from the steps on a CPU
 
 
-def read_metrics(workdir: Path) -> list[Record]:
-    """The records of `metrics.jsonl` in order; [] if there are none.
+def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
+    """The records of `metrics.jsonl`, or of another such file, in order; [] if there are none.
 
     A last line that a killed process left unfinished is left out.
 
     Raises:
       WorkdirError: a line is not a record, or the file cannot be read.
     """
-    path = workdir / METRICS_FILE
+    path = workdir / name
     records = []
     try:
         for line in path.read_bytes().splitlines(keepends=True):
@@ -50,16 +50,16 @@ def read_metrics(workdir: Path) -> list[Record]:
 
 
 class MetricsFile:
-    """Appends to `metrics.jsonl`: one JSON object a line, one line a logged step."""
+    """Appends to `metrics.jsonl`, or such a file: one JSON object a line, a line a logged step."""
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, name: str = METRICS_FILE):
         """Opens the file for a run that goes on after `step`; later lines are taken out."""
-        path = workdir / METRICS_FILE
-        kept = [json.dumps(r) + "\n" for r in read_metrics(workdir) if r["step"] <= step]
+        path = workdir / name
+        kept = [json.dumps(r) + "\n" for r in read_metrics(workdir, name) if r["step"] <= step]
         write_atomically(path, "".join(kept))
         self._file = path.open("ab", buffering=0)  # a killed process keeps what it wrote
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Mapping[str, object]) -> None:
         """Writes one line."""
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
@@ -176,7 +176,7 @@ class Writers:
     All its methods raise a WorkdirError where a file cannot be written.
     """
 
-    def __init__(self, workdirs: Sequence[Path], step: int):
+    def __init__(self, workdirs: Sequence[Path], step: int, layers: bool = False):
         """Opens the files of a run that goes on after `step`.
 
         Of several processes, only the first has files.
@@ -184,19 +184,23 @@ class Writers:
         Args:
           workdirs: of the run, then of its replicas if it has several.
           step: steps done.
+          layers: there will be records of layers.
         """
         self._workdir = workdirs[0]
         self._files: list[list[MetricsFile | TensorBoardFile]] = []
+        self._layers: list[MetricsFile] = []
         if is_first():
             with self._writing():
                 for workdir in workdirs:
                     self._files.append([MetricsFile(workdir, step), TensorBoardFile(workdir, step)])
+                if layers:  # there is one of step 0 too, written before that step
+                    self._layers.append(MetricsFile(self._workdir, step or -1, LAYERS_FILE))
 
     def __enter__(self) -> Writers:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        for file in itertools.chain(*self._files):
+        for file in self._all():
             with contextlib.suppress(OSError) if kind else self._writing():
                 file.close()
 
@@ -210,8 +214,17 @@ class Writers:
     def sync(self) -> None:
         """Returns when the records are on disk."""
         with self._writing():
-            for file in itertools.chain(*self._files):
+            for file in self._all():
                 file.sync()
+
+    def write_layers(self, record: Mapping[str, object]) -> None:
+        """Writes a record of layers; see `flaxres.layer_statistics`."""
+        with self._writing():
+            for file in self._layers:
+                file.write(record)
+
+    def _all(self) -> Iterator[MetricsFile | TensorBoardFile]:
+        return itertools.chain(self._layers, *self._files)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -32,3 +32,15 @@ def test_shapes_are_known_without_computing(config):
 def test_streams_differ():
     keys = [jax.random.key_data(stream_key(0, s)) for s in (INIT_STREAM, AUGMENT_STREAM)]
     assert not np.array_equal(*keys)
+
+
+def test_a_gain_of_the_initial_kernels(config):
+    dataset = load_dataset(config.dataset)
+    one = Programs(config, dataset).initial_state().params
+    config.model.init_gain = 2.0
+    two = Programs(config, dataset).initial_state().params
+    np.testing.assert_array_equal(two["conv"]["kernel"], 2 * one["conv"]["kernel"])
+    block = [params["stage2_block1"]["conv1"]["kernel"] for params in (one, two)]
+    np.testing.assert_array_equal(block[1], 2 * block[0])
+    for layer, name in (("dense", "kernel"), ("norm", "scale")):
+        np.testing.assert_array_equal(two[layer][name], one[layer][name])
