@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from experiments.tables import as_csv
 from flaxres.checkpoint import Checkpoints
-from flaxres.config import default_config
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalise
 from flaxres.data.order import evaluation_rows
@@ -25,7 +24,7 @@ from flaxres.errors import CheckpointError, ConfigError, WorkdirError
 from flaxres.metrics import Sums, total
 from flaxres.models import create_model
 from flaxres.programs import Programs
-from flaxres.workdir import CONFIG_FILE, read_config
+from flaxres.workdir import CONFIG_FILE, read_config, read_run_config
 
 ANALYSES = "analyses"  # the directory of results, in the workdir
 
@@ -115,24 +114,6 @@ def _by_net(directory: Path) -> tuple:
     return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), net, seed
 
 
-def read_run_config(directory: Path) -> ConfigDict:
-    """The config that a run was trained with.
-
-    Raises:
-      WorkdirError: it cannot be read.
-    """
-    config = default_config()
-    known = {
-        field: tuple(value) if isinstance(value, list) else value
-        for field, value in read_config(directory).items()
-    }
-    try:
-        config.update_from_flattened_dict(known)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{directory / CONFIG_FILE} is not a config: {error}") from error
-    return config
-
-
 def load(directory: Path) -> Trained:
     """The net of the newest checkpoint in a run's directory, with its data set.
 
@@ -148,19 +129,24 @@ def load(directory: Path) -> Trained:
     dataset = load_dataset(config.dataset)
     with Checkpoints(directory) as checkpoints:
         state = checkpoints.restore(
-            Programs(_on_one_device(config), dataset).state_shape,
+            Programs(on_one_device(config), dataset).state_shape,
             lambda message: print(message, file=sys.stderr),
         )
     if state is None:
         raise CheckpointError(
             f"workdir {directory} holds no checkpoint; train it with python -m flaxres.main"
         )
+    variables, step = state.variables, int(state.step)
+    return Trained(run_name(directory), config, directory, dataset, variables, step)
+
+
+def run_name(directory: Path) -> str:
+    """NET/seed-N of a run in a sweep, else the name of its directory."""
     parts = directory.resolve().parts
-    name = "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
-    return Trained(name, config, directory, dataset, state.variables, int(state.step))
+    return "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
 
 
-def _on_one_device(config: ConfigDict) -> ConfigDict:
+def on_one_device(config: ConfigDict) -> ConfigDict:
     """The same net, however many devices it was trained on."""
     config = config.copy_and_resolve_references()
     config.num_devices, config.parallelism = 1, "jit"

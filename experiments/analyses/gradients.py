@@ -1,0 +1,141 @@
+"""Vanishing and exploding gradients: what is propagated through each layer, over training.
+
+python -m experiments.analyze gradients --workdir=runs/gradient_flow
+
+He15 (arXiv 1512.03385), section 4.1, finds that plain nets with batch norm have gradients of
+healthy norms and degrade all the same; without it they vanish or explode with depth (He et al.
+2015, arXiv 1502.01852, section 2.2). Taken from layers.jsonl, which a run writes with
+--config.log_layers_every; of a run without, the initial state and the newest checkpoint are
+measured. See `flaxres.layer_statistics` for what the quantities are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments import style
+from experiments.analyses.base import load, on_one_device, read_run_config, run_name, write_rows
+from flaxres.data import load_dataset
+from flaxres.errors import ConfigError
+from flaxres.layer_statistics import QUANTITIES
+from flaxres.programs import Programs
+from flaxres.workdir import LAYERS_FILE
+from flaxres.writers import read_metrics
+
+# {'step': step, quantity: {layer: number or None}, ...}; see `flaxres.layer_statistics`.
+Record = dict[str, object]
+LABELS = {
+    "gradient": "gradient of the kernel (L2 norm)",
+    "backward": "gradient of the outputs (L2 norm)",
+    "activation": "outputs (root mean square)",
+}
+RANGE = (1e-20, 1e20)  # of a logarithmic axis; what is beyond is drawn at its edge
+MOST_CURVES = len(style.COLOURS) * len(style.LINES)  # that can be told apart
+
+
+def records_of_run(directory: Path) -> list[Record]:
+    """The records of layers.jsonl; or of the initial state and the newest checkpoint.
+
+    Raises:
+      UserError: there is neither a file nor a checkpoint.
+    """
+    if records := read_metrics(directory, LAYERS_FILE):
+        return records
+    run = load(directory)
+    programs = Programs(on_one_device(run.config), load_dataset(run.config.dataset))
+    arrays = programs.put(run.dataset.train)
+    initial = programs.initial_state()
+    trained = initial.replace(**run.variables, step=np.int32(run.step))
+    records = []
+    for step, state in ((0, initial), (run.step, programs.devices.replicate(trained))):
+        values = programs.launch_layer_statistics(state, arrays, step)
+        records.append(programs.layer_statistics.record(step, jax.device_get(values)))
+    return records
+
+
+def rows_of_run(name: str, records: Sequence[Record]) -> list[dict[str, object]]:
+    """A row for each layer of each record: its number from 1, name, and the quantities."""
+    return [
+        {
+            **{"run": name, "step": record["step"], "number": number, "layer": layer},
+            **{quantity: record[quantity][layer] for quantity in QUANTITIES},
+        }
+        for record in records
+        for number, layer in enumerate(record[QUANTITIES[0]], start=1)
+    ]
+
+
+def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+    """Quantities by layer at the start and at the end, and over training; returns the files.
+
+    Raises:
+      UserError: a run of which nothing is known, or more runs than a figure can show.
+    """
+    if len(directories) > MOST_CURVES:
+        raise ConfigError(
+            f"gradients of at most {MOST_CURVES} runs can be told apart, got {len(directories)}; "
+            "choose some with --only, e.g. --only='*/seed-0'"
+        )
+    runs = {run_name(directory): records_of_run(directory) for directory in directories}
+    rows = [row for name, records in runs.items() for row in rows_of_run(name, records)]
+    datasets = {read_run_config(directory).dataset.name for directory in directories}
+    where = ", ".join(sorted(datasets))
+    files = [write_rows(rows, output / "gradients.csv")]
+    files += _draw_layers(runs, output / "gradients", where)
+    return files + _draw_training(runs, output / "gradients_over_training", where)
+
+
+def _draw_layers(runs: dict[str, list[Record]], path: Path, where: str) -> list[Path]:
+    """A row of panels for each quantity: before the first step, and at the last record."""
+    figure, panels = style.grid(6, columns=2, size=(5.0, 2.9), sharey="row")
+    for row, quantity in enumerate(QUANTITIES):
+        for column, title in enumerate(("before the first step", "at the last record")):
+            axes = panels[2 * row + column]
+            for number, (name, records) in enumerate(runs.items()):
+                record = records[0] if column == 0 else records[-1]
+                values = _numbers(record[quantity].values())
+                look = style.curve(number, len(values))
+                axes.plot(range(1, len(values) + 1), values, label=name, **look)
+            _finish(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
+            axes.set_title(title if row == 0 else "")
+    _legend(figure, panels[0])
+    return style.save(figure, path, f"{where}: gradients and outputs of each layer")
+
+
+def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> list[Path]:
+    """A panel for each run: the gradient of the outputs over training at a few layers."""
+    figure, panels = style.grid(len(runs), columns=3, sharex=True, sharey=True)
+    for axes, (name, records) in zip(panels, runs.items(), strict=True):
+        layers = list(records[0]["backward"])
+        chosen = dict.fromkeys((layers[0], *(layers[len(layers) * i // 4] for i in (1, 2, 3))))
+        steps = [record["step"] for record in records]
+        for number, layer in enumerate((*chosen, layers[-1])):
+            values = _numbers(record["backward"].get(layer) for record in records)
+            place = f"layer {layers.index(layer) + 1} of {len(layers)}"
+            axes.plot(steps, values, label=place, **style.curve(number, len(steps)))
+        _finish(axes, "iterations", LABELS["backward"])
+        axes.set_title(name, fontsize="medium")
+        axes.label_outer()
+    _legend(figure, panels[0])
+    return style.save(figure, path, f"{where}: gradients over training")
+
+
+def _numbers(values) -> np.ndarray:
+    """Those that are finite within the range of the axis; others are nan, 0 its lower end."""
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    return np.clip(numbers, *RANGE)
+
+
+def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
+    style.finish(axes, xlabel, ylabel)
+    axes.set_yscale("log")
+
+
+def _legend(figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
