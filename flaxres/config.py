@@ -66,7 +66,8 @@ def default_config() -> ConfigDict:
     # paper (64 on each of two GPUs).
     config.bn_scope = "global"
 
-    # A PyTorch state dict to begin with, in the place of random weights; see `flaxres.convert`.
+    # What to begin with in the place of random weights: a PyTorch state dict, a file of variables
+    # (.msgpack), or the directory of a run; see `flaxres.weights`.
     config.init_from = config_dict.placeholder(str)
 
     config.dataset = ConfigDict()

@@ -52,7 +52,7 @@ class CheckpointError(UserError):
 
 
 class WeightsError(UserError):
-    """Weights of another program that cannot be read, or are not of this net."""
+    """Weights to begin with that cannot be read, or are not of this net."""
 
 
 class DivergedError(UserError):

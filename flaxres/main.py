@@ -17,7 +17,10 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; runs/<config name>/<net>-seed<seed> if not given."
 )
 INIT_FROM = flags.DEFINE_string(
-    "init_from", None, "A PyTorch state dict to begin with, e.g. resnet50.pth: config.init_from."
+    "init_from",
+    None,
+    "Weights to begin with: a PyTorch state dict (resnet50.pth), variables (NAME.msgpack) or a "
+    "run's directory; config.init_from.",
 )
 NETS = flags.DEFINE_list("nets", [], "With --mode=summary: nets to compare, a line for each.")
 BATCH_STATS = flags.DEFINE_enum(

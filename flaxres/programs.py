@@ -24,6 +24,7 @@ from flaxres.replicas import seeds
 from flaxres.state import TrainState, create_state
 from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
 from flaxres.version import commit
+from flaxres.weights import read_weights
 
 PyTree = Any
 
@@ -95,16 +96,13 @@ class Programs:
         return self.devices.replicate(create(self._seeds).replace(**weights))
 
     def _weights(self) -> dict[str, PyTree]:
-        """The parts of the state that the file `config.init_from` has, if one is given."""
+        """The parts of the state that `config.init_from` has, if it is given; each replica's."""
         if self._config.init_from is None:
             return {}
-        from flaxres import convert
-
-        weights = convert.read_state_dict(Path(self._config.init_from).expanduser())
         variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
         replicas = self._config.num_replicas
         one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
-        found = convert.convert(weights, one, self._config.model)
+        found = read_weights(Path(self._config.init_from).expanduser(), one, self._config.model)
         return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
 
     @functools.cached_property

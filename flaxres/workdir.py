@@ -117,6 +117,24 @@ def read_config(workdir: Path) -> dict[str, object]:
         raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
 
 
+def read_run_config(workdir: Path) -> ConfigDict:
+    """The config that the run in `workdir` was trained with.
+
+    Raises:
+      WorkdirError: it cannot be read.
+    """
+    config = default_config()
+    known = {
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in read_config(workdir).items()
+    }
+    try:
+        config.update_from_flattened_dict(known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(f"{workdir / CONFIG_FILE} is not a config: {error}") from error
+    return config
+
+
 def read_info(workdir: Path) -> dict[str, object]:
     """What info.json says; {} if there is none that can be read."""
     try:
@@ -134,12 +152,12 @@ def differing_fields(one: dict[str, object], other: dict[str, object]) -> list[s
     ]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
