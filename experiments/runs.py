@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -83,16 +84,24 @@ def find_runs(workdir: Path) -> dict[str, list[Run]]:
     Raises:
       WorkdirError: there is none, or one cannot be read.
     """
-    found: dict[tuple, list[Run]] = {}
-    for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}"):
-        if (run := read_run(path.parent)) is not None:
-            key = tuple(run.config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
-            found.setdefault((*key, run.net), []).append(run)
+    paths = sorted(workdir.glob(f"*/seed-*/{CONFIG_FILE}"))
+    found = [run for path in paths if (run := read_run(path.parent)) is not None]
     if not found:
         raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
-    return {
-        key[-1]: sorted(found[key], key=lambda run: run.config["seed"]) for key in sorted(found)
-    }
+    return group_by_net(found)
+
+
+def group_by_net(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each net, by seed; plain before residual nets, by depth."""
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.config["seed"]):
+        groups.setdefault(run.net, []).append(run)
+
+    def place(net: str) -> tuple:
+        config = groups[net][0].config
+        return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), net
+
+    return {net: groups[net] for net in sorted(groups, key=place)}
 
 
 def read_run(directory: Path) -> Run | None:

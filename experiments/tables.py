@@ -84,7 +84,15 @@ def _is_cifar10_test(config: dict[str, object]) -> bool:
 
 def markdown(rows: list[dict[str, object]], details: bool = False) -> str:
     """The rows as a Markdown table; with `details` also the time of a run and its device."""
-    peer, paper = ("peer_test_error" in rows[0]), ("paper_test_error" in rows[0])
+    header, *body = as_cells(rows, details)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))
+
+
+def as_cells(rows: list[dict[str, object]], details: bool = False) -> list[list[str]]:
+    """The rows as they are shown: a header, then the cells of each; the first names the net."""
+    peer = "peer_test_error" in rows[0]
+    paper = any("paper_test_error" in row for row in rows)  # of these data sets, not of others
     header = ["net", "params", "steps", "final training error %", "final test error %"]
     header += ["PyTorch, same data: test error %"] * peer
     header += ["He15 test error % (64k iterations)"] * paper
@@ -101,14 +109,14 @@ def markdown(rows: list[dict[str, object]], details: bool = False) -> str:
         if peer:
             cells.append(_cell(row, "peer_test_error", str(row["peer_seeds"])))
         if paper:
-            cells.append(f"{row['paper_test_error']:.2f}" if row["paper_test_error"] else "")
+            error = row.get("paper_test_error")
+            cells.append(f"{error:.2f}" if error else "")
         if details:
             cells += (
                 ["", ""] if row["minutes"] is None else [f"{row['minutes']:.1f}", row["device"]]
             )
         lines.append(cells)
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return lines
 
 
 def _cell(row: dict[str, object], metric: str, seeds: str) -> str:

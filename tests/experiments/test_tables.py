@@ -4,7 +4,7 @@ import json
 import pytest
 
 from experiments.runs import find_runs
-from experiments.tables import markdown, result_rows, write_runs, write_tables
+from experiments.tables import as_cells, markdown, result_rows, write_runs, write_tables
 from tests.experiments.test_runs import write_run
 
 
@@ -41,6 +41,16 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
 def test_the_paper_s_errors_stand_beside_cifar10_only(tmp_path, dataset):
     write_run(tmp_path, "resnet-20", dataset=dataset)
     assert "paper_test_error" not in result_rows(find_runs(tmp_path))[0]
+
+
+@pytest.mark.parametrize("first", ["plain-20", "resnet-20"])
+def test_runs_on_several_data_sets(tmp_path, first):
+    for net in ("plain-20", "resnet-20"):
+        write_run(tmp_path, net, dataset="digits" if net == first else "cifar10")
+    shown = as_cells(result_rows(find_runs(tmp_path)))
+    assert shown[0][-1] == "He15 test error % (64k iterations)"
+    papers = {cells[0]: cells[-1] for cells in shown[1:]}
+    assert papers == {"plain-20": "", "resnet-20": "8.75" if first == "plain-20" else ""}
 
 
 def test_files(tmp_path):
