@@ -9,6 +9,7 @@ gradients of first order; FLAXRES_CPU_KERNELS=0 leaves them out, for gradients o
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "batch_norm",
     "conv_general_dilated",
     "convolve",
+    "convolve_groups",
     "covers_convolution",
     "covers_norm",
     "left_out",
@@ -45,6 +47,10 @@ def conv_general_dilated(
     """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`."""
     if covers_convolution(lhs, rhs, window_strides, padding, options):
         return convolve(lhs, rhs, window_strides[0], padding[0][0])
+    groups = options.get("feature_group_count", 1)
+    alone = options | {"feature_group_count": 1}
+    if groups > 1 and covers_convolution(lhs, rhs, window_strides, padding, alone):
+        return convolve_groups(lhs, rhs, window_strides[0], padding[0][0], groups)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
@@ -88,6 +94,34 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arra
     height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
     shape = (len(x), height, width, kernel.shape[3])
     return library().call("convolve", shape, x, kernel, *NOTHING, stride=stride, pad=pad)
+
+
+def convolve_groups(
+    x: jax.Array, kernel: jax.Array, stride: int, pad: int, groups: int
+) -> jax.Array:
+    """A convolution in groups: output channels of a group see the input channels of that group.
+
+    As many groups as fill the lanes are one convolution, with zeros between them.
+
+    Args:
+      x: float32 (batch, height, width, in).
+      kernel: float32 (size, size, in / groups, out), `out` a multiple of the lanes.
+      stride: see `convolve`, as is `pad`.
+      pad: see there.
+      groups: a divisor of `in` and `out`.
+    """
+    size, _, into, out = kernel.shape
+    lanes, out = library().lanes, out // groups
+    together = lanes // math.gcd(lanes, out)
+    together = together if groups % together == 0 else groups
+    parts = groups // together
+    split = kernel.reshape(size, size, into, parts, together, out)
+    zeros_between = jnp.eye(together, dtype=kernel.dtype)
+    kernels = jnp.einsum("hwipgo,gk->phwgiko", split, zeros_between)
+    kernels = kernels.reshape(parts, size, size, together * into, together * out)
+    images = jnp.split(x, parts, axis=3)
+    results = [convolve(image, kernels[i], stride, pad) for i, image in enumerate(images)]
+    return jnp.concatenate(results, axis=3)
 
 
 def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int):

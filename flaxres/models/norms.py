@@ -82,7 +82,7 @@ class BatchNorm(nn.BatchNorm):
                     return y
                 y, *statistics = kernels.batch_norm(x, scale, bias, None, self.epsilon, True, axis)
                 update(*statistics)
-                return jax.lax.conv_general_dilated(y, kernel, strides, padding, **options)
+                return kernels.conv_general_dilated(y, kernel, strides, padding, **options)
 
             return convolve
         y, *statistics = kernels.batch_norm(x, scale, bias, add, self.epsilon, relu, axis)
