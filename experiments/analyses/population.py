@@ -20,17 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments import style
-from experiments.analyses.base import (
-    Evaluation,
-    Trained,
-    load,
-    note,
-    read_run_config,
-    write_rows,
-)
+from experiments.analyses.base import Evaluation, Trained, load, note, write_rows
 from experiments.analyses.progress import progress
 from flaxres.errors import ConfigError
 from flaxres.population import Pool, check_population, epoch_batches, make_batch_statistics
+from flaxres.workdir import read_run_config
 
 METRICS = {
     "error": ("population", "error (%)"),
@@ -189,9 +183,9 @@ def draw(
         Line2D([], [], label="running statistics", **RUNNING),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    what = f"test {metric} by the number of images of batch norm's statistics"
+    what = f"test {metric} by the images of batch norm's statistics"
     if options.trials > 1:
-        what += f", mean and standard deviation of {options.trials} choices of them"
+        what += f", mean and standard deviation of {options.trials} choices"
     return style.save(figure, path, note(runs, what))
 
 
