@@ -27,11 +27,11 @@ from experiments.analyses.base import (
     Trained,
     load,
     note,
-    read_run_config,
     write_rows,
 )
 from experiments.analyses.progress import progress
 from flaxres.errors import ConfigError
+from flaxres.workdir import read_run_config
 
 SWAPS = (0, 1, 2, 4, 8, 16, 32)
 NUMBERS = 17  # of dropped blocks, spread from none to all of them; 1 comes in any case
@@ -167,7 +167,8 @@ def summarise(chosen: Sequence[Cut], errors: Sequence[float]) -> list[dict[str, 
             "number": number,
             "trials": len(own),
             "error": float(np.mean(own)),
-            "error_std": float(np.std(own, ddof=1)) if len(own) > 1 else 0.0,
+            # That of equal numbers is not quite 0.
+            "error_std": round(float(np.std(own, ddof=1)), 9) if len(own) > 1 else 0.0,
         }
         for (kind, number), own in trials.items()
     ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from configs import digits
 from experiments.analyses import blocks, surgery
@@ -238,9 +239,10 @@ def test_mean_and_deviation_of_trials():
     ]
 
 
-def test_flags(tmp_path, python, run):
-    result = python("-m", "experiments.analyze", "blocks", f"--workdir={run}", "--trials=0")
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "trials" in result.stderr
-    assert "positive" in result.stderr
+def test_flags(tmp_path, monkeypatch, parse):
+    monkeypatch.setattr(blocks, "study", lambda directories, output, options: options)
+    parse(blocks, "--trials=3", "--images=0")
+    assert blocks.analyse([], tmp_path) == Options(trials=3, seed=0, images=0)
+    for wrong in ("--trials=0", "--seed=-1", "--images=all"):
+        with pytest.raises(flags.IllegalFlagValueError):
+            parse(blocks, wrong)
