@@ -138,6 +138,21 @@ def _with_warmup(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def parse_factors(given: Sequence[str]) -> list[float]:
+    """Factors of the learning rate.
+
+    Raises:
+      ConfigError: they are no numbers above 0.
+    """
+    try:
+        factors = [float(value) for value in given]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < float("inf") for factor in factors):
+        raise ConfigError(f"--rate_factors must be numbers above 0, got {','.join(given)!r}")
+    return factors
+
+
 def trained_on(pair: Pair, weights: Path, factors: Iterable[float]) -> dict[str, ConfigDict]:
     """Configs of the runs that go on from the net that was made, by name.
 

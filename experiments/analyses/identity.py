@@ -24,10 +24,16 @@ from ml_collections import ConfigDict
 from experiments import launch, style
 from experiments.analyses.base import Trained, load, write_rows
 from experiments.deepen import deepen, fresh_variables, make_logits
-from experiments.identity_runs import Pair, find_pairs, finished_twin, plan_entry, trained_on
+from experiments.identity_runs import (
+    Pair,
+    find_pairs,
+    finished_twin,
+    parse_factors,
+    plan_entry,
+    trained_on,
+)
 from experiments.plan import make_plans
 from experiments.runs import Run, mean_and_std, read_run
-from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.weights import SUFFIX, write_variables
 from flaxres.workdir import CONFIG_FILE
@@ -122,21 +128,6 @@ def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
         plans = make_plans([plan_entry(name, v.config) for name, v in own.items()], {})
         launch.run(plans, workdir, then=lambda _: files.extend(collect(variants, output)))
     return files or collect(variants, output)
-
-
-def parse_factors(given: Sequence[str]) -> list[float]:
-    """Factors of the learning rate.
-
-    Raises:
-      ConfigError: they are no numbers above 0.
-    """
-    try:
-        factors = [float(value) for value in given]
-    except ValueError:
-        factors = []
-    if not factors or not all(0 < factor < float("inf") for factor in factors):
-        raise ConfigError(f"--rate_factors must be numbers above 0, got {','.join(given)!r}")
-    return factors
 
 
 def make_start(pair: Pair, workdir: Path) -> Start:
@@ -290,12 +281,15 @@ def _curve(axes: Axes, runs: list[Run], metric: str, number: int, shift: float) 
 
 
 def _note(variants: Sequence[Variant]) -> str:
+    """What the figure shows, and how much of it is there."""
     config = variants[0].config
+    seeds = len({variant.config.seed for variant in variants})
     text = (
         f"{config.dataset.name}, {config.num_steps:,} iterations of nets from random weights, and "
         "from trained nets with identity layers; dashed: the trained net; iteration 0: before "
         "training, with running statistics; dotted: the learning rate drops"
     )
+    text += f"; mean and standard deviation of {seeds} seeds" * (seeds > 1)
     runs = [variant.run() for variant in variants]
     finished = sum(run is not None and run.finished for run in runs)
     more = f"; incomplete: {finished} of {len(runs)} runs finished"

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from configs import cifar10, digits, imagenet
-from experiments.identity_runs import find_pairs, finished_twin, plan_entry, trained_on
+from experiments.identity_runs import (
+    find_pairs,
+    finished_twin,
+    parse_factors,
+    plan_entry,
+    trained_on,
+)
 from experiments.plan import make_plans
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
@@ -113,6 +119,13 @@ def test_runs_that_go_on(sweep, tmp_path, monkeypatch):
     pair.config.warmup.enabled = True
     (config,) = trained_on(pair, tmp_path / "net.msgpack", [1]).values()
     assert not config.warmup.enabled
+
+
+@pytest.mark.parametrize("given", [[], ["0"], ["-1"], ["x"], ["nan"], ["inf"], ["1", ""]])
+def test_factors_that_are_none(given):
+    with pytest.raises(ConfigError, match="--rate_factors must be numbers above 0, got '"):
+        parse_factors(given)
+    assert parse_factors(["1", "1e-2"]) == [1.0, 0.01]
 
 
 @pytest.mark.parametrize(

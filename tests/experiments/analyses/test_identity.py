@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.analyses.base import Trained
-from experiments.analyses.identity import Start, Variant, collect, parse_factors
+from experiments.analyses.identity import Start, Variant, collect
 from experiments.identity_runs import Pair
-from flaxres.errors import ConfigError
 from flaxres.train import train_and_evaluate
 from flaxres.weights import read_run, read_variables
 from flaxres.workdir import open_workdir
@@ -93,13 +92,6 @@ def test_rows_and_figure(tmp_path):
     assert rows["plain-14-from-plain-8/seed-1"]["final_test_error"] == ""
     text = re.sub(r"\s+", " ", (tmp_path / "identity.svg").read_text())
     assert "incomplete: 3 of 4 runs finished" in text
-
-
-@pytest.mark.parametrize("given", [[], ["0"], ["-1"], ["x"], ["nan"], ["inf"], ["1", ""]])
-def test_factors_that_are_none(given):
-    with pytest.raises(ConfigError, match="--rate_factors must be numbers above 0, got '"):
-        parse_factors(given)
-    assert parse_factors(["1", "1e-2"]) == [1.0, 0.01]
 
 
 def run_command(python, workdir, *flags):
