@@ -107,6 +107,8 @@ def test_made_and_trained_on_by_the_command_line(tmp_path, python):
     config = plain(8)
     config.eval_batch_size = 350  # divides neither split
     record = train_and_evaluate(config, workdir / "plain-8" / "seed-0")
+    config.model.depth = 14  # the one from random weights is there already
+    random = train_and_evaluate(config, workdir / "plain-14" / "seed-0")
     done = run_command(python, workdir)
     assert done.returncode == 0, done.stderr
     output = workdir / "analyses"
@@ -125,15 +127,15 @@ def test_made_and_trained_on_by_the_command_line(tmp_path, python):
     for collection, own in trained.items():
         for name, leaves in own.items():
             jax.tree.map(np.testing.assert_array_equal, given[collection][name], leaves)
-    for name in ("plain-14", "plain-14-from-plain-8"):
-        there = json.loads((output / "identity" / name / "seed-0/config.json").read_text())
-        assert there["model"]["depth"] == 14
-        assert there["init_from"] == (str(file) if "from" in name else None)
+    (path,) = (output / "identity").glob("*/seed-0")
+    there = json.loads((path / "config.json").read_text())
+    assert path.parent.name == "plain-14-from-plain-8"
+    assert (there["model"]["depth"], there["init_from"]) == (14, str(file))
+    error = float(rows["plain-14/seed-0"]["final_test_error"])
+    assert error == pytest.approx(random["test_error"], rel=1e-5)
 
-    metrics = [path / "metrics.jsonl" for path in (output / "identity").glob("*/seed-0")]
-    before = [path.stat().st_mtime_ns for path in metrics]
-    assert len(metrics) == 2
+    before = (path / "metrics.jsonl").stat().st_mtime_ns
     again = run_command(python, workdir)
     assert again.returncode == 0, again.stderr
-    assert [path.stat().st_mtime_ns for path in metrics] == before
-    assert "2 runs, 2 finished" in again.stderr
+    assert (path / "metrics.jsonl").stat().st_mtime_ns == before
+    assert "1 runs, 1 finished" in again.stderr
