@@ -20,6 +20,7 @@ from flaxres.models.norms import BN_SCOPES, NORMS
 __all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
 
 DTYPES = ("float32", "bfloat16")
+BROKEN_IMAGES = ("fail", "skip")
 DECAYED = ("all", "kernels")
 
 
@@ -71,13 +72,16 @@ def default_config() -> ConfigDict:
     config.init_from = config_dict.placeholder(str)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # digits, or any TFDS image-classification set
-    config.dataset.data_dir = config_dict.placeholder(str)  # None: where TFDS keeps its data
+    config.dataset.name = "cifar10"  # digits, folder, or any TFDS image-classification set
+    # Where TFDS keeps its data, if None; of 'folder', what holds SPLIT/CLASS/*.jpg.
+    config.dataset.data_dir = config_dict.placeholder(str)
     config.dataset.train_split = "train"
     config.dataset.test_split = "test"
     # Evaluated beside the test split, to choose a step without looking at that: 'train[45000:]'.
     config.dataset.validation_split = config_dict.placeholder(str)
 
+    config.dataset.classes = ()  # names of those to keep, which get the labels 0, 1, ...; (): all
+    config.dataset.broken_images = "fail"  # what to do with those that cannot be decoded: or skip
     # Pixels on each side that all images are scaled to (`flaxres.data.resize`); 0: as they are.
     config.dataset.image_size = 0
 
@@ -153,6 +157,7 @@ def check_config(config: ConfigDict) -> None:
         need(flat[field] in names, field, f"one of {', '.join(names)}")
 
     one_of("dtype", DTYPES)
+    one_of("dataset.broken_images", BROKEN_IMAGES)
     one_of("weight_decay_on", DECAYED)
     one_of("parallelism", PARALLELISMS)
     one_of("bn_scope", BN_SCOPES)

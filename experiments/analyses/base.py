@@ -146,6 +146,12 @@ def run_name(directory: Path) -> str:
     return "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names of runs, NET/seed-N, without the seed where all have the same."""
+    seeds = {name.partition("/")[2] for name in names}
+    return [name.partition("/")[0] for name in names] if len(seeds) == 1 else list(names)
+
+
 def on_one_device(config: ConfigDict) -> ConfigDict:
     """The same net, however many devices it was trained on."""
     config = config.copy_and_resolve_references()

@@ -19,7 +19,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import style
-from experiments.analyses.base import load, on_one_device, read_run_config, run_name, write_rows
+from experiments.analyses.base import (
+    load,
+    on_one_device,
+    read_run_config,
+    run_name,
+    short_names,
+    write_rows,
+)
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.layer_statistics import QUANTITIES
@@ -34,7 +41,8 @@ LABELS = {
     "backward": "gradient of the outputs (L2 norm)",
     "activation": "outputs (root mean square)",
 }
-RANGE = (1e-20, 1e20)  # of a logarithmic axis; what is beyond is drawn at its edge
+RANGE = (1e-12, 1e12)  # of a logarithmic axis; what is beyond is drawn at its edge
+OUTSIDE = "numbers outside 1e-12 to 1e12 are drawn at the edge"
 MOST_CURVES = len(style.COLOURS) * len(style.LINES)  # that can be told apart
 
 
@@ -82,10 +90,12 @@ def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
             "choose some with --only, e.g. --only='*/seed-0'"
         )
     runs = {run_name(directory): records_of_run(directory) for directory in directories}
+    labels = short_names(list(runs))
     rows = [row for name, records in runs.items() for row in rows_of_run(name, records)]
     datasets = {read_run_config(directory).dataset.name for directory in directories}
     where = ", ".join(sorted(datasets))
     files = [write_rows(rows, output / "gradients.csv")]
+    runs = dict(zip(labels, runs.values(), strict=True))
     files += _draw_layers(runs, output / "gradients", where)
     return files + _draw_training(runs, output / "gradients_over_training", where)
 
@@ -104,7 +114,7 @@ def _draw_layers(runs: dict[str, list[Record]], path: Path, where: str) -> list[
             _finish(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
             axes.set_title(title if row == 0 else "")
     _legend(figure, panels[0])
-    return style.save(figure, path, f"{where}: gradients and outputs of each layer")
+    return style.save(figure, path, f"{where}: gradients and outputs of each layer; {OUTSIDE}")
 
 
 def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> list[Path]:
@@ -122,7 +132,7 @@ def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> lis
         axes.set_title(name, fontsize="medium")
         axes.label_outer()
     _legend(figure, panels[0])
-    return style.save(figure, path, f"{where}: gradients over training")
+    return style.save(figure, path, f"{where}: gradients over training; {OUTSIDE}")
 
 
 def _numbers(values) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.resize import resize_arrays
-from flaxres.errors import DatasetError
+from flaxres.data.source import part_of
 
 DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
 TEST_SIZE = 360  # of 1,797, so 1,437 for training
@@ -57,21 +55,6 @@ def load_digits(
 
 
 def _slice(parts: dict[str, Split], spec: str) -> Split:
-    """The part that a spec of the form NAME, NAME[FROM:TO], with % or counts, names."""
-    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", spec)
-    if not match or match[1] not in parts:
-        raise DatasetError(
-            f"data set 'digits' has the splits train and test, or parts such as 'train[:80%]'; "
-            f"got {spec!r}"
-        )
-    part = parts[match[1]]
-
-    def position(text: str | None) -> int | None:
-        if text is None or not text.endswith("%"):
-            return text and int(text)
-        return round(int(text[:-1]) / 100 * len(part))
-
-    rows = slice(position(match[2]), position(match[3]))
-    if not len(part.labels[rows]):
-        raise DatasetError(f"split {spec!r} of data set 'digits' is empty")
-    return Split(part.images[rows], part.labels[rows])
+    """The part that a spec names."""
+    name, rows = part_of(spec, {name: len(part) for name, part in parts.items()}, "digits")
+    return Split(parts[name].images[rows], parts[name].labels[rows])

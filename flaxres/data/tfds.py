@@ -6,12 +6,12 @@ prepared yet is prepared by a child process (`flaxres.data.prepare`), the only p
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from flaxres.data.dataset import Dataset, Split
+from flaxres.data.decode import decode
 from flaxres.data.resize import resize
+from flaxres.data.source import Sources
 from flaxres.errors import DatasetError, one_line
 
 # Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
@@ -27,15 +29,58 @@ from flaxres.errors import DatasetError, one_line
 READ_BLOCK = 1_000  # examples read and decoded between two updates of the progress bar
 
 
-def load_tfds(
+@dataclasses.dataclass(frozen=True)
+class RecordSource:
+    """The records of one split; see `flaxres.data.source.Source`.
+
+    Attributes:
+      records: TFDS's data source, with encoded images.
+      name: of the data set and split.
+      image_key: name of the image among a record's features.
+      label_key: that of the label.
+      channels: of the images.
+    """
+
+    records: Sequence[dict]
+    name: str
+    image_key: str
+    label_key: str
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """See there."""
+        record = self.records[index]
+        return self.decode(record, index), int(record[self.label_key])
+
+    def decode(self, record: dict, index: int) -> Image.Image:
+        """The image of a record that has been read."""
+        return decode(record[self.image_key], self.where(index), self.channels)
+
+    def where(self, index: int) -> str:
+        """See there."""
+        return f"image {index} of {self.name}"
+
+    def labels(self) -> np.ndarray:
+        """See there."""
+        found = np.empty(len(self), np.int32)
+        for start in range(0, len(self), READ_BLOCK):
+            rows = range(start, min(start + READ_BLOCK, len(self)))
+            block = self.records.__getitems__(list(rows))
+            found[start : start + len(rows)] = [record[self.label_key] for record in block]
+        return found
+
+
+def open_tfds(
     name: str,
     data_dir: str | None,
     train_split: str,
     test_split: str,
     validation_split: str | None = None,
-    image_size: int = 0,
-) -> Dataset:
-    """Loads the splits of a TFDS set into memory, preparing the set first where needed.
+) -> Sources:
+    """Opens the splits of a TFDS set, preparing the set first where needed; reads no image.
 
     Args:
       name: as TFDS knows it, e.g. 'cifar10'; 'cifar10:3.0.2' asks for a version.
@@ -43,7 +88,6 @@ def load_tfds(
       train_split: in TFDS split syntax, e.g. 'train' or 'train[:45000]'.
       test_split: likewise.
       validation_split: likewise, e.g. 'train[45000:]'; None for no such split.
-      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
 
     Raises:
       DatasetError: unknown, not preparable here, incomplete, of another kind, or no such split.
@@ -54,13 +98,46 @@ def load_tfds(
             raise _damaged(builder, FileNotFoundError("no dataset_info.json"))
         _prepare(name, data_dir)
         builder = _open(name, data_dir)
-    num_classes = _shape(builder, image_size)[1]
-    return Dataset(
+    image, label = _features(builder)
+    features = builder.info.features
+    return Sources(
         name=builder.info.name,
-        train=_read(builder, train_split, image_size),
-        test=_read(builder, test_split, image_size),
-        num_classes=num_classes,
-        validation=_read(builder, validation_split, image_size) if validation_split else None,
+        train=_source(builder, train_split),
+        test=_source(builder, test_split),
+        class_names=tuple(features[label].names),
+        channels=features[image].shape[2],
+        validation=_source(builder, validation_split) if validation_split else None,
+    )
+
+
+def load_tfds(
+    name: str,
+    data_dir: str | None,
+    train_split: str,
+    test_split: str,
+    validation_split: str | None = None,
+    image_size: int = 0,
+) -> Dataset:
+    """Loads the splits of a TFDS set into memory.
+
+    Args:
+      name: see `open_tfds`.
+      data_dir: see there.
+      train_split: see there.
+      test_split: see there.
+      validation_split: see there.
+      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
+
+    Raises:
+      DatasetError: see there.
+    """
+    sources = open_tfds(name, data_dir, train_split, test_split, validation_split)
+    shape = tfds_shape(name, data_dir, image_size)[0]
+    splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
+    return Dataset(
+        name=sources.name,
+        num_classes=sources.num_classes,
+        **{key: split and _read(split, shape, image_size) for key, split in splits.items()},
     )
 
 
@@ -155,16 +232,16 @@ def _features(builder) -> tuple[str, str]:
     return names[0][0], names[1][0]
 
 
-def _read(builder, split: str, image_size: int) -> Split:
-    """Reads and decodes one split."""
+def _source(builder, split: str) -> RecordSource:
+    """The records of one split."""
     import tensorflow_datasets as tfds
 
     name = builder.info.name
     image_key, label_key = _features(builder)
     skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key != label_key}
     try:
-        source = builder.as_data_source(split=split, decoders=skip)
-        size = len(source)
+        records = builder.as_data_source(split=split, decoders=skip)
+        len(records)
     except NotImplementedError:
         raise DatasetError(
             f"data set {name!r} in {builder.data_path} is prepared as "
@@ -180,18 +257,26 @@ def _read(builder, split: str, image_size: int) -> Split:
         ) from None
     except Exception as error:
         raise _damaged(builder, error) from error
+    channels = builder.info.features[image_key].shape[2]
+    where = f"{name} {split} in {builder.data_path}"
+    return RecordSource(records, where, image_key, label_key, channels)
 
-    shape = _shape(builder, image_size)[0]
+
+def _read(source: RecordSource, shape: tuple[int, int, int], image_size: int) -> Split:
+    """Reads and decodes one split."""
+    size = len(source)
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     try:
-        for start in _shown(range(0, size, READ_BLOCK), f"reading {name} {split}"):
+        for start in _shown(range(0, size, READ_BLOCK), f"reading {source.name}"):
             rows = range(start, min(start + READ_BLOCK, size))
-            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-                images[row] = _decode(example[image_key], shape[2], image_size)
-                labels[row] = example[label_key]
+            for row, record in zip(rows, source.records.__getitems__(list(rows)), strict=True):
+                image = source.decode(record, row)
+                image = resize(image, image_size) if image_size else image
+                images[row] = np.asarray(image).reshape(shape)
+                labels[row] = record[source.label_key]
     except Exception as error:
-        raise _damaged(builder, error) from error
+        raise _incomplete(source.name, error) from error
     return Split(images, labels)
 
 
@@ -203,16 +288,12 @@ def _shown(blocks: range, title: str) -> Iterable[int]:
     return track(blocks, title, console=console, transient=True)
 
 
-def _decode(encoded: bytes, channels: int, image_size: int) -> np.ndarray:
-    """PNG or JPEG bytes to uint8 (height, width, channels)."""
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    image = Image.open(io.BytesIO(encoded)).convert(mode)
-    image = resize(image, image_size) if image_size else image
-    return np.asarray(image).reshape(image.height, image.width, channels)
-
-
 def _damaged(builder, error: Exception) -> DatasetError:
+    return _incomplete(f"{builder.info.name!r} in {builder.data_path}", error)
+
+
+def _incomplete(name: str, error: Exception) -> DatasetError:
     return DatasetError(
-        f"data set {builder.info.name!r} in {builder.data_path} is incomplete or damaged "
-        f"({one_line(error)}); delete that directory and prepare the set again"
+        f"data set {name} is incomplete or damaged ({one_line(error)}); delete that directory and "
+        "prepare the set again"
     )

@@ -1,0 +1,116 @@
+"""A folder of class folders: DIR/SPLIT/CLASS/*.jpg, the layout of TFDS's ImageFolder.
+
+`dataset.name = 'folder'` with `dataset.data_dir = DIR`; nothing is converted or copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flaxres.data.decode import decode
+from flaxres.data.source import Sources, Subset, part_of
+from flaxres.errors import DatasetError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """The image files of one split.
+
+    Attributes:
+      files: of the images.
+      own_labels: int32 (n,), the number of the class folder that each lies in.
+    """
+
+    files: tuple[Path, ...]
+    own_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """See `flaxres.data.source.Source`."""
+        file = self.files[index]
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
+        return decode(data, str(file)), int(self.own_labels[index])
+
+    def where(self, index: int) -> str:
+        """See there."""
+        return str(self.files[index])
+
+    def labels(self) -> np.ndarray:
+        """See there."""
+        return self.own_labels
+
+
+def open_folder(
+    data_dir: str | None, train_split: str, test_split: str, validation_split: str | None = None
+) -> Sources:
+    """The splits of a folder. Their files have a fixed order that mixes the classes.
+
+    Args:
+      data_dir: the folder.
+      train_split: name of a folder in it, or a part of it such as 'train[:80%]'.
+      test_split: likewise.
+      validation_split: likewise; None for no such split.
+
+    Raises:
+      DatasetError: there is no such folder or split, no image in a class, or classes that differ
+        between the splits.
+    """
+    if data_dir is None:
+        raise DatasetError(
+            "data set 'folder' needs --config.dataset.data_dir=DIR with DIR/train/CLASS/*.jpg"
+        )
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}; it must hold SPLIT/CLASS/*.jpg")
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    classes = {name: _folders(root / name) for name in names}
+    wanted = [spec for spec in (train_split, test_split, validation_split) if spec]
+    splits = {name: _read(root / name, classes[name]) for name in names if _used(name, wanted)}
+    sizes = {name: len(split) for name, split in splits.items()}
+    used = [part_of(spec, sizes, f"folder {root}") for spec in wanted]
+    first = used[0][0]
+    for name, _ in used:
+        differing = sorted(set(classes[first]) ^ set(classes[name]))
+        if differing:
+            raise DatasetError(
+                f"{root / first} and {root / name} must have the same class folders, but "
+                f"{', '.join(differing)} {'is' if len(differing) == 1 else 'are'} in one alone"
+            )
+    found = [Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in used]
+    train, test, *validation = found
+    return Sources(f"folder {root.name}", train, test, tuple(classes[first]), 3, *validation)
+
+
+def _used(name: str, specs: list[str]) -> bool:
+    return any(spec.partition("[")[0] == name for spec in specs)
+
+
+def _folders(split: Path) -> list[str]:
+    return sorted(path.name for path in split.iterdir() if path.is_dir())
+
+
+def _read(split: Path, classes: list[str]) -> FolderSource:
+    """All files of a split, in a random order that is always the same."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        own = sorted(f for f in (split / name).iterdir() if f.suffix.lower() in SUFFIXES)
+        if not own:
+            raise DatasetError(f"class folder {split / name} holds no .jpg, .jpeg or .png file")
+        files += own
+        labels += [label] * len(own)
+    order = np.random.default_rng(0).permutation(len(files))
+    return FolderSource(
+        tuple(files[i] for i in order), np.array([labels[i] for i in order], np.int32)
+    )

@@ -1,0 +1,64 @@
+"""Whole sources as arrays in memory."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from flaxres.data.dataset import Dataset, Split
+from flaxres.data.decode import BrokenImageError
+from flaxres.data.resize import resize
+from flaxres.data.source import Source, Sources
+from flaxres.errors import DatasetError
+
+
+def read_all(sources: Sources, image_size: int, skip_broken: bool = False) -> Dataset:
+    """Reads all splits.
+
+    Args:
+      sources: of the data set.
+      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
+      skip_broken: leave images out that cannot be decoded, and say how many there were.
+
+    Raises:
+      DatasetError: an image that cannot be decoded, or is of another size than the first.
+    """
+    splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
+    return Dataset(
+        name=sources.name,
+        num_classes=sources.num_classes,
+        **{
+            name: split and _read(split, sources.channels, image_size, skip_broken)
+            for name, split in splits.items()
+        },
+    )
+
+
+def _read(source: Source, channels: int, image_size: int, skip_broken: bool) -> Split:
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    broken = 0
+    for index in range(len(source)):
+        try:
+            image, label = source.load(index)
+        except BrokenImageError:
+            if not skip_broken:
+                raise
+            broken += 1
+            continue
+        image = resize(image, image_size) if image_size else image
+        images.append(np.asarray(image).reshape(image.height, image.width, channels))
+        labels.append(label)
+        if images[-1].shape != images[0].shape:
+            (height, width), (first, second) = (i.shape[:2] for i in (images[-1], images[0]))
+            raise DatasetError(
+                f"{source.where(index)} has {height} x {width} pixels and not the {first} x "
+                f"{second} of the first image; choose one size for all, e.g. "
+                "--config.dataset.image_size=224"
+            )
+    if not images:
+        raise DatasetError(f"none of the {len(source)} images can be decoded")
+    if broken:
+        print(f"{broken:,} of {len(source):,} images cannot be decoded; left out", file=sys.stderr)
+    return Split(np.stack(images), np.array(labels, np.int32))
