@@ -280,8 +280,8 @@ def _what(run: Trained, options: Options) -> str:
     size = len(run.dataset.train)
     images = f"{min(options.images or size, size):,} training images"
     text = {
-        "line": f"{images}, along a random direction of the filters' norms",
-        "plane": f"loss on {images}, along two random directions of the filters' norms",
+        "line": f"{images}, along a filter-normalised random direction",
+        "plane": f"loss on {images}, along two filter-normalised random directions",
         "between": f"{images}, between {' and '.join(options.runs)}",
     }[options.kind]
     if run.config.model.norm == "batch":

@@ -1,6 +1,7 @@
 """Figures of loss and error along lines and planes; see `experiments.analyses.landscape`.
 
-Losses that are not finite are drawn at the largest finite one, and the note counts them.
+Where a loss is not finite there is a cross: on a line at the largest finite loss. The note counts
+them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ LEAST = 1e-6  # nats; what is below is drawn there on logarithmic axes
 SPAN = 30  # the largest value over the smallest on a linear axis
 DISTANCE = "distance (norms of the filters)"
 MOST_NETS = 4  # in one panel
-TICKS_OF_A_REACH = 2  # on each side of the middle of a plane
-MOST_LEVELS = 12  # contours, in all panels together
+TICKS = 5  # of an axis of distances
+MOST_LEVELS = 16  # contours, in all panels together
 FLAT = 1.05  # the largest loss over the smallest of a plane without contours
 # Numbers of a decade to draw contours at, from the finest choice to the coarsest.
 LEVELS_OF_A_DECADE = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
@@ -50,8 +51,24 @@ def drawable(losses: np.ndarray) -> tuple[np.ndarray, str]:
     top = losses[finite].max(initial=LEAST)
     shown = np.where(finite, np.maximum(losses, LEAST), top)
     missing = int((~finite).sum())
-    said = f"; {missing:,} of {losses.size:,} losses are not finite, drawn at the top"
+    said = f"; crosses: {missing:,} of {losses.size:,} losses are not finite"
     return shown, said if missing else ""
+
+
+def _drawable_rows(rows: Rows) -> tuple[list[dict[str, object]], np.ndarray, str]:
+    """The rows with losses as they are drawn, and whether they are finite; see `drawable`."""
+    found = np.array([row["loss"] for row in rows])
+    losses, said = drawable(found)
+    marked = zip(rows, losses, np.isfinite(found), strict=True)
+    return [row | {"loss": loss, "finite": ok} for row, loss, ok in marked], losses, said
+
+
+def _cross(axes: Axes, rows: Rows, height: str) -> None:
+    """Crosses where losses are not finite, at the values `height` of the rows."""
+    missing = [row for row in rows if not row["finite"]]
+    if missing:
+        at = [row["x"] for row in missing], [row[height] for row in missing]
+        axes.plot(*at, "x", color="black", markersize=5)
 
 
 def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> list[Path]:
@@ -65,8 +82,7 @@ def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> lis
       path: of the files, without extension.
       note: what stands on top.
     """
-    losses, said = drawable(np.array([row["loss"] for row in rows]))
-    rows = [row | {"loss": loss} for row, loss in zip(rows, losses, strict=True)]
+    rows, losses, said = _drawable_rows(rows)
     nets = {group: [net for net in groups if groups[net] == group] for group in groups.values()}
     if len(groups) <= MOST_NETS:
         nets = {"": list(groups)}
@@ -78,7 +94,9 @@ def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> lis
                 _curves(panels, row, style.curve(own.index(row[0]["net"]), len(row)))
         _finish(panels, DISTANCE if group == list(nets)[-1] else "")
         panels[0].set_title(group, loc="left")
-        handles = {line.get_label(): line for line in panels[-1].get_lines()}
+        panels[0].set_xticks(np.linspace(rows[0]["x"], rows[-1]["x"], TICKS))
+        lines_of = {line.get_label(): line for line in panels[-1].get_lines()}
+        handles = {net: lines_of[net] for net in own}
         beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
         panels[-1].legend(handles=list(handles.values()), **beside)
     _limit(lines[0], losses)
@@ -93,8 +111,7 @@ def draw_between(rows: Rows, path: Path, note: str) -> list[Path]:
       path: of the files, without extension.
       note: what stands on top.
     """
-    losses, said = drawable(np.array([row["loss"] for row in rows]))
-    rows = [row | {"loss": loss} for row, loss in zip(rows, losses, strict=True)]
+    rows, losses, said = _drawable_rows(rows)
     figure = Figure(figsize=(10, 4.0), layout="constrained")
     panels = figure.subplots(1, 2)
     _curves(panels, rows, style.curve(2, len(rows)))
@@ -107,6 +124,7 @@ def _curves(panels: Sequence[Axes], rows: Rows, look: dict[str, object]) -> None
     for axes, metric in zip(panels, ("loss", "error"), strict=True):
         values = [row[metric] for row in rows]
         axes.plot([row["x"] for row in rows], values, label=rows[0].get("net"), **look)
+        _cross(axes, rows, metric)
 
 
 def _finish(panels: Sequence[Axes], label: str) -> None:
@@ -159,8 +177,8 @@ def draw_plane(rows: Rows, path: Path, note: str) -> list[Path]:
       path: of the files, without extension.
       note: what stands on top.
     """
+    rows, losses, said = _drawable_rows(rows)
     runs = by_run(rows)
-    losses, said = drawable(np.array([row["loss"] for row in rows]))
     chosen = levels(losses.min(), losses.max())
     columns = 2 if len(runs) in (2, 4) else 3
     figure, panels = style.grid(
@@ -169,14 +187,15 @@ def draw_plane(rows: Rows, path: Path, note: str) -> list[Path]:
     size = len(losses) // len(runs)
     for i, ((run, own), axes) in enumerate(zip(runs.items(), panels, strict=True)):
         x = np.unique([row["x"] for row in own])
-        plane = losses[i * size : (i + 1) * size].reshape(len(x), len(x))
-        _contours(axes, x, plane, chosen)
+        found = np.ma.array([row["loss"] for row in own], mask=[not row["finite"] for row in own])
+        _contours(axes, x, found.reshape(len(x), len(x)), chosen)
+        _cross(axes, own, "y")
         middle = own[size // 2]
-        found = f"{middle['loss']:.2g} nats, {middle['error']:.3g}%"
-        axes.set_title(f"{_label(run, runs)} (at +: {found})", fontsize="medium")
+        said_of_it = f"{middle['loss']:.2g} nats, {middle['error']:.3g}%"
+        axes.set_title(f"{_label(run, runs)} (at +: {said_of_it})", fontsize="medium")
         axes.plot(0, 0, marker="+", color="black", markersize=9)
         axes.set_aspect("equal")
-        ticks = np.linspace(x[0], x[-1], 2 * TICKS_OF_A_REACH + 1)
+        ticks = np.linspace(x[0], x[-1], TICKS)
         axes.set(xticks=ticks, yticks=ticks)
         if i % columns == 0:
             axes.set_ylabel(DISTANCE)
@@ -185,9 +204,11 @@ def draw_plane(rows: Rows, path: Path, note: str) -> list[Path]:
     return style.save(figure, path, f"{note}{said}; lines: nats")
 
 
-def _contours(axes: Axes, x: np.ndarray, plane: np.ndarray, chosen: np.ndarray) -> None:
+def _contours(axes: Axes, x: np.ndarray, plane: np.ma.MaskedArray, chosen: np.ndarray) -> None:
     """Lines with their losses, and grey between them; where there is no line, the range."""
-    logarithms, at = np.log10(plane), np.log10(chosen)
+    if plane.mask.all():
+        return
+    logarithms, at = np.ma.log10(plane), np.log10(chosen)
     shades = GREYS(np.linspace(0, 1, len(at) + 1))
     axes.contourf(x, x, logarithms, [-FAR, *at, FAR], colors=shades)
     inside = at[(at > logarithms.min()) & (at < logarithms.max())]
@@ -199,7 +220,7 @@ def _contours(axes: Axes, x: np.ndarray, plane: np.ndarray, chosen: np.ndarray) 
         for text in axes.clabel(lines, fmt=texts, fontsize=8):
             text.set_path_effects(halo)
     else:
-        said = f"{_as_text(plane.min())} to {_as_text(plane.max())}"
+        said = " to ".join(dict.fromkeys(_as_text(loss) for loss in (plane.min(), plane.max())))
         axes.text(0.5, 0.6, said, ha="center", transform=axes.transAxes, path_effects=halo)
 
 

@@ -113,7 +113,7 @@ def test_losses_that_are_not_finite(tmp_path, runs):
 def test_losses_as_they_are_drawn():
     losses, said = landscape_figures.drawable(np.array([1.0, np.inf, 0.0, np.nan, 2.0]))
     np.testing.assert_array_equal(losses, [1, 2, 1e-6, 2, 2])
-    assert said == "; 2 of 5 losses are not finite, drawn at the top"
+    assert said == "; crosses: 2 of 5 losses are not finite"
     assert landscape_figures.drawable(np.array([1.0, 3.0]))[1] == ""
     losses, said = landscape_figures.drawable(np.array([np.nan, np.inf]))
     np.testing.assert_array_equal(losses, [1e-6, 1e-6])
@@ -124,9 +124,10 @@ def test_losses_as_they_are_drawn():
     [
         (0.6, 12, [0.7, 1, 1.5, 2, 3, 5, 7, 10]),
         (0.2, 600, [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]),
-        (1e-3, 1e4, [0.01, 0.1, 1, 10, 100, 1000]),
+        (1e-3, 1e4, [n * 10.0**d for d in range(-3, 4) for n in (1, 3)][1:]),
         (2.3, 2.9, [2.4, 2.5, 2.6, 2.7, 2.8]),
         (2.3, 2.3, []),
+        (3e-4, 2e8, [10.0**d for d in range(-3, 9)]),
         (1e-6, 1e30, [1e-3, 1, 1e3, 1e6, 1e9, 1e12, 1e15, 1e18, 1e21, 1e24, 1e27]),
     ],
 )
@@ -136,7 +137,7 @@ def test_levels_are_few_round_numbers(lowest, highest, expected):
 
 def test_planes_where_no_level_lies(tmp_path):
     points = [(x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)]
-    for top in (2.3, 1e12, np.nan):
+    for top in (2.3, np.nan, 1e12, np.inf):
         rows = [
             {"run": run, "x": x, "y": y, "loss": loss, "error": 90.0}
             for run, far in (("flat/seed-0", 2.3), ("steep/seed-0", top))
