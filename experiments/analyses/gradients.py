@@ -1,6 +1,6 @@
 """Vanishing and exploding gradients: what is propagated through each layer, over training.
 
-python -m experiments.analyze gradients --workdir=runs/gradient_flow
+python -m experiments.analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
 
 He15 (arXiv 1512.03385), section 4.1, finds that plain nets with batch norm have gradients of
 healthy norms and degrade all the same; without it they vanish or explode with depth (He et al.
