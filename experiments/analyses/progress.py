@@ -31,5 +31,5 @@ def progress(total: float) -> Iterator[Callable[[str, float], None]]:
         disable=not console.is_terminal,
     )
     with bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("starting", total=total)
         yield lambda what, cost: bar.update(task, advance=cost, description=what)
