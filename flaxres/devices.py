@@ -58,6 +58,7 @@ class Devices:
 
     Attributes:
       size: how many there are.
+      share: the part of each batch that is this process's, (number, of how many).
       one_at_a_time: each call waits for its result, so nothing is launched ahead.
     """
 
@@ -78,6 +79,7 @@ class Devices:
             taken.setdefault(device.process_index, []).append(device)
         self._devices = [d for own in taken.values() for d in own[: wanted or len(own)]]
         self.size = len(self._devices)
+        self.share = list(taken).index(jax.process_index()), len(taken)
         if config.batch_size % self.size:
             raise ConfigError(
                 f"batch_size must be a multiple of {self.size}, the devices that share a batch, "
@@ -98,13 +100,47 @@ class Devices:
             lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape), host
         )
 
-    def compile(self, function: Function, *examples: PyTree, donate: bool = False) -> Function:
+    def put_batches(self, array: np.ndarray) -> jax.Array:
+        """Puts batches on the devices, each device's part on it alone.
+
+        Args:
+          array: (batches, this process's images of each, ...); not to be changed afterwards.
+
+        Returns:
+          What a function takes that is compiled with `split` for it.
+        """
+        shape = self._batches_shape(array)
+        own = (len(array), shape[1] // self.share[1], *shape[2:])
+        sharding = NamedSharding(self._mesh, ROWS)
+        return jax.make_array_from_process_local_data(sharding, array.reshape(own), shape)
+
+    def batches_like(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        """Shape and place of what `put_batches` makes of such an array, to compile for."""
+        example = jax.ShapeDtypeStruct(shape, dtype)
+        sharding = NamedSharding(self._mesh, ROWS)
+        return jax.ShapeDtypeStruct(self._batches_shape(example), dtype, sharding=sharding)
+
+    def _batches_shape(self, own: np.ndarray | jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        """Of the batches of all processes, where `own` are those of this one."""
+        batches, images, *rest = own.shape
+        images *= self.share[1]
+        return (batches, *((self.size, images // self.size) if self._pmap else (images,)), *rest)
+
+    def compile(
+        self,
+        function: Function,
+        *examples: PyTree,
+        donate: bool = False,
+        split: PyTree = False,
+    ) -> Function:
         """Compiles `function(state, arrays, rows)` for all devices.
 
         Args:
           function: returns a tree that is equal on all devices.
           examples: state, arrays and rows to compile it for; rows is a host array.
           donate: let the result take the memory of the state.
+          split: which of `arrays` are split over the devices (`put_batches`), and not on each of
+            them: a tree of the same form, or one for all.
 
         Returns:
           A function that takes `rows`, the whole batches, as a host array; each process puts only
@@ -112,9 +148,10 @@ class Devices:
         """
         donated = (0,) if donate else ()
         if self._pmap:
-            mapped = pmap.pmap(function, AXIS, self._devices, donated)
+            mapped = pmap.pmap(function, AXIS, self._devices, donated, split)
         else:
-            specs = (EVERYWHERE, EVERYWHERE, ROWS)
+            of_arrays = jax.tree.map(lambda own: ROWS if own else EVERYWHERE, split)
+            specs = (EVERYWHERE, of_arrays, ROWS)
             # Without the check of varying values, gradients are per device here as under pmap.
             shard = jax.shard_map(
                 function, mesh=self._mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False

@@ -17,14 +17,16 @@ from ml_collections import ConfigDict
 
 from flaxres import replicas
 from flaxres.checkpoint import Checkpoints, Snapshot
-from flaxres.data import Dataset
+from flaxres.data import Dataset, StreamedDataset
 from flaxres.devices import Function
 from flaxres.distributed import largest, together
 from flaxres.errors import DivergedError
+from flaxres.feed import Batches, make_feed, next_steps
 from flaxres.metrics import Sums, TrainMetrics, total
 from flaxres.programs import Programs, steps_per_dispatch
 from flaxres.signals import StopRequest
 from flaxres.state import TrainState
+from flaxres.steps import Arrays
 from flaxres.writers import Record, Terminal, Writers
 
 # Waking up for every short step takes from its time on a CPU, so a few are launched at once. They
@@ -66,21 +68,21 @@ class Loop:
         self,
         config: ConfigDict,
         programs: Programs,
-        dataset: Dataset,
+        dataset: Dataset | StreamedDataset,
         writers: Writers,
         checkpoints: Checkpoints,
         terminal: Terminal,
     ):
-        """Puts the data set on the devices; `programs` are those of `config` and `dataset`."""
+        """Puts the data set on the devices, or prepares to stream it there.
+
+        `programs` are those of `config` and `dataset`.
+        """
         self._config = config
         self._programs = programs
         self._writers = writers
         self._checkpoints = checkpoints
         self._terminal = terminal
-        self._train = programs.put(dataset.train)
-        self._evaluated = {"test": programs.put(dataset.test)}
-        if dataset.validation is not None:
-            self._evaluated["validation"] = programs.put(dataset.validation)
+        self._feed = make_feed(config, programs, dataset)
         self._compiled: dict[int, Function] = {}
         self._launched: deque[Dispatch] = deque()
         self._ahead = 1
@@ -100,7 +102,7 @@ class Loop:
           The signal that stopped it, or 0; the last checkpoint is on disk.
 
         Raises:
-          UserError: the training diverged, or a file could not be written.
+          UserError: the training diverged, a file could not be written, or an image not be read.
         """
         self.step = step
         try:
@@ -108,22 +110,29 @@ class Loop:
             self._checkpoints.wait()
         except DivergedError as error:
             raise self._explained(error) from None
+        finally:
+            self._feed.close()
+        if summary := self._feed.summary():
+            self._terminal.say(summary)
         return stopping or largest(stop.signum or 0)
 
     def _run(self, state: TrainState, stop: StopRequest) -> int:
         config = self._config
         most = steps_per_dispatch(config)
         stopping = 0
+        if self.step < config.num_steps:
+            self._feed.start(self.step, most)
         if self.step == 0 and config.log_layers_every:
-            self._write_layers(0, self._programs.launch_layer_statistics(state, self._train, 0))
+            self._write_layers(0, self._launch_layers(state, 0))
         while self.step < config.num_steps and not stopping:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
-            num_steps = min(most - self.step % most, config.num_steps - self.step)
+            num_steps = next_steps(self.step, most, config.num_steps)
+            arrays, rows = self._next(num_steps)
             if num_steps not in self._compiled:
                 self._finish(keep=0)
-                self._compile(state, num_steps)
-            indices = self._programs.indices(self.step, num_steps)
-            state, metrics = self._compiled[num_steps](state, self._train, indices)
+                self._compile(state, arrays, num_steps)
+            state, metrics = self._compiled[num_steps](state, arrays, rows)
+            del arrays  # streamed images, whose memory later steps need
             self.step += num_steps
             stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
             self._launched.append(self._follow(state, metrics, bool(stopping)))
@@ -131,19 +140,28 @@ class Loop:
         self._finish(keep=0)
         return stopping
 
-    def _compile(self, state: TrainState, num_steps: int) -> None:
+    def _next(self, num_steps: int) -> Batches:
+        """What the next steps take; where it is waited for, the devices have nothing else to do."""
+        if self._launched and not self._feed.is_ready():
+            jax.block_until_ready(self._launched[-1].metrics)
+        return self._feed.next(self.step, num_steps)
+
+    def _launch_layers(self, state: TrainState, step: int) -> Mapping[str, jax.Array]:
+        """Starts the statistics of the layers in the step that follows `step` steps."""
+        arrays, rows = self._feed.again(step)
+        return self._programs.launch_layer_statistics(state, arrays, step, rows)
+
+    def _compile(self, state: TrainState, arrays: Arrays, num_steps: int) -> None:
         """Compiles all that the loop will call, so that nothing is compiled between the steps."""
         self._terminal.update(self.step, note="compiling")
-        self._compiled[num_steps] = self._programs.compile_train_steps(
-            state, self._train, num_steps
-        )
-        for split in self._evaluated.values():
-            self._programs.compile_evaluation(state, split)
-        if self._config.log_layers_every:
-            self._programs.compile_layer_statistics(state, self._train)
+        self._compiled[num_steps] = self._programs.compile_train_steps(state, arrays, num_steps)
+        self._feed.compile_evaluation(state)
+        if self._config.log_layers_every and num_steps == 1:
+            self._programs.compile_layer_statistics(state, arrays)
         Snapshot(state)
         self._clock.restart(self.step)
         self._finished = time.perf_counter()
+        self._feed.record()  # begins anew too
         self._terminal.restart_clock(self.step)
 
     def _follow(self, state: TrainState, metrics: TrainMetrics, stopping: bool) -> Dispatch:
@@ -151,11 +169,11 @@ class Loop:
         log, evaluate, save = due(self._config, self.step)
         evaluations = {}
         if evaluate:
-            for name, split in self._evaluated.items():
-                evaluations[name] = self._programs.launch_evaluation(state, split)
+            for name in self._feed.splits:
+                evaluations[name] = self._feed.launch_evaluation(state, name)
         layers = None
         if layers_due(self._config, self.step):
-            layers = self._programs.launch_layer_statistics(state, self._train, self.step)
+            layers = self._launch_layers(state, self.step)
         snapshot = Snapshot(state) if save or stopping else None
         return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot, layers)
 
@@ -199,6 +217,7 @@ class Loop:
         rates["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
         speed = self._clock.steps_per_second(dispatch.step)
         rates["images_per_second"] = speed * self._config.batch_size
+        rates |= self._feed.record()
         for name, sums in dispatch.evaluations.items():
             rates |= total(sums).rates(name)
         self._clock.restart(dispatch.step)

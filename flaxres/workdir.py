@@ -24,7 +24,7 @@ MAY_CHANGE = (
     *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints", "log_layers_every"),
     # These but for rounding, and the number of devices where batch norm is per device.
     *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices", "model.remat"),
-    "model.scan",
+    *("model.scan", "dataset.workers", "dataset.prefetch"),
 )
 
 

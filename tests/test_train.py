@@ -97,7 +97,7 @@ def test_a_validation_split_is_evaluated_beside_the_test_split(tmp_path, config)
 def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monkeypatch):
     record = train_and_evaluate(config, tmp_path)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "open_dataset", None)
     capsys.readouterr()
     assert train_and_evaluate(config, tmp_path) == record
     assert "resnet-8" in (out := capsys.readouterr().out)

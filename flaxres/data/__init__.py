@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
@@ -12,9 +13,19 @@ from flaxres.data.digits import DIGITS_SHAPE, load_digits
 from flaxres.data.folder import open_folder
 from flaxres.data.read import read_all
 from flaxres.data.source import ArraySource, Sources
+from flaxres.data.streamed import StreamedDataset, image_shape, open_streamed
 from flaxres.data.tfds import load_tfds, open_tfds, tfds_shape
 
-__all__ = ["Dataset", "Sources", "Split", "dataset_shape", "load_dataset", "open_sources"]
+__all__ = [
+    "Dataset",
+    "Sources",
+    "Split",
+    "StreamedDataset",
+    "dataset_shape",
+    "load_dataset",
+    "open_dataset",
+    "open_sources",
+]
 
 
 def open_sources(config: ConfigDict) -> Sources:
@@ -41,6 +52,20 @@ def open_sources(config: ConfigDict) -> Sources:
     return sources.keep(config.classes)
 
 
+def open_dataset(config: ConfigDict) -> Dataset | StreamedDataset:
+    """The data set of an experiment: in memory, or to be streamed (`config.dataset.placement`).
+
+    Raises:
+      ConfigError: there are several replicas, and it would be streamed.
+      DatasetError: see `load_dataset`.
+    """
+    if config.dataset.placement != "device":
+        streamed = open_streamed(config, open_sources(config.dataset))
+        if streamed is not None:
+            return streamed
+    return load_dataset(config.dataset)
+
+
 def load_dataset(config: ConfigDict) -> Dataset:
     """Loads the data set that `config` (an experiment's `config.dataset`) names into memory.
 
@@ -55,13 +80,18 @@ def load_dataset(config: ConfigDict) -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def _load(text: str) -> Dataset:
-    config = ConfigDict(json.loads(text))
+    return dataclasses.replace(_read(config := ConfigDict(json.loads(text))), mean=config.mean)
+
+
+def _read(config: ConfigDict) -> Dataset:
     splits = (config.train_split, config.test_split, config.validation_split)
-    if config.classes or config.name == "folder" or config.broken_images == "skip":
-        return read_all(open_sources(config), config.image_size, config.broken_images == "skip")
+    size, short = config.image_size, config.eval_short_side
+    skip = config.broken_images == "skip"
+    if config.classes or config.name == "folder" or skip or short:
+        return read_all(open_sources(config), size, skip, short)
     if config.name == "digits":
-        return load_digits(*splits, image_size=config.image_size)
-    return load_tfds(config.name, config.data_dir, *splits, image_size=config.image_size)
+        return load_digits(*splits, image_size=size)
+    return load_tfds(config.name, config.data_dir, *splits, image_size=size)
 
 
 def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
@@ -73,9 +103,7 @@ def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
     size = config.image_size
     if config.name == "folder":
         sources = open_sources(config)
-        image, _ = sources.train.load(0)
-        shape = (size, size, 3) if size else (image.height, image.width, 3)
-        return shape, sources.num_classes
+        return image_shape(sources, size), sources.num_classes
     if config.name == "digits":
         shape, num_classes = DIGITS_SHAPE
         shape = (size, size, shape[2]) if size else shape

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ class FolderSource:
     """The image files of one split.
 
     Attributes:
-      files: of the images.
+      directory: of the split.
+      files: bytes (n,), their names in there, 'CLASS/NAME': an array, as a million of paths would
+        take seconds to be sent to a worker, and much memory there.
       own_labels: int32 (n,), the number of the class folder that each lies in.
     """
 
-    files: tuple[Path, ...]
+    directory: str
+    files: np.ndarray
     own_labels: np.ndarray
 
     def __len__(self) -> int:
@@ -35,16 +39,16 @@ class FolderSource:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """See `flaxres.data.source.Source`."""
-        file = self.files[index]
+        file = self.where(index)
         try:
-            data = file.read_bytes()
+            data = Path(file).read_bytes()
         except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
-        return decode(data, str(file)), int(self.own_labels[index])
+        return decode(data, file), int(self.own_labels[index])
 
     def where(self, index: int) -> str:
         """See there."""
-        return str(self.files[index])
+        return os.path.join(self.directory, os.fsdecode(self.files[index]))
 
     def labels(self) -> np.ndarray:
         """See there."""
@@ -73,9 +77,18 @@ def open_folder(
     root = Path(data_dir).expanduser()
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}; it must hold SPLIT/CLASS/*.jpg")
-    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    names = _folders(root)
     classes = {name: _folders(root / name) for name in names}
     wanted = [spec for spec in (train_split, test_split, validation_split) if spec]
+    for spec in wanted:
+        name = spec.partition("[")[0]
+        if name not in names:
+            raise DatasetError(
+                f"folder {root} must hold a folder {name!r} with class folders, for the split "
+                f"{spec!r}; it holds {', '.join(names) or 'no folders'}"
+            )
+        if not classes[name]:
+            raise DatasetError(f"{root / name} holds no class folders; it must hold CLASS/*.jpg")
     splits = {name: _read(root / name, classes[name]) for name in names if _used(name, wanted)}
     sizes = {name: len(split) for name, split in splits.items()}
     used = [part_of(spec, sizes, f"folder {root}") for spec in wanted]
@@ -96,21 +109,23 @@ def _used(name: str, specs: list[str]) -> bool:
     return any(spec.partition("[")[0] == name for spec in specs)
 
 
-def _folders(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_dir())
+def _folders(directory: Path) -> list[str]:
+    """Names of the folders in it, but for hidden ones."""
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _read(split: Path, classes: list[str]) -> FolderSource:
     """All files of a split, in a random order that is always the same."""
-    files: list[Path] = []
+    files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        own = sorted(f for f in (split / name).iterdir() if f.suffix.lower() in SUFFIXES)
+        with os.scandir(split / name) as entries:
+            names = (entry.name for entry in entries)
+            own = sorted(file for file in names if file.lower().endswith(SUFFIXES))
         if not own:
             raise DatasetError(f"class folder {split / name} holds no .jpg, .jpeg or .png file")
-        files += own
+        files += [os.fsencode(f"{name}/{file}") for file in own]
         labels += [label] * len(own)
     order = np.random.default_rng(0).permutation(len(files))
-    return FolderSource(
-        tuple(files[i] for i in order), np.array([labels[i] for i in order], np.int32)
-    )
+    return FolderSource(str(split), np.array(files)[order], np.array(labels, np.int32)[order])

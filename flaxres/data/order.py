@@ -23,6 +23,9 @@ class EpochOrder:
         # A batch lies in two epochs at most when batch_size <= num_images.
         self._permutation = functools.lru_cache(maxsize=2)(self._new_permutation)
 
+    def __reduce__(self):
+        return EpochOrder, (self.num_images, self.batch_size, self._seed)
+
     def _new_permutation(self, epoch: int) -> np.ndarray:
         entropy = (self._seed, ORDER_STREAM, epoch)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
@@ -35,14 +38,18 @@ class EpochOrder:
           int32 (num_steps, batch_size), each in 0..num_images - 1.
         """
         start = step * self.batch_size
-        stop = start + num_steps * self.batch_size
+        images = self.images(start, start + num_steps * self.batch_size)
+        return images.reshape(num_steps, self.batch_size)
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """int32 images at the positions `start` to `stop` of the endless sequence of epochs."""
         parts = []
         while start < stop:
             epoch, offset = divmod(start, self.num_images)
             part = self._permutation(epoch)[offset : offset + stop - start]
             parts.append(part)
             start += len(part)
-        return np.concatenate(parts).reshape(num_steps, self.batch_size)
+        return np.concatenate(parts)
 
 
 def evaluation_rows(size: int, batch_size: int, devices: int) -> np.ndarray:

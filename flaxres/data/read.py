@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.resize import resize
-from flaxres.data.source import Source, Sources
+from flaxres.data.source import Source, Sources, check_label
 from flaxres.errors import DatasetError
 
 
-def read_all(sources: Sources, image_size: int, skip_broken: bool = False) -> Dataset:
+def read_all(
+    sources: Sources, image_size: int, skip_broken: bool = False, eval_short_side: int = 0
+) -> Dataset:
     """Reads all splits.
 
     Args:
       sources: of the data set.
       image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
       skip_broken: leave images out that cannot be decoded, and say how many there were.
+      eval_short_side: to which images that are not for training are scaled, before their middle is
+        taken; 0 for `image_size`.
 
     Raises:
-      DatasetError: an image that cannot be decoded, or is of another size than the first.
+      DatasetError: an image that cannot be decoded, is of another size than the first, or has a
+        label that there is not.
     """
     splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
-    return Dataset(
-        name=sources.name,
-        num_classes=sources.num_classes,
-        **{
-            name: split and _read(split, sources.channels, image_size, skip_broken)
-            for name, split in splits.items()
-        },
-    )
+    found = {}
+    for name, split in splits.items():
+        short = 0 if name == "train" else eval_short_side
+        view = functools.partial(resize, size=image_size, short=short) if image_size else None
+        found[name] = split and _read(split, sources, view, skip_broken)
+    return Dataset(name=sources.name, num_classes=sources.num_classes, **found)
 
 
-def _read(source: Source, channels: int, image_size: int, skip_broken: bool) -> Split:
+def _read(
+    source: Source,
+    sources: Sources,
+    view: Callable[[Image.Image], Image.Image] | None,
+    skip_broken: bool,
+) -> Split:
     images: list[np.ndarray] = []
     labels: list[int] = []
     broken = 0
@@ -47,9 +58,10 @@ def _read(source: Source, channels: int, image_size: int, skip_broken: bool) -> 
                 raise
             broken += 1
             continue
-        image = resize(image, image_size) if image_size else image
-        images.append(np.asarray(image).reshape(image.height, image.width, channels))
+        image = view(image) if view else image
+        images.append(np.asarray(image).reshape(image.height, image.width, sources.channels))
         labels.append(label)
+        check_label(label, sources.num_classes, source.where(index))
         if images[-1].shape != images[0].shape:
             (height, width), (first, second) = (i.shape[:2] for i in (images[-1], images[0]))
             raise DatasetError(

@@ -187,3 +187,21 @@ def part_of(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, slice]
     if not len(range(size)[rows]):
         raise DatasetError(f"split {spec!r} of data set {name!r} is empty")
     return match[1], rows
+
+
+def check_label(label: int, num_classes: int, where: str) -> None:
+    """Checks a label.
+
+    Args:
+      label: of an image.
+      num_classes: that there are.
+      where: what to call the image; see `Source.where`.
+
+    Raises:
+      DatasetError: there is no such class.
+    """
+    if not 0 <= label < num_classes:
+        raise DatasetError(
+            f"{where} has the label {label}; there are {num_classes} classes, so it must be from 0 "
+            f"to {num_classes - 1}"
+        )

@@ -21,7 +21,7 @@ from rich.progress import track
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.decode import decode
 from flaxres.data.resize import resize
-from flaxres.data.source import Sources
+from flaxres.data.source import Sources, check_label
 from flaxres.errors import DatasetError, one_line
 
 # Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
@@ -132,12 +132,15 @@ def load_tfds(
       DatasetError: see there.
     """
     sources = open_tfds(name, data_dir, train_split, test_split, validation_split)
-    shape = tfds_shape(name, data_dir, image_size)[0]
+    shape, num_classes = tfds_shape(name, data_dir, image_size)
     splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
     return Dataset(
         name=sources.name,
-        num_classes=sources.num_classes,
-        **{key: split and _read(split, shape, image_size) for key, split in splits.items()},
+        num_classes=num_classes,
+        **{
+            key: split and _read(split, shape, image_size, num_classes)
+            for key, split in splits.items()
+        },
     )
 
 
@@ -262,7 +265,9 @@ def _source(builder, split: str) -> RecordSource:
     return RecordSource(records, where, image_key, label_key, channels)
 
 
-def _read(source: RecordSource, shape: tuple[int, int, int], image_size: int) -> Split:
+def _read(
+    source: RecordSource, shape: tuple[int, int, int], image_size: int, num_classes: int
+) -> Split:
     """Reads and decodes one split."""
     size = len(source)
     images = np.empty((size, *shape), np.uint8)
@@ -277,6 +282,8 @@ def _read(source: RecordSource, shape: tuple[int, int, int], image_size: int) ->
                 labels[row] = record[source.label_key]
     except Exception as error:
         raise _incomplete(source.name, error) from error
+    for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
+        check_label(int(labels[row]), num_classes, source.where(int(row)))
     return Split(images, labels)
 
 

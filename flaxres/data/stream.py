@@ -1,0 +1,243 @@
+"""Images decoded ahead of when they are needed, by threads or by processes of Grain.
+
+What comes out is the same, in the same order, for any number of workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from flaxres.data.crops import Crops
+from flaxres.data.decode import BrokenImageError
+from flaxres.data.order import EpochOrder
+from flaxres.data.schedule import Part
+from flaxres.data.source import Source, check_label
+from flaxres.errors import DatasetError, UserError
+
+MOST_WORKERS = 16  # where the config leaves their number open
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pixels:
+    """A decoded part.
+
+    Attributes:
+      images: uint8 (n, height, width, channels).
+      labels: int32 (n,).
+      valid: bool (n,); False for none, and for a broken image of an evaluation.
+      broken: images that could not be decoded.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    broken: int
+
+    @classmethod
+    def of(cls, found: Mapping[str, np.ndarray]) -> Pixels:
+        """Of what a decoder returned, copied: memory shared with workers goes back at once."""
+        images, labels, valid = (np.array(found[name]) for name in ("images", "labels", "valid"))
+        return cls(images, labels, valid, int(found["broken"][0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Reads and decodes parts; can be sent to another process.
+
+    Attributes:
+      sources: by the name of the split.
+      order: of the training images.
+      crops: what is taken of an image.
+      image_shape: (height, width, channels) of the result.
+      num_classes: labels must be below it.
+      skip_broken: take the next readable image in the place of one that cannot be decoded.
+    """
+
+    sources: Mapping[str, Source]
+    order: EpochOrder
+    crops: Crops
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    skip_broken: bool
+
+    def __call__(self, part: Part) -> dict[str, np.ndarray]:
+        """The fields of `Pixels`, as arrays, which Grain takes to this process.
+
+        Raises:
+          DatasetError: an image cannot be read or decoded, has another size, or a label that there
+            is not.
+        """
+        images = np.zeros((len(part), *self.image_shape), np.uint8)
+        labels = np.zeros(len(part), np.int32)
+        valid = np.zeros(len(part), bool)
+        broken = 0
+        for i, number in enumerate(map(int, part.numbers)):
+            if number < 0:
+                continue
+            found, missed = (self._training if part.training else self._evaluation)(part, number)
+            broken += missed
+            if found is not None:
+                images[i], labels[i], valid[i] = *found, True
+        return {"images": images, "labels": labels, "valid": valid, "broken": np.int32([broken])}
+
+    def _training(self, part: Part, position: int) -> tuple[tuple[np.ndarray, int], int]:
+        """The image at a position, or at the next whose image can be decoded; how many cannot."""
+        source = self.sources[part.split]
+        for missed in range(len(source)):
+            index = int(self.order.images(position + missed, position + missed + 1)[0])
+            try:
+                image, label = source.load(index)
+            except BrokenImageError:
+                if not self.skip_broken:
+                    raise
+                continue
+            image = self.crops.training(image, position + missed)
+            return self._checked(source, index, image, label), missed
+        raise DatasetError(f"none of the {len(source):,} training images can be decoded")
+
+    def _evaluation(self, part: Part, index: int) -> tuple[tuple[np.ndarray, int] | None, int]:
+        """An image of an evaluation; None and 1 if it cannot be decoded."""
+        source = self.sources[part.split]
+        try:
+            image, label = source.load(index)
+        except BrokenImageError:
+            if not self.skip_broken:
+                raise
+            return None, 1
+        return self._checked(source, index, self.crops.evaluation(image), label), 0
+
+    def _checked(
+        self, source: Source, index: int, image: Image.Image, label: int
+    ) -> tuple[np.ndarray, int]:
+        height, width, channels = self.image_shape
+        if (image.height, image.width) != (height, width):
+            raise DatasetError(
+                f"{source.where(index)} has {image.height} x {image.width} pixels and not the "
+                f"{height} x {width} of the first image; choose one size for all, e.g. "
+                "--config.dataset.image_size=224"
+            )
+        check_label(label, self.num_classes, source.where(index))
+        return np.asarray(image).reshape(height, width, channels), label
+
+
+def num_workers(wanted: int) -> int:
+    """Processes that decode: as many as wanted, or one on each core that this process may use."""
+    return min(cores(), MOST_WORKERS) if wanted < 0 else wanted
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Stream:
+    """An iterator over `Pixels`, decoded ahead; close it when it is not needed any more."""
+
+    def __init__(
+        self, parts: Sequence[Part], decoder: Decoder, workers: int, ahead: int, start: int = 0
+    ):
+        """Starts the workers.
+
+        Args:
+          parts: what to decode; can be sent to another process.
+          decoder: how.
+          workers: processes; 0 for threads of this one.
+          ahead: parts that are decoded before they are asked for, about.
+          start: number of the first part to decode.
+        """
+        import grain  # with JAX, so it takes seconds, and only streams need it
+        from absl import flags
+
+        profiling = "grain_enable_multiprocess_worker_profiling"
+        if not flags.FLAGS.is_parsed() and profiling in flags.FLAGS:
+            # Grain asks for this flag, which programs without absl's command line never parse.
+            flags.FLAGS[profiling].present = 1
+        if workers:
+            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        else:
+            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=ahead + cores())
+        steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder))
+        steps = steps.to_iter_dataset(reading)
+        if workers:
+            options = grain.MultiprocessingOptions(
+                num_workers=workers, per_worker_buffer_size=max(1, -(-ahead // workers))
+            )
+            steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
+        self._workers = workers
+        self._iterator = iter(steps)
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Pixels:
+        """The next part.
+
+        Raises:
+          DatasetError: it cannot be decoded, or a worker has ended before its time.
+        """
+        try:
+            found = next(self._iterator)
+        except UserError as error:
+            # Without Grain's traceback and notes.
+            raise type(error)(*error.args) from None
+        except RuntimeError as error:
+            if not (code := re.search(r"exit code (-?\d+)", str(error))):
+                raise
+            raise _lost(int(code[1]), self._workers) from None
+        return Pixels.of(found)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._iterator.close()
+        # Grain's iterators are in cycles of references, and hold the last parts in shared memory.
+        self._iterator = iter(())
+        gc.collect()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Part number to its pixels, in a worker."""
+
+    parts: Sequence[Part]
+    decoder: Decoder
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        return self.decoder(self.parts[int(number)])
+
+
+def _begin_worker(number: int, count: int) -> None:
+    """Has a worker end with its parent and with nothing else."""
+    # These go to all processes of a terminal or a job; the run needs images until it has saved.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _lost(code: int, workers: int) -> DatasetError:
+    """What to say of a worker that has ended."""
+    how = f"with exit code {code}"
+    if code < 0:
+        how = f"by signal {-code}"
+        names = {int(s): s.name for s in signal.Signals}
+        how += f" ({names[-code]})" if -code in names else ""
+    return DatasetError(
+        f"one of {workers} processes that decode images was ended {how}; where memory or /dev/shm "
+        "is short, choose fewer with --config.dataset.workers (0: threads), or a smaller "
+        "--config.dataset.prefetch; the same command goes on from the last checkpoint"
+    )
