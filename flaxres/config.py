@@ -11,16 +11,17 @@ import itertools
 
 from ml_collections import ConfigDict, config_dict
 
+from flaxres.data.options import check_data
 from flaxres.devices import PARALLELISMS
 from flaxres.errors import ConfigError
 from flaxres.models.names import fields_of, net_name
 from flaxres.models.nets import FIELDS, check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
+from flaxres.optim import SCHEDULES
 
 __all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
 
 DTYPES = ("float32", "bfloat16")
-BROKEN_IMAGES = ("fail", "skip")
 DECAYED = ("all", "kernels")
 
 
@@ -34,15 +35,25 @@ def default_config() -> ConfigDict:
     config.batch_size = 128
     config.num_steps = 64_000
     config.learning_rate = 0.1
+    # What becomes of the rate: it drops at the boundaries, or falls to 0 at num_steps along half a
+    # cosine (Loshchilov and Hutter 2017, arXiv 1608.03983); see `flaxres.optim.learning_rate`.
+    config.schedule = "drops"
     config.boundaries = (32_000, 48_000)  # the learning rate drops before these steps (0 is first)
     config.decay_factor = 0.1  # the learning rate is multiplied by it at each boundary
+    # The rate rises in equal parts over so many steps; Goyal 2017 (arXiv 1706.02677), section 2.2.
+    config.linear_warmup_steps = 0
     config.momentum = 0.9
+    config.nesterov = False  # look-ahead momentum, as of Huang17 (arXiv 1608.06993), section 4.2
+    # Weight of the even distribution over classes in the labels of training; Szegedy 2016 (arXiv
+    # 1512.00567), section 7, has 0.1.
+    config.label_smoothing = 0.0
     config.weight_decay = 1e-4  # L2, added to the gradient before momentum
     config.weight_decay_on = (
         "all"  # all: norms and biases too; kernels: conv and dense kernels only
     )
 
     # Warm-up of ResNet-110: a lower learning rate until the training error falls below a threshold.
+    # That of `linear_warmup_steps` is another one.
     config.warmup = ConfigDict()
     config.warmup.enabled = False
     config.warmup.learning_rate = 0.01
@@ -71,6 +82,14 @@ def default_config() -> ConfigDict:
     # (.msgpack), or the directory of a run; see `flaxres.weights`.
     config.init_from = config_dict.placeholder(str)
 
+    # Fine-tuning of such weights on another task; see `flaxres.transfer`.
+    config.transfer = ConfigDict()
+    config.transfer.new_head = False  # the last dense layer begins anew, for other classes
+    # Stages ('stage1') and layers ('conv', 'norm', 'stage1_block2') that stay as they are, with
+    # running statistics in training; 'body': all but the last dense layer.
+    config.transfer.frozen = ()
+    config.transfer.body_rate = 1.0  # times the learning rate, in all but the last dense layer
+
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, folder, or any TFDS image-classification set
     # Where TFDS keeps its data, if None; of 'folder', what holds SPLIT/CLASS/*.jpg.
@@ -84,10 +103,39 @@ def default_config() -> ConfigDict:
     config.dataset.broken_images = "fail"  # what to do with those that cannot be decoded: or skip
     # Pixels on each side that all images are scaled to (`flaxres.data.resize`); 0: as they are.
     config.dataset.image_size = 0
+    # Evaluation takes the middle of images whose short side is scaled to so many; 0: image_size.
+    # 256 for 224 is Krizhevsky 2012's, section 2.
+    config.dataset.eval_short_side = 0
+    config.dataset.mean = "pixel"  # what is subtracted: an image, or a number for each channel
+    # Where the images are: all of them on the device, or read, decoded and sent there step by step.
+    # auto: stream where the training split takes more than device_gib, or augment.crop needs it.
+    config.dataset.placement = "auto"
+    config.dataset.device_gib = 4.0  # GiB, as uint8
+    config.dataset.workers = -1  # of a stream, processes that decode; 0: threads; -1: by cores
+    config.dataset.prefetch = 4  # batches of a stream that are decoded ahead
+    config.dataset.mean_images = 10_000  # of a stream, whose mean is subtracted
 
     config.augment = ConfigDict()
-    config.augment.pad = 4  # pixels on each side, before a random crop of the original size
+    # pad: zeros around the image, then a random crop of the original size. Of larger images: scale
+    # (He15, section 3.4): a random short side, then a crop of dataset.image_size; area (Szegedy
+    # 2014, arXiv 1409.4842, section 6): a crop of random area and aspect, scaled to that size.
+    config.augment.crop = "pad"
+    config.augment.pad = 4  # pixels on each side
+    config.augment.short_side = (256, 480)  # of scale: pixels
+    config.augment.area = (0.08, 1.0)  # of area: parts of the image's
+    config.augment.aspect = (3 / 4, 4 / 3)  # of area: width over height
     config.augment.flip = True  # random horizontal flip
+    # Deviation of the multiples of RGB's principal components that are added to an image; 0: none.
+    # Krizhevsky 2012, section 4.1, has 0.1. See `flaxres.data.augment.random_colour`.
+    config.augment.colour = 0.0
+    # Eigenvalues of the covariance of ImageNet's RGB in units of 0..1, and its eigenvectors, one
+    # after the other: github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua (pca).
+    config.augment.colour_values = (0.2175, 0.0188, 0.0045)
+    config.augment.colour_vectors = (
+        *(-0.5675, -0.5808, -0.5836),
+        *(0.7192, -0.0045, -0.6948),
+        *(0.4009, -0.8140, 0.4203),
+    )
 
     config.model = ConfigDict(FIELDS)  # those that depend on the family
     config.model.name = "resnet"
@@ -157,8 +205,8 @@ def check_config(config: ConfigDict) -> None:
         need(flat[field] in names, field, f"one of {', '.join(names)}")
 
     one_of("dtype", DTYPES)
-    one_of("dataset.broken_images", BROKEN_IMAGES)
     one_of("weight_decay_on", DECAYED)
+    one_of("schedule", SCHEDULES)
     one_of("parallelism", PARALLELISMS)
     one_of("bn_scope", BN_SCOPES)
     alone = config.num_replicas == 1 or config.parallelism == "jit"
@@ -168,6 +216,7 @@ def check_config(config: ConfigDict) -> None:
     one_of("model.norm", NORMS)
     try:
         check_model(config.model)
+        check_data(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for field in (
@@ -183,18 +232,30 @@ def check_config(config: ConfigDict) -> None:
         need(flat[field] >= 1, field, "at least 1")
     for field in (
         *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
-        *("dataset.image_size", "log_layers_every"),
+        *("dataset.image_size", "log_layers_every", "augment.colour", "linear_warmup_steps"),
     ):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
     for field in (
         *("learning_rate", "decay_factor", "warmup.learning_rate"),
-        *("model.norm_epsilon", "model.init_gain"),
+        *("model.norm_epsilon", "model.init_gain", "transfer.body_rate"),
     ):
         need(flat[field] > 0, field, "above 0")
-    for field in ("momentum", "model.norm_momentum"):
+    for field in ("momentum", "model.norm_momentum", "label_smoothing"):
         need(0 <= flat[field] < 1, field, "at least 0 and below 1")
     need(0 < config.warmup.train_error < 100, "warmup.train_error", "percent, between 0 and 100")
+    ramp = config.linear_warmup_steps
+    need(ramp < config.num_steps, "linear_warmup_steps", f"below num_steps, {config.num_steps}")
+    ok = ramp == 0 or not config.warmup.enabled
+    need(ok, "linear_warmup_steps", "0 where warmup.enabled, of which a run has one")
+    need(config.momentum > 0 or not config.nesterov, "nesterov", "False where momentum is 0")
+    for field, count in (("augment.colour_values", 3), ("augment.colour_vectors", 9)):
+        numbers = all(isinstance(value, int | float) for value in flat[field])
+        need(numbers and len(flat[field]) == count, field, f"{count} numbers")
+    ok = config.init_from is not None or not config.transfer.new_head
+    need(ok, "transfer.new_head", "False without weights to begin with (--init_from)")
+    ok = all(isinstance(name, str) and name for name in flat["transfer.frozen"])
+    need(ok, "transfer.frozen", "names of stages and layers, such as ('conv', 'norm', 'stage1')")
     boundaries = flat["boundaries"]
     whole = all(type(boundary) is int and boundary > 0 for boundary in boundaries)
     rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))

@@ -21,9 +21,13 @@ from ml_collections import ConfigDict
 from flaxres.config import net_name
 from flaxres.errors import ConfigError, WeightsError
 from flaxres.models import vgg
+from flaxres.models.layers import HEAD
 
 PyTree = Any
 Weights = Mapping[str, np.ndarray]
+
+# What to do where only the last dense layer does not fit.
+NEW_HEAD = "for other classes begin that layer anew, with --config.transfer.new_head=True"
 
 LEAVES = {
     "kernel": "weight",
@@ -98,7 +102,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def convert(weights: Weights, shapes: PyTree, model: ConfigDict) -> PyTree:
+def convert(weights: Weights, shapes: PyTree, model: ConfigDict, new_head: bool = False) -> PyTree:
     """A net's variables from those of the same net in PyTorch.
 
     Args:
@@ -106,9 +110,10 @@ def convert(weights: Weights, shapes: PyTree, model: ConfigDict) -> PyTree:
         nets have; running means take them in.
       shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
       model: the net, an experiment's `config.model`.
+      new_head: leave out the last dense layer, whatever it is like there.
 
     Returns:
-      float32 arrays in the places of `shapes`.
+      float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
 
     Raises:
       ConfigError: a family of nets whose names in PyTorch are not known.
@@ -120,6 +125,9 @@ def convert(weights: Weights, shapes: PyTree, model: ConfigDict) -> PyTree:
     for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
         _, module, kind = re.fullmatch(r"(\w+)/(.+)/(\w+)", path).groups()
         candidates = [f"{name}.{LEAVES[kind]}" for name in names(module)]
+        if new_head and module == HEAD:
+            left -= set(candidates)
+            continue
         name = next((candidate for candidate in candidates if candidate in weights), None)
         if name is None:
             raise WeightsError(
@@ -136,6 +144,7 @@ def convert(weights: Weights, shapes: PyTree, model: ConfigDict) -> PyTree:
             raise WeightsError(
                 f"the state dict is not of {net_name(model)}: {name} has shape "
                 f"{weights[name].shape}, which does not fit {module}/{kind} {tuple(leaf.shape)}"
+                + (f"; {NEW_HEAD}" if module == HEAD else "")
             )
         flat[path] = np.array(value, np.float32)
     if left:

@@ -61,7 +61,9 @@ class LayerStatistics:
         fields = config.model.copy_and_resolve_references()
         fields.scan, fields.remat = False, False
         self._config, self._axis = config, axis
-        self._model = create_model(fields, num_classes, config.dtype, bn_axis)
+        self._model = create_model(
+            fields, num_classes, config.dtype, bn_axis, config.transfer.frozen
+        )
         alone = create_model(fields, num_classes, config.dtype)
         self.names = [layer.name for layer in summarise(alone, image_shape) if layer.macs]
 

@@ -1,4 +1,8 @@
-"""SGD with momentum and L2, and the learning rate: He15 (arXiv 1512.03385), section 4.2."""
+"""SGD with momentum and L2, and the learning rate: He15 (arXiv 1512.03385), section 4.2.
+
+Besides the drops of that paper there is half a cosine, and besides the warm-up of its ResNet-110 a
+linear one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
 from ml_collections import ConfigDict
+
+from flaxres.transfer import frozen_leaves
+
+SCHEDULES = ("drops", "cosine")
 
 
 def decay_mask(params: dict) -> dict:
@@ -20,11 +28,24 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
     The learning rate is applied after it, w = w - rate * v, so that a drop of the rate acts at once
     on the whole velocity, as in PyTorch. (Caffe keeps the rate inside the velocity.)
+
+    With `config.nesterov` the step is along what v will be after another step with this gradient,
+    gradient + decay * w + momentum * v, as in PyTorch: Sutskever et al. 2013, "On the importance of
+    initialization and momentum in deep learning", section 2, in terms of the params looked ahead.
+
+    L2 leaves frozen layers alone (`flaxres.transfer`).
     """
-    mask = decay_mask if config.weight_decay_on == "kernels" else None
+
+    def mask(params: dict) -> dict:
+        decayed = jax.tree.map(lambda frozen: not frozen, frozen_leaves(config, params))
+        if config.weight_decay_on == "kernels":
+            decayed = jax.tree.map(lambda one, other: one and other, decayed, decay_mask(params))
+        return decayed
+
+    is_masked = config.weight_decay_on == "kernels" or len(config.transfer.frozen) > 0
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask),
-        optax.trace(config.momentum),
+        optax.add_decayed_weights(config.weight_decay, mask if is_masked else None),
+        optax.trace(config.momentum, nesterov=config.nesterov),
     )
 
 
@@ -66,8 +87,26 @@ class Warmup:
 
 
 def learning_rate(config: ConfigDict, step: jax.Array, warmup: Warmup) -> jax.Array:
-    """float32 rate of step `step` (0 is the first): warm-up, then a drop at each boundary."""
-    boundaries = jnp.asarray(config.boundaries, jnp.int32)
-    drops = jnp.sum(step >= boundaries)
-    rate = config.learning_rate * jnp.float32(config.decay_factor) ** drops
+    """float32 rate of step `step` (0 is the first): a warm-up, then what the schedule says.
+
+    - 'drops': a drop at each boundary, counted from the first step of all.
+    - 'cosine': rate / 2 * (1 + cos(pi * t / T)) for step t of the T that follow the linear warm-up,
+      from the whole rate to 0 at `num_steps`: Loshchilov and Hutter 2017 (arXiv 1608.03983),
+      equation 5, without restarts; with a warm-up as in He et al. 2019 (arXiv 1812.01187), section
+      5.1.
+
+    In the first n = `linear_warmup_steps` steps it is times (step + 1) / n, so that the last of
+    them has the whole rate: Goyal et al. 2017 (arXiv 1706.02677), section 2.2; He et al. 2019,
+    section 3.1, for its beginning near 0. As long as `warmup` is active its rate holds.
+    """
+    ramp = config.linear_warmup_steps
+    if config.schedule == "cosine":
+        done = jnp.maximum(step - ramp, 0) / (config.num_steps - ramp)
+        rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    else:
+        boundaries = jnp.asarray(config.boundaries, jnp.int32)
+        drops = jnp.sum(step >= boundaries)
+        rate = config.learning_rate * jnp.float32(config.decay_factor) ** drops
+    if ramp:
+        rate = rate * jnp.minimum((step + 1) / ramp, 1)
     return jnp.where(warmup.active, config.warmup.learning_rate, rate).astype(jnp.float32)

@@ -111,7 +111,8 @@ def make_batch_statistics(config: ConfigDict, dataset: Dataset) -> BatchStatisti
     fields = config.model.copy_and_resolve_references()
     # Without a weight for the old ones, the running statistics are those of the last batch.
     fields.update({"norm_momentum": 0.0, "remat": False})
-    model = create_model(fields, dataset.num_classes, config.dtype)
+    frozen = config.transfer.frozen  # these keep what they have, which they were trained with
+    model = create_model(fields, dataset.num_classes, config.dtype, frozen=frozen)
     images, mean = dataset.train.images, dataset.mean_image()
     key = stream_key(config.seed, DROPOUT_STREAM)
 

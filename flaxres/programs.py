@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import flaxres
-from flaxres.data import Dataset, Split
+from flaxres.data import Dataset, Split, StreamedDataset
+from flaxres.data.augment import check_colour
 from flaxres.data.order import EpochOrder, evaluation_rows
 from flaxres.devices import AXIS, Devices, Function, device_name
 from flaxres.errors import ConfigError
@@ -22,7 +23,15 @@ from flaxres.models import create_model
 from flaxres.optim import make_optimizer
 from flaxres.replicas import seeds
 from flaxres.state import TrainState, create_state
-from flaxres.steps import Arrays, make_evaluate, make_train_step, make_train_steps
+from flaxres.steps import (
+    Arrays,
+    in_batches,
+    make_evaluate,
+    make_train_step,
+    make_train_steps,
+    of_batches,
+)
+from flaxres.transfer import without_head
 from flaxres.version import commit
 from flaxres.weights import read_weights
 
@@ -42,7 +51,7 @@ class Programs:
       devices: those that it runs on.
     """
 
-    def __init__(self, config: ConfigDict, dataset: Dataset):
+    def __init__(self, config: ConfigDict, dataset: Dataset | StreamedDataset):
         """Builds the functions; compiles nothing yet.
 
         Raises:
@@ -57,11 +66,14 @@ class Programs:
         self.devices = Devices(config)
         axis = AXIS if self.devices.size > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None
-        self._model = create_model(config.model, dataset.num_classes, config.dtype, bn_axis)
+        self._model = create_model(
+            config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
+        )
+        check_colour(config.augment, dataset.image_shape[2])
         self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
         self._optimizer = make_optimizer(config)
         self._image_shape = dataset.image_shape
-        self._mean = dataset.mean_image()
+        self._dataset = dataset
         train_step = make_train_step(self._model, self._optimizer, config, axis)
         self._train_steps = make_train_steps(train_step)
         self._evaluate = make_evaluate(self._model, axis)
@@ -82,6 +94,10 @@ class Programs:
         """Puts a split on every device, as uint8."""
         return self.devices.replicate(Arrays(split.images, split.labels, self._mean))
 
+    @functools.cached_property
+    def _mean(self) -> np.ndarray:
+        return self._dataset.mean_image()
+
     def initial_state(self) -> TrainState:
         """The state before the first step, with the weights of `config.init_from` if there are any.
 
@@ -93,7 +109,10 @@ class Programs:
         if len(jax.tree.leaves(self.state_shape.params)) <= MOST_COMPILED:
             # It runs once, so it is compiled for a short compilation, not for speed.
             create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
-        return self.devices.replicate(create(self._seeds).replace(**weights))
+        state = create(self._seeds)
+        # With a new head, that layer's are the seed's.
+        weights = {name: {**getattr(state, name), **own} for name, own in weights.items()}
+        return self.devices.replicate(state.replace(**weights))
 
     def _weights(self) -> dict[str, PyTree]:
         """The parts of the state that `config.init_from` has, if it is given; each replica's."""
@@ -102,7 +121,10 @@ class Programs:
         variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
         replicas = self._config.num_replicas
         one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
-        found = read_weights(Path(self._config.init_from).expanduser(), one, self._config.model)
+        new_head = self._config.transfer.new_head
+        path = Path(self._config.init_from).expanduser()
+        found = read_weights(path, one, self._config.model, new_head)
+        variables = without_head(variables) if new_head else variables
         return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
 
     @functools.cached_property
@@ -125,12 +147,21 @@ class Programs:
 
     def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:
         """Compiles `num_steps` steps in one dispatch, once; the state passed to them is donated."""
-        key = ("train", len(arrays.labels), num_steps)
+        rows = self.indices(0, num_steps)
+        return self._compile(self._train_steps, state, arrays, rows, donate=True)
+
+    def _compile(
+        self, function: Function, state: TrainState, arrays: Arrays, rows: np.ndarray, **options
+    ) -> Function:
+        """Compiles a function for arrays and rows of such shapes, once.
+
+        The arrays are a split, or batches (`flaxres.feed`), of which each device has its own part.
+        """
+        key = (id(function), arrays.labels.shape, rows.shape)
         if key not in self._compiled:
-            rows = self.indices(0, num_steps)
-            self._compiled[key] = self.devices.compile(
-                self._train_steps, state, arrays, rows, donate=True
-            )
+            if in_batches(arrays):
+                function, options["split"] = of_batches(function), Arrays(True, True, False)
+            self._compiled[key] = self.devices.compile(function, state, arrays, rows, **options)
         return self._compiled[key]
 
     def indices(self, step: int, num_steps: int) -> np.ndarray:
@@ -150,13 +181,12 @@ class Programs:
         evaluate = self.compile_evaluation(state, arrays)
         return [evaluate(state, arrays, part) for part in self._evaluation_parts(arrays)]
 
-    def compile_evaluation(self, state: TrainState, arrays: Arrays) -> Function:
-        """Compiles the evaluation of a split of that size, once."""
-        rows = self._evaluation_parts(arrays)[0]
-        key = ("evaluate", len(arrays.labels), rows.shape)
-        if key not in self._compiled:
-            self._compiled[key] = self.devices.compile(self._evaluate, state, arrays, rows)
-        return self._compiled[key]
+    def compile_evaluation(
+        self, state: TrainState, arrays: Arrays, rows: np.ndarray | None = None
+    ) -> Function:
+        """Compiles the evaluation of a split of that size, or of batches of such `rows`, once."""
+        rows = self._evaluation_parts(arrays)[0] if rows is None else rows
+        return self._compile(self._evaluate, state, arrays, rows)
 
     @functools.cached_property
     def layer_statistics(self) -> LayerStatistics:
@@ -164,16 +194,18 @@ class Programs:
         return LayerStatistics(self._config, *self._layer_options)
 
     def compile_layer_statistics(self, state: TrainState, arrays: Arrays) -> Function:
-        """Compiles them for a split of that size, once."""
-        key = ("layers", len(arrays.labels))
-        if key not in self._compiled:
-            rows = self.indices(0, 1)
-            self._compiled[key] = self.devices.compile(self.layer_statistics, state, arrays, rows)
-        return self._compiled[key]
+        """Compiles them for a split of that size, or for batches, once."""
+        return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
 
-    def launch_layer_statistics(self, state: TrainState, arrays: Arrays, step: int) -> PyTree:
-        """Starts those of the batch that follows `state`, after `step` steps; returns at once."""
-        return self.compile_layer_statistics(state, arrays)(state, arrays, self.indices(step, 1))
+    def launch_layer_statistics(
+        self, state: TrainState, arrays: Arrays, step: int, rows: np.ndarray | None = None
+    ) -> PyTree:
+        """Starts those of the batch that follows `state`, after `step` steps; returns at once.
+
+        With batches for arrays, `rows` are that batch's.
+        """
+        rows = self.indices(step, 1) if rows is None else rows
+        return self.compile_layer_statistics(state, arrays)(state, arrays, rows)
 
     def _evaluation_parts(self, arrays: Arrays) -> list[np.ndarray]:
         """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""

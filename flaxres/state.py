@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 from flaxres.cpu import kernels
 from flaxres.metrics import Sums
 from flaxres.optim import Warmup
+from flaxres.transfer import check_frozen
 
 # Streams of random numbers: one seed, and none of them depends on another.
 INIT_STREAM = 1
 AUGMENT_STREAM = 2
 DROPOUT_STREAM = 3
+COLOUR_STREAM = 4
 
 
 @struct.dataclass
@@ -75,11 +77,15 @@ def create_state(
       config: the experiment, for its warm-up and `model.init_gain`.
       image_shape: (height, width, channels).
       seed: of the parameters, and kept for all random numbers of the training.
+
+    Raises:
+      ConfigError: a net or frozen layers that cannot be, with these images.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with kernels.left_out():  # what the images become is not computed
         variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
     params = _scale_kernels(variables["params"], config.model.init_gain)
+    check_frozen(config, params)
     return TrainState(
         step=jnp.int32(0),
         seed=jnp.asarray(seed, jnp.uint32),

@@ -15,16 +15,17 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import augment, normalise
+from flaxres.data.augment import augment, normalise, random_colour
 from flaxres.metrics import Sums, TrainMetrics
 from flaxres.models.norms import pool_running_statistics
 from flaxres.optim import learning_rate
-from flaxres.state import AUGMENT_STREAM, DROPOUT_STREAM, TrainState
+from flaxres.state import AUGMENT_STREAM, COLOUR_STREAM, DROPOUT_STREAM, TrainState
+from flaxres.transfer import frozen_params_are_constants, keep_frozen, update_params
 
 
 @struct.dataclass
 class Arrays:
-    """A split on the device.
+    """A split on the device; or batches, with an axis for them before that of the images.
 
     Attributes:
       images: uint8 (n, height, width, channels).
@@ -52,7 +53,8 @@ def make_train_step(
 
     It augments, differentiates the mean cross-entropy and updates parameters, batch statistics,
     momentum and schedule. `sums` are the metrics of this batch, as seen in training: augmented
-    images, batch statistics, parameters before the update. L2 is in the gradient, not in the loss.
+    images, smoothed labels, batch statistics, parameters before the update. L2 is in the gradient,
+    not in the loss. Layers that are frozen (`flaxres.transfer`) stay as they are.
 
     Batch norm normalises by the statistics of the devices' joined batch or of each device's part,
     as the model was built; the running statistics are those of the joined batch either way.
@@ -71,8 +73,8 @@ def make_train_step(
         velocity, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
-            params=jax.tree.map(lambda w, v: w - rate * v, state.params, velocity),
-            batch_stats=batch_stats,
+            params=update_params(config, state.params, velocity, rate),
+            batch_stats=keep_frozen(config, state.batch_stats, batch_stats),
             opt_state=opt_state,
             warmup=state.warmup.update(config, state.step, sums.wrong, sums.count),
             sums=_since_last_log(config, state) + sums,
@@ -100,9 +102,13 @@ def make_loss(
     if axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
     key, options = state.key(AUGMENT_STREAM), config.augment
-    images = augment(key, images, pad=options.pad, flip=options.flip, axis=axis)
+    if options.colour:  # before the crop, so that what is padded has the mean colour
+        images = random_colour(state.key(COLOUR_STREAM), images, options, axis)
+    pad = options.pad if options.crop == "pad" else 0  # others are made with the images
+    images = augment(key, images, pad=pad, flip=options.flip, axis=axis)
 
     def loss(params: dict):
+        params = frozen_params_are_constants(config, params)
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -110,10 +116,31 @@ def make_loss(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = cross_entropy(logits, labels, config.label_smoothing)
         return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
 
     return loss
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of each image with labels that give some of their weight to all classes.
+
+    Szegedy et al. 2016 (arXiv 1512.00567), section 7: (1 - smoothing) times that of the label, plus
+    smoothing times the mean over all classes.
+
+    Args:
+      logits: float32 (batch, classes).
+      labels: int32 (batch,).
+      smoothing: from 0, for the plain cross-entropy, to below 1.
+
+    Returns:
+      float32 (batch,).
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return losses
+    evenly = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return (1 - smoothing) * losses + smoothing * evenly
 
 
 def _since_last_log(config: ConfigDict, state: TrainState) -> Sums:
@@ -144,6 +171,25 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
         return state, TrainMetrics(state.sums, state.learning_rate)
 
     return train_steps
+
+
+def in_batches(arrays: Arrays) -> bool:
+    """Whether these are batches, and not a split."""
+    return arrays.labels.ndim > 1
+
+
+def of_batches(function: Callable) -> Callable:
+    """Makes a function of a split one of batches, each device having its own part of them.
+
+    `function(state, arrays, rows)` then takes images (batches, images of this device, ...), and
+    `rows` that count them through all batches.
+    """
+
+    def own(state: TrainState, arrays: Arrays, rows: jax.Array):
+        images = arrays.images.reshape(-1, *arrays.images.shape[-3:])
+        return function(state, arrays.replace(images=images, labels=arrays.labels.ravel()), rows)
+
+    return own
 
 
 def make_evaluate(model: nn.Module, axis: str | None = None) -> Evaluate:

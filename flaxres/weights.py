@@ -7,6 +7,7 @@ A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +26,10 @@ from flaxres.data import dataset_shape
 from flaxres.distributed import is_first
 from flaxres.errors import WeightsError, one_line
 from flaxres.models import create_model
+from flaxres.models.layers import HEAD
 from flaxres.optim import make_optimizer
 from flaxres.state import create_state
+from flaxres.transfer import without_head
 from flaxres.workdir import CONFIG_FILE, read_run_config, write_atomically
 
 PyTree = Any
@@ -36,7 +39,7 @@ COLLECTIONS = ("params", "batch_stats")
 MOST_NAMES = 3  # in a message
 
 
-def read_weights(path: Path, shapes: PyTree, model: ConfigDict) -> PyTree:
+def read_weights(path: Path, shapes: PyTree, model: ConfigDict, new_head: bool = False) -> PyTree:
     """The variables of a net from whatever `path` is.
 
     Args:
@@ -44,9 +47,10 @@ def read_weights(path: Path, shapes: PyTree, model: ConfigDict) -> PyTree:
         .msgpack; or else a PyTorch state dict (`flaxres.convert`).
       shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
       model: the net, an experiment's `config.model`.
+      new_head: leave out the last dense layer, which may then be of any shape or not be there.
 
     Returns:
-      float32 arrays in the places of `shapes`.
+      float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
 
     Raises:
       WeightsError: there is nothing, it cannot be read, or it is of another net.
@@ -63,7 +67,9 @@ def read_weights(path: Path, shapes: PyTree, model: ConfigDict) -> PyTree:
     elif path.suffix == SUFFIX:
         found = read_variables(path)
     else:
-        found = convert.convert(convert.read_state_dict(path), shapes, model)
+        found = convert.convert(convert.read_state_dict(path), shapes, model, new_head)
+    if new_head:
+        found, shapes = without_head(found), without_head(shapes)
     check_fit(found, shapes, model, str(path))
     arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(found).items()}
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(arrays, sep="/")
@@ -162,7 +168,10 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
         "other shapes are": wrong,
     }
     if found := [f"{fault} {_few(names)}" for fault, names in faults.items() if names]:
-        raise WeightsError(f"{source} is not of this {net_name(model)}: {'; '.join(found)}")
+        at_fault = itertools.chain.from_iterable(faults.values())
+        is_head = all(name.startswith(f"params/{HEAD}/") for name in at_fault)
+        hint = f"; {convert.NEW_HEAD}" if is_head else ""
+        raise WeightsError(f"{source} is not of this {net_name(model)}: {'; '.join(found)}{hint}")
 
 
 def _flatten(variables: PyTree) -> dict[str, Any]:

@@ -73,6 +73,16 @@ def test_flatten():
         ("model.widths", (16.5, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
         ("warmup.train_error", 100.0, "warmup.train_error must be percent"),
+        ("schedule", "steps", "schedule must be one of drops, cosine, got 'steps'"),
+        ("linear_warmup_steps", -1, "linear_warmup_steps must be 0 or more, got -1"),
+        ("linear_warmup_steps", 64_000, "linear_warmup_steps must be below num_steps, 64000"),
+        ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1, got 1.0"),
+        ("augment.colour", -0.1, "augment.colour must be 0 or more, got -0.1"),
+        ("augment.colour_values", (1.0,), "augment.colour_values must be 3 numbers"),
+        ("augment.colour_vectors", ("a",) * 9, "augment.colour_vectors must be 9 numbers"),
+        ("transfer.new_head", True, r"transfer.new_head must be False without weights .*init_from"),
+        ("transfer.body_rate", 0.0, "transfer.body_rate must be above 0, got 0.0"),
+        ("transfer.frozen", (1,), r"transfer.frozen must be names of stages and layers, .*\[1\]"),
     ],
 )
 def test_bad_values(field, value, message):
@@ -87,6 +97,19 @@ def test_remat_is_true_or_false():
     model = default_config().model.to_dict() | {"remat": "blocks"}
     config = ConfigDict(default_config().to_dict() | {"model": model})
     with pytest.raises(ConfigError, match=r"model\.remat must be true or false, got 'blocks'"):
+        check_config(config)
+
+
+def test_a_run_has_one_warm_up_and_look_ahead_needs_momentum():
+    config = set_net(default_config(), "resnet-110")
+    config.linear_warmup_steps = 400
+    message = "linear_warmup_steps must be 0 where warmup.enabled, of which a run has one, got 400"
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
+    config.warmup.enabled = False
+    check_config(config)
+    config.nesterov, config.momentum = True, 0.0
+    with pytest.raises(ConfigError, match="nesterov must be False where momentum is 0, got True"):
         check_config(config)
 
 

@@ -103,3 +103,75 @@ def test_what_weight_decay_covers(decayed, others):
     expected = jax.tree.map(lambda kernel: 1.0 if kernel else others, decay_mask(params))
     assert jax.tree.map(lambda leaf: float(leaf.ravel()[0]), update) == expected
     assert sum(jax.tree.leaves(decay_mask(params))) == 2
+
+
+def rate_of(step, **fields):
+    """Learning rate of one step of 100, with a rate of 0.4 where nothing else is said."""
+    config = cifar10.get_config("resnet-20")
+    base = {"num_steps": 100, "learning_rate": 0.4, "boundaries": (50, 75)}
+    config.update_from_flattened_dict(base | fields)
+    return float(learning_rate(config, jnp.int32(step), Warmup.create(config)))
+
+
+@pytest.mark.parametrize(
+    ("step", "ramp", "rate"),
+    [
+        (0, 0, 0.4),
+        (25, 0, 0.2 * (1 + np.sqrt(0.5))),
+        (50, 0, 0.2),
+        (99, 0, 0.2 * (1 + np.cos(0.99 * np.pi))),
+        (0, 10, 0.04),
+        (4, 10, 0.2),
+        (9, 10, 0.4),
+        (10, 10, 0.4),
+        (40, 10, 0.3),  # a third of the way: 1/2 * (1 + cos 60 degrees) = 3/4
+        (55, 10, 0.2),
+        (99, 10, 0.2 * (1 + np.cos(89 / 90 * np.pi))),
+    ],
+)
+def test_cosine_with_and_without_a_linear_warm_up(step, ramp, rate):
+    found = rate_of(step, schedule="cosine", linear_warmup_steps=ramp)
+    np.testing.assert_allclose(found, rate, rtol=1e-4)
+
+
+def test_the_cosine_ends_at_zero():
+    assert rate_of(100, schedule="cosine", linear_warmup_steps=7) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.02), (9, 0.2), (19, 0.4), (20, 0.4), (49, 0.4), (50, 0.04), (75, 4e-3), (99, 4e-3)],
+)
+def test_drops_with_a_linear_warm_up(step, rate):
+    np.testing.assert_allclose(rate_of(step, linear_warmup_steps=20), rate, rtol=1e-6)
+
+
+def test_a_drop_inside_the_linear_warm_up_acts_at_its_step():
+    found = [rate_of(step, boundaries=(2,), linear_warmup_steps=4) for step in range(5)]
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.03, 0.04, 0.04], rtol=1e-6)
+
+
+def test_the_warm_up_by_training_error_holds_under_a_cosine_too():
+    fields = {"schedule": "cosine", "warmup.enabled": True}
+    assert rate_of(50, **fields) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_are_those_of_pytorch(nesterov):
+    torch = pytest.importorskip("torch")
+    config = cifar10.get_config("resnet-20")
+    config.nesterov, config.weight_decay = nesterov, 0.1
+    optimizer = make_optimizer(config)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=5).astype(np.float32)
+    theirs = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    sgd = torch.optim.SGD([theirs], 0.1, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
+    params = {"kernel": jnp.asarray(w)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        gradient = rng.normal(size=5).astype(np.float32)
+        theirs.grad = torch.from_numpy(gradient)
+        sgd.step()
+        velocity, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+        np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)

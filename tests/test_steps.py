@@ -7,11 +7,12 @@ import pytest
 
 from flaxres.data import load_dataset
 from flaxres.data.augment import normalise
+from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.optim import make_optimizer
 from flaxres.programs import Programs
 from flaxres.state import create_state
-from flaxres.steps import make_evaluate, make_train_step
+from flaxres.steps import cross_entropy, make_evaluate, make_loss, make_train_step
 from tests.conftest import quick_jit
 
 
@@ -76,6 +77,59 @@ def test_augmentation_is_a_function_of_seed_and_step(config):
     assert loss(state) == loss(state)
     assert loss(state) != loss(state.replace(step=jnp.int32(1)))
     assert loss(state) != loss(state.replace(seed=jnp.uint32(1)))
+
+
+def test_smoothed_labels_by_hand():
+    # Szegedy 2016, section 7: q(k) = (1 - 0.1) * [k is the label] + 0.1 / K.
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, 5)), np.array([0, 1, 2, 3, 4, 4])
+    q = 0.9 * np.eye(5)[labels] + 0.1 / 5
+    expected = -(q * np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))).sum(1)
+    found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_labels_are_smoothed_in_training_alone(config):
+    config.label_smoothing = 0.3
+    model, state, _ = build(config)
+    images, labels = batch(config)
+    loss = quick_jit(make_loss(model, config, state, images, labels))
+    mean, (losses, logits, _) = loss(state.params)
+    np.testing.assert_allclose(losses, cross_entropy(logits, labels, 0.3), rtol=1e-6)
+    np.testing.assert_allclose(mean, losses.mean(), rtol=1e-6)
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    arrays = programs.put(dataset.test)
+    rows = np.arange(40, dtype=np.int32)[None]
+    evaluated = quick_jit(make_evaluate(model))(state, arrays, rows)
+    images = normalise(arrays.images[:40], arrays.mean)
+    logits = quick_jit(functools.partial(model.apply, train=False))(state.variables, images)
+    expected = cross_entropy(logits, arrays.labels[:40]).sum()
+    np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
+
+
+def test_colour_is_a_function_of_seed_and_step(config):
+    config.augment.colour = 0.1
+    model = create_model(config.model, 10)
+    optimizer = make_optimizer(config)
+    create = functools.partial(create_state, model, optimizer, config, (8, 8, 3))
+    state = quick_jit(create)(0)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    labels = jnp.arange(4)
+
+    @quick_jit
+    def loss(state):
+        return make_loss(model, config, state, images, labels)(state.params)[0]
+
+    assert loss(state) == loss(state)
+    assert loss(state) != loss(state.replace(step=jnp.int32(1)))
+    assert loss(state) != loss(state.replace(seed=jnp.uint32(1)))
+
+
+def test_colour_of_grey_images(config):
+    config.augment.colour = 0.1
+    with pytest.raises(ConfigError, match=r"not RGB, got 0\.1 with 1 channel$"):
+        Programs(config, load_dataset(config.dataset))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

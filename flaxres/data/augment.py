@@ -1,4 +1,4 @@
-"""Normalisation and augmentation on the device: He15 (arXiv 1512.03385), section 4.2."""
+"""Normalisation and augmentation on the device: He15 (arXiv 1512.03385), sections 3.4 and 4.2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from flaxres.errors import ConfigError
 
 
 def normalise(images: jax.Array, mean: jax.Array) -> jax.Array:
@@ -55,6 +58,49 @@ def random_flip(key: jax.Array, images: jax.Array, axis: str | None = None) -> j
     draw = functools.partial(jax.random.bernoulli, p=0.5)
     flip = draw_own(draw, key, (len(images), 1, 1, 1), axis)
     return jnp.where(flip, images[:, :, ::-1, :], images)
+
+
+def random_colour(
+    key: jax.Array, images: jax.Array, options: ConfigDict, axis: str | None = None
+) -> jax.Array:
+    """Shifts the colour of each image along the principal components of RGB.
+
+    Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
+    section 4.1: to each pixel [p1, p2, p3] [a1 l1, a2 l2, a3 l3] is added, with the eigenvectors p
+    and eigenvalues l of the covariance of RGB, and a Gaussian random number a for each image and
+    component.
+
+    Args:
+      key: of this step; the numbers are the same however many devices share the batch.
+      images: float32 (n, height, width, 3), in units of 0..1, normalised or not.
+      options: `config.augment`: colour, the deviation of a; colour_values; colour_vectors.
+      axis: see `augment`.
+
+    Returns:
+      Of the same shape; not clipped to any range, as the paper does not say that it was.
+
+    Raises:
+      ConfigError: see `check_colour`.
+    """
+    check_colour(options, images.shape[-1])
+    vectors = jnp.asarray(options.colour_vectors, jnp.float32).reshape(3, 3)
+    a = options.colour * draw_own(jax.random.normal, key, (len(images), 3), axis)
+    along = a * jnp.asarray(options.colour_values, jnp.float32)
+    shift = jnp.sum(along[:, :, None] * vectors, axis=1)  # in full precision on every device
+    return images + shift[:, None, None, :]
+
+
+def check_colour(options: ConfigDict, channels: int) -> None:
+    """Checks that images can have their colour shifted, if they are to.
+
+    Raises:
+      ConfigError: they have not three channels.
+    """
+    if options.colour and channels != 3:
+        raise ConfigError(
+            f"augment.colour must be 0 for images that are not RGB, got {options.colour} with "
+            f"{channels} channel{'s' * (channels != 1)}"
+        )
 
 
 def augment(

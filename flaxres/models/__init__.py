@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -10,7 +12,11 @@ from flaxres.models.nets import FAMILIES
 
 
 def create_model(
-    config: ConfigDict, num_classes: int, dtype: str = "float32", axis: str | None = None
+    config: ConfigDict,
+    num_classes: int,
+    dtype: str = "float32",
+    axis: str | None = None,
+    frozen: Sequence[str] = (),
 ) -> Net:
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
@@ -19,6 +25,7 @@ def create_model(
       num_classes: outputs of the last layer.
       dtype: of the computation, float32 or bfloat16.
       axis: name of an axis of devices whose images batch norm takes together; None for each alone.
+      frozen: layers whose norms use running statistics in training too; see `layers.is_frozen`.
 
     Returns:
       A module with `__call__(images, train) -> float32 logits`.
@@ -33,4 +40,5 @@ def create_model(
         norm_epsilon=config.norm_epsilon,
         dtype=jnp.dtype(dtype),
         axis=axis,
+        frozen=tuple(frozen),
     )

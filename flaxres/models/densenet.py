@@ -121,7 +121,7 @@ class DenseNet(Net, kw_only=True):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
         check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
-        layers = self.layers(train)
+        layers = self.layers(train, "norm")
         x = jnp.asarray(x, self.dtype)
         # Huang17, section 4.2: 16 filters, or twice the growth rate in DenseNet-BC and on ImageNet.
         filters = 16 if self.block == "basic" else 2 * self.growth_rate
@@ -133,9 +133,10 @@ class DenseNet(Net, kw_only=True):
             for number in range(1, count + 1):
                 name = f"stage{stage}_layer{number}"
                 bottleneck = self.block == "bottleneck"
+                layers = self.layers(train, name)
                 x = DenseLayer(self.growth_rate, bottleneck, layers, name=name)(x)
             if stage < len(self.stages):
-                kept = int(self.compression * x.shape[-1])
-                x = Transition(kept, layers, name=f"transition{stage}")(x)
-        x = norm_relu(layers.norm(name="last_norm"), x)
+                kept, name = int(self.compression * x.shape[-1]), f"transition{stage}"
+                x = Transition(kept, self.layers(train, name), name=name)(x)
+        x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)

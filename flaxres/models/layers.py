@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -16,6 +16,9 @@ from flaxres.models.norms import make_norm, norm_relu
 
 # He-2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian of std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+HEAD = "dense"  # the name of every net's last layer
+BODY = "body"  # all layers but that one
 
 STEM_STRIDES = {"cifar": 1, "imagenet": 4}  # of `apply_stem`
 
@@ -68,6 +71,8 @@ class Net(nn.Module, kw_only=True):
       norm_epsilon: added to the variance.
       dtype: of the computation; parameters, statistics and logits are float32.
       axis: see `flaxres.models.norms`.
+      frozen: names of layers whose norms use the running statistics in training too, and leave them
+        as they are; see `is_frozen`.
     """
 
     num_classes: int
@@ -76,18 +81,39 @@ class Net(nn.Module, kw_only=True):
     norm_epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
     axis: str | None = None
+    frozen: tuple[str, ...] = ()
 
-    def layers(self, train: bool) -> Layers:
-        """Constructors of convolutions and norms; without a norm, convolutions have a bias."""
+    def layers(self, train: bool, name: str = "") -> Layers:
+        """Constructors of convolutions and norms; without a norm, convolutions have a bias.
+
+        Args:
+          train: see the net's call.
+          name: of the block that takes them, or of the norm itself, for one that may be frozen.
+        """
         norm = make_norm(
             self.norm,
-            train=train,
+            train=train and not is_frozen(name, self.frozen),
             dtype=self.dtype,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
             axis=self.axis,
         )
         return Layers(make_conv(use_bias=self.norm == "none", dtype=self.dtype), norm)
+
+
+def is_frozen(path: str, frozen: Sequence[str]) -> bool:
+    """Whether `frozen` has a layer: by its own name, its stage's, or as part of the body.
+
+    Args:
+      path: of the layer from the net on, e.g. 'conv' or 'stage1_block2/norm1'.
+      frozen: names such as 'conv', 'stage1' (with all that is called stage1_...), 'stage1_block2',
+        and 'body' for all layers but the last dense one.
+    """
+    layer = path.partition("/")[0]
+    return any(
+        layer == name or layer.startswith(f"{name}_") or (name == BODY and layer not in ("", HEAD))
+        for name in frozen
+    )
 
 
 def check_size(images: jax.Array, stride: int) -> None:
@@ -135,4 +161,4 @@ def classify(x: jax.Array, num_classes: int) -> jax.Array:
     """
     x = x.astype(jnp.float32)
     x = jnp.mean(x, axis=(1, 2)) if x.ndim == 4 else x
-    return nn.Dense(num_classes, kernel_init=he_normal, name="dense")(x)
+    return nn.Dense(num_classes, kernel_init=he_normal, name=HEAD)(x)

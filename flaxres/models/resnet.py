@@ -18,7 +18,7 @@ from flaxres.models.blocks import (
     PreActBasicBlock,
     PreActBottleneckBlock,
 )
-from flaxres.models.layers import STEM_STRIDES, Layers, Net, apply_stem, check_size, classify
+from flaxres.models.layers import STEM_STRIDES, Net, apply_stem, check_size, classify, is_frozen
 from flaxres.models.norms import norm_relu
 from flaxres.models.remat import remat
 from flaxres.models.scan import scan_blocks
@@ -107,33 +107,36 @@ class ResNet(Net, kw_only=True):
           float32 (batch, num_classes).
         """
         check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
-        layers = self.layers(train)
+        layers = self.layers(train, "norm")
         x = jnp.asarray(x, self.dtype)
         if self.pre_activation and self.stem == "cifar":
             x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
         for stage, count in enumerate(self.stages, start=1):
-            blocks = [self._block(stage, i, train, layers) for i in range(1, count + 1)]
+            blocks = [self._block(stage, i, train) for i in range(1, count + 1)]
             # The first one changes the size, and may have another shortcut.
             in_loop = self.scan and count > 2 and not self.is_initializing()
+            if len({is_frozen(block.name, self.frozen) for block in blocks[1:]}) > 1:
+                in_loop = False  # they differ in more than their names
             for block in blocks[:1] if in_loop else blocks:
                 x = remat(block, x) if self.remat and train else block(x)
             if in_loop:
                 x = scan_blocks(self, blocks[1:], x, remat=self.remat and train)
         if self.pre_activation:
-            x = norm_relu(layers.norm(name="last_norm"), x)
+            x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
 
-    def _block(self, stage: int, block: int, train: bool, layers: Layers) -> Block:
+    def _block(self, stage: int, block: int, train: bool) -> Block:
         """Block number `block` of stage number `stage`, both from 1."""
+        name = f"stage{stage}_block{block}"
         width = self.widths[stage - 1]
         options = {
             "stride": 2 if stage > 1 and block == 1 else 1,
             "shortcut": dataclasses.replace(self.shortcut, dropout=train),
-            "layers": layers,
+            "layers": self.layers(train, name),
             "zero_init": self.zero_init,
-            "name": f"stage{stage}_block{block}",
+            "name": name,
         }
         if self.pre_activation:
             options["activate_both"] = block == 1

@@ -58,7 +58,9 @@ class StarGan(Net, kw_only=True):
             conv = layers.conv(
                 filters, size, stride, padding=((pad, pad),) * 2, name=f"conv{number}"
             )
-            x = norm_relu(layers.norm(name=f"norm{number}"), conv(x))
+            norm = f"norm{number}"
+            x = norm_relu(self.layers(train, norm).norm(name=norm), conv(x))
         for number in range(1, self.depth + 1):
-            x = ResidualUnit(layers, name=f"unit{number}")(x)
+            unit = f"unit{number}"
+            x = ResidualUnit(self.layers(train, unit), name=unit)(x)
         return classify(x, self.num_classes)

@@ -60,15 +60,15 @@ class Vgg(Net, kw_only=True):
         left = sum(self.stages)
         for stage, (count, filters) in enumerate(zip(self.stages, self.widths, strict=True), 1):
             for number in range(1, count + 1):
-                name = f"stage{stage}_{{}}{number}"
-                y = layers.conv(filters, 3, name=name.format("conv"))(x)
+                conv, norm = (f"stage{stage}_{kind}{number}" for kind in ("conv", "norm"))
+                y = layers.conv(filters, 3, name=conv)(x)
                 around = x if self.skip and left <= 2 and x.shape == y.shape else None
-                x = norm_relu(layers.norm(name=name.format("norm")), y, add=around)
+                x = norm_relu(self.layers(train, norm).norm(name=norm), y, add=around)
                 left -= 1
             x = nn.max_pool(x, (2, 2), (2, 2))
         if not self.hidden:
             return classify(x, self.num_classes)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # no `len`: an export's batch has no number
         for number, outputs in enumerate(self.hidden, start=1):
             x = nn.Dense(outputs, kernel_init=he_normal, dtype=self.dtype, name=f"hidden{number}")(
                 x

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import cifar10_densenet, imagenet, imagenet_modern
 from flaxres.config import check_config
 from tests.conftest import ROOT
 
@@ -14,7 +15,9 @@ def test_every_config_is_valid_and_says_how_to_run_it(name):
     module = importlib.import_module(f"configs.{name}")
     small = ("plain-20", "resnet-56", "resnet-110", "resnet-20-C", "preact-164", "densenet-40-12")
     large = ("plain-34", "resnet-50", "resnet-18-A", "resnext-50-32x4d", "densenet-121", "vgg-13")
-    for net in large if name == "imagenet" else small:
+    photographs = ("lenet-5", "resnet-18", "resnet-50")
+    nets = {"imagenet": large, "imagenet_modern": large, "cats_vs_dogs": photographs}
+    for net in nets.get(name, small):
         config = module.get_config(net)
         check_config(config)
         assert config.name == name
@@ -25,7 +28,39 @@ def test_every_config_is_valid_and_says_how_to_run_it(name):
 
 
 def test_drops_at_one_half_and_three_quarters():
-    for name in set(NAMES) - {"imagenet"}:  # where the paper gives no schedule
+    # The paper gives no schedule for ImageNet, and cosines have no drops.
+    for name in set(NAMES) - {"imagenet", "imagenet_modern"}:
         config = importlib.import_module(f"configs.{name}").get_config()
         halves = (config.num_steps // 2, config.num_steps * 3 // 4)
         assert config.boundaries == halves
+
+
+def test_imagenet_of_the_paper():
+    """He15 (arXiv 1512.03385), section 3.4; Krizhevsky 2012, section 4.1."""
+    config = imagenet.get_config("resnet-50")
+    assert (config.augment.crop, config.augment.short_side) == ("scale", (256, 480))
+    assert (config.dataset.image_size, config.dataset.mean) == (224, "pixel")
+    assert (config.augment.flip, config.augment.colour) == (True, 0.1)
+    assert (config.batch_size, config.learning_rate, config.num_steps) == (256, 0.1, 600_000)
+    assert (config.weight_decay, config.momentum, config.decay_factor) == (1e-4, 0.9, 0.1)
+
+
+def test_imagenet_since():
+    """Goyal 2017 (arXiv 1706.02677), section 5.1; He 2019 (arXiv 1812.01187), sections 3 and 5."""
+    config = imagenet_modern.get_config("resnet-50")
+    assert config.num_steps * config.batch_size == pytest.approx(90 * 1_281_167, rel=1e-3)
+    assert config.linear_warmup_steps * 18 == config.num_steps
+    assert (config.schedule, config.label_smoothing, config.dtype) == ("cosine", 0.1, "bfloat16")
+    assert (config.augment.crop, config.augment.area) == ("area", (0.08, 1.0))
+    assert (config.model.stride_on, config.model.zero_init) == ("3x3", True)
+    plain = imagenet_modern.get_config("plain-34").model
+    assert not plain.zero_init  # which would have nothing to begin as
+    densenet = imagenet_modern.get_config("densenet-121").model
+    assert (densenet.stride_on, densenet.zero_init) == ("1x1", False)
+
+
+def test_densenet_of_the_paper():
+    """Huang17 (arXiv 1608.06993), section 4.2."""
+    config = cifar10_densenet.get_config("densenet-bc-100-12")
+    assert config.num_steps * config.batch_size == 300 * 50_000
+    assert (config.nesterov, config.batch_size, config.weight_decay) == (True, 64, 1e-4)
