@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.torch_peer import Net, random_crop_flip
 from flaxres import cli
-from flaxres.config import check_config, net_name
+from flaxres.config import check_config, flatten, net_name
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.order import EpochOrder
 from flaxres.errors import ConfigError
@@ -36,6 +36,22 @@ from flaxres.writers import MetricsFile, Terminal
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run goes.")
 CHECKPOINT_FILE = "checkpoint.pt"
 cli.define_config("configs/cifar10.py:resnet-20")
+
+
+def _check_recipe(config: ConfigDict) -> None:
+    """Checks that the recipe is that of He15, section 4.2, but for its numbers.
+
+    Raises:
+      ConfigError: the first field that the peer does not have.
+    """
+    known = {
+        **{"schedule": "drops", "linear_warmup_steps": 0, "nesterov": False, "label_smoothing": 0},
+        **{"augment.crop": "pad", "augment.colour": 0, "init_from": None},
+        **{"transfer.frozen": [], "transfer.body_rate": 1},
+    }
+    for field, value in known.items():
+        if (given := flatten(config)[field]) != value:
+            raise ConfigError(f"the PyTorch peer has {field} {value!r} only, got {given!r}")
 
 
 class Run:
@@ -55,6 +71,7 @@ class Run:
         model = config.model
         if model.shortcut not in ("A", "none") or model.norm != "batch" or config.warmup.enabled:
             raise ConfigError("the PyTorch peer has option A, batch norm and no warm-up only")
+        _check_recipe(config)
         self.config, self._device, self.step = config, device, 0
         torch.manual_seed(config.seed)
         channels = dataset.image_shape[2]

@@ -158,7 +158,7 @@ def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
     if not nets:
         return
     config = next(iter(nets.values()))[0].config
-    for step in config["boundaries"]:
+    for step in config["boundaries"] if config["schedule"] == "drops" else ():
         axes.axvline(step / unit, color=style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
 

@@ -169,3 +169,23 @@ def test_training_begins_with_them(tmp_path, python):
     assert done.returncode == 1
     assert "error: there is no file absent.pth" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("net", "head"), [("resnet-8-B", "fc"), ("vgg-11", "classifier")])
+def test_a_new_head_in_the_place_of_one_for_other_classes(net, head):
+    config, _, shapes, theirs = net_of(net)
+    weights = arrays(theirs)
+    whole = convert(weights, shapes, config)
+    inputs = weights[f"{head}.weight"].shape[1]
+    other = weights | {f"{head}.weight": np.zeros((7, inputs)), f"{head}.bias": np.zeros(7)}
+    message = rf"{head}\.\w+ has shape \(7.*, which does not fit dense/.*transfer\.new_head=True$"
+    with pytest.raises(WeightsError, match=message):
+        convert(other, shapes, config)
+    headless = {name: leaf for name, leaf in weights.items() if not name.startswith(head)}
+    for given in (other, headless):
+        found = convert(given, shapes, config, new_head=True)
+        assert "dense" not in found["params"]
+        found["params"]["dense"] = whole["params"]["dense"]
+        jax.tree.map(np.testing.assert_array_equal, found, whole)
+    with pytest.raises(WeightsError, match="the net has no place for 1 of its arrays"):
+        convert(headless | {"fc9.weight": np.zeros(3)}, shapes, config, new_head=True)

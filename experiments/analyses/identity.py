@@ -251,7 +251,7 @@ def draw(variants: Sequence[Variant], path: Path) -> list[Path]:
             level = float(np.mean([shallow_errors(start)[metric] for start in starts]))
             axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
             config = group[0].config
-            for step in config.boundaries:
+            for step in config.boundaries if config.schedule == "drops" else ():
                 axes.axvline(step, color=style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
             axes.set_xlim(0, config.num_steps)
             style.finish(axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}")

@@ -71,3 +71,19 @@ def test_what_the_peer_does_not_have(tmp_path):
     done = train(tmp_path / "b", 40, "--config.model.shortcut=B")
     assert done.returncode == 2
     assert done.stderr.strip().endswith("option A, batch norm and no warm-up only")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "has"),
+    [("schedule", "cosine", "'drops'"), ("label_smoothing", 0.1, "0"), ("nesterov", True, "False")],
+)
+def test_recipes_that_the_peer_does_not_have(field, value, has):
+    from benchmarks.torch_train import Run
+    from configs import digits
+    from flaxres.data import load_dataset
+    from flaxres.errors import ConfigError
+
+    config = digits.get_config("plain-8")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=f"has {field} {has} only, got {value!r}"):
+        Run(config, load_dataset(config.dataset), torch.device("cpu"))
