@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from flaxres import replicas
 from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
-from flaxres.data import load_dataset
+from flaxres.data import StreamedDataset, open_dataset
 from flaxres.distributed import is_first, together, watched
 from flaxres.errors import InterruptedRunError, WorkdirError
+from flaxres.inputs import INPUTS_FILE, keep_inputs, read_inputs
 from flaxres.loop import Loop, due
 from flaxres.programs import Programs
 from flaxres.signals import StopRequest
@@ -26,8 +27,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
 
     Args:
       config: see `flaxres.config`.
-      workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/; with several
-        replicas also a directory for each seed.
+      workdir: receives config.json, inputs.npz, metrics.jsonl, tensorboard/ and checkpoints/; with
+        several replicas also a directory for each seed.
 
     Returns:
       The last record of metrics.jsonl. A finished run returns it at once.
@@ -55,7 +56,7 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
         net = net_name(config.model)
         terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
         with together():
-            dataset = load_dataset(config.dataset)
+            dataset = open_dataset(config)
             programs = Programs(config, dataset)
             before = {}
             if is_first():
@@ -63,6 +64,10 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
                 before = stack.enter_context(open_workdir(workdir, config, info))
                 for directory, own in own_runs.items():
                     stack.enter_context(open_workdir(directory, own, info))
+                keep_inputs(workdir, config, dataset.mean_image)
+        with together():
+            if isinstance(dataset, StreamedDataset) and (workdir / INPUTS_FILE).exists():
+                dataset = dataset.with_mean(read_inputs(workdir, config).mean)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
         with together():

@@ -62,6 +62,16 @@ def config():
     return small_config()
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The directory of the small experiment's finished run, to be left as it is."""
+    from flaxres.train import train_and_evaluate
+
+    workdir = tmp_path_factory.mktemp("digits") / "run"
+    train_and_evaluate(small_config(), workdir)
+    return workdir
+
+
 @pytest.fixture
 def python():
     """Runs `python ARGS` in the repository's root; returns the completed process."""

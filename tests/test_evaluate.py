@@ -6,10 +6,12 @@ import pytest
 from flaxres.checkpoint import Checkpoints
 from flaxres.data import load_dataset
 from flaxres.errors import CheckpointError, ConfigError
-from flaxres.evaluate import evaluate_run
+from flaxres.evaluate import evaluate_ensemble, evaluate_run
 from flaxres.models import create_model
 from flaxres.programs import Programs
 from flaxres.train import train_and_evaluate
+from flaxres.trained import load_net
+from tests.conftest import small_config
 from tests.test_main import SMALL, fails
 
 
@@ -36,6 +38,76 @@ def test_evaluating_a_run(tmp_path, config):
     assert record["train_error"] * 1437 / 100 == pytest.approx(
         round(record["train_error"] * 1437 / 100)
     )
+
+
+def probabilities(directory, split="test"):
+    """Those of the images of a split, by the run's net in one batch; and their labels."""
+    net = load_net(directory)
+    dataset = load_dataset(net.config.dataset)
+    split = getattr(dataset, split)
+    images = split.images.astype(np.float32) / 255 - dataset.mean_image()
+    logits = net.model.apply(net.variables, images, train=False)
+    return np.asarray(jax.nn.softmax(logits), np.float64), split.labels
+
+
+def rates(p, labels):
+    """Loss, top-1 and top-5 error of probabilities."""
+    order = np.argsort(-p, axis=1)
+    own = p[np.arange(len(p)), labels]
+    return {
+        "test_loss": pytest.approx(-np.log(own).mean(), rel=1e-4),
+        "test_error": pytest.approx(100 * np.mean(order[:, 0] != labels)),
+        "test_top5_error": pytest.approx(100 * np.mean((order[:, :5] != labels[:, None]).all(1))),
+        "test_images": len(p),
+    }
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    """Another net with another seed, on the same data."""
+    config = small_config()
+    config.seed, config.model.name, config.model.shortcut = 1, "plain", "none"
+    config.num_steps, config.boundaries = 10, (5,)
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    train_and_evaluate(config, workdir)
+    return workdir
+
+
+def test_ensembles(digits_run, other_run, config):
+    """Of a run with itself: the run. Of two: the mean of their probabilities, either way round."""
+    (one, labels), (other, _) = probabilities(digits_run), probabilities(other_run)
+    single = evaluate_run(None, digits_run, splits=["test"])
+    assert single == {"step": 20} | rates(one, labels)
+    twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
+    assert twice == {"nets": 2} | rates(one, labels)
+    assert twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
+    both = {"nets": 2} | rates((one + other) / 2, labels)
+    assert evaluate_ensemble(config, digits_run, [other_run], splits=["test"]) == both
+    assert evaluate_ensemble(None, other_run, [digits_run], splits=["test"]) == both
+
+
+def test_a_protocol_that_shows_images_as_they_are(digits_run):
+    """One crop of images that already have its size, with either kind of statistics."""
+    for batch_stats in ("running", "population"):
+        options = {"splits": ["test"], "batch_stats": batch_stats, "say": lambda _: None}
+        whole = evaluate_run(None, digits_run, **options)
+        centre = evaluate_run(None, digits_run, protocol="centre", short_side=8, **options)
+        assert centre == pytest.approx(whole)
+
+
+def test_what_is_not_for_a_protocol_or_an_ensemble(tmp_path, digits_run):
+    said = []
+    for options, message in (
+        ({"protocol": "10-crop", "short_side": 4}, "short_side must be at least 8"),
+        ({"protocol": "all"}, "protocol must be one of"),
+        ({"splits": ["tests"]}, "splits must be of train, validation, test, got 'tests'"),
+        ({"splits": ["validation"]}, "dataset.validation_split is None"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_run(None, digits_run, say=said.append, **options)
+    with pytest.raises(CheckpointError, match="nowhere holds no run"):
+        evaluate_ensemble(None, digits_run, [tmp_path / "nowhere"])
+    assert said == []
 
 
 def test_no_run_to_evaluate(tmp_path, config):
@@ -101,8 +173,8 @@ def test_statistics_that_are_not_there(tmp_path, config):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((), "is for --mode=eval, got --mode=train"),
-        (("--mode=summary",), "is for --mode=eval, got --mode=summary"),
+        ((), "is for --mode=eval, predict or export, got --mode=train"),
+        (("--mode=summary",), "is for --mode=eval, predict or export, got --mode=summary"),
         (("--mode=eval", "--config.model.norm=group"), "got 'group' in plain-8"),
     ],
 )

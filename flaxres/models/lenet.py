@@ -36,7 +36,7 @@ class LeNet(Net, kw_only=True):
             name = f"conv{number}"
             x = layers.conv(filters, 5, padding="VALID", use_bias=True, name=name)(x)
             x = nn.avg_pool(nn.relu(x), (2, 2), (2, 2))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # no `len`: an export's batch has no number
         for number, outputs in enumerate(self.hidden, start=1):
             dense = nn.Dense(
                 outputs, kernel_init=he_normal, dtype=self.dtype, name=f"hidden{number}"
