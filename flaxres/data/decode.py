@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from flaxres.errors import DatasetError, one_line
@@ -19,8 +20,9 @@ class BrokenImageError(DatasetError):
 def decode(data: bytes, where: str, channels: int = 3) -> Image.Image:
     """Decodes a JPEG, PNG or what else Pillow knows.
 
-    Greyscale becomes colour (or the other way round), CMYK becomes RGB, transparent pixels are laid
-    over black as in most data pipelines, and the rotation that EXIF asks for is made.
+    Greyscale becomes colour (or the other way round), of 16 bits the upper eight, CMYK becomes RGB,
+    the rotation that EXIF asks for is made, and transparent pixels are laid over black, unless four
+    channels are asked for.
 
     Args:
       data: the file's content.
@@ -37,9 +39,26 @@ def decode(data: bytes, where: str, channels: int = 3) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
             image = ImageOps.exif_transpose(image)
-            return image.convert(MODES[channels])
+            if channels != 4:
+                image = _opaque(image)
+            return _of_eight_bits(image).convert(MODES[channels])
     except Exception as error:  # Pillow's readers raise many kinds
         raise BrokenImageError(
             f"{where} cannot be decoded ({one_line(error)}); remove it, write it again, or leave "
             "such images out with --config.dataset.broken_images=skip"
         ) from None
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image over black, if it has transparent pixels."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+
+
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """The image, with the upper eight of 16 bits; Pillow itself would cut off what is above 255."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,9 @@ from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError, UserError
 
 MOST_WORKERS = 16  # where the config leaves their number open
+# Python's tracker of shared memory, a process of its own, frees what a killed worker leaves behind;
+# that worker's end is said in other words.
+QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,6 +173,8 @@ class Stream:
         steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder))
         steps = steps.to_iter_dataset(reading)
         if workers:
+            if QUIET_TRACKER not in sys.warnoptions:
+                sys.warnoptions.append(QUIET_TRACKER)  # processes are started with these
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=max(1, -(-ahead // workers))
             )

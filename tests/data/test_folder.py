@@ -1,0 +1,95 @@
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxres.data.decode import BrokenImageError
+from flaxres.data.folder import open_folder
+from flaxres.errors import DatasetError
+from tests.data.jpegs import CLASSES, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), (("train", 30), ("test", 9)))
+
+
+def test_images_and_labels_of_a_folder(folder):
+    sources = open_folder(folder, "train", "test")
+    assert sources.class_names == CLASSES
+    assert (len(sources.train), len(sources.test), sources.channels) == (30, 9, 3)
+    seen = set()
+    for index in range(30):
+        image, label = sources.train.load(index)
+        where = sources.train.where(index)
+        assert f"/train/{CLASSES[label]}/" in where
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(where)))
+        assert sources.train.labels()[index] == label
+        seen.add(where)
+    assert len(seen) == 30
+    assert list(sources.train.labels()) != sorted(sources.train.labels())  # mixed
+    again = open_folder(folder, "train", "test")
+    assert [again.train.where(i) for i in range(30)] == [sources.train.where(i) for i in range(30)]
+
+
+def test_it_can_be_sent_to_another_process(folder):
+    source = open_folder(folder, "train[:50%]", "test").train
+    other = pickle.loads(pickle.dumps(source))
+    assert [other.where(i) for i in range(15)] == [source.where(i) for i in range(15)]
+    assert other.load(3)[1] == source.load(3)[1]
+
+
+def test_parts_of_splits(folder):
+    whole = open_folder(folder, "train", "test").train
+    sources = open_folder(folder, "train[:20]", "test", "train[20:]")
+    names = [sources.train.where(i) for i in range(20)]
+    names += [sources.validation.where(i) for i in range(10)]
+    assert names == [whole.where(i) for i in range(30)]
+
+
+def test_hidden_folders_and_other_files_are_left_out(tmp_path):
+    write_folder(tmp_path, (("train", 6), ("test", 3)))
+    (tmp_path / "train/.cache").mkdir()
+    (tmp_path / "train/red/notes.txt").write_text("no image")
+    Image.new("RGB", (4, 4)).save(tmp_path / "train/red/UPPER.PNG")
+    sources = open_folder(tmp_path, "train", "test")
+    assert sources.class_names == CLASSES
+    assert len(sources.train) == 7
+
+
+def test_what_is_wrong_with_a_folder(tmp_path, folder):
+    with pytest.raises(DatasetError, match=r"needs --config\.dataset\.data_dir"):
+        open_folder(None, "train", "test")
+    with pytest.raises(DatasetError, match="there is no folder"):
+        open_folder(tmp_path / "nowhere", "train", "test")
+    with pytest.raises(DatasetError, match=r"must hold a folder 'val'.*it holds test, train"):
+        open_folder(folder, "train", "val")
+    with pytest.raises(DatasetError, match="is empty"):
+        open_folder(folder, "train[5:5]", "test")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DatasetError, match="holds no class folders"):
+        open_folder(tmp_path, "train", "train")
+
+
+def test_classes_that_differ_and_a_class_without_images(tmp_path):
+    write_folder(tmp_path, (("train", 6), ("test", 3)))
+    (tmp_path / "test/yellow").mkdir()
+    with pytest.raises(DatasetError, match=r"class folder .*yellow holds no"):
+        open_folder(tmp_path, "train", "test")
+    Image.new("RGB", (4, 4)).save(tmp_path / "test/yellow/1.png")
+    with pytest.raises(DatasetError, match="same class folders, but yellow is in one alone"):
+        open_folder(tmp_path, "train", "test")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    write_folder(tmp_path, (("train", 6), ("test", 3)))
+    source = open_folder(tmp_path, "train", "test").train
+    name = source.where(2)
+    with open(name, "wb"):
+        pass
+    with pytest.raises(BrokenImageError, match=f"{name} is empty"):
+        source.load(2)
+    (tmp_path / name).unlink()
+    with pytest.raises(DatasetError, match=f"{name} cannot be read: No such file"):
+        source.load(2)

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from flaxres.data.source import ArraySource, Sources, Subset, check_label, part_of
+from flaxres.errors import DatasetError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
+LABELS = np.arange(12, dtype=np.int32) % 4
+NAMES = ("cat", "dog", "owl", "pig")
+
+
+def sources():
+    source = ArraySource("animals", IMAGES, LABELS)
+    return Sources("animals", source, source, NAMES, 3)
+
+
+def test_arrays():
+    source = sources().train
+    image, label = source.load(7)
+    np.testing.assert_array_equal(np.asarray(image), IMAGES[7])
+    assert (label, len(source), source.where(7)) == (3, 12, "image 7 of animals")
+    grey = ArraySource("grey", IMAGES[..., :1], LABELS)
+    np.testing.assert_array_equal(np.asarray(grey.load(1)[0]), IMAGES[1, ..., 0])
+
+
+def test_chosen_classes_get_new_labels_in_their_order():
+    kept = sources().keep(("pig", "cat"))
+    assert kept.class_names == ("pig", "cat")
+    assert kept.num_classes == 2
+    rows = [i for i in range(12) if LABELS[i] in (0, 3)]
+    assert len(kept.train) == len(rows)
+    for index, row in enumerate(rows):
+        image, label = kept.train.load(index)
+        np.testing.assert_array_equal(np.asarray(image), IMAGES[row])
+        assert label == {3: 0, 0: 1}[LABELS[row]]
+        assert kept.train.labels()[index] == label
+        assert kept.train.where(index) == f"image {row} of animals"
+    assert sources().keep(()).class_names == NAMES
+
+
+def test_subsets_of_subsets():
+    inner = Subset(sources().train, np.array([5, 3, 1]))
+    outer = Subset(inner, np.array([2, 0]))
+    assert [outer.where(i) for i in range(2)] == ["image 1 of animals", "image 5 of animals"]
+    np.testing.assert_array_equal(outer.labels(), LABELS[[1, 5]])
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("cat", "cow"), "must be of animals's cat, dog, owl, pig; got 'cow'"),
+        (("cat",), "two or more different ones, got cat"),
+        (("cat", "cat"), "two or more different ones"),
+    ],
+)
+def test_classes_that_cannot_be_kept(classes, message):
+    with pytest.raises(DatasetError, match=message):
+        sources().keep(classes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows"),
+    [
+        ("train", range(200)),
+        ("train[50:]", range(50, 200)),
+        ("train[:25%]", range(50)),
+        ("train[-10:]", range(190, 200)),
+        ("train[10%:20]", range(20, 20)),
+    ],
+)
+def test_parts(spec, rows):
+    if not len(rows):
+        with pytest.raises(DatasetError, match="is empty"):
+            part_of(spec, {"train": 200}, "set")
+        return
+    name, found = part_of(spec, {"train": 200}, "set")
+    assert (name, range(200)[found]) == ("train", rows)
+
+
+@pytest.mark.parametrize("spec", ["validation", "train[1:2:3]", "train+test", ""])
+def test_parts_that_do_not_exist(spec):
+    with pytest.raises(DatasetError, match=r"has the splits train \(200\)"):
+        part_of(spec, {"train": 200}, "set")
+
+
+def test_labels():
+    check_label(3, 4, "here")
+    for label in (4, -1):
+        with pytest.raises(DatasetError, match=f"here has the label {label}; there are 4 classes"):
+            check_label(label, 4, "here")
