@@ -88,8 +88,9 @@ def main() -> None:
     mode = MODE.value
     _check_flags(mode)
     trained = mode in ("eval", "predict", "export")
-    there = WORKDIR.value or ENSEMBLE.value
-    config = None if trained and there and flags.FLAGS.config is None else cli.get_config()
+    config = None if trained and flags.FLAGS.config is None else cli.get_config()
+    if config is None and not (WORKDIR.value or ENSEMBLE.value):
+        raise ConfigError(f"--workdir is missing; give --mode={mode} the directory of a run")
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
     if mode == "summary":

@@ -113,7 +113,7 @@ def predictions(
             image = decode(_read(file), file, channels)
             pixels.append(fit(image, (height, width), short_side))
             names.append(file)
-        except BrokenImageError as error:
+        except BrokenImageError as error:  # its message goes on with what is for data sets
             errors.append(str(error).partition(");")[0] + ")" * (");" in str(error)))
         except PredictionError as error:
             errors.append(str(error))

@@ -108,6 +108,9 @@ def test_a_prepared_tfds_set(python, tmp_path):
         (("--config=configs/digits.py", "--config.seed=one"), ("--config.seed=one",)),
         (("--config=configs/digits.py", "--confg=1"), ("Unknown command line flag 'confg'",)),
         (("--config=configs/digits.py", "--mode=tain"), ("--mode=tain",)),
+        (("--config=configs/digits.py", "--top=2"), ("--top=2 is for --mode=predict",)),
+        (("--mode=predict", "--scales=8,9"), ("--scales=8,9 is for --mode=eval, got",)),
+        (("--mode=eval", "--protocol=multi-scale", "--scales=8,x"), ("pixels", "got 8,x")),
         (("--config=configs/digits.py", "train"), ("unexpected arguments: train",)),
         (
             ("--config=configs/digits.py:resnet-51",),
