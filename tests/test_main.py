@@ -58,7 +58,7 @@ def test_a_table_of_nets(python):
     # One channel in the place of three, ten classes in the place of a thousand.
     params = 25_557_032 - 7 * 7 * 2 * 64 - 2_049 * 990
     assert ["resnet-50", "50", f"{params:,}"] == cells[1][:3]
-    assert [row[0] for row in cells] == ["resnet-34-A", "resnet-50", "densenet-121"]
+    assert [row[0] for row in cells[:3]] == ["resnet-34-A", "resnet-50", "densenet-121"]
     done = python("-m", "flaxres.main", "--mode=summary", flags[0], "--nets=resnet-51")
     assert done.returncode == 2
     assert "depth must be" in done.stderr
