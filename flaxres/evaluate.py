@@ -57,6 +57,8 @@ def evaluate_run(
     config = run_config(workdir) if config is None else config
     check_config(config)
     if config.num_replicas > 1 and protocol == "split" and batch_stats == "running":
+        # They have no sizes to choose; this says so.
+        make_protocol(protocol, (1, 1), options.get("short_side"), options.get("scales", ()))
         return _evaluate_replicas(config, workdir, say, options.get("splits", ()))
     net = load_net(workdir, config, say, batch_stats)
     return evaluate_nets([net], config, say=say, protocol=protocol, **options)
