@@ -111,6 +111,7 @@ class StreamFeed:
 
     Attributes:
       splits: names of those that are evaluated.
+      most_ahead: batches of steps that are decoded when nobody asks for any, once started.
     """
 
     def __init__(self, config: ConfigDict, programs: Programs, dataset: StreamedDataset):
@@ -132,6 +133,7 @@ class StreamFeed:
             self._devices.share,
         )
         self._ahead: Ahead | None = None
+        self.most_ahead = 0
         self._broken = self._new_broken = self._broken_in_splits = 0
         self._waited, self._since = 0.0, time.perf_counter()
 
@@ -146,6 +148,8 @@ class StreamFeed:
             ahead=config.dataset.prefetch * parts,
             start=self._schedule.start(step),
         )
+        # Besides those of the stream, what waits on the devices, and what has no room there yet.
+        self.most_ahead = -(-stream.most_ahead // parts) + (ON_DEVICE + 1) * most
         self._ahead = Ahead(self._batches(stream, step, most), ON_DEVICE, stream.close)
 
     def is_ready(self) -> bool:

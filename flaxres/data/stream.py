@@ -145,7 +145,11 @@ def cores() -> int:
 
 
 class Stream:
-    """An iterator over `Pixels`, decoded ahead; close it when it is not needed any more."""
+    """An iterator over `Pixels`, decoded ahead; close it when it is not needed any more.
+
+    Attributes:
+      most_ahead: parts that it holds when nobody asks for any.
+    """
 
     def __init__(
         self, parts: Sequence[Part], decoder: Decoder, workers: int, ahead: int, start: int = 0
@@ -156,7 +160,7 @@ class Stream:
           parts: what to decode; can be sent to another process.
           decoder: how.
           workers: processes; 0 for threads of this one.
-          ahead: parts that are decoded before they are asked for, about.
+          ahead: parts that are decoded before they are asked for, about; at least four a worker.
           start: number of the first part to decode.
         """
         import grain  # with JAX, so it takes seconds, and only streams need it
@@ -169,14 +173,19 @@ class Stream:
         if workers:
             reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         else:
-            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=ahead + cores())
+            self.most_ahead = ahead + cores()
+            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=self.most_ahead)
         steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder))
         steps = steps.to_iter_dataset(reading)
         if workers:
             if QUIET_TRACKER not in sys.warnoptions:
                 sys.warnoptions.append(QUIET_TRACKER)  # processes are started with these
+            # Of a buffer of n, Grain fills two, one on each side of the process, and holds two
+            # parts more: counted in shared memory, with version 0.2.18.
+            buffer = max(1, round((ahead / workers - 2) / 2))
+            self.most_ahead = workers * (2 * buffer + 2)
             options = grain.MultiprocessingOptions(
-                num_workers=workers, per_worker_buffer_size=max(1, -(-ahead // workers))
+                num_workers=workers, per_worker_buffer_size=buffer
             )
             steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
         self._workers = workers
@@ -191,6 +200,8 @@ class Stream:
         Raises:
           DatasetError: it cannot be decoded, or a worker has ended before its time.
         """
+        if self._iterator is None:
+            raise StopIteration
         try:
             found = next(self._iterator)
         except UserError as error:
@@ -203,11 +214,13 @@ class Stream:
         return Pixels.of(found)
 
     def close(self) -> None:
-        """Ends the workers."""
-        self._iterator.close()
-        # Grain's iterators are in cycles of references, and hold the last parts in shared memory.
-        self._iterator = iter(())
-        gc.collect()
+        """Ends the workers; there is no next part then."""
+        if self._iterator is not None:
+            self._iterator.close()
+            # Grain's iterators are in cycles of references, and hold the last parts in the memory
+            # that is shared.
+            self._iterator = None
+            gc.collect()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.jpegs import SIDES, make_folder, make_image
+from benchmarks.report import Spread
+
+
+def test_images_are_always_the_same_and_of_the_sizes():
+    first = make_image(3, 5)
+    np.testing.assert_array_equal(np.asarray(first), np.asarray(make_image(3, 5)))
+    assert (np.asarray(make_image(3, 6))[:300, :400] != np.asarray(first)[:300, :400]).any()
+    for length, (low, high) in zip(first.size, SIDES, strict=True):
+        assert low <= length <= high
+
+
+def test_a_folder_is_made_once(tmp_path):
+    make_folder(tmp_path, 10, 10)
+    files = sorted(tmp_path.rglob("*.jpg"))
+    assert len(files) == 20
+    before = [file.stat().st_mtime_ns for file in files]
+    make_folder(tmp_path, 10, 10)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    Image.open(files[0]).load()
+
+
+def test_a_stream_that_is_faster_than_decoding_is_an_error():
+    from benchmarks.streaming import check_ratio
+
+    check_ratio(Spread(0.96, 0.93, 1.03))
+    with pytest.raises(RuntimeError, match="decoded before the clock started"):
+        check_ratio(Spread(2.95, 2.61, 2.97))
