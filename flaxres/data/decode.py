@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flaxres.errors import DatasetError, one_line
 
@@ -43,8 +43,10 @@ def decode(data: bytes, where: str, channels: int = 3) -> Image.Image:
                 image = _opaque(image)
             return _of_eight_bits(image).convert(MODES[channels])
     except Exception as error:  # Pillow's readers raise many kinds
+        unknown = isinstance(error, UnidentifiedImageError)  # it would name an object in memory
+        reason = "no image of a known format" if unknown else one_line(error)
         raise BrokenImageError(
-            f"{where} cannot be decoded ({one_line(error)}); remove it, write it again, or leave "
+            f"{where} cannot be decoded ({reason}); remove it, write it again, or leave "
             "such images out with --config.dataset.broken_images=skip"
         ) from None
 
