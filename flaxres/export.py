@@ -73,7 +73,9 @@ def _without_paths() -> Iterator[None]:
 
 
 def about(net: TrainedNet) -> dict[str, object]:
-    """What the JSON beside an export says."""
+    """What the JSON beside an export says; of the config all but where the data lay."""
+    config = net.config.to_dict()
+    config["dataset"]["data_dir"] = None
     return {
         "net": net_name(net.config.model),
         "step": net.step,
@@ -84,7 +86,7 @@ def about(net: TrainedNet) -> dict[str, object]:
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
         "flaxres": flaxres.__version__,
-        "config": net.config.to_dict(),
+        "config": config,
     }
 
 
