@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from flaxres.checkpoint import Checkpoints
 from flaxres.config import check_config, net_name
-from flaxres.data import load_dataset
+from flaxres.data import StreamedDataset, open_dataset
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.inputs import Inputs, read_inputs
 from flaxres.models import create_model
@@ -145,7 +145,13 @@ def load_net(
         state = checkpoints.restore(jax.eval_shape(create, np.uint32(config.seed)), say)
     variables = state.variables
     if batch_stats == "population":
-        statistics = population_statistics(config, load_dataset(config.dataset), variables)
+        dataset = open_dataset(config)
+        if isinstance(dataset, StreamedDataset):
+            raise ConfigError(
+                f"population statistics are for data sets on the device, but {dataset.name} is "
+                "streamed; choose --batch_stats=running"
+            )
+        statistics = population_statistics(config, dataset, variables)
         variables = variables | {"batch_stats": statistics}
     return TrainedNet(directory, config, int(state.step), variables, inputs, model)
 
