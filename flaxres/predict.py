@@ -145,5 +145,6 @@ def _print_table(results: Iterable[Prediction], title: str) -> None:
         return
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
+        console.width = sys.maxsize  # what is measured is no wider than the console
         console.width = max(80, console.measure(table).maximum)
     console.print(table)

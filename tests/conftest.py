@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from flaxres import cache, cpu
 
@@ -20,6 +21,36 @@ jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the te
 cache.keep_compiled_programs()  # many tests compile the same ones
 
 ROOT = Path(__file__).parent.parent
+
+
+PROGRAMS = ("benchmarks.", "experiments.")
+
+
+@pytest.fixture
+def own_flags():
+    """For tests of modules with flags of their own, whose names those of others may have too.
+
+    Flags of other programs are away during the test; those defined in it, and the modules that it
+    imports, are gone afterwards.
+    """
+    values, modules = flags.FLAGS, set(sys.modules)
+    kept = {name: values[name] for name in values if _of_a_program(name)}
+    values.remove_flag_values(kept)
+    others = set(values)
+    yield
+    values.remove_flag_values(set(values) - others)
+    for name in set(sys.modules) - modules:
+        if name.startswith(PROGRAMS):
+            del sys.modules[name]
+            package, _, attribute = name.rpartition(".")
+            delattr(sys.modules[package], attribute)
+    for name, flag in kept.items():
+        values[name] = flag
+
+
+def _of_a_program(flag):
+    module = flags.FLAGS.find_module_defining_flag(flag)
+    return module is None or module.startswith(PROGRAMS)
 
 
 # `jax.jit` for what runs once: it compiles for a short compilation, not for speed.

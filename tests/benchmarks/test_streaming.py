@@ -24,7 +24,7 @@ def test_a_folder_is_made_once(tmp_path):
     Image.open(files[0]).load()
 
 
-def test_a_stream_that_is_faster_than_decoding_is_an_error():
+def test_a_stream_that_is_faster_than_decoding_is_an_error(own_flags):
     from benchmarks.streaming import check_ratio
 
     check_ratio(Spread(0.96, 0.93, 1.03))

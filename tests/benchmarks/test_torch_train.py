@@ -53,7 +53,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     assert records(tmp_path / "killed") == there
 
 
-def test_weights_are_drawn_after_he_2015():
+def test_weights_are_drawn_after_he_2015(own_flags):
     from benchmarks.torch_train import Run
     from configs import digits
     from flaxres.data import load_dataset
@@ -77,7 +77,7 @@ def test_what_the_peer_does_not_have(tmp_path):
     ("field", "value", "has"),
     [("schedule", "cosine", "'drops'"), ("label_smoothing", 0.1, "0"), ("nesterov", True, "False")],
 )
-def test_recipes_that_the_peer_does_not_have(field, value, has):
+def test_recipes_that_the_peer_does_not_have(own_flags, field, value, has):
     from benchmarks.torch_train import Run
     from configs import digits
     from flaxres.data import load_dataset

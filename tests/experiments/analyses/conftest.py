@@ -5,7 +5,7 @@ from absl import flags
 
 
 @pytest.fixture
-def parse():
+def parse(own_flags):
     """`parse(analysis, *arguments)`: the flags of that analysis alone, as a command line sets them.
 
     Arguments are --NAME=VALUE. Only the flags of the last call are there, and none after the test.
