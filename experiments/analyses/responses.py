@@ -22,6 +22,7 @@ from experiments.figures import draw_responses
 from experiments.runs import RESPONSES_FILE, read_run
 from flaxres.data.augment import normalise
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.population import Pool
 
 # Families in which a norm follows each convolution.
 FAMILIES = ("plain", "resnet", "resnext", "vgg")
@@ -68,7 +69,7 @@ def layer_responses(
     norms = norms_of_3x3_layers(variables["params"])
 
     @jax.jit
-    def moments(variables: dict, batch: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def moments(variables: dict, batch: jax.Array) -> dict[str, dict[str, jax.Array]]:
         found = {}
 
         def watch(call, arguments, options, context):
@@ -77,7 +78,7 @@ def layer_responses(
             if context.method_name != "__call__" or path not in norms:
                 return call(*arguments, **options)
             response = call(*arguments)  # the norm alone
-            found[path] = (response.mean(), response.var())
+            found[path] = {"mean": response.mean(), "var": response.var()}
             add = options.get("add")
             y = response if add is None else response + add
             return nn.relu(y) if options.get("relu") else y
@@ -86,20 +87,13 @@ def layer_responses(
             model.apply(variables, normalise(batch, mean), train=False)
         return found
 
-    count, means, squares = 0, {}, {}
+    pool = Pool()
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        # Chan, Golub and LeVeque 1983: the moments of two sets from those of each.
-        total = count + len(batch)
-        for layer, own in moments(variables, batch).items():
-            own_mean, own_variance = map(float, own)
-            distance = own_mean - means.get(layer, 0.0)
-            means[layer] = means.get(layer, 0.0) + distance * len(batch) / total
-            squares[layer] = squares.get(layer, 0.0) + own_variance * len(batch)
-            squares[layer] += distance**2 * count * len(batch) / total
-        count = total
-    layers = sorted(squares, key=_position)  # jit returns them by name
-    return {layer: float(np.sqrt(squares[layer] / count)) for layer in layers}
+        pool.add(moments(variables, batch), len(batch))
+    pooled = pool.statistics()
+    layers = sorted(pooled, key=_position)  # jit returns them by name
+    return {layer: float(np.sqrt(pooled[layer]["var"])) for layer in layers}
 
 
 def _position(layer: str) -> tuple[int, ...]:
