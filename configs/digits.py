@@ -2,9 +2,9 @@
 
 python -m flaxres.main --config=configs/digits.py:plain-56 --workdir=runs/digits/plain-56
 
-Expect training errors of about 0, 5, 22 and 90% for plain-20, 32, 44 and 56, and under 1% for all
-four residual nets with seed 0; ResNet-56 has had up to 10% with other seeds. All eight nets
-(`make degradation`) took 1 minute 41 seconds on two CPU cores, 2026-11-24.
+Expect training errors of about 0, 5, 4 to 22 and 90% for plain-20, 32, 44 and 56, and under 1% for
+all four residual nets with seed 0; ResNet-56 has had up to 10% with other seeds. All eight nets
+(`make degradation`) took 1 minute 4 seconds on two CPU cores, 2026-11-24.
 """
 
 from flaxres.config import default_config, set_net
