@@ -37,7 +37,7 @@ def _short(number: float) -> str:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table; the first column is of names, the others of numbers."""
-    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    table = Table(box=None, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
@@ -45,6 +45,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     console = Console()
     if not console.is_terminal:
         console.width = 200
+    console.print(title, style="italic")
     console.print(table)
 
 

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from flaxres.ahead import Ahead
 from flaxres.data import Dataset, StreamedDataset
+from flaxres.data.pixels import DecodedBatches
 from flaxres.data.schedule import Schedule
-from flaxres.data.stream import Decoder, Pixels, Stream, cores, num_workers
+from flaxres.data.stream import Decoder, Stream, cores, num_workers
 from flaxres.devices import Devices
 from flaxres.distributed import together
 from flaxres.metrics import Sums
@@ -147,6 +148,7 @@ class StreamFeed:
             min(num_workers(config.dataset.workers), config.dataset.prefetch * parts),
             ahead=config.dataset.prefetch * parts,
             start=self._schedule.start(step),
+            part_size=self._schedule.part_size,
         )
         # Besides those of the stream, what waits on the devices, and what has no room there yet.
         self.most_ahead = -(-stream.most_ahead // parts) + (ON_DEVICE + 1) * most
@@ -172,9 +174,11 @@ class StreamFeed:
     def again(self, step: int) -> Batches:
         """What the step after `step` takes, decoded here and now, out of turn."""
         parts = self._schedule.step_parts(step)
+        batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
         with together(), ThreadPoolExecutor(min(len(parts), cores())) as threads:
-            pixels = [Pixels.of(found) for found in threads.map(self._decoder, parts)]
-        arrays, rows, _ = self._put([pixels])
+            for _ in threads.map(self._decoder, parts, batches.parts):
+                pass  # raises what was raised there
+        arrays, rows, _ = self._put(batches)
         return arrays, rows
 
     def compile_evaluation(self, state: TrainState) -> None:
@@ -242,36 +246,36 @@ class StreamFeed:
     def _batches(self, stream: Stream, step: int, most: int) -> Iterator[tuple]:
         """All that the run will ask for, in order: name, arrays, rows and broken images."""
         config, schedule = self._config, self._schedule
-        parts = len(schedule.step_parts(0))
+        sizes = [len(part) for part in schedule.step_parts(0)]
         while step < config.num_steps:
             num_steps = next_steps(step, most, config.num_steps)
-            found = [[next(stream) for _ in range(parts)] for _ in range(num_steps)]
-            yield ("train", step, num_steps), *self._put(found)
+            yield ("train", step, num_steps), *self._next_batches(stream, num_steps, sizes)
             step += num_steps
             if step % config.eval_every and step < config.num_steps:
                 continue
             for name, batches in schedule.batches.items():
                 for number, rows in enumerate(batches):
-                    found = [next(stream) for _ in schedule.parts_of_batch(rows)]
-                    yield (name, number), *self._put([found])
+                    own = [len(part) for part in schedule.parts_of_batch(rows)]
+                    yield (name, number), *self._next_batches(stream, 1, own)
 
-    def _put(self, batches: list[list[Pixels]]) -> tuple[Arrays, np.ndarray, int]:
-        """Puts batches, each given as its parts, on the devices; the rows; broken images."""
-        count, own = len(batches), sum(len(pixels.labels) for pixels in batches[0])
-        # New memory each time: on a CPU, JAX may take it as it is.
-        images = np.empty((count, own, *self._shape), np.uint8)
-        labels, valid = np.empty((count, own), np.int32), np.empty((count, own), bool)
-        for number, parts in enumerate(batches):
-            np.concatenate([pixels.images for pixels in parts], out=images[number])
-            np.concatenate([pixels.labels for pixels in parts], out=labels[number])
-            np.concatenate([pixels.valid for pixels in parts], out=valid[number])
+    def _next_batches(
+        self, stream: Stream, count: int, sizes: list[int]
+    ) -> tuple[Arrays, np.ndarray, int]:
+        """Takes batches, each in parts of these sizes, and puts them on the devices."""
+        batches = DecodedBatches.empty(count, sizes, self._shape)
+        for part in batches.parts:
+            stream.take(part)
+        return self._put(batches)
+
+    def _put(self, batches: DecodedBatches) -> tuple[Arrays, np.ndarray, int]:
+        """Puts batches on the devices; the rows; broken images."""
+        count, own = batches.labels.shape
         share, shares = self._devices.share
         each = own * shares // self._devices.size  # images of a device
         counted = np.arange(count * each, dtype=np.int32).reshape(count, each)
         rows = np.full((count, own * shares), -1, np.int32)  # other processes have theirs
         rows[:, share * own : (share + 1) * own] = np.where(
-            valid, np.tile(counted, own // each), -1
+            batches.valid, np.tile(counted, own // each), -1
         )
         put = self._devices.put_batches
-        broken = sum(pixels.broken for parts in batches for pixels in parts)
-        return Arrays(put(images), put(labels), self._mean), rows, broken
+        return Arrays(put(batches.images), put(batches.labels), self._mean), rows, batches.broken

@@ -85,6 +85,12 @@ class Schedule:
             for part in self.parts_of_batch(rows)
         ]
 
+    @property
+    def part_size(self) -> int:
+        """Images of the largest part."""
+        parts = [*self._step_parts, *(part.numbers for part in self._evaluation)]
+        return max(map(len, parts))
+
     def own(self, rows: np.ndarray) -> np.ndarray:
         """This process's part of a batch, which lies together."""
         number, count = self._share

@@ -21,7 +21,8 @@ from PIL import Image
 from flaxres.data.crops import Crops
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.order import EpochOrder
-from flaxres.data.schedule import Part
+from flaxres.data.pixels import Pixels, Slots
+from flaxres.data.schedule import PART, Part
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError, UserError
 
@@ -29,29 +30,6 @@ MOST_WORKERS = 16  # where the config leaves their number open
 # Python's tracker of shared memory, a process of its own, frees what a killed worker leaves behind;
 # that worker's end is said in other words.
 QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pixels:
-    """A decoded part.
-
-    Attributes:
-      images: uint8 (n, height, width, channels).
-      labels: int32 (n,).
-      valid: bool (n,); False for none, and for a broken image of an evaluation.
-      broken: images that could not be decoded.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    valid: np.ndarray
-    broken: int
-
-    @classmethod
-    def of(cls, found: Mapping[str, np.ndarray]) -> Pixels:
-        """Of what a decoder returned, copied: memory shared with workers goes back at once."""
-        images, labels, valid = (np.array(found[name]) for name in ("images", "labels", "valid"))
-        return cls(images, labels, valid, int(found["broken"][0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,25 +52,24 @@ class Decoder:
     num_classes: int
     skip_broken: bool
 
-    def __call__(self, part: Part) -> dict[str, np.ndarray]:
-        """The fields of `Pixels`, as arrays, which Grain takes to this process.
+    def __call__(self, part: Part, out: Pixels) -> None:
+        """Fills `out`, of the size of the part; what is not valid is zeros.
 
         Raises:
           DatasetError: an image cannot be read or decoded, has another size, or a label that there
             is not.
         """
-        images = np.zeros((len(part), *self.image_shape), np.uint8)
-        labels = np.zeros(len(part), np.int32)
-        valid = np.zeros(len(part), bool)
-        broken = 0
+        out.broken[0] = 0
         for i, number in enumerate(map(int, part.numbers)):
-            if number < 0:
-                continue
-            found, missed = (self._training if part.training else self._evaluation)(part, number)
-            broken += missed
-            if found is not None:
-                images[i], labels[i], valid[i] = *found, True
-        return {"images": images, "labels": labels, "valid": valid, "broken": np.int32([broken])}
+            image, label, valid = 0, 0, False
+            if number >= 0:
+                found, missed = (self._training if part.training else self._evaluation)(
+                    part, number
+                )
+                out.broken[0] += missed
+                if found is not None:
+                    image, label, valid = *found, True
+            out.images[i], out.labels[i], out.valid[i] = image, label, valid
 
     def _training(self, part: Part, position: int) -> tuple[tuple[np.ndarray, int], int]:
         """The image at a position, or at the next whose image can be decoded; how many cannot."""
@@ -145,14 +122,20 @@ def cores() -> int:
 
 
 class Stream:
-    """An iterator over `Pixels`, decoded ahead; close it when it is not needed any more.
+    """Decoded parts, one after another, decoded ahead; close it when it is not needed any more.
 
     Attributes:
       most_ahead: parts that it holds when nobody asks for any.
     """
 
     def __init__(
-        self, parts: Sequence[Part], decoder: Decoder, workers: int, ahead: int, start: int = 0
+        self,
+        parts: Sequence[Part],
+        decoder: Decoder,
+        workers: int,
+        ahead: int,
+        start: int = 0,
+        part_size: int = PART,
     ):
         """Starts the workers.
 
@@ -162,6 +145,10 @@ class Stream:
           workers: processes; 0 for threads of this one.
           ahead: parts that are decoded before they are asked for, about; at least four a worker.
           start: number of the first part to decode.
+          part_size: images of the largest part.
+
+        Raises:
+          DatasetError: there is too little shared memory for the processes.
         """
         import grain  # with JAX, so it takes seconds, and only streams need it
         from absl import flags
@@ -170,35 +157,36 @@ class Stream:
         if not flags.FLAGS.is_parsed() and profiling in flags.FLAGS:
             # Grain asks for this flag, which programs without absl's command line never parse.
             flags.FLAGS[profiling].present = 1
+        self._parts, self._workers, self._image_shape = parts, workers, decoder.image_shape
+        self._next = start
+        self._slots: Slots | None = None
         if workers:
-            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        else:
-            self.most_ahead = ahead + cores()
-            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=self.most_ahead)
-        steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder))
-        steps = steps.to_iter_dataset(reading)
-        if workers:
-            if QUIET_TRACKER not in sys.warnoptions:
-                sys.warnoptions.append(QUIET_TRACKER)  # processes are started with these
             # Of a buffer of n, Grain fills two, one on each side of the process, and holds two
             # parts more: counted in shared memory, with version 0.2.18.
             buffer = max(1, round((ahead / workers - 2) / 2))
             self.most_ahead = workers * (2 * buffer + 2)
+            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            self._slots = Slots(self.most_ahead + workers, part_size, decoder.image_shape, start)
+        else:
+            self.most_ahead = ahead + cores()
+            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=self.most_ahead)
+        steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder, self._slots))
+        steps = steps.to_iter_dataset(reading)
+        if workers:
+            if QUIET_TRACKER not in sys.warnoptions:
+                sys.warnoptions.append(QUIET_TRACKER)  # processes are started with these
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=buffer
             )
             steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
-        self._workers = workers
         self._iterator = iter(steps)
 
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> Pixels:
-        """The next part.
+    def take(self, out: Pixels) -> None:
+        """Copies the next part, of as many images as `out` has.
 
         Raises:
           DatasetError: it cannot be decoded, or a worker has ended before its time.
+          StopIteration: there is no next part.
         """
         if self._iterator is None:
             raise StopIteration
@@ -211,27 +199,54 @@ class Stream:
             if not (code := re.search(r"exit code (-?\d+)", str(error))):
                 raise
             raise _lost(int(code[1]), self._workers) from None
-        return Pixels.of(found)
+        if self._slots is None:
+            out.copy_from(found)
+        else:
+            self._slots.take(self._next, out)
+        self._next += 1
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Pixels:
+        """The next part in memory of its own; raises what `take` raises."""
+        if self._next >= len(self._parts):
+            raise StopIteration
+        out = Pixels.empty(len(self._parts[self._next]), self._image_shape)
+        self.take(out)
+        return out
 
     def close(self) -> None:
         """Ends the workers; there is no next part then."""
-        if self._iterator is not None:
-            self._iterator.close()
-            # Grain's iterators are in cycles of references, and hold the last parts in the memory
-            # that is shared.
-            self._iterator = None
-            gc.collect()
+        if self._iterator is None:
+            return
+        if self._slots is not None:
+            self._slots.release()
+        self._iterator.close()
+        # Grain's iterators are in cycles of references.
+        self._iterator = None
+        gc.collect()
+        if self._slots is not None:
+            self._slots.close()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Part number to its pixels, in a worker."""
+    """Decodes parts by their numbers: into slots, from which they are taken, or new memory."""
 
     parts: Sequence[Part]
     decoder: Decoder
+    slots: Slots | None
 
-    def __call__(self, number: int) -> dict[str, np.ndarray]:
-        return self.decoder(self.parts[int(number)])
+    def __call__(self, number: int) -> Pixels | int:
+        number = int(number)
+        part = self.parts[number]
+        if self.slots is not None:
+            self.decoder(part, self.slots.slot(number, len(part)))
+            return number  # Grain leaves out what is None
+        pixels = Pixels.empty(len(part), self.decoder.image_shape)
+        self.decoder(part, pixels)
+        return pixels
 
 
 def _begin_worker(number: int, count: int) -> None:
