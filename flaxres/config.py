@@ -89,6 +89,9 @@ def default_config() -> ConfigDict:
     # running statistics in training; 'body': all but the last dense layer.
     config.transfer.frozen = ()
     config.transfer.body_rate = 1.0  # times the learning rate, in all but the last dense layer
+    # What images in 0..1 were divided by for a PyTorch state dict, a number for each channel;
+    # torchvision's are (0.229, 0.224, 0.225). The first convolution takes it in.
+    config.transfer.std = ()
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, folder, or any TFDS image-classification set
@@ -256,6 +259,10 @@ def check_config(config: ConfigDict) -> None:
     need(ok, "transfer.new_head", "False without weights to begin with (--init_from)")
     ok = all(isinstance(name, str) and name for name in flat["transfer.frozen"])
     need(ok, "transfer.frozen", "names of stages and layers, such as ('conv', 'norm', 'stage1')")
+    ok = all(isinstance(value, int | float) and value > 0 for value in flat["transfer.std"])
+    need(ok, "transfer.std", "numbers above 0, such as (0.229, 0.224, 0.225)")
+    ok = config.init_from is not None or not flat["transfer.std"]
+    need(ok, "transfer.std", "() without weights to begin with (--init_from)")
     boundaries = flat["boundaries"]
     whole = all(type(boundary) is int and boundary > 0 for boundary in boundaries)
     rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))

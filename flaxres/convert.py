@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from flaxres.models.layers import HEAD
 
 PyTree = Any
 Weights = Mapping[str, np.ndarray]
+
+# Kernels of the first convolution, of which a net has one.
+FIRST = ("params/conv/kernel", "params/stage1_conv1/kernel")
 
 # What to do where only the last dense layer does not fit.
 NEW_HEAD = "for other classes begin that layer anew, with --config.transfer.new_head=True"
@@ -102,7 +105,13 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def convert(weights: Weights, shapes: PyTree, model: ConfigDict, new_head: bool = False) -> PyTree:
+def convert(
+    weights: Weights,
+    shapes: PyTree,
+    model: ConfigDict,
+    new_head: bool = False,
+    std: Sequence[float] = (),
+) -> PyTree:
     """A net's variables from those of the same net in PyTorch.
 
     Args:
@@ -111,12 +120,15 @@ def convert(weights: Weights, shapes: PyTree, model: ConfigDict, new_head: bool 
       shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
       model: the net, an experiment's `config.model`.
       new_head: leave out the last dense layer, whatever it is like there.
+      std: what the channels of the images were divided by; the first convolution is instead, which
+        gives the same. Empty for nothing.
 
     Returns:
       float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
 
     Raises:
-      ConfigError: a family of nets whose names in PyTorch are not known.
+      ConfigError: a family of nets whose names in PyTorch are not known, or another number of
+        channels than `std` has.
       WeightsError: a variable is missing or of another shape, or there is one too many.
     """
     names = _names_of(model)
@@ -152,6 +164,12 @@ def convert(weights: Weights, shapes: PyTree, model: ConfigDict, new_head: bool 
             f"the state dict is not of {net_name(model)}: the net has no place for "
             f"{len(left)} of its arrays, {min(left)} among them"
         )
+    if std:
+        first = next(path for path in FIRST if path in flat)
+        channels = flat[first].shape[2]
+        if len(std) != channels:
+            raise ConfigError(f"transfer.std must be {channels} numbers, got {len(std)}")
+        flat[first] /= np.array(std, np.float32)[:, None]
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -121,9 +121,9 @@ class Programs:
         variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
         replicas = self._config.num_replicas
         one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
-        new_head = self._config.transfer.new_head
+        new_head, std = self._config.transfer.new_head, self._config.transfer.std
         path = Path(self._config.init_from).expanduser()
-        found = read_weights(path, one, self._config.model, new_head)
+        found = read_weights(path, one, self._config.model, new_head, std)
         variables = without_head(variables) if new_head else variables
         return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
 

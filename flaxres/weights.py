@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,13 @@ COLLECTIONS = ("params", "batch_stats")
 MOST_NAMES = 3  # in a message
 
 
-def read_weights(path: Path, shapes: PyTree, model: ConfigDict, new_head: bool = False) -> PyTree:
+def read_weights(
+    path: Path,
+    shapes: PyTree,
+    model: ConfigDict,
+    new_head: bool = False,
+    std: Sequence[float] = (),
+) -> PyTree:
     """The variables of a net from whatever `path` is.
 
     Args:
@@ -48,6 +54,7 @@ def read_weights(path: Path, shapes: PyTree, model: ConfigDict, new_head: bool =
       shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
       model: the net, an experiment's `config.model`.
       new_head: leave out the last dense layer, which may then be of any shape or not be there.
+      std: what the images of a PyTorch state dict were divided by; see `flaxres.convert`.
 
     Returns:
       float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
@@ -62,12 +69,14 @@ def read_weights(path: Path, shapes: PyTree, model: ConfigDict, new_head: bool =
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
     if not is_there:
         raise WeightsError(f"there is no file {path}")
+    if std and (is_run or path.suffix == SUFFIX):
+        raise WeightsError(f"transfer.std is for PyTorch state dicts, and {path} is none")
     if is_run:
         found = read_run(path)
     elif path.suffix == SUFFIX:
         found = read_variables(path)
     else:
-        found = convert.convert(convert.read_state_dict(path), shapes, model, new_head)
+        found = convert.convert(convert.read_state_dict(path), shapes, model, new_head, std)
     if new_head:
         found, shapes = without_head(found), without_head(shapes)
     check_fit(found, shapes, model, str(path))

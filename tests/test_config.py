@@ -82,6 +82,8 @@ def test_flatten():
         ("augment.colour_vectors", ("a",) * 9, "augment.colour_vectors must be 9 numbers"),
         ("transfer.new_head", True, r"transfer.new_head must be False without weights .*init_from"),
         ("transfer.body_rate", 0.0, "transfer.body_rate must be above 0, got 0.0"),
+        ("transfer.std", (0.2, 0.0), r"transfer.std must be numbers above 0"),
+        ("transfer.std", (0.2,), r"transfer.std must be \(\) without weights .*init_from"),
         ("transfer.frozen", (1,), r"transfer.frozen must be names of stages and layers, .*\[1\]"),
     ],
 )

@@ -45,6 +45,20 @@ def assert_same_logits(model, variables, theirs, pixels=32):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("name", "stem", "pixels"), [("resnet-8", "cifar", 32), ("vgg-11", "imagenet", 64)]
+)
+def test_the_first_convolution_takes_in_what_images_were_divided_by(name, stem, pixels):
+    fields = {"hidden": (8,)} if name == "vgg-11" else {}
+    config, model, shapes, theirs = net_of(name, stem, pixels, **fields)
+    std = (0.229, 0.5, 2.0)
+    variables = convert(arrays(theirs), shapes, config, std=std)
+    divided = lambda images: theirs(images / torch.tensor(std)[:, None, None])  # noqa: E731
+    assert_same_logits(model, variables, divided, pixels)
+    with pytest.raises(ConfigError, match=r"transfer\.std must be 3 numbers, got 1"):
+        convert(arrays(theirs), shapes, config, std=(0.5,))
+
+
 def test_vgg_with_biases_before_its_norms_and_dense_layers_over_maps():
     config, model, shapes, _ = net_of("vgg-11", "imagenet", 64, hidden=(64, 48))
     torch.manual_seed(1)

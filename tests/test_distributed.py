@@ -17,7 +17,7 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DistributedError
 from flaxres.programs import Programs
 from tests.conftest import ROOT, small_config
-from tests.test_train import metrics
+from tests.test_feed import metrics
 
 FLAGS = (
     *(
@@ -65,12 +65,23 @@ def assert_same_run(one, other):
     jax.tree.map(close, last_state(one), last_state(other))
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one_and_stop_together(tmp_path):
-    alone = start(tmp_path / "one", 4)
-    output, _ = alone.communicate(timeout=120)
-    assert alone.returncode == 0, output
+def finish(processes):
+    """Outputs of processes that succeed."""
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
 
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The directory of a run of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    finish([start(workdir, 4)])
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_stop_together(tmp_path, one):
     two = tmp_path / "two"
     processes = start_two(two, "--config.parallelism=pmap")
     while not (two / "metrics.jsonl").exists() or b"\n" not in (two / "metrics.jsonl").read_bytes():
@@ -84,11 +95,17 @@ def test_two_processes_equal_one_and_stop_together(tmp_path):
     assert "train error" not in outputs[1]
 
     processes = start_two(two)  # goes on under the other compiler
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    outputs = finish(processes)
     assert "goes on from step" in outputs[0]
     assert "training error" not in outputs[1]
-    assert_same_run(tmp_path / "one", two)
+    assert_same_run(one, two)
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_streams_its_own_images(tmp_path, one):
+    stream = "--config.dataset.placement=stream", "--config.dataset.workers=0"
+    finish(start_two(tmp_path, *stream))
+    assert_same_run(one, tmp_path)
 
 
 @pytest.mark.slow

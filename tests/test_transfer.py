@@ -187,6 +187,10 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
         is_head = name.startswith("params/dense/")
         expected = flatten(own)[name] if is_head else np.stack([flatten(found)[name]] * 2)
         np.testing.assert_array_equal(leaf, expected, err_msg=name)
+    with pytest.raises(
+        WeightsError, match=r"transfer\.std is for PyTorch state dicts, and .* none"
+    ):
+        read_weights(path, shapes, config.model, std=(0.5,))
     # What does not fit besides the head is said as before, without the hint.
     del found["params"]["conv"]
     write_variables(path, found)
