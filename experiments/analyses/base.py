@@ -15,15 +15,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from experiments.analyses.progress import progress
 from experiments.tables import as_csv
-from flaxres.checkpoint import Checkpoints
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalise
 from flaxres.data.order import evaluation_rows
-from flaxres.errors import CheckpointError, ConfigError, WorkdirError
+from flaxres.errors import ConfigError, WorkdirError
 from flaxres.metrics import Sums, total
 from flaxres.models import create_model
-from flaxres.programs import Programs
+from flaxres.trained import load_net
 from flaxres.workdir import CONFIG_FILE, read_config, read_run_config
 
 ANALYSES = "analyses"  # the directory of results, in the workdir
@@ -120,24 +120,43 @@ def load(directory: Path) -> Trained:
     Raises:
       UserError: there is no checkpoint, or no data; or the run is one of several replicas.
     """
-    config = read_run_config(directory)
-    if config.num_replicas > 1:
-        raise ConfigError(
-            f"{directory} holds {config.num_replicas} replicas in one program; analyses are of "
-            "single nets"
-        )
-    dataset = load_dataset(config.dataset)
-    with Checkpoints(directory) as checkpoints:
-        state = checkpoints.restore(
-            Programs(on_one_device(config), dataset).state_shape,
-            lambda message: print(message, file=sys.stderr),
-        )
-    if state is None:
-        raise CheckpointError(
-            f"workdir {directory} holds no checkpoint; train it with python -m flaxres.main"
-        )
-    variables, step = state.variables, int(state.step)
-    return Trained(run_name(directory), config, directory, dataset, variables, step)
+    net = load_net(directory, say=lambda message: print(message, file=sys.stderr))
+    dataset = load_dataset(net.config.dataset)
+    return Trained(run_name(directory), net.config, directory, dataset, net.variables, net.step)
+
+
+def measure_all(
+    directories: Sequence[Path],
+    cost: Callable[[ConfigDict], float],
+    measure: Callable[[Trained, Callable[[str, float], None]], list[dict[str, object]]],
+) -> tuple[list[dict[str, object]], list[Trained]]:
+    """Measures runs, one after another, under a progress bar.
+
+    Args:
+      directories: of the runs.
+      cost: of measuring the run of a config, in any unit; asked of all before the first is
+        measured, so it raises where one cannot be.
+      measure: `measure(run, done) -> rows`, which tells `done` of its parts and their costs.
+
+    Returns:
+      The rows of all runs, and the runs.
+
+    Raises:
+      UserError: a run that cannot be measured, or without checkpoint.
+    """
+    total = 0.0
+    for directory in directories:
+        config = read_run_config(directory)
+        try:
+            total += cost(config)
+        except ConfigError as error:
+            raise ConfigError(f"{directory}: {error}") from None
+    rows, runs = [], []
+    with progress(total) as done:
+        for directory in directories:
+            runs.append(load(directory))
+            rows += measure(runs[-1], done)
+    return rows, runs
 
 
 def run_name(directory: Path) -> str:

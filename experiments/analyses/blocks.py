@@ -25,13 +25,10 @@ from experiments.analyses import surgery
 from experiments.analyses.base import (
     Evaluation,
     Trained,
-    load,
+    measure_all,
     note,
     write_rows,
 )
-from experiments.analyses.progress import progress
-from flaxres.errors import ConfigError
-from flaxres.workdir import read_run_config
 
 SWAPS = (0, 1, 2, 4, 8, 16, 32)
 NUMBERS = 17  # of dropped blocks, spread from none to all of them; 1 comes in any case
@@ -214,18 +211,11 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
     Raises:
       UserError: a net without blocks that could be dropped, or no checkpoint yet.
     """
-    cost = 0
-    for directory in directories:  # all are looked at before the first is measured
-        model = read_run_config(directory).model
-        try:
-            cost += model.depth * len(cuts(model, options))
-        except ConfigError as error:
-            raise ConfigError(f"{directory}: {error}") from None
-    rows, runs = [], []
-    with progress(cost) as done:
-        for directory in directories:
-            runs.append(load(directory))
-            rows += measure(runs[-1], options, done)
+    rows, runs = measure_all(
+        directories,
+        lambda config: config.model.depth * len(cuts(config.model, options)),
+        lambda run, done: measure(run, options, done),
+    )
     return [write_rows(rows, output / "blocks.csv"), *draw(rows, runs, options, output / "blocks")]
 
 

@@ -24,7 +24,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.analyses import landscape_figures
-from experiments.analyses.base import Evaluation, Trained, load, note, run_name, write_rows
+from experiments.analyses.base import (
+    Evaluation,
+    Trained,
+    load,
+    measure_all,
+    note,
+    run_name,
+    write_rows,
+)
 from experiments.analyses.directions import between, move, random_direction
 from experiments.analyses.progress import progress
 from flaxres.config import flatten
@@ -240,24 +248,20 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
     if options.runs and options.kind != "between":
         raise ConfigError(f"--between is for --kind=between, got --kind={options.kind}")
     axis = options.axis()
-    if options.kind == "between":
-        directories = _ends(directories, options)
-    costs = []
-    for directory in directories:  # all are looked at before the first is measured
-        config = read_run_config(directory)
-        costs.append(config.model.depth * len(axis) ** (2 if options.kind == "plane" else 1))
+
+    def cost(config: ConfigDict) -> int:
         if options.statistics == "population":
             check_population(config)
-    rows, runs = [], []
+        return config.model.depth * len(axis) ** (2 if options.kind == "plane" else 1)
+
     if options.kind == "between":
+        ends = _ends(directories, options)
+        costs = [cost(read_run_config(directory)) for directory in ends]
         with progress(costs[0]) as done:
-            runs = [load(directory) for directory in directories]
+            runs = [load(directory) for directory in ends]
             rows = measure_between(*runs, options, done)
     else:
-        with progress(sum(costs)) as done:
-            for directory in directories:
-                runs.append(load(directory))
-                rows += measure(runs[-1], options, done)
+        rows, runs = measure_all(directories, cost, lambda run, done: measure(run, options, done))
     path = output / f"landscape_{options.kind}"
     files = [write_rows(rows, path.with_suffix(".csv"))]
     said = note(runs, _what(runs[0], options))

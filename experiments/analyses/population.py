@@ -18,13 +18,11 @@ import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from ml_collections import ConfigDict
 
 from experiments import style
-from experiments.analyses.base import Evaluation, Trained, load, note, write_rows
-from experiments.analyses.progress import progress
-from flaxres.errors import ConfigError
+from experiments.analyses.base import Evaluation, Trained, measure_all, note, write_rows
 from flaxres.population import Pool, check_population, epoch_batches, make_batch_statistics
-from flaxres.workdir import read_run_config
 
 METRICS = {
     "error": ("population", "error (%)"),
@@ -135,19 +133,12 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
     Raises:
       UserError: a net without such statistics, or no checkpoint yet.
     """
-    cost = 0
-    for directory in directories:  # all are looked at before the first is measured
-        config = read_run_config(directory)
-        try:
-            check_population(config)
-        except ConfigError as error:
-            raise ConfigError(f"{directory}: {error}") from None
-        cost += config.model.depth * options.trials
-    rows, runs = [], []
-    with progress(cost) as done:
-        for directory in directories:
-            runs.append(load(directory))
-            rows += measure(runs[-1], options, done)
+
+    def cost(config: ConfigDict) -> int:
+        check_population(config)
+        return config.model.depth * options.trials
+
+    rows, runs = measure_all(directories, cost, lambda run, done: measure(run, options, done))
     files = [write_rows(rows, output / "population.csv")]
     for metric, (name, _) in METRICS.items():
         files += draw(rows, runs, options, metric, output / name)
