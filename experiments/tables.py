@@ -77,7 +77,9 @@ def _mean_and_std(name: str, runs: list[Run], metric: str) -> dict[str, float | 
 
 
 def _is_cifar10_test(config: dict[str, object]) -> bool:
-    """The errors are on the images that the paper's are on, original or re-encoded."""
+    """The errors are on all images that the paper's are on, original or re-encoded."""
+    if config.get("dataset.classes"):
+        return False
     name = str(config["dataset.name"]).split(":")[0]
     return name in ("cifar10", "cifar10_jpeg") and config["dataset.test_split"] == "test"
 

@@ -1,6 +1,7 @@
 """Fine-tuning against training from scratch: cats and dogs after the other classes of CIFAR-10.
 
 python -m flaxres.main --config=configs/cifar10_short.py:resnet-20 --workdir=runs/cats_dogs/eight \
+    --config.num_steps=1000 --config.boundaries="(500,750)" \
     --config.dataset.classes="('airplane','automobile','bird','deer','frog','horse','ship','truck')"
 python -m experiments.sweep --sweep=configs/sweeps/transfer.py --workdir=runs/transfer
 

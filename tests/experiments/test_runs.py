@@ -10,12 +10,14 @@ from flaxres.errors import WorkdirError
 from flaxres.workdir import open_workdir
 
 
-def write_run(workdir, net, seed=0, errors=(50.0, 25.0, 12.5), dataset="digits", num_steps=30):
+def write_run(
+    workdir, net, seed=0, errors=(50.0, 25.0, 12.5), dataset="digits", num_steps=30, classes=()
+):
     """A run as `flaxres.train` leaves it: a record every 10 steps, tests at every second."""
     config = digits.get_config(net)
     config.seed = seed
     config.num_steps = num_steps
-    config.dataset.name = dataset
+    config.dataset.name, config.dataset.classes = dataset, classes
     config.boundaries = (15, 20)
     run = workdir / net / f"seed-{seed}"
     with open_workdir(run, config, {"params": 1000 + config.model.depth}):

@@ -37,9 +37,12 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("dataset", ["cifar100", "cifar10_corrupted", "digits"])
-def test_the_paper_s_errors_stand_beside_cifar10_only(tmp_path, dataset):
-    write_run(tmp_path, "resnet-20", dataset=dataset)
+@pytest.mark.parametrize(
+    ("dataset", "classes"),
+    [("cifar100", ()), ("cifar10_corrupted", ()), ("digits", ()), ("cifar10", ("cat", "dog"))],
+)
+def test_the_paper_s_errors_stand_beside_all_of_cifar10_only(tmp_path, dataset, classes):
+    write_run(tmp_path, "resnet-20", dataset=dataset, classes=classes)
     assert "paper_test_error" not in result_rows(find_runs(tmp_path))[0]
 
 
