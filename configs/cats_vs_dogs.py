@@ -13,7 +13,7 @@ python -m flaxres.main --config=configs/cats_vs_dogs.py:resnet-50 --workdir=runs
 
 or with its first stages frozen, --config.transfer.frozen="('conv','norm','stage1','stage2')".
 Torchvision's files are of nets with --config.model.stride_on=3x3, and of images that are divided by
-a deviation, which these are not: batch norm makes up for it, frozen batch norm does not.
+a deviation: --config.transfer.std="(0.229,0.224,0.225)".
 """
 
 from flaxres.config import default_config, set_net
