@@ -17,7 +17,7 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DistributedError
 from flaxres.programs import Programs
 from tests.conftest import ROOT, small_config
-from tests.test_feed import metrics
+from tests.test_train import metrics
 
 FLAGS = (
     *(
