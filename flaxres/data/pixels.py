@@ -186,7 +186,7 @@ def _check_room(size: int) -> None:
     if (free := found.f_bavail * found.f_frsize) < size:
         raise DatasetError(
             f"{size / 2**20:,.0f} MiB of {SHARED_MEMORY} are needed for decoded images, and "
-            f"{free / 2**20:,.0f} are free; give it more (docker run --shm-size), choose fewer "
-            "with --config.dataset.workers (0: threads, without it), or a smaller "
-            "--config.dataset.prefetch"
+            f"{free / 2**20:,.0f} are free; give it more (docker run --shm-size), or choose a "
+            "smaller --config.dataset.prefetch or fewer --config.dataset.workers (0: threads, "
+            "which need none)"
         )
