@@ -40,7 +40,9 @@ def check_frozen(config: ConfigDict, params: PyTree) -> None:
     for name in frozen:
         if not any(is_frozen(layer, [name]) for layer in params):
             stages = sorted({layer.partition("_")[0] for layer in params if "_" in layer})
-            names = dict.fromkeys([BODY, *(s for s in stages if s.startswith("stage")), *params])
+            names = dict.fromkeys(
+                [BODY, *(s for s in stages if s.startswith("stage")), *sorted(params)]
+            )
             raise ConfigError(
                 f"transfer.frozen must be of {_few(list(names))}; this net has no {name!r}"
             )

@@ -61,8 +61,12 @@ def last_state(workdir):
 def assert_same_run(one, other):
     for ours, theirs in zip(metrics(one), metrics(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
-    jax.tree.map(close, last_state(one), last_state(other))
+
+    def assert_close(ours, theirs):
+        # Processes add in another order; what rounding makes of that has the size of the largest.
+        np.testing.assert_allclose(ours, theirs, 0, 1e-4 * np.abs(theirs).max())
+
+    jax.tree.map(assert_close, last_state(one), last_state(other))
 
 
 def finish(processes):
