@@ -61,12 +61,10 @@ def last_state(workdir):
 def assert_same_run(one, other):
     for ours, theirs in zip(metrics(one), metrics(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-
-    def assert_close(ours, theirs):
-        # Processes add in another order; what rounding makes of that has the size of the largest.
-        np.testing.assert_allclose(ours, theirs, 0, 1e-4 * np.abs(theirs).max())
-
-    jax.tree.map(assert_close, last_state(one), last_state(other))
+    # Of the largest weight. Not the momentum: where rounding takes an input of ReLU across 0, a
+    # gradient changes by as much as an image weighs, and momentum is little else.
+    close = lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-4 * np.abs(b).max())  # noqa: E731
+    jax.tree.map(close, last_state(one).variables, last_state(other).variables)
 
 
 def finish(processes):
