@@ -48,9 +48,9 @@ def checked_losses(config, path: str) -> dict[str, list[float] | float]:
 
     from flaxres.data.augment import normalise
     from flaxres.models import create_model
-    from flaxres.optim import make_optimizer
-    from flaxres.state import create_state
-    from flaxres.steps import make_train_step
+    from flaxres.training.optimizer import make_optimizer
+    from flaxres.training.steps import make_train_step
+    from flaxres.training.train_state import create_state
 
     config = config.copy_and_resolve_references()
     config.augment.pad, config.augment.flip = 0, False
@@ -75,7 +75,7 @@ def main() -> None:
     """Makes the first step, then serves."""
     import jax
 
-    from experiments.speed import Steps, random_dataset
+    from experiments.sweeps.throughput import Steps, random_dataset
     from flaxres.summary import summarise
 
     config = cli.get_config()

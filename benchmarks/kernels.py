@@ -66,7 +66,7 @@ def main() -> None:
     """Profiles a dispatch, prints a table and one JSON object."""
     import jax
 
-    from experiments.speed import Steps, random_dataset
+    from experiments.sweeps.throughput import Steps, random_dataset
 
     steps = Steps(cli.get_config(), random_dataset(tuple(map(int, IMAGE.value)), 10, IMAGES.value))
     steps.compile()

@@ -66,7 +66,7 @@ class Measured:
           ConfigError: the config cannot be run here, or --steps are too few.
         """
         from flaxres.data import load_dataset
-        from flaxres.programs import Programs, steps_per_dispatch
+        from flaxres.training.compiled_steps import Programs, steps_per_dispatch
 
         self.config = cli.get_config()
         self.config.num_steps = STEPS.value
@@ -110,10 +110,10 @@ class Measured:
         """
         import jax
 
-        from flaxres import loop
-        from flaxres.checkpoint import Checkpoints
-        from flaxres.signals import StopRequest
-        from flaxres.writers import Terminal, Writers
+        from flaxres.run.checkpoint import Checkpoints
+        from flaxres.run.metric_writers import Terminal, Writers
+        from flaxres.run.preemption import StopRequest
+        from flaxres.training import loop
 
         class Timed(Terminal):
             def restart_clock(self, step: int) -> None:

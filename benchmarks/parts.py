@@ -25,7 +25,7 @@ def main() -> None:
     """Runs the rounds, prints a table and one JSON object."""
     import jax
 
-    from experiments.speed import Steps, random_dataset
+    from experiments.sweeps.throughput import Steps, random_dataset
     from flaxres.data.augment import augment, normalise
 
     config = cli.get_config()

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from experiments.speed import make_step, steps_per_second
+from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
 
 REPLICAS = flags.DEFINE_integer("replicas", 2, "Seeds at the same time.")

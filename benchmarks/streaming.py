@@ -33,8 +33,8 @@ from benchmarks.jpegs import make_folder
 from benchmarks.report import Spread, show, write
 from flaxres import cli
 from flaxres.data import StreamedDataset, open_dataset
-from flaxres.data.pixels import Pixels
-from flaxres.data.stream import Decoder, num_workers
+from flaxres.data.decode_workers import Decoder, num_workers
+from flaxres.data.shared_memory import Pixels
 from flaxres.errors import ConfigError
 
 DATA = flags.DEFINE_string(
@@ -95,7 +95,7 @@ class Bare:
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
         """Starts them, and has each decode once."""
-        from flaxres.data.schedule import Schedule
+        from flaxres.data.stream_schedule import Schedule
 
         self._workers = max(1, num_workers(config.dataset.workers))
         self._schedule = Schedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
@@ -125,8 +125,8 @@ class Streamed:
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
         """Compiles a step, and starts the workers."""
-        from flaxres.feed import StreamFeed
-        from flaxres.programs import Programs
+        from flaxres.training.compiled_steps import Programs
+        from flaxres.training.input_pipeline import StreamFeed
 
         self._config = config
         self._programs = Programs(config, dataset)

@@ -27,11 +27,11 @@ from benchmarks.torch_peer import Net, random_crop_flip
 from flaxres import cli
 from flaxres.config import check_config, flatten, net_name
 from flaxres.data import Dataset, Split, load_dataset
-from flaxres.data.order import EpochOrder
+from flaxres.data.sampler import EpochOrder
 from flaxres.errors import ConfigError
-from flaxres.loop import Clock, due
-from flaxres.workdir import open_workdir
-from flaxres.writers import MetricsFile, Terminal
+from flaxres.run.metric_writers import MetricsFile, Terminal
+from flaxres.run.workdir import open_workdir
+from flaxres.training.loop import Clock, due
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run goes.")
 CHECKPOINT_FILE = "checkpoint.pt"

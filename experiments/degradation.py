@@ -15,13 +15,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
-from experiments import launch
-from experiments.plan import Plan, grid, make_plans
-from experiments.runs import check_comparable, find_runs
+from experiments.results.runs import check_comparable, find_runs
+from experiments.sweeps import launch
+from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
-from flaxres.workdir import CONFIG_FILE, read_config
+from flaxres.run.workdir import CONFIG_FILE, read_config
 
 NETS = flags.DEFINE_list(
     "nets",

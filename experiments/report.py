@@ -20,19 +20,19 @@ import jinja2
 from absl import flags
 
 import flaxres
-from experiments import report_tables
-from experiments.facts import STATES, Facts, gather
-from experiments.pictures import Picture, pictures
+from experiments.reporting import tables
+from experiments.reporting.figure_assets import Picture, pictures
+from experiments.reporting.run_status import STATES, Facts, gather
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError, one_line
+from flaxres.run.workdir import write_atomically
 from flaxres.version import commit
-from flaxres.workdir import write_atomically
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Of a sweep or a run, or a directory of results; the report goes there."
 )
 FILES = ("report.html", "report.md")
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "reporting" / "templates"
 MOST_LISTED = 20  # incomplete runs, or settings, on top; the tables have all of them
 # What has a meaning in Markdown or HTML; an underscore within a word has none.
 SPECIAL = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
@@ -42,7 +42,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
     """Draws what can be drawn and writes report.html and report.md; returns their paths.
 
     Args:
-      workdir: see `experiments.facts.gather`.
+      workdir: see `experiments.reporting.run_status.gather`.
       now: when the report is made, the present if not given. Else it depends on what is in
         `workdir`, and on which flaxres this is, alone.
 
@@ -59,10 +59,10 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
             "version": flaxres.__version__,
             "commit": commit(),
             "counts": {state: facts.count(state) for state in STATES},
-            "results": report_tables.results(facts),
-            "runs": report_tables.runs(facts),
-            "differing": report_tables.differing(facts),
-            "shared": report_tables.shared(facts),
+            "results": tables.results(facts),
+            "runs": tables.runs(facts),
+            "differing": tables.differing(facts),
+            "shared": tables.shared(facts),
             "commits": commits,
             "pictures": draw(facts, workdir),
             "most": MOST_LISTED,
@@ -84,7 +84,7 @@ def draw(facts: Facts, workdir: Path) -> list[Picture]:
       OSError: they cannot be written.
     """
     from experiments.analyses.base import ANALYSES
-    from experiments.figures import draw_sweep
+    from experiments.results.figures import draw_sweep
 
     runs = facts.by_net
     if (

@@ -25,14 +25,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
-from experiments import launch
-from experiments.driver import Progress, State
-from experiments.plan import Plan, grid, make_plans
-from experiments.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
+from experiments.results.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
+from experiments.sweeps import launch
+from experiments.sweeps.plan import Plan, grid, make_plans
+from experiments.sweeps.scheduler import Progress, State
 from flaxres import cli
 from flaxres.config import flatten, net_name
 from flaxres.errors import ConfigError, WorkdirError
-from flaxres.workdir import CONFIG_FILE, differing_fields, write_atomically
+from flaxres.run.workdir import CONFIG_FILE, differing_fields, write_atomically
 
 NETS = flags.DEFINE_list("nets", sweep.NETS, "Nets whose first seed comes first.")
 DEEP_NETS = flags.DEFINE_list("deep_nets", ["resnet-110", "plain-110"], "Nets that come next.")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch
-from experiments.estimate import print_plan
-from experiments.plan import load_sweep
+from experiments.sweeps import launch
+from experiments.sweeps.estimate import print_plan
+from experiments.sweeps.plan import load_sweep
 from flaxres import cli
 from flaxres.errors import ConfigError
 

@@ -11,8 +11,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from flaxres import cache, cpu, signals
+from flaxres import cpu
+from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
+from flaxres.run import preemption
 
 
 def define_config(example: str) -> None:
@@ -85,14 +87,14 @@ def run(
     Exit codes: 2 for the command line and the config, 3 for a run that diverged, 4 for a workdir in
     use, 1 for all else, 128 + signal when stopped.
     """
-    signals.stop_with_parent()
+    preemption.stop_with_parent()
     if trains:
         cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
 
     def start(_: Sequence[str]) -> None:
         if trains:
-            cache.keep_compiled_programs()
+            compilation_cache.keep_compiled_programs()
         main()
 
     try:
@@ -112,9 +114,9 @@ def run(
 def _exit(message: str, code: int, shared: bool = True) -> None:
     print(message, file=sys.stderr, flush=True)
     if not shared and "jax" in sys.modules:
-        from flaxres import distributed
+        from flaxres.parallel import multihost
 
-        distributed.leave(code)
+        multihost.leave(code)
     sys.exit(code)
 
 

@@ -12,12 +12,12 @@ import itertools
 from ml_collections import ConfigDict, config_dict
 
 from flaxres.data.options import check_data
-from flaxres.devices import PARALLELISMS
 from flaxres.errors import ConfigError
 from flaxres.models.names import fields_of, net_name
-from flaxres.models.nets import FIELDS, check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.optim import SCHEDULES
+from flaxres.models.registry import FIELDS, check_model
+from flaxres.parallel.sharding import PARALLELISMS
+from flaxres.training.optimizer import SCHEDULES
 
 __all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
 
@@ -36,7 +36,7 @@ def default_config() -> ConfigDict:
     config.num_steps = 64_000
     config.learning_rate = 0.1
     # What becomes of the rate: it drops at the boundaries, or falls to 0 at num_steps along half a
-    # cosine (Loshchilov and Hutter 2017, arXiv 1608.03983); see `flaxres.optim.learning_rate`.
+    # cosine (Loshchilov and Hutter 2017, arXiv 1608.03983); see `flaxres.training.optimizer.learning_rate`.
     config.schedule = "drops"
     config.boundaries = (32_000, 48_000)  # the learning rate drops before these steps (0 is first)
     config.decay_factor = 0.1  # the learning rate is multiplied by it at each boundary
@@ -71,7 +71,7 @@ def default_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.steps_per_dispatch = 0  # 0: one on a CPU, up to 100 on accelerators
 
-    config.num_replicas = 1  # seeds from `seed` on in one program; see `flaxres.replicas`
+    config.num_replicas = 1  # seeds from `seed` on in one program; see `flaxres.parallel.replicas`
     config.parallelism = "jit"  # what compiles the steps for many devices: jit or pmap
     config.num_devices = 0  # of each process; 0: all that JAX sees
     # Whose images batch norm takes together: all of the batch, or those of each device, as in the
@@ -79,10 +79,10 @@ def default_config() -> ConfigDict:
     config.bn_scope = "global"
 
     # What to begin with in the place of random weights: a PyTorch state dict, a file of variables
-    # (.msgpack), or the directory of a run; see `flaxres.weights`.
+    # (.msgpack), or the directory of a run; see `flaxres.pretrained.load`.
     config.init_from = config_dict.placeholder(str)
 
-    # Fine-tuning of such weights on another task; see `flaxres.transfer`.
+    # Fine-tuning of such weights on another task; see `flaxres.training.fine_tuning`.
     config.transfer = ConfigDict()
     config.transfer.new_head = False  # the last dense layer begins anew, for other classes
     # Stages ('stage1') and layers ('conv', 'norm', 'stage1_block2') that stay as they are, with

@@ -45,7 +45,7 @@ PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "split",
     ["split", "centre", "10-crop", "multi-scale"],
-    "With --mode=eval: what is shown of each image; see flaxres/views.py.",
+    "With --mode=eval: what is shown of each image; see flaxres/evaluation/test_crops.py.",
 )
 SHORT_SIDE = flags.DEFINE_integer(
     "short_side", None, "Of centre and 10-crop, in pixels; 256/224 of the net's size if not given."
@@ -102,11 +102,11 @@ def main() -> None:
             summary.print_summary(config)
         return
 
-    from flaxres import distributed
+    from flaxres.parallel import multihost
 
-    distributed.initialise(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    multihost.initialise(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     lines = _use(mode, config) if trained else _train(config, _workdir(config))
-    if distributed.is_first():
+    if multihost.is_first():
         print("\n".join(lines), end="\n" if lines else "")
 
 
@@ -124,13 +124,13 @@ def _check_flags(mode: str) -> None:
 
 
 def _workdir(config: ConfigDict | None) -> Path:
-    from flaxres.workdir import default_workdir
+    from flaxres.run.workdir import default_workdir
 
     return Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
 
 
 def _train(config: ConfigDict, workdir: Path) -> list[str]:
-    from flaxres.train import train_and_evaluate
+    from flaxres.training.train import train_and_evaluate
 
     record = train_and_evaluate(config, workdir)
     return [
@@ -141,17 +141,17 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 
 def _use(mode: str, config: ConfigDict | None) -> list[str]:
     """Evaluates, predicts or exports; returns what to print at the end."""
-    from flaxres.trained import load_net
+    from flaxres.inference.trained_model import load_net
 
     load = functools.partial(load_net, say=_say, batch_stats=BATCH_STATS.value)
     if mode == "eval":
         return _evaluate(config)
     if mode == "predict":
-        from flaxres.predict import predict
+        from flaxres.inference.predict import predict
 
         predict(load(_workdir(config), config), IMAGES.value, TOP.value, JSON.value)
         return []
-    from flaxres.export import write_export
+    from flaxres.inference.export import write_export
 
     if OUTPUT.value is None:
         raise ConfigError("--output is missing; give a file, e.g. --output=net.stablehlo")
@@ -160,7 +160,7 @@ def _use(mode: str, config: ConfigDict | None) -> list[str]:
 
 
 def _evaluate(config: ConfigDict | None) -> list[str]:
-    from flaxres.evaluate import evaluate_ensemble, evaluate_run
+    from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
 
     options = {
         "protocol": PROTOCOL.value,
@@ -189,7 +189,7 @@ def _scales() -> list[int]:
 
 
 def _say(message: str) -> None:
-    from flaxres.distributed import is_first
+    from flaxres.parallel.multihost import is_first
 
     if is_first():
         print(message, file=sys.stderr)

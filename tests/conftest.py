@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from flaxres import cache, cpu
+from flaxres import cpu
+from flaxres.cpu import compilation_cache
 
 cpu.set_xla_flags()
 
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the tests of many devices
-cache.keep_compiled_programs()  # many tests compile the same ones
+compilation_cache.keep_compiled_programs()  # many tests compile the same ones
 
 ROOT = Path(__file__).parent.parent
 
@@ -96,7 +97,7 @@ def config():
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """The directory of the small experiment's finished run, to be left as it is."""
-    from flaxres.train import train_and_evaluate
+    from flaxres.training.train import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("digits") / "run"
     train_and_evaluate(small_config(), workdir)

@@ -4,9 +4,10 @@ import subprocess
 
 import pytest
 
-from flaxres import programs, version
+from flaxres import version
 from flaxres.data import load_dataset
-from flaxres.programs import Programs
+from flaxres.training import compiled_steps
+from flaxres.training.compiled_steps import Programs
 from flaxres.version import commit
 
 WHAT = ("NAME", "EMAIL")
@@ -104,6 +105,6 @@ def test_a_hook_s_variables_do_not_lead_elsewhere(package, monkeypatch):
 
 
 def test_a_run_s_info_has_it(config, monkeypatch):
-    monkeypatch.setattr(programs, "commit", lambda: "abc-dirty")
+    monkeypatch.setattr(compiled_steps, "commit", lambda: "abc-dirty")
     info = Programs(config, load_dataset(config.dataset)).info()
     assert info["commit"] == "abc-dirty"

@@ -6,7 +6,7 @@ The width of a group is the whole number that brings the weights of a block with
 ends nearest to those of one with 64 channels in one group.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 GROUPS = (1, 2, 4, 8, 16, 32)
 CHANNELS, WIDTH = 256, 64  # at the ends of a block, and inside one of a single group

@@ -6,7 +6,7 @@ With CIFAR's images a DenseNet-BC of 100 layers has 0.77M params, nets of 50 and
 0.85M.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("plain-50", "resnet-50", "preact-50", "densenet-bc-100-12")
 SEEDS = range(3)

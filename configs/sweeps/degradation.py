@@ -7,7 +7,7 @@ python -m experiments.sweep --sweep=configs/sweeps/degradation.py:configs/cifar1
 Its first seed on the digits is what `make degradation` trains.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = [f"{kind}-{depth}" for depth in (20, 32, 44, 56) for kind in ("plain", "resnet")]
 SEEDS = range(3)

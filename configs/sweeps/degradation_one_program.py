@@ -7,7 +7,7 @@ CPU; and a seed that diverges takes the others with it.
 """
 
 from configs.sweeps.degradation import NETS, SEEDS
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 
 def get_sweep(config: str = "configs/digits.py"):

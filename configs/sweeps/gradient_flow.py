@@ -8,7 +8,7 @@ deviation, at half of it or at one and a half times it. Without batch norm a net
 is a result too: what it was like before its first step is on record all the same.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("plain-56", "resnet-56")
 NORMS = ("batch", "none")

@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/he16_shortcuts.py --workdir=runs/he16_shortcuts
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NET = "resnet-110"
 SHORTCUTS = ("A", "scale", "exclusive-gate", "shortcut-gate", "C", "dropout")  # C: 1x1 convolutions

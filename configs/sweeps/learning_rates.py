@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/learning_rates.py --workdir=runs/learning_rates
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("plain-56", "resnet-56")
 RATES = (0.01, 0.03, 0.1, 0.3)

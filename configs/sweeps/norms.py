@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/norms.py --workdir=runs/norms
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("plain-20", "resnet-20")
 NORMS = ("batch", "layer", "group", "instance", "none")

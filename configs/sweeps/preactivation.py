@@ -5,7 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/preactivation.py --workdir=ru
 The nets of 164 layers have bottlenecks.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("resnet-110", "preact-110", "resnet-164-bottleneck", "preact-164")
 SEEDS = range(3)

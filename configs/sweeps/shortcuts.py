@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = [f"resnet-{depth}{option}" for depth in (20, 56) for option in ("", "-B", "-C")]
 SEEDS = range(3)

@@ -9,7 +9,7 @@ The first command trains what the second begins with: ResNet-20 on the eight cla
 rises from nothing to all but the head, as in Yosinski et al. 2014 (arXiv 1411.1792), section 4.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 START = "runs/cats_dogs/eight"
 NET = "resnet-20"

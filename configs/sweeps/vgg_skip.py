@@ -6,7 +6,7 @@ VGG needs images of 32 pixels, to which the digits are enlarged. The rate is tha
 Zisserman 2014 (arXiv 1409.1556), section 3.1.
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("vgg-13", "vgg-13-skip")
 SEEDS = range(3)

@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/widths.py --workdir=runs/widths
 """
 
-from experiments.plan import grid
+from experiments.sweeps import grid
 
 NETS = ("plain-20", "resnet-20")
 WIDTHS = ((8, 16, 32), (16, 32, 64), (32, 64, 128))

@@ -16,15 +16,15 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.analyses.progress import progress
-from experiments.tables import as_csv
+from experiments.results.tables import as_csv
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalise
-from flaxres.data.order import evaluation_rows
+from flaxres.data.sampler import evaluation_rows
 from flaxres.errors import ConfigError, WorkdirError
-from flaxres.metrics import Sums, total
+from flaxres.inference.trained_model import load_net
 from flaxres.models import create_model
-from flaxres.trained import load_net
-from flaxres.workdir import CONFIG_FILE, read_config, read_run_config
+from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
+from flaxres.training.metrics import Sums, total
 
 ANALYSES = "analyses"  # the directory of results, in the workdir
 

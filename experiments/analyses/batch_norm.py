@@ -22,7 +22,7 @@ from experiments.analyses.base import Trained, load, note, write_rows
 from experiments.analyses.norms import STATISTICS, Measured, Norm, bins_of, measure, norms_of
 from experiments.analyses.progress import progress
 from flaxres.errors import ConfigError
-from flaxres.workdir import read_run_config
+from flaxres.run.workdir import read_run_config
 
 SPLITS = ("train", "test")
 Rows = list[dict[str, object]]

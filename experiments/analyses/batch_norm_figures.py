@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import style
+from experiments.results import plot_style
 
 Rows = Sequence[dict[str, object]]
 
-LOOKS = {"batch": style.curve(2), "running": style.curve(3) | {"linestyle": "--"}}
-NORMAL = {"color": style.WEAK, "linestyle": ":", "linewidth": 1.4}
+LOOKS = {"batch": plot_style.curve(2), "running": plot_style.curve(3) | {"linestyle": "--"}}
+NORMAL = {"color": plot_style.WEAK, "linestyle": ":", "linewidth": 1.4}
 QUANTITIES = {
     "input": "input of the norm",
     "normalised": "normalised",
@@ -56,13 +56,13 @@ def _by_layer(rows: Rows, field: str) -> tuple[list[int], np.ndarray]:
 
 def _panels(rows: Rows, **options: object) -> tuple[Figure, list[Axes], list[str]]:
     nets = _nets(rows)
-    return *style.grid(len(nets), COLUMNS, (2.7, 2.5), **options), nets
+    return *plot_style.grid(len(nets), COLUMNS, (2.7, 2.5), **options), nets
 
 
 def _finish(panels: list[Axes], nets: list[str], label: str) -> None:
     for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
         below = "norm, in order" if number + COLUMNS >= len(nets) else ""
-        style.finish(axes, below, "" if number % COLUMNS else label)
+        plot_style.finish(axes, below, "" if number % COLUMNS else label)
         axes.set_title(net)
 
 
@@ -83,7 +83,9 @@ def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -
             own = [row for row in rows if row["net"] == net and row["statistics"] == kind]
             for field, (_, look) in fields.items():
                 numbers, values = _by_layer(own, field)
-                axes.plot(numbers, values, **style.curve(look, len(numbers)) | {"linestyle": line})
+                axes.plot(
+                    numbers, values, **plot_style.curve(look, len(numbers)) | {"linestyle": line}
+                )
         axes.set_yscale("log")
     _finish(panels, nets, "distance")
     for axes, net in zip(panels, nets, strict=True):
@@ -92,7 +94,9 @@ def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -
             own = [r for r in errors if r["net"] == net and r["statistics"] == kind]
             means.append(f"{np.mean([row['error'] for row in own]):.2f}% {kind}")
         axes.set_title(f"{net}\nerror {', '.join(means)}", fontsize="small")
-    handles = [Line2D([], [], label=name, **style.curve(look)) for name, look in fields.values()]
+    handles = [
+        Line2D([], [], label=name, **plot_style.curve(look)) for name, look in fields.values()
+    ]
     handles += [
         Line2D([], [], label=f"all norms by {kind} statistics", color="0.3", linestyle=line)
         for kind, line in lines.items()
@@ -102,7 +106,7 @@ def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -
         f"channels of {errors[0]['split']} images by running statistics: distance from mean 0 and "
         "std 1, root mean square"
     )
-    return style.save(figure, path, note(what))
+    return plot_style.save(figure, path, note(what))
 
 
 def draw_parameters(rows: Rows, note: Callable[[str], str], path: Path) -> list[Path]:
@@ -120,17 +124,17 @@ def draw_parameters(rows: Rows, note: Callable[[str], str], path: Path) -> list[
         for name, look in looks.items():
             numbers, mean = _by_layer(own, f"{name}_mean")
             std = _by_layer(own, f"{name}_std")[1]
-            curve = style.curve(look, len(numbers))
+            curve = plot_style.curve(look, len(numbers))
             axes.plot(numbers, mean, **curve)
             axes.fill_between(
                 numbers, mean - std, mean + std, color=curve["color"], alpha=0.2, linewidth=0
             )
-        axes.axhline(0, color=style.WEAK, linewidth=0.8, zorder=0)
+        axes.axhline(0, color=plot_style.WEAK, linewidth=0.8, zorder=0)
     _finish(panels, nets, "scale, shift")
-    handles = [Line2D([], [], label=name, **style.curve(look)) for name, look in looks.items()]
+    handles = [Line2D([], [], label=name, **plot_style.curve(look)) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     what = "learned scales and shifts, mean and standard deviation over channels"
-    return style.save(figure, path, note(what))
+    return plot_style.save(figure, path, note(what))
 
 
 def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Path) -> list[Path]:
@@ -143,13 +147,15 @@ def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Pa
       path: of the files, without extension.
     """
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure, panels = style.grid(len(QUANTITIES) * len(layers), len(layers), (3.2, 2.0))
+    figure, panels = plot_style.grid(len(QUANTITIES) * len(layers), len(layers), (3.2, 2.0))
     places = [(quantity, layer) for quantity in QUANTITIES for layer in layers]
     for axes, (quantity, layer) in zip(panels, places, strict=True):
         own = [row for row in rows if (row["quantity"], row["layer"]) == (quantity, layer)]
         _histogram(axes, own, quantity == "normalised")
         title = layer if quantity == places[0][0] else ""
-        style.finish(axes, QUANTITIES[quantity], "density" if layer == layers[0] else "", title)
+        plot_style.finish(
+            axes, QUANTITIES[quantity], "density" if layer == layers[0] else "", title
+        )
     handles = [
         Line2D([], [], label=f"{kind} statistics", **look | {"marker": ""})
         for kind, look in LOOKS.items()
@@ -157,7 +163,7 @@ def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Pa
     handles.append(Line2D([], [], label="standard normal", **NORMAL))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     what = f"batch norm in {rows[0]['run']}: all channels, {split} images"
-    return style.save(figure, path, note(what))
+    return plot_style.save(figure, path, note(what))
 
 
 def _histogram(axes: Axes, rows: Rows, normalised: bool) -> None:

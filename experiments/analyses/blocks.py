@@ -20,7 +20,6 @@ from absl import flags
 from matplotlib.axes import Axes
 from ml_collections import ConfigDict
 
-from experiments import style
 from experiments.analyses import surgery
 from experiments.analyses.base import (
     Evaluation,
@@ -29,6 +28,7 @@ from experiments.analyses.base import (
     note,
     write_rows,
 )
+from experiments.results import plot_style
 
 SWAPS = (0, 1, 2, 4, 8, 16, 32)
 NUMBERS = 17  # of dropped blocks, spread from none to all of them; 1 comes in any case
@@ -234,7 +234,7 @@ def draw(
     """
     nets = {run.net: "plain" if run.config.model.name == "plain" else "residual" for run in runs}
     groups = [group for group in ("plain", "residual") if group in nets.values()]
-    figure, panels = style.grid(3 * len(groups), columns=3, sharex="col", sharey=True)
+    figure, panels = plot_style.grid(3 * len(groups), columns=3, sharex="col", sharey=True)
     chance = 100 * (1 - 1 / runs[0].dataset.num_classes)
     for i, group in enumerate(groups):
         line = panels[3 * i : 3 * i + 3]
@@ -243,9 +243,9 @@ def draw(
             for axes, kind in zip(line, KINDS, strict=True):
                 _curve(axes, [row for row in own if row["kind"] == kind], net, number)
         for axes, (kind, label) in zip(line, KINDS.items(), strict=True):
-            axes.axhline(chance, color=style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
+            axes.axhline(chance, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
             bottom = group == groups[-1]
-            style.finish(axes, label if bottom else "", "error (%)" if axes is line[0] else "")
+            plot_style.finish(axes, label if bottom else "", "error (%)" if axes is line[0] else "")
             if kind == "swaps":
                 axes.set_xscale("symlog", base=2, linthresh=1)
                 axes.set_xticks(SWAPS, map(str, SWAPS))
@@ -259,7 +259,7 @@ def draw(
         f"mean and standard deviation of {options.trials} random choices; gaps: blocks that change "
         "the shape; dotted: chance"
     )
-    return style.save(figure, path, note(runs, what))
+    return plot_style.save(figure, path, note(runs, what))
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, object]], net: str, look: int) -> None:
@@ -278,7 +278,7 @@ def _curve(axes: Axes, rows: Sequence[dict[str, object]], net: str, look: int) -
         mean.append(np.mean(means) if own else np.nan)
         std.append(np.sqrt(np.mean(within) + np.var(means)) if own else np.nan)
     mean, std = np.array(mean), np.array(std)
-    drawn = style.curve(look)  # marked everywhere, as a point between two gaps has no line
+    drawn = plot_style.curve(look)  # marked everywhere, as a point between two gaps has no line
     axes.plot(numbers, mean, label=net, **drawn)
     if np.nansum(std) > 0:
         colour = drawn["color"]

@@ -6,7 +6,7 @@ He15 (arXiv 1512.03385), section 4.1, finds that plain nets with batch norm have
 healthy norms and degrade all the same; without it they vanish or explode with depth (He et al.
 2015, arXiv 1502.01852, section 2.2). Taken from layers.jsonl, which a run writes with
 --config.log_layers_every; of a run without, the initial state and the newest checkpoint are
-measured. See `flaxres.layer_statistics` for what the quantities are.
+measured. See `flaxres.training.layer_statistics` for what the quantities are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments import style
 from experiments.analyses.base import (
     load,
     on_one_device,
@@ -27,14 +26,15 @@ from experiments.analyses.base import (
     short_names,
     write_rows,
 )
+from experiments.results import plot_style
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
-from flaxres.layer_statistics import QUANTITIES
-from flaxres.programs import Programs
-from flaxres.workdir import LAYERS_FILE
-from flaxres.writers import read_metrics
+from flaxres.run.metric_writers import read_metrics
+from flaxres.run.workdir import LAYERS_FILE
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.layer_statistics import QUANTITIES
 
-# {'step': step, quantity: {layer: number or None}, ...}; see `flaxres.layer_statistics`.
+# {'step': step, quantity: {layer: number or None}, ...}; see `flaxres.training.layer_statistics`.
 Record = dict[str, object]
 LABELS = {
     "gradient": "gradient of the kernel (L2 norm)",
@@ -43,7 +43,7 @@ LABELS = {
 }
 RANGE = (1e-12, 1e12)  # of a logarithmic axis; what is beyond is drawn at its edge
 OUTSIDE = "numbers outside 1e-12 to 1e12 are drawn at the edge"
-MOST_CURVES = len(style.COLOURS) * len(style.LINES)  # that can be told apart
+MOST_CURVES = len(plot_style.COLOURS) * len(plot_style.LINES)  # that can be told apart
 
 
 def records_of_run(directory: Path) -> list[Record]:
@@ -102,24 +102,24 @@ def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
 
 def _draw_layers(runs: dict[str, list[Record]], path: Path, where: str) -> list[Path]:
     """A row of panels for each quantity: before the first step, and at the last record."""
-    figure, panels = style.grid(6, columns=2, size=(5.0, 2.9), sharey="row")
+    figure, panels = plot_style.grid(6, columns=2, size=(5.0, 2.9), sharey="row")
     for row, quantity in enumerate(QUANTITIES):
         for column, title in enumerate(("before the first step", "at the last record")):
             axes = panels[2 * row + column]
             for number, (name, records) in enumerate(runs.items()):
                 record = records[0] if column == 0 else records[-1]
                 values = _numbers(record[quantity].values())
-                look = style.curve(number, len(values))
+                look = plot_style.curve(number, len(values))
                 axes.plot(range(1, len(values) + 1), values, label=name, **look)
             _finish(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
             axes.set_title(title if row == 0 else "")
     _legend(figure, panels[0])
-    return style.save(figure, path, f"{where}: gradients and outputs of each layer; {OUTSIDE}")
+    return plot_style.save(figure, path, f"{where}: gradients and outputs of each layer; {OUTSIDE}")
 
 
 def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> list[Path]:
     """A panel for each run: the gradient of the outputs over training at a few layers."""
-    figure, panels = style.grid(len(runs), columns=3, sharex=True, sharey=True)
+    figure, panels = plot_style.grid(len(runs), columns=3, sharex=True, sharey=True)
     for axes, (name, records) in zip(panels, runs.items(), strict=True):
         layers = list(records[0]["backward"])
         chosen = dict.fromkeys((layers[0], *(layers[len(layers) * i // 4] for i in (1, 2, 3))))
@@ -127,12 +127,12 @@ def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> lis
         for number, layer in enumerate((*chosen, layers[-1])):
             values = _numbers(record["backward"].get(layer) for record in records)
             place = f"layer {layers.index(layer) + 1} of {len(layers)}"
-            axes.plot(steps, values, label=place, **style.curve(number, len(steps)))
+            axes.plot(steps, values, label=place, **plot_style.curve(number, len(steps)))
         _finish(axes, "iterations", LABELS["backward"])
         axes.set_title(name, fontsize="medium")
         axes.label_outer()
     _legend(figure, panels[0])
-    return style.save(figure, path, f"{where}: gradients over training; {OUTSIDE}")
+    return plot_style.save(figure, path, f"{where}: gradients over training; {OUTSIDE}")
 
 
 def _numbers(values) -> np.ndarray:
@@ -142,7 +142,7 @@ def _numbers(values) -> np.ndarray:
 
 
 def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
-    style.finish(axes, xlabel, ylabel)
+    plot_style.finish(axes, xlabel, ylabel)
     axes.set_yscale("log")
 
 

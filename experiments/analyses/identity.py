@@ -2,7 +2,7 @@
 
 python -m experiments.analyze identity --workdir=runs/degradation --deeper=56
 
-Trained nets are made deeper by identity layers (`experiments.deepen`), which leaves their outputs
+Trained nets are made deeper by identity layers (`experiments.analyses.identity_init`), which leaves their outputs
 as they are, and trained on by their own config, beside nets of that depth from random weights. The
 runs are in OUTPUT/identity/NAME/seed-N; finished ones are skipped, unfinished ones go on. A net
 from random weights that the workdir has already is not trained again.
@@ -21,10 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from ml_collections import ConfigDict
 
-from experiments import launch, style
 from experiments.analyses.base import Trained, load, write_rows
-from experiments.deepen import deepen, fresh_variables, make_logits
-from experiments.identity_runs import (
+from experiments.analyses.identity_init import deepen, fresh_variables, make_logits
+from experiments.analyses.identity_runs import (
     Pair,
     find_pairs,
     finished_twin,
@@ -32,11 +31,13 @@ from experiments.identity_runs import (
     plan_entry,
     trained_on,
 )
-from experiments.plan import make_plans
-from experiments.runs import Run, mean_and_std, read_run
+from experiments.results import plot_style
+from experiments.results.runs import Run, mean_and_std, read_run
+from experiments.sweeps import launch
+from experiments.sweeps.plan import make_plans
 from flaxres.models import create_model
-from flaxres.weights import SUFFIX, write_variables
-from flaxres.workdir import CONFIG_FILE
+from flaxres.pretrained.load import SUFFIX, write_variables
+from flaxres.run.workdir import CONFIG_FILE
 
 NAME = "identity"  # of the figure, and of the directory of the runs
 TICKS = (0, 1, 10, 100)  # of the axis of errors, which is linear up to 1%
@@ -237,7 +238,7 @@ def draw(variants: Sequence[Variant], path: Path) -> list[Path]:
     for variant in variants:
         pair = variant.start.pair
         pairs.setdefault((pair.shallow, pair.deeper), []).append(variant)
-    figure, panels = style.grid(2 * len(pairs), columns=2, size=(4.6, 2.9), sharey="row")
+    figure, panels = plot_style.grid(2 * len(pairs), columns=2, size=(4.6, 2.9), sharey="row")
     for (shallow, deeper), group, left, right in zip(
         pairs, pairs.values(), panels[::2], panels[1::2], strict=True
     ):
@@ -252,16 +253,16 @@ def draw(variants: Sequence[Variant], path: Path) -> list[Path]:
             axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
             config = group[0].config
             for step in config.boundaries if config.schedule == "drops" else ():
-                axes.axvline(step, color=style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
+                axes.axvline(step, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
             axes.set_xlim(0, config.num_steps)
-            style.finish(axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}")
+            plot_style.finish(axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}")
         # What is kept or lost may be a hundredth or all of it.
         left.set_yscale("symlog", linthresh=1, linscale=0.5)
         left.set_ylim(-0.1, 100)  # so that curves at 0 are seen
         left.set_yticks(TICKS, map(str, TICKS))
         left.yaxis.set_minor_locator(NullLocator())
         right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return style.save(figure, path, _note(variants))
+    return plot_style.save(figure, path, _note(variants))
 
 
 def _curve(axes: Axes, runs: list[Run], metric: str, number: int, shift: float) -> None:
@@ -272,7 +273,7 @@ def _curve(axes: Axes, runs: list[Run], metric: str, number: int, shift: float) 
     if not runs:
         return
     steps, mean, std = mean_and_std(runs, metric)
-    look = style.curve(number, len(steps))
+    look = plot_style.curve(number, len(steps))
     every = look["markevery"][1]
     look["markevery"] = (int(shift * every), every)
     axes.plot(steps, mean, label=runs[0].net, **look)

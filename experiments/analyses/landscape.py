@@ -37,14 +37,14 @@ from experiments.analyses.directions import between, move, random_direction
 from experiments.analyses.progress import progress
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
-from flaxres.population import (
+from flaxres.inference.population_statistics import (
     BATCH_STATS,
     Pool,
     check_population,
     epoch_batches,
     make_batch_statistics,
 )
-from flaxres.workdir import read_run_config
+from flaxres.run.workdir import read_run_config
 
 POINTS = {"line": 41, "plane": 21, "between": 21}  # by kind, on each axis
 # Fields that two runs of one net may differ in: they change how it is trained, not what it is.
@@ -64,7 +64,7 @@ class Options:
       images: of the training split, the first ones; 0 for all.
       seed: of the directions.
       runs: with kind 'between', the names of the two.
-      statistics: of batch norm, one of `flaxres.population.BATCH_STATS`.
+      statistics: of batch norm, one of `flaxres.inference.population_statistics.BATCH_STATS`.
     """
 
     kind: str = "line"

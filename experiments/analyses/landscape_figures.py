@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from experiments import style
+from experiments.results import plot_style
 
 Rows = Sequence[dict[str, object]]
 
@@ -91,7 +91,7 @@ def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> lis
     for (group, own), panels in zip(nets.items(), lines, strict=True):
         for row in by_run(rows).values():
             if row[0]["net"] in own:
-                _curves(panels, row, style.curve(own.index(row[0]["net"]), len(row)))
+                _curves(panels, row, plot_style.curve(own.index(row[0]["net"]), len(row)))
         _finish(panels, DISTANCE if group == list(nets)[-1] else "")
         panels[0].set_title(group, loc="left")
         panels[0].set_xticks(np.linspace(rows[0]["x"], rows[-1]["x"], TICKS))
@@ -100,7 +100,7 @@ def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> lis
         beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
         panels[-1].legend(handles=list(handles.values()), **beside)
     _limit(lines[0], losses)
-    return style.save(figure, path, note + said)
+    return plot_style.save(figure, path, note + said)
 
 
 def draw_between(rows: Rows, path: Path, note: str) -> list[Path]:
@@ -114,10 +114,10 @@ def draw_between(rows: Rows, path: Path, note: str) -> list[Path]:
     rows, losses, said = _drawable_rows(rows)
     figure = Figure(figsize=(10, 4.0), layout="constrained")
     panels = figure.subplots(1, 2)
-    _curves(panels, rows, style.curve(2, len(rows)))
+    _curves(panels, rows, plot_style.curve(2, len(rows)))
     _finish(panels, f"0: {rows[0]['run']}, 1: {rows[0]['other']}")
     _limit(panels, losses)
-    return style.save(figure, path, note + said)
+    return plot_style.save(figure, path, note + said)
 
 
 def _curves(panels: Sequence[Axes], rows: Rows, look: dict[str, object]) -> None:
@@ -128,8 +128,8 @@ def _curves(panels: Sequence[Axes], rows: Rows, look: dict[str, object]) -> None
 
 
 def _finish(panels: Sequence[Axes], label: str) -> None:
-    style.finish(panels[0], label, "loss (nats)")
-    style.finish(panels[1], label, "training error (%)")
+    plot_style.finish(panels[0], label, "loss (nats)")
+    plot_style.finish(panels[1], label, "training error (%)")
 
 
 def _limit(panels: Sequence[Axes], losses: np.ndarray) -> None:
@@ -181,7 +181,7 @@ def draw_plane(rows: Rows, path: Path, note: str) -> list[Path]:
     runs = by_run(rows)
     chosen = levels(losses.min(), losses.max())
     columns = 2 if len(runs) in (2, 4) else 3
-    figure, panels = style.grid(
+    figure, panels = plot_style.grid(
         len(runs), columns=columns, size=(4.2, 4.0), sharex=True, sharey=True
     )
     size = len(losses) // len(runs)
@@ -201,7 +201,7 @@ def draw_plane(rows: Rows, path: Path, note: str) -> list[Path]:
             axes.set_ylabel(DISTANCE)
         if i + columns >= len(runs):
             axes.set_xlabel(DISTANCE)
-    return style.save(figure, path, f"{note}{said}; lines: nats")
+    return plot_style.save(figure, path, f"{note}{said}; lines: nats")
 
 
 def _contours(axes: Axes, x: np.ndarray, plane: np.ma.MaskedArray, chosen: np.ndarray) -> None:

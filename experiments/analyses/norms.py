@@ -18,9 +18,9 @@ from flax import traverse_util
 
 from experiments.analyses.base import Trained
 from flaxres.data.augment import normalise
-from flaxres.metrics import Sums, total
+from flaxres.inference.population_statistics import Pool, epoch_batches
 from flaxres.models.norms import BatchNorm
-from flaxres.population import Pool, epoch_batches
+from flaxres.training.metrics import Sums, total
 
 STATISTICS = ("batch", "running")
 QUANTITIES = ("input", "normalised", "output")  # normalised: before scale and shift

@@ -5,7 +5,7 @@ python -m experiments.analyze population --workdir=runs/degradation
 Running statistics are of the last steps of training, with weights that have changed since;
 population statistics are of training images with the weights of the newest checkpoint. Wu and
 Johnson 2021 (arXiv 2105.07576), section 3, count how many images they take. Only the statistics
-change, no weight does. See `flaxres.population`.
+change, no weight does. See `flaxres.inference.population_statistics`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from ml_collections import ConfigDict
 
-from experiments import style
 from experiments.analyses.base import Evaluation, Trained, measure_all, note, write_rows
-from flaxres.population import Pool, check_population, epoch_batches, make_batch_statistics
+from experiments.results import plot_style
+from flaxres.inference.population_statistics import (
+    Pool,
+    check_population,
+    epoch_batches,
+    make_batch_statistics,
+)
 
 METRICS = {
     "error": ("population", "error (%)"),
     "loss": ("population_loss", "cross-entropy (nats)"),
 }
-POPULATION = style.curve(2)
-RUNNING = {"color": style.COLOURS[3], "linestyle": "--", "linewidth": 1.6}
+POPULATION = plot_style.curve(2)
+RUNNING = {"color": plot_style.COLOURS[3], "linestyle": "--", "linewidth": 1.6}
 BETWEEN_TICKS = 2.5  # each that has a label is so many times the one before, or more
 
 
@@ -80,7 +85,7 @@ def measure(
       Means and standard deviations (n - 1) over the trials, and the same with running statistics.
 
     Raises:
-      ConfigError: see `flaxres.population.check_population`.
+      ConfigError: see `flaxres.inference.population_statistics.check_population`.
     """
     batch_statistics = make_batch_statistics(run.config, run.dataset)
     evaluation = Evaluation(run, run.dataset.test)
@@ -164,11 +169,11 @@ def draw(
       path: of the files, without extension.
     """
     nets = list(dict.fromkeys(run.net for run in runs))
-    figure, panels = style.grid(len(nets), columns=4, size=(2.7, 2.4))
+    figure, panels = plot_style.grid(len(nets), columns=4, size=(2.7, 2.4))
     for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
         _panel(axes, [row for row in rows if row["net"] == net], metric)
         label = METRICS[metric][1] if number % 4 == 0 else ""
-        style.finish(axes, "training images" if number + 4 >= len(nets) else "", label, net)
+        plot_style.finish(axes, "training images" if number + 4 >= len(nets) else "", label, net)
     handles = [
         Line2D([], [], label="population statistics", **POPULATION),
         Line2D([], [], label="running statistics", **RUNNING),
@@ -177,7 +182,7 @@ def draw(
     what = f"test {metric} by the images of batch norm's statistics"
     if options.trials > 1:
         what += f", mean and standard deviation of {options.trials} choices"
-    return style.save(figure, path, note(runs, what))
+    return plot_style.save(figure, path, note(runs, what))
 
 
 def _panel(axes: Axes, rows: Sequence[dict[str, object]], metric: str) -> None:

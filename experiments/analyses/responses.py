@@ -18,11 +18,11 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.analyses.base import Trained, load, write_rows
-from experiments.figures import draw_responses
-from experiments.runs import RESPONSES_FILE, read_run
+from experiments.results.figures import draw_responses
+from experiments.results.runs import RESPONSES_FILE, read_run
 from flaxres.data.augment import normalise
 from flaxres.errors import ConfigError, WorkdirError
-from flaxres.population import Pool
+from flaxres.inference.population_statistics import Pool
 
 # Families in which a norm follows each convolution.
 FAMILIES = ("plain", "resnet", "resnext", "vgg")

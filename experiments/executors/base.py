@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flaxres.signals import PARENT_VARIABLE
+from flaxres.run.preemption import PARENT_VARIABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Task:
     def start(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
         """Starts the command in a session of its own, so that a Ctrl-C does not reach it.
 
-        It gets SIGTERM, and saves, when this process ends (`flaxres.signals.stop_with_parent`).
+        It gets SIGTERM, and saves, when this process ends (`flaxres.run.preemption.stop_with_parent`).
 
         Args:
           environment: variables on top of this process's own.

@@ -1,7 +1,7 @@
 """Builds the kernels in cc/: python -m flaxres.cpu.
 
 It is built by itself when a program first trains on a CPU, once for each processor and version of
-the source, into `flaxres.cache.cache_directory()`.
+the source, into `flaxres.cpu.compilation_cache.cache_directory()`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from flaxres.cache import cache_directory, processor
+from flaxres.cpu.compilation_cache import cache_directory, processor
 
 SOURCES = Path(__file__).with_name("cc")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"

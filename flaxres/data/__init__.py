@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.digits import DIGITS_SHAPE, load_digits
 from flaxres.data.folder import open_folder
-from flaxres.data.read import read_all
+from flaxres.data.in_memory import read_all
 from flaxres.data.source import ArraySource, Sources
 from flaxres.data.streamed import StreamedDataset, image_shape, open_streamed
 from flaxres.data.tfds import load_tfds, open_tfds, tfds_shape

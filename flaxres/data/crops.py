@@ -11,8 +11,8 @@ from PIL import Image
 
 from flaxres.data.resize import resize, scaled_size
 
-# Sets these random numbers apart from all others of the same seed: see `flaxres.data.order` and
-# `flaxres.state`.
+# Sets these random numbers apart from all others of the same seed: see `flaxres.data.sampler` and
+# `flaxres.training.train_state`.
 CROP_STREAM = 5
 TRIES = 10  # for a crop of a given area and aspect that lies in the image
 

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from flaxres.data.crops import Crops
 from flaxres.data.dataset import mean_of
 from flaxres.data.decode import BrokenImageError
+from flaxres.data.decode_workers import Decoder, Stream, cores
 from flaxres.data.options import crops_on_host
-from flaxres.data.order import EpochOrder
-from flaxres.data.schedule import Part, parts_of
+from flaxres.data.sampler import EpochOrder
 from flaxres.data.source import Source, Sources
-from flaxres.data.stream import Decoder, Stream, cores
+from flaxres.data.stream_schedule import Part, parts_of
 from flaxres.errors import ConfigError, DatasetError
 
 MEAN_STREAM = 6  # sets the choice of the images of the mean apart from other random numbers
@@ -78,7 +78,7 @@ class StreamedDataset:
         the mean that it has there.
 
         Raises:
-          DatasetError: see `flaxres.data.stream.Decoder`.
+          DatasetError: see `flaxres.data.decode_workers.Decoder`.
         """
         if self.mean is not None:
             return self.mean

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from flaxres.models.layers import Net
-from flaxres.models.nets import FAMILIES
+from flaxres.models.registry import FAMILIES
 
 
 def create_model(
@@ -21,7 +21,7 @@ def create_model(
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
     Args:
-      config: see `flaxres.models.nets.FIELDS`; and name, norm, norm_momentum, norm_epsilon.
+      config: see `flaxres.models.registry.FIELDS`; and name, norm, norm_momentum, norm_epsilon.
       num_classes: outputs of the last layer.
       dtype: of the computation, float32 or bfloat16.
       axis: name of an axis of devices whose images batch norm takes together; None for each alone.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from flaxres.models import resnet
-from flaxres.models.nets import EXAMPLES, FAMILIES
+from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
 
 

@@ -13,10 +13,10 @@ from experiments.executors import ray as ray_executor
 from experiments.executors.base import End, Task
 from experiments.executors.ray import RayExecutor
 from flaxres.errors import ConfigError, UserError
-from flaxres.writers import read_metrics
+from flaxres.run.metric_writers import read_metrics
 from tests.cluster.ray_cluster import ray_cluster
 from tests.conftest import ROOT, small_config
-from tests.test_train import final_digest, metrics
+from tests.training.test_train import final_digest, metrics
 
 pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-cluster.txt")
 pytestmark = pytest.mark.cluster

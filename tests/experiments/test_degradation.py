@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.experiments.test_runs import write_run
+from tests.experiments.results.test_runs import write_run
 
 SMALL = (
     *("-m", "experiments.degradation", "--config=configs/digits.py"),

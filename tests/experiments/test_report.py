@@ -10,9 +10,9 @@ import urllib.parse
 import pytest
 
 from experiments.report import escape_markdown, write_report
-from experiments.runs import find_runs
+from experiments.results.runs import find_runs
 from flaxres.errors import WorkdirError
-from tests.experiments.test_runs import write_run
+from tests.experiments.results.test_runs import write_run
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 NASTY = "a<b>&\"'|`*_c_"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flaxres.checkpoint import Checkpoints
+from flaxres.run.checkpoint import Checkpoints
 from tests.conftest import ROOT
-from tests.test_train import metrics
+from tests.training.test_train import metrics
 
 SWEEP = """
-from experiments.plan import grid
+from experiments.sweeps.plan import grid
 
 def get_sweep(config="configs/digits.py"):
     variants = {"good": ("resnet-8", {}), "bad": ("plain-8", {"learning_rate": 1e30})}

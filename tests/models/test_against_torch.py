@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from flaxres.config import default_config, set_net
-from flaxres.convert import convert
 from flaxres.models import create_model
-from flaxres.optim import make_optimizer
-from flaxres.state import create_state
-from flaxres.steps import make_train_step
+from flaxres.pretrained.torch_state_dict import convert
+from flaxres.training.optimizer import make_optimizer
+from flaxres.training.steps import make_train_step
+from flaxres.training.train_state import create_state
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from tests.models import torch_nets  # noqa: E402

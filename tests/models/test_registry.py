@@ -1,20 +1,131 @@
-import jax.numpy as jnp
+"""Counts of every net against the papers', and fields that make no net."""
+
 import pytest
 
-from configs import cifar10
+from flaxres.config import check_config, default_config, set_net
+from flaxres.errors import ConfigError
 from flaxres.models import create_model
+from flaxres.summary import summarise
+
+CIFAR = [
+    # He16 (arXiv 1603.05027), table 4, says 1.7M for 164 and 10.2M for 1001 layers.
+    ("preact-110", 1_727_962, 252.9e6),  # as many as the post-activation net of He15
+    ("preact-164", 1_703_258, None),
+    ("preact-1001", 10_327_706, None),
+    # Xie17 (arXiv 1611.05431), table 7: 34.4M and 68.1M.
+    ("resnext-29-8x64d", 34_426_698, None),
+    ("resnext-29-16x64d", 68_155_210, None),
+    # Huang17 (arXiv 1608.06993), table 2: 1.0M and 0.8M.
+    ("densenet-40-12", 1_019_722, None),
+    ("densenet-bc-100-12", 769_162, None),
+    # 5x5x3x6+6, 5x5x6x16+16, 400x120+120, 120x84+84, 84x10+10.
+    ("lenet-5", 456 + 2_416 + 48_120 + 10_164 + 850, None),
+]
+IMAGENET = [
+    # He15 (arXiv 1512.03385), sections 3.4 and 4.1; MACs to as many digits as the source gives.
+    ("plain-18", 11_515_688, 1.795e9),
+    ("plain-34", 21_623_848, 3.644e9),
+    ("resnet-18", 11_689_512, None),
+    ("resnet-18-A", 11_515_688, 1.795e9),
+    ("resnet-34", 21_797_672, None),
+    ("resnet-34-A", 21_623_848, 3.644e9),
+    ("resnet-50", 25_557_032, 3.86e9),
+    ("resnet-101", 44_549_160, 7.57e9),
+    ("resnet-152", 60_192_808, 11.28e9),
+    ("resnext-50-32x4d", 25_028_904, None),  # Xie17, table 1: 25.0M
+    ("densenet-121", 7_978_856, None),
+    # Columns B of table 1 in arXiv 1409.1556, 133M with biases; here norms have them: 2 x 2,944
+    # numbers of norms in the place of 2,944 biases.
+    ("vgg-13", 133_047_848 + 2_944, None),
+]
 
 
-@pytest.mark.parametrize(("net", "shortcut"), [("plain-32", "none"), ("resnet-44-C", "C")])
-def test_fields_reach_the_model(net, shortcut):
-    config = cifar10.get_config(net).model
-    config.widths = (4, 8, 12)
-    config.norm = "group"
-    config.norm_momentum = 0.5
-    config.remat = True
-    model = create_model(config, num_classes=3, dtype="bfloat16")
-    assert model.stages == ((config.depth - 2) // 6,) * 3
-    assert (model.shortcut.option, model.num_classes) == (shortcut, 3)
-    assert (model.widths, model.norm, model.norm_momentum) == ((4, 8, 12), "group", 0.5)
-    assert model.remat
-    assert model.dtype == jnp.bfloat16
+def count(net, stem, shape, num_classes, **fields):
+    config = set_net(default_config(), net, stem)
+    config.model.update(fields)
+    check_config(config)
+    layers = summarise(create_model(config.model, num_classes), shape)
+    return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
+
+
+@pytest.mark.parametrize(("net", "params", "macs"), CIFAR)
+def test_counts_of_small_images(net, params, macs):
+    counted = count(net, "cifar", (32, 32, 3), 10)
+    assert counted[0] == params
+    assert macs is None or counted[1] == pytest.approx(macs, rel=5e-4)
+
+
+@pytest.mark.parametrize(("net", "params", "macs"), IMAGENET)
+def test_counts_of_imagenet(net, params, macs):
+    counted = count(net, "imagenet", (224, 224, 3), 1000)
+    assert counted[0] == params
+    assert macs is None or counted[1] == pytest.approx(macs, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("net", "macs"), [("resnet-50", 4.09e9), ("resnet-101", 7.80e9), ("resnet-152", 11.51e9)]
+)
+def test_the_stride_on_the_3x3_convolution(net, macs):
+    params, counted = count(net, "imagenet", (224, 224, 3), 1000, stride_on="3x3")
+    assert params == {name: params for name, params, _ in IMAGENET}[net]
+    assert counted == pytest.approx(macs, rel=2e-3)
+
+
+def test_a_bottleneck_is_cheaper():
+    """Two 3x3 convolutions at 256 channels against 256-64-64-256; He15, figure 5."""
+
+    def weights(net, **fields):
+        config = set_net(default_config(), net, "imagenet")
+        config.model.update(fields)
+        layers = summarise(create_model(config.model, 10), (64, 64, 3))
+        block = [layer for layer in layers if layer.name.startswith("stage1_block2/conv")]
+        return sum(layer.params for layer in block)
+
+    assert weights("resnet-34", widths=(256, 256, 256, 256)) == 1_179_648
+    assert weights("resnet-50") == 69_632
+
+
+@pytest.mark.parametrize(
+    ("net", "stem", "pixels", "norm", "message"),
+    [
+        ("resnet-50", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31; scale them"),
+        ("densenet-121", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31"),
+        ("plain-20", "cifar", 3, "batch", "at least 4 x 4 pixels, got 3 x 3"),
+        ("stargan-6", "cifar", 3, "instance", "at least 4 x 4 pixels"),
+        ("resnet-20", "cifar", 4, "instance", "a map of 1 x 1 pixels has no variance"),
+        ("densenet-40-12", "cifar", 8, "group", "28 channels are not groups of 8"),
+    ],
+)
+def test_images_and_channels_that_do_not_fit(net, stem, pixels, norm, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        count(net, stem, (pixels, pixels, 3), 10, norm=norm)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("net", "fields", "message"),
+    [
+        ("resnet-20", {"growth_rate": 12}, "model.growth_rate is not a field of resnet nets"),
+        ("resnet-20", {"groups": 2}, "model.groups must be 1 with basic blocks, got 2"),
+        ("resnet-20", {"stem": "imagenet"}, "depth must be 18, 34 with basic blocks"),
+        ("resnet-20", {"stem": "mnist"}, "model.stem must be one of cifar, imagenet"),
+        ("preact-164", {"groups": 3}, "model.groups must be a divisor of all widths"),
+        ("preact-20", {"shortcut": "dropout"}, "A, B or C for a pre-activation net"),
+        ("resnet-20-dropout", {"remat": True}, "model.remat must be false with shortcut"),
+        ("resnet-20-B", {"widths": (16, 32)}, "model.widths must be three positive numbers"),
+        ("densenet-40-12", {"compression": 0.0}, "model.compression must be above 0"),
+        ("densenet-41-12", {}, r"depth must be 3n\+4"),
+        ("densenet-40", {}, "model.growth_rate must be a number of channels from 1 on, got 0"),
+        ("vgg-12", {}, "depth must be 11, 13, 16, 19, got 12"),
+        ("lenet-5", {"norm": "batch"}, "model.norm must be none for LeNet"),
+        ("stargan-0", {}, "model.depth must be a number of residual units"),
+        ("resnet-19", {}, r"depth must be 6n\+2 \(20, 32, 44, ...\), got 19"),
+        ("preact-165-bottleneck", {}, r"depth must be 9n\+2"),
+    ],
+)
+def test_fields_that_make_no_net(net, fields, message):
+    config = set_net(default_config(), net)
+    config.model.update(fields)
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_config(config)
+    assert "\n" not in str(caught.value)

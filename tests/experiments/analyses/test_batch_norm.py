@@ -19,12 +19,12 @@ from experiments.analyses.norms import (
     measure,
     norms_of,
 )
-from flaxres.data.order import EpochOrder
+from flaxres.data.sampler import EpochOrder
 from flaxres.errors import ConfigError
-from flaxres.workdir import open_workdir
+from flaxres.run.workdir import open_workdir
 from tests.conftest import small_config
 from tests.experiments.analyses.test_population import untrained
-from tests.test_population import SIZE, dataset, some_variables
+from tests.inference.test_population_statistics import SIZE, dataset, some_variables
 
 __all__ = ["dataset"]  # a fixture
 

@@ -18,9 +18,9 @@ from flaxres.config import set_net
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.models.blocks import Block
-from flaxres.train import train_and_evaluate
-from flaxres.workdir import open_workdir
-from flaxres.writers import read_metrics
+from flaxres.run.metric_writers import read_metrics
+from flaxres.run.workdir import open_workdir
+from flaxres.training.train import train_and_evaluate
 from tests.conftest import init, quick_jit, small_config
 
 NETS = {

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.analyses import gradients
 from flaxres.errors import CheckpointError, ConfigError
-from flaxres.train import train_and_evaluate
-from flaxres.workdir import LAYERS_FILE
+from flaxres.run.workdir import LAYERS_FILE
+from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 
 

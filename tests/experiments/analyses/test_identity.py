@@ -10,10 +10,10 @@ import pytest
 
 from experiments.analyses.base import Trained
 from experiments.analyses.identity import Start, Variant, collect
-from experiments.identity_runs import Pair
-from flaxres.train import train_and_evaluate
-from flaxres.weights import read_run, read_variables
-from flaxres.workdir import open_workdir
+from experiments.analyses.identity_runs import Pair
+from flaxres.pretrained.load import read_run, read_variables
+from flaxres.run.workdir import open_workdir
+from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 
 ERRORS = {

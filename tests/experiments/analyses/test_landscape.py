@@ -11,9 +11,9 @@ from experiments.analyses.base import load
 from experiments.analyses.landscape import Options, Surface, measure, study
 from flaxres.config import set_net
 from flaxres.errors import ConfigError
-from flaxres.evaluate import evaluate_run
-from flaxres.train import train_and_evaluate
-from flaxres.workdir import open_workdir
+from flaxres.evaluation.evaluate import evaluate_run
+from flaxres.run.workdir import open_workdir
+from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 
 

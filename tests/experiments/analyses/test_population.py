@@ -9,15 +9,21 @@ from flax import traverse_util
 
 from experiments.analyses.base import Trained
 from experiments.analyses.population import Options, image_counts, measure, study
-from flaxres.checkpoint import Checkpoints
 from flaxres.data import load_dataset
-from flaxres.data.order import EpochOrder
+from flaxres.data.sampler import EpochOrder
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
-from flaxres.programs import Programs
-from flaxres.workdir import open_workdir
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.workdir import open_workdir
+from flaxres.training.compiled_steps import Programs
 from tests.conftest import quick_jit, small_config
-from tests.test_population import SIZE, by_hand, dataset, pooled_by_hand, some_variables
+from tests.inference.test_population_statistics import (
+    SIZE,
+    by_hand,
+    dataset,
+    pooled_by_hand,
+    some_variables,
+)
 
 __all__ = ["dataset"]  # a fixture
 

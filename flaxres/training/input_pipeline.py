@@ -1,0 +1,281 @@
+"""What the steps of a run get: rows of a split on the devices, or batches streamed to them.
+
+`feed.next(step, num_steps)` returns what a compiled step takes beside the state, `(arrays, rows)`:
+the whole training split and the images' numbers in it; or uint8 images of these steps alone, each
+device having its own, and numbers that count these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flaxres.data import Dataset, StreamedDataset
+from flaxres.data.decode_workers import Decoder, Stream, cores, num_workers
+from flaxres.data.prefetch import Ahead
+from flaxres.data.shared_memory import DecodedBatches
+from flaxres.data.stream_schedule import Schedule
+from flaxres.parallel.multihost import together
+from flaxres.parallel.sharding import Devices
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.metrics import Sums
+from flaxres.training.steps import Arrays
+from flaxres.training.train_state import TrainState
+
+Batches = tuple[Arrays, np.ndarray]  # what a step takes beside the state
+
+ON_DEVICE = 2  # dispatches' images that wait on the devices
+# Batches of an evaluation that are launched while the next is decoded: each has its own memory.
+EVALUATIONS_AHEAD = 2
+
+
+def next_steps(step: int, most: int, num_steps: int) -> int:
+    """Steps of the dispatch after `step`: up to the next multiple of `most`, or the last step."""
+    return min(most - step % most, num_steps - step)
+
+
+def make_feed(
+    config: ConfigDict, programs: Programs, dataset: Dataset | StreamedDataset
+) -> ResidentFeed | StreamFeed:
+    """The feed of a run's data set; the programs are those of the run.
+
+    Raises:
+      DatasetError: the mean of a streamed set cannot be computed.
+    """
+    if isinstance(dataset, Dataset):
+        return ResidentFeed(programs, dataset)
+    return StreamFeed(config, programs, dataset)
+
+
+class ResidentFeed:
+    """Splits that are on the devices as a whole.
+
+    Attributes:
+      splits: names of those that are evaluated.
+    """
+
+    def __init__(self, programs: Programs, dataset: Dataset):
+        """Puts the splits on the devices."""
+        self._programs = programs
+        self._train = programs.put(dataset.train)
+        self._evaluated = {"test": programs.put(dataset.test)}
+        if dataset.validation is not None:
+            self._evaluated["validation"] = programs.put(dataset.validation)
+        self.splits = tuple(self._evaluated)
+
+    def start(self, step: int, most: int) -> None:
+        """Nothing to do."""
+
+    def is_ready(self) -> bool:
+        """Whether `next` returns at once."""
+        return True
+
+    def next(self, step: int, num_steps: int) -> Batches:
+        """What the steps from `step` on take."""
+        return self._train, self._programs.indices(step, num_steps)
+
+    def again(self, step: int) -> Batches:
+        """What the step after `step` takes, before or after its turn."""
+        return self.next(step, 1)
+
+    def compile_evaluation(self, state: TrainState) -> None:
+        """Compiles the evaluations."""
+        for split in self._evaluated.values():
+            self._programs.compile_evaluation(state, split)
+
+    def launch_evaluation(self, state: TrainState, name: str) -> list[Sums]:
+        """Starts the evaluation of a split; `metrics.total` of what it returns waits for it."""
+        return self._programs.launch_evaluation(state, self._evaluated[name])
+
+    def record(self) -> dict[str, float]:
+        """What is to be logged of the time since the last call."""
+        return {}
+
+    def summary(self) -> str | None:
+        """What is to be said at the end, if anything."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class StreamFeed:
+    """Images that are decoded and put on the devices ahead of the steps.
+
+    A thread takes parts of batches from a `Stream`, in the order in which the run needs them
+    (`Schedule`), makes batches of them and puts them on the devices, each process and each device
+    its own images.
+
+    Attributes:
+      splits: names of those that are evaluated.
+      most_ahead: batches of steps that are decoded when nobody asks for any, once started.
+    """
+
+    def __init__(self, config: ConfigDict, programs: Programs, dataset: StreamedDataset):
+        """Decodes nothing yet, but what the mean needs, if it is not known."""
+        self._config, self._programs = config, programs
+        self._devices: Devices = programs.devices
+        self._shape = dataset.image_shape
+        self._mean = self._devices.replicate(dataset.mean_image())
+        self._decoder: Decoder = dataset.decoder()
+        sizes = {name: len(split) for name, split in dataset.evaluated().items()}
+        self.splits = tuple(sizes)
+        self._schedule = Schedule(
+            config.batch_size,
+            config.num_steps,
+            config.eval_every,
+            sizes,
+            config.eval_batch_size,
+            self._devices.size,
+            self._devices.share,
+        )
+        self._ahead: Ahead | None = None
+        self.most_ahead = 0
+        self._broken = self._new_broken = self._broken_in_splits = 0
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def start(self, step: int, most: int) -> None:
+        """Begins to decode what is needed after `step` steps, in dispatches of up to `most`."""
+        config = self._config
+        parts = len(self._schedule.step_parts(0))
+        stream = Stream(
+            self._schedule,
+            self._decoder,
+            min(num_workers(config.dataset.workers), config.dataset.prefetch * parts),
+            ahead=config.dataset.prefetch * parts,
+            start=self._schedule.start(step),
+            part_size=self._schedule.part_size,
+        )
+        # Besides those of the stream, what waits on the devices, and what has no room there yet.
+        self.most_ahead = -(-stream.most_ahead // parts) + (ON_DEVICE + 1) * most
+        self._ahead = Ahead(self._batches(stream, step, most), ON_DEVICE, stream.close)
+
+    def is_ready(self) -> bool:
+        """Whether `next` returns at once."""
+        return self._ahead.is_ready()
+
+    def next(self, step: int, num_steps: int) -> Batches:
+        """What the steps from `step` on take; call it for each dispatch in turn.
+
+        Raises:
+          DatasetError: an image cannot be decoded, or a worker has ended before its time.
+        """
+        began = time.perf_counter()
+        arrays, rows, broken = self._take(("train", step, num_steps))
+        self._waited += time.perf_counter() - began
+        self._broken += broken
+        self._new_broken += broken
+        return arrays, rows
+
+    def again(self, step: int) -> Batches:
+        """What the step after `step` takes, decoded here and now, out of turn."""
+        parts = self._schedule.step_parts(step)
+        batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
+        with together(), ThreadPoolExecutor(min(len(parts), cores())) as threads:
+            for _ in threads.map(self._decoder, parts, batches.parts):
+                pass  # raises what was raised there
+        arrays, rows, _ = self._put(batches)
+        return arrays, rows
+
+    def compile_evaluation(self, state: TrainState) -> None:
+        """Compiles the evaluations."""
+        for batches in self._schedule.batches.values():
+            own = (1, len(self._schedule.own(batches[0])))
+            arrays = Arrays(
+                self._devices.batches_like((*own, *self._shape), np.uint8),
+                self._devices.batches_like(own, np.int32),
+                self._mean,
+            )
+            self._programs.compile_evaluation(state, arrays, batches[:1])
+
+    def launch_evaluation(self, state: TrainState, name: str) -> list[Sums]:
+        """Starts the evaluation of a split, and returns when its last batch has been decoded.
+
+        Raises:
+          DatasetError: see `next`.
+        """
+        sums: list[Sums] = []
+        broken = 0
+        for number in range(len(self._schedule.batches[name])):
+            arrays, rows, missed = self._take((name, number))
+            evaluate = self._programs.compile_evaluation(state, arrays, rows)
+            sums.append(evaluate(state, arrays, rows))
+            broken += missed
+            if len(sums) > EVALUATIONS_AHEAD:
+                jax.block_until_ready(sums[-1 - EVALUATIONS_AHEAD])
+        self._broken_in_splits = max(self._broken_in_splits, broken)
+        return sums
+
+    def record(self) -> dict[str, float]:
+        """Percent of the time since the last call that steps waited for images.
+
+        And the training images that others took the place of, where `broken_images` is 'skip'.
+        """
+        now = time.perf_counter()
+        record = {"data_wait_percent": 100 * self._waited / (now - self._since)}
+        if self._config.dataset.broken_images == "skip":
+            record["broken_images"] = self._new_broken
+        self._waited, self._since, self._new_broken = 0.0, now, 0
+        return record
+
+    def summary(self) -> str | None:
+        """How many broken images there were, if any."""
+        if not self._broken and not self._broken_in_splits:
+            return None
+        return (
+            f"images that cannot be decoded: the next took their place {self._broken:,} times in "
+            f"training, {self._broken_in_splits:,} were left out of an evaluation"
+        )
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _take(self, name: tuple) -> tuple[Arrays, np.ndarray, int]:
+        with together():
+            found, *rest = self._ahead.take()
+        if found != name:
+            raise RuntimeError(f"the stream has {found} next, but {name} is asked for")
+        return tuple(rest)
+
+    def _batches(self, stream: Stream, step: int, most: int) -> Iterator[tuple]:
+        """All that the run will ask for, in order: name, arrays, rows and broken images."""
+        config, schedule = self._config, self._schedule
+        sizes = [len(part) for part in schedule.step_parts(0)]
+        while step < config.num_steps:
+            num_steps = next_steps(step, most, config.num_steps)
+            yield ("train", step, num_steps), *self._next_batches(stream, num_steps, sizes)
+            step += num_steps
+            if step % config.eval_every and step < config.num_steps:
+                continue
+            for name, batches in schedule.batches.items():
+                for number, rows in enumerate(batches):
+                    own = [len(part) for part in schedule.parts_of_batch(rows)]
+                    yield (name, number), *self._next_batches(stream, 1, own)
+
+    def _next_batches(
+        self, stream: Stream, count: int, sizes: list[int]
+    ) -> tuple[Arrays, np.ndarray, int]:
+        """Takes batches, each in parts of these sizes, and puts them on the devices."""
+        batches = DecodedBatches.empty(count, sizes, self._shape)
+        for part in batches.parts:
+            stream.take(part)
+        return self._put(batches)
+
+    def _put(self, batches: DecodedBatches) -> tuple[Arrays, np.ndarray, int]:
+        """Puts batches on the devices; the rows; broken images."""
+        count, own = batches.labels.shape
+        share, shares = self._devices.share
+        each = own * shares // self._devices.size  # images of a device
+        counted = np.arange(count * each, dtype=np.int32).reshape(count, each)
+        rows = np.full((count, own * shares), -1, np.int32)  # other processes have theirs
+        rows[:, share * own : (share + 1) * own] = np.where(
+            batches.valid, np.tile(counted, own // each), -1
+        )
+        put = self._devices.put_batches
+        return Arrays(put(batches.images), put(batches.labels), self._mean), rows, batches.broken

@@ -1,0 +1,65 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flaxres.cpu.compilation_cache import cache_directory
+
+COMPILE = """
+import jax
+from flaxres.cpu import compilation_cache
+compilation_cache.MIN_SECONDS = 0
+compilation_cache.keep_compiled_programs()
+print(jax.config.jax_compilation_cache_dir)
+jax.jit(lambda x: x + 1)(1.0)
+"""
+
+
+def test_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("FLAXRES_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "flaxres"
+    monkeypatch.setenv("FLAXRES_CACHE", str(tmp_path / "own"))
+    assert cache_directory() == tmp_path / "own"
+
+
+@pytest.fixture
+def compile_in(tmp_path):
+    def run(**environment):
+        environment = {"FLAXRES_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"} | environment
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILE],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def test_programs_are_kept_also_after_a_process_was_killed(compile_in, tmp_path):
+    compile_in()
+    (directory,) = tmp_path.iterdir()
+    programs = sorted(directory.glob("*-cache"))
+    assert programs
+    for program in programs:  # as a process leaves them that is killed in between
+        program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
+    done = compile_in()
+    assert "persistent" not in done.stderr
+    assert sorted(directory.glob("*-cache")) == programs
+    assert len(list(directory.glob("*-atime"))) == len(programs)
+
+
+def test_jax_s_own_setting_wins(compile_in, tmp_path):
+    done = compile_in(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "jax"))
+    assert done.stdout.strip() == str(tmp_path / "jax")
+
+
+def test_a_directory_that_cannot_be_made(compile_in, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = compile_in(FLAXRES_CACHE=str(tmp_path / "file"))
+    assert done.stdout.strip() == "None"

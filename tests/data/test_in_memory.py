@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from flaxres.data.decode import BrokenImageError
+from flaxres.data.folder import open_folder
+from flaxres.data.in_memory import read_all
+from flaxres.data.resize import resize
+from flaxres.data.source import ArraySource, Sources
+from flaxres.errors import DatasetError
+from tests.data.jpegs import write_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path, (("train", 12), ("test", 6)), sides=(20, 40))
+
+
+def test_all_images_in_one_size(folder):
+    sources = open_folder(folder, "train", "test")
+    dataset = read_all(sources, 16, eval_short_side=20)
+    assert dataset.train.images.shape == (12, 16, 16, 3)
+    assert (dataset.num_classes, dataset.validation) == (3, None)
+    for index in range(12):
+        image, label = sources.train.load(index)
+        np.testing.assert_array_equal(dataset.train.images[index], np.asarray(resize(image, 16)))
+        assert dataset.train.labels[index] == label
+    image, _ = sources.test.load(2)
+    width, height = (max(20, round(side * 20 / min(image.size))) for side in image.size)
+    scaled = np.asarray(image.resize((width, height), 2))
+    top, left = (height - 16) // 2, (width - 16) // 2
+    expected = scaled[top : top + 16, left : left + 16]
+    np.testing.assert_array_equal(dataset.test.images[2], expected)
+
+
+def test_images_of_several_sizes(folder):
+    with pytest.raises(DatasetError, match=r"has \d+ x \d+ pixels and not the"):
+        read_all(open_folder(folder, "train", "test"), 0)
+
+
+def test_broken_images(folder, capsys):
+    sources = open_folder(folder, "train", "test")
+    name = sources.train.where(4)
+    with open(name, "wb") as file:
+        file.write(b"broken")
+    with pytest.raises(BrokenImageError, match=f"{name} cannot be decoded"):
+        read_all(sources, 16)
+    dataset = read_all(sources, 16, skip_broken=True)
+    assert len(dataset.train) == 11
+    assert "1 of 12 images cannot be decoded" in capsys.readouterr().err
+    np.testing.assert_array_equal(dataset.train.labels, np.delete(sources.train.labels(), 4))
+
+
+def test_a_label_that_there_is_not():
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    source = ArraySource("set", images, np.array([0, 5, 1], np.int32))
+    with pytest.raises(DatasetError, match="image 1 of set has the label 5; there are 2 classes"):
+        read_all(Sources("set", source, source, ("a", "b"), 3), 0)

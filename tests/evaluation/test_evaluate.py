@@ -1,0 +1,184 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from flaxres.data import load_dataset
+from flaxres.errors import CheckpointError, ConfigError
+from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
+from flaxres.inference.trained_model import load_net
+from flaxres.models import create_model
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import small_config
+from tests.test_main import SMALL, fails
+
+
+@pytest.mark.parametrize("batch_size", [128, 512, 96, 7, 1])
+def test_every_image_counts_once_at_any_batch_size(config, batch_size):
+    config.eval_batch_size = batch_size
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    state = programs.initial_state()
+    test = programs.put(dataset.test)
+    sums = programs.evaluate(state, test)
+    images = dataset.test.images.astype(np.float32) / 255 - dataset.mean_image()
+    logits = create_model(config.model, 10).apply(state.variables, images, train=False)
+    assert sums.count == 360
+    assert sums.wrong == (np.argmax(logits, axis=1) != dataset.test.labels).sum()
+
+
+def test_evaluating_a_run(tmp_path, config):
+    last = train_and_evaluate(config, tmp_path)
+    record = evaluate_run(config, tmp_path)
+    assert record["step"] == 20
+    assert record["test_error"] == pytest.approx(last["test_error"])
+    assert record["test_loss"] == pytest.approx(last["test_loss"])
+    assert record["train_error"] * 1437 / 100 == pytest.approx(
+        round(record["train_error"] * 1437 / 100)
+    )
+
+
+def probabilities(directory, split="test"):
+    """Those of the images of a split, by the run's net in one batch; and their labels."""
+    net = load_net(directory)
+    dataset = load_dataset(net.config.dataset)
+    split = getattr(dataset, split)
+    images = split.images.astype(np.float32) / 255 - dataset.mean_image()
+    logits = net.model.apply(net.variables, images, train=False)
+    return np.asarray(jax.nn.softmax(logits), np.float64), split.labels
+
+
+def rates(p, labels):
+    """Loss, top-1 and top-5 error of probabilities."""
+    order = np.argsort(-p, axis=1)
+    own = p[np.arange(len(p)), labels]
+    return {
+        "test_loss": pytest.approx(-np.log(own).mean(), rel=1e-4),
+        "test_error": pytest.approx(100 * np.mean(order[:, 0] != labels)),
+        "test_top5_error": pytest.approx(100 * np.mean((order[:, :5] != labels[:, None]).all(1))),
+        "test_images": len(p),
+    }
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    """Another net with another seed, on the same data."""
+    config = small_config()
+    config.seed, config.model.name, config.model.shortcut = 1, "plain", "none"
+    config.num_steps, config.boundaries = 10, (5,)
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    train_and_evaluate(config, workdir)
+    return workdir
+
+
+def test_ensembles(digits_run, other_run, config):
+    """Of a run with itself: the run. Of two: the mean of their probabilities, either way round."""
+    (one, labels), (other, _) = probabilities(digits_run), probabilities(other_run)
+    single = evaluate_run(None, digits_run, splits=["test"])
+    assert single == {"step": 20} | rates(one, labels)
+    twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
+    assert twice == {"nets": 2} | rates(one, labels)
+    assert twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
+    both = {"nets": 2} | rates((one + other) / 2, labels)
+    assert evaluate_ensemble(config, digits_run, [other_run], splits=["test"]) == both
+    assert evaluate_ensemble(None, other_run, [digits_run], splits=["test"]) == both
+
+
+def test_a_protocol_that_shows_images_as_they_are(digits_run):
+    """One crop of images that already have its size, with either kind of statistics."""
+    for batch_stats in ("running", "population"):
+        options = {"splits": ["test"], "batch_stats": batch_stats, "say": lambda _: None}
+        whole = evaluate_run(None, digits_run, **options)
+        centre = evaluate_run(None, digits_run, protocol="centre", short_side=8, **options)
+        assert centre == pytest.approx(whole)
+
+
+def test_what_is_not_for_a_protocol_or_an_ensemble(tmp_path, digits_run):
+    said = []
+    for options, message in (
+        ({"protocol": "10-crop", "short_side": 4}, "short_side must be at least 8"),
+        ({"protocol": "all"}, "protocol must be one of"),
+        ({"splits": ["tests"]}, "splits must be of train, validation, test, got 'tests'"),
+        ({"splits": ["validation"]}, "dataset.validation_split is None"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_run(None, digits_run, say=said.append, **options)
+    with pytest.raises(CheckpointError, match="nowhere holds no run"):
+        evaluate_ensemble(None, digits_run, [tmp_path / "nowhere"])
+    assert said == []
+
+
+def test_no_run_to_evaluate(tmp_path, config):
+    with pytest.raises(CheckpointError, match="holds no run"):
+        evaluate_run(config, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def with_statistics_of_all_images(config, workdir):
+    """Test loss and error, the training split being the batch whose statistics are taken."""
+    dataset = load_dataset(config.dataset)
+    with Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(Programs(config, dataset).state_shape, print)
+    fields = config.model.copy_and_resolve_references()
+    fields.norm_momentum = 0.0
+    net = create_model(fields, 10)
+    train, test = (
+        split.images.astype(np.float32) / 255 - dataset.mean_image()
+        for split in (dataset.train, dataset.test)
+    )
+    apply = jax.jit(net.apply, static_argnames=("train", "mutable"))
+    _, own = apply(state.variables, train, train=True, mutable=("batch_stats",))
+    logits = apply({"params": state.params, **own}, test, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.test.labels)
+    wrong = np.argmax(logits, axis=1) != dataset.test.labels
+    return float(losses.mean()), 100 * float(wrong.mean())
+
+
+def test_population_statistics(tmp_path, config, python):
+    """With the whole split as the batch there is one right answer, here and on the command line."""
+    config.batch_size = 1437
+    config.num_steps, config.boundaries = 3, (1, 2)
+    last = train_and_evaluate(config, tmp_path)
+    loss, error = with_statistics_of_all_images(config, tmp_path)
+    record = evaluate_run(config, tmp_path, batch_stats="population")
+    assert record["step"] == 3
+    assert record["test_error"] == pytest.approx(error)
+    assert record["test_loss"] == pytest.approx(loss, rel=1e-4)
+    assert abs(record["test_loss"] - last["test_loss"]) > 0.01  # the running ones are too young
+    assert {"train_error", "train_loss"} < set(record)
+
+    overrides = [f"--config.{field}={config[field]}" for field in ("batch_size", "num_steps")]
+    overrides += ["--config.boundaries=(1,2)", "--config.model.widths=(4,8,8)"]
+    overrides += ["--config.log_every=4", "--config.eval_every=10", "--config.num_devices=1"]
+    done = python(
+        *("-m", "flaxres.main", "--config=configs/digits.py:resnet-8", *overrides),
+        *(f"--workdir={tmp_path}", "--mode=eval", "--batch_stats=population"),
+    )
+    assert done.returncode == 0, done.stderr
+    shown = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert float(shown["test_error"]) == pytest.approx(error, abs=1e-3)
+    assert float(shown["test_loss"]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_statistics_that_are_not_there(tmp_path, config):
+    with pytest.raises(ConfigError, match="batch_stats must be running or population, got 'batch'"):
+        evaluate_run(config, tmp_path, batch_stats="batch")
+    config.model.norm = "layer"
+    with pytest.raises(ConfigError, match=r"model\.norm batch or instance-running, got 'layer'"):
+        evaluate_run(config, tmp_path, batch_stats="population")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "is for --mode=eval, predict or export, got --mode=train"),
+        (("--mode=summary",), "is for --mode=eval, predict or export, got --mode=summary"),
+        (("--mode=eval", "--config.model.norm=group"), "got 'group' in plain-8"),
+    ],
+)
+def test_population_statistics_where_they_cannot_be(python, tmp_path, arguments, part):
+    flags = (*SMALL, *arguments, "--batch_stats=population", f"--workdir={tmp_path / 'run'}")
+    fails(python("-m", "flaxres.main", *flags), 2, part)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxres.data.resize import resize
+from flaxres.errors import ConfigError, DatasetError
+from flaxres.evaluation.test_crops import fit, make_protocol, resize_mean, whole
+
+
+def random_image(width, height, mode="RGB", seed=0):
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(15, 11), (11, 30), (12, 12)])
+def test_ten_crops_are_slices_of_the_central_square(width, height):
+    image = random_image(width, height)
+    views = make_protocol("10-crop", (8, 8), short_side=11).views(image)
+    square = np.asarray(resize(image, 11))
+    expected = [
+        *(square[:8, :8], square[:8, 3:], square[3:, :8], square[3:, 3:]),
+        square[1:9, 1:9],  # 3 pixels are left, of which one lies before
+    ]
+    np.testing.assert_array_equal(np.stack(views), np.stack(expected))
+
+
+def test_the_central_square_of_an_image_that_needs_no_scaling():
+    image = random_image(20, 10)
+    pixels = np.asarray(image)[:, 5:15]
+    views = make_protocol("10-crop", (8, 8), short_side=10).views(image)
+    np.testing.assert_array_equal(views[1], pixels[:8, 2:])
+    np.testing.assert_array_equal(
+        make_protocol("centre", (8, 6), short_side=10).views(image)[0], pixels[1:9, 2:8]
+    )
+
+
+def test_grey_images_have_a_channel():
+    views = make_protocol("centre", (8, 8)).views(random_image(9, 9, "L"))
+    assert [view.shape for view in views] == [(8, 8, 1)]
+
+
+def test_the_papers_numbers_and_their_ratios():
+    assert make_protocol("10-crop", (224, 224)).short_sides == (256,)
+    assert make_protocol("centre", (32, 32)).short_sides == (37,)  # 36.6
+    assert make_protocol("multi-scale", (224, 224)).short_sides == (224, 256, 384, 480, 640)
+    assert make_protocol("multi-scale", (32, 32)).short_sides == (32, 37, 55, 69, 91)
+
+
+def test_views_and_mirror_images_of_each_protocol():
+    protocols = [make_protocol(name, (8, 8)) for name in ("split", "centre", "10-crop")]
+    assert [(p.num_views, p.mirror) for p in protocols] == [(1, False), (1, False), (5, True)]
+    multi = make_protocol("multi-scale", (8, 8), scales=[8, 12, 16])
+    image = random_image(9, 8)
+    assert (multi.num_views, multi.mirror) == (3, True) == (len(multi.views(image)), True)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "kept"),
+    [(224, 224, 224), (300, 224, 288), (224, 319, 288), (447, 224, 416), (900, 224, 448)],
+)
+def test_whole_images_lose_the_ends_of_their_long_sides(width, height, kept):
+    image = random_image(width, height)
+    pixels, start = np.asarray(image), (max(width, height) - kept) // 2
+    middle = slice(start, start + kept)
+    expected = pixels[:, middle] if width > height else pixels[middle]
+    np.testing.assert_array_equal(np.asarray(whole(image, 224)), expected)
+
+
+def test_whole_images_have_few_shapes():
+    rng = np.random.default_rng(1)
+    shapes = {whole(random_image(*rng.integers(3, 60, 2)), 21).size for _ in range(300)}
+    assert len(shapes) <= 15
+    assert {min(shape) for shape in shapes} == {21}
+    assert {max(shape) % 3 for shape in shapes} == {0}  # sevenths of 21
+    assert max(map(max, shapes)) == 42
+
+
+def test_extreme_shapes_hold_all_others():
+    protocol = make_protocol("multi-scale", (8, 8), scales=[8, 21])
+    assert protocol.extreme_shapes() == [(8, 8), (8, 16), (21, 21), (21, 42)]
+    assert whole(random_image(90, 9), 8).size == (16, 8)
+    assert whole(random_image(8, 15), 8).size == (8, 14)  # of 8, 9, 10, 11, 12, 13, 14 and 16
+
+
+@pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 13), (8, 8), (40, 7)])
+def test_fitting_a_square_is_what_the_data_sets_do(width, height):
+    image = random_image(width, height)
+    np.testing.assert_array_equal(fit(image, (8, 8)), np.asarray(resize(image, 8)))
+    np.testing.assert_array_equal(fit(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
+
+
+def test_fitting_another_shape_covers_it():
+    image = random_image(5, 6)
+    np.testing.assert_array_equal(fit(image, (6, 5)), np.asarray(image))
+    half = Image.new("RGB", (20, 10), (200, 0, 0))
+    assert fit(half, (6, 5)).shape == (6, 5, 3)
+    assert (fit(half, (6, 5)) == (200, 0, 0)).all()
+    assert (fit(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
+
+
+def test_the_mean_image_at_other_sizes():
+    mean = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    assert resize_mean(mean, (8, 8)) is mean
+    stretched = resize_mean(mean, (16, 24))
+    assert stretched.shape == (16, 24, 3)
+    assert stretched.dtype == np.float32
+    # Twice the pixels, bilinear: the inner ones are means of neighbours with weights 3/4 and 1/4.
+    rows = resize_mean(mean, (16, 8))
+    np.testing.assert_allclose(rows[1], 0.75 * mean[0] + 0.25 * mean[1], rtol=1e-5)
+    np.testing.assert_allclose(rows[2], 0.25 * mean[0] + 0.75 * mean[1], rtol=1e-5)
+    flat = np.broadcast_to(np.float32([0.1, 0.5, 0.9]), (8, 8, 3))  # of dataset.mean='channel'
+    np.testing.assert_allclose(resize_mean(flat, (11, 9))[3, 4], [0.1, 0.5, 0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("9-crop", {}, "one of split, centre, 10-crop, multi-scale, got '9-crop'"),
+        ("split", {"short_side": 9}, "short_side is for the protocols centre and 10-crop"),
+        (
+            "10-crop",
+            {"short_side": 7},
+            "short_side must be at least 8, the pixels of a crop, got 7",
+        ),
+        ("centre", {"scales": [9]}, "scales are for the protocol multi-scale, got centre"),
+        ("multi-scale", {"scales": [9, 0]}, "from 1 on, got 9, 0"),
+        ("multi-scale", {"scales": [9, 9]}, "different numbers of pixels"),
+    ],
+)
+def test_protocols_that_there_are_not(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_protocol(name, (8, 8), **options)
+
+
+def test_a_split_with_images_of_another_size():
+    with pytest.raises(DatasetError, match="has 9 x 8 pixels and not the 8 x 8 of the net"):
+        make_protocol("split", (8, 8)).views(random_image(8, 9))
+    image = random_image(20, 9)
+    views = make_protocol("split", (8, 8), split_short_side=10).views(image)
+    np.testing.assert_array_equal(views[0], np.asarray(resize(image, 8, 10)))

@@ -1,0 +1,143 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments.analyses.responses import write_responses
+from experiments.results import figures
+from experiments.results.figures import draw_figures, draw_sweep
+from experiments.results.runs import find_runs
+from tests.experiments.results.test_runs import write_run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures as they are saved, by name of the file."""
+    kept = {}
+    save = figures._save
+
+    def keep(figure, path, *arguments, **options):
+        kept[path.name] = figure
+        return save(figure, path, *arguments, **options)
+
+    monkeypatch.setattr(figures, "_save", keep)
+    return kept
+
+
+def title(figure):
+    """What stands on top, on one line."""
+    return " ".join(figure.get_suptitle().split())
+
+
+def lines(axes):
+    """Data lines of a panel: (style, width, x, y)."""
+    return [
+        (line.get_linestyle(), line.get_linewidth(), line.get_xdata(), line.get_ydata())
+        for line in axes.lines
+        if line.get_linestyle() != ":"
+    ]
+
+
+def test_panels_lines_and_drops_of_figure_6(tmp_path, drawn):
+    for net in ("plain-20", "plain-56", "resnet-20", "resnet-56"):
+        write_run(tmp_path, net, errors=(50.0, 40.0, 30.0))
+    files = draw_figures(find_runs(tmp_path), tmp_path)
+    assert sorted(f.name for f in files) == [
+        *("figure1.png", "figure1.svg", "figure6.png", "figure6.svg")
+    ]
+    assert all(file.stat().st_size > 5_000 for file in files)
+    plain, residual = drawn["figure6"].axes
+    assert (plain.get_title(), residual.get_title()) == ("plain", "residual")
+    for axes in (plain, residual):
+        dashed, bold = lines(axes)[:2]
+        assert (dashed[0], bold[0]) == ("--", "-")
+        assert bold[1] > dashed[1]
+        np.testing.assert_array_equal(dashed[2], [10, 20, 30])
+        np.testing.assert_array_equal(bold[3], [51, 31])
+        drops = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+        assert drops == [15, 20]
+        assert len(lines(axes)) == 4
+    names = [text.get_text() for text in plain.get_legend().get_texts()]
+    assert names == ["plain-20", "plain-56"]
+    assert plain.lines[0].get_color() == residual.lines[0].get_color()  # one depth, one colour
+    training, test = drawn["figure1"].axes
+    assert (training.get_title(), test.get_title()) == ("training error", "test error")
+    assert len(lines(training)) == len(lines(test)) == 2
+
+
+def test_a_band_for_several_seeds_and_iterations_in_ten_thousands(tmp_path, drawn):
+    for seed, error in enumerate((10.0, 20.0)):
+        write_run(tmp_path, "resnet-20", seed, (90.0, error), num_steps=64_000)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    axes = drawn["figure6"].axes[1]
+    assert len(axes.collections) == 2
+    assert axes.get_xlabel() == "iterations (1e4)"
+    np.testing.assert_allclose(lines(axes)[0][2], [0.001, 0.002])
+    assert "2 seeds" in title(drawn["figure6"])
+    assert set(drawn) == {"figure6"}  # no plain nets, no figure 1
+    write_run(tmp_path, "resnet-32", 0, (90.0, 15.0), num_steps=64_000)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert "of 1 to 2 seeds" in title(drawn["figure6"])
+
+
+def test_runs_that_have_only_begun(tmp_path, drawn):
+    write_run(tmp_path, "plain-20", errors=(90.0,))
+    write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert set(drawn) == {"figure1", "figure6"}
+
+
+def test_the_same_runs_give_the_same_files(tmp_path):
+    for net in ("plain-20", "plain-56"):
+        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+    first, second = (
+        [file.read_bytes() for file in draw_figures(find_runs(tmp_path), tmp_path)]
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_figure_of_chosen_nets_is_complete_when_these_are(tmp_path, drawn):
+    for net in ("plain-20", "plain-56"):
+        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+    names = ("plain-20/seed-0", "plain-56/seed-0", "resnet-20/seed-0")
+    (tmp_path / "sweep.json").write_text(json.dumps({name: {"seed": 0} for name in names}))
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert "incomplete" not in title(drawn["figure1"])
+    assert "incomplete: 2 of 3 runs finished" in title(drawn["figure6"])
+
+
+def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
+    for seed in (0, 1):
+        write_run(tmp_path, "resnet-20", seed, errors=(50.0 + seed, 40.0, 30.0))
+    write_run(tmp_path, "plain-20", errors=(60.0,))
+    (tmp_path / "resnet-20").rename(tmp_path / "resnet-20-slow")
+    names = [f"resnet-20-slow/seed-{i}" for i in range(3)] + ["plain-20/seed-0"]
+    (tmp_path / "sweep.json").write_text(json.dumps({key: {"seed": 0} for key in names}))
+    files = draw_sweep(find_runs(tmp_path), tmp_path)
+    assert sorted(file.name for file in files) == ["curves.png", "curves.svg"]
+    training, test = drawn["curves"].axes
+    assert [len(lines(axes)) for axes in (training, test)] == [2, 2]
+    np.testing.assert_array_equal(lines(training)[1][3], [50.5, 40, 30])
+    legend = [text.get_text() for text in drawn["curves"].legends[0].get_texts()]
+    assert legend == ["plain-20", "resnet-20-slow"]
+    assert "incomplete: 2 of 4 runs finished" in title(drawn["curves"])
+
+
+def test_a_sweep_of_nets_is_drawn_as_in_the_paper(tmp_path, drawn):
+    write_run(tmp_path, "resnet-20")
+    draw_sweep(find_runs(tmp_path), tmp_path)
+    assert set(drawn) == {"figure6"}
+
+
+def test_responses_in_order_and_sorted(tmp_path, drawn):
+    for net, responses in (("plain-20", [1.0, 3.0, 2.0]), ("resnet-20", [0.5, 0.1, 0.4])):
+        write_run(tmp_path, net)
+        write_responses(dict(enumerate(responses)), tmp_path / net / "seed-0")
+    files = draw_figures(find_runs(tmp_path), tmp_path)
+    assert {"figure7.png", "figure7.svg"} <= {file.name for file in files}
+    in_order, by_size = drawn["figure7"].axes
+    assert [line.get_label() for line in in_order.lines] == ["plain-20", "resnet-20"]
+    assert [list(line.get_ydata()) for line in in_order.lines] == [[1, 3, 2], [0.5, 0.1, 0.4]]
+    assert [list(line.get_ydata()) for line in by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
+    assert in_order.lines[0].get_linestyle() != in_order.lines[1].get_linestyle()

@@ -1,0 +1,72 @@
+import shlex
+import sys
+import time
+
+import pytest
+
+from experiments.executors.base import Task
+from experiments.results.logs import Log, read_log
+
+HEAD = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:resnet-20"
+AGAIN = "# 2026-01-02T05:00:00+00:00 other: python -m flaxres.main --config=a.py:resnet-20"
+
+
+@pytest.fixture
+def log(tmp_path):
+    """What is read of an output.log with the lines given."""
+
+    def read(*lines):
+        path = tmp_path / "output.log"
+        path.write_text("\n".join(lines) + "\n")
+        return read_log(path)
+
+    return read
+
+
+def test_starts_that_a_task_writes(tmp_path):
+    command = (sys.executable, "-c", "print('# not: a start')", "--name=a b")
+    task = Task("net/seed-0", command, tmp_path, tmp_path / "output.log")
+    for _ in range(2):
+        task.start().wait()
+    log = read_log(task.log)
+    assert [shlex.split(start.command) for start in log.starts] == [list(command)] * 2
+    assert log.starts[0].time.startswith(time.strftime("%Y-"))
+    assert log.starts[0].time <= log.starts[1].time
+    assert log.failure == ""
+
+
+def test_starts_and_the_last_failure(log):
+    found = log(HEAD, "step 10/30", "error: first", AGAIN, "step 20/30", "error: no <room>", "")
+    assert [(start.time, start.host) for start in found.starts] == [
+        ("2026-01-02T03:04:05+00:00", "host"),
+        ("2026-01-02T05:00:00+00:00", "other"),
+    ]
+    assert found.starts[0].command == "python -m flaxres.main --config=a.py:resnet-20"
+    assert found.failure == "no <room>"
+
+
+def test_a_traceback_is_a_failure(log):
+    lines = ("Traceback (most recent call last):", '  File "a.py", line 1', "MemoryError: 12 GiB")
+    assert log(HEAD, *lines).failure == "MemoryError: 12 GiB"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("step 10/30",),
+        ("step 10/30", "stopped at step 10 of 30, saved in x; the same command goes on from there"),
+        ("error: first", AGAIN),  # tried again
+        ("error: first", AGAIN, "step 20/30"),
+    ],
+)
+def test_what_is_not_a_failure(log, lines):
+    assert log(HEAD, *lines).failure == ""
+
+
+def test_lines_that_only_look_like_starts(log):
+    assert log("# of layers: 20", "# 2026-99-99T00:00:00 host: python", "#", "") == Log()
+
+
+def test_nothing_there(tmp_path):
+    assert read_log(tmp_path / "output.log") == Log()
+    assert read_log(tmp_path) == Log()

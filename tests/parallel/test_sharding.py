@@ -1,0 +1,212 @@
+"""Eight virtual CPU devices: the compilers, the scopes of batch norm, and one device agree."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from flaxres.data import load_dataset
+from flaxres.data.augment import normalise
+from flaxres.data.sampler import EpochOrder
+from flaxres.errors import ConfigError, InterruptedRunError
+from flaxres.models import create_model
+from flaxres.models.norms import make_norm, pool_running_statistics
+from flaxres.parallel import sharding
+from flaxres.parallel.sharding import AXIS, Devices
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import small_config
+from tests.training.test_train import send_signal_at
+
+STEPS = 10
+
+
+def train(num_devices=8, **changes):
+    """Ten steps with crops and flips, a drop of the rate among them; state and sums on the host."""
+    config = small_config()
+    config.boundaries = (5,)
+    config.augment.pad = 1
+    config.augment.flip = True
+    config.num_devices = num_devices
+    config.update_from_flattened_dict(changes)
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    state, arrays = programs.initial_state(), programs.put(dataset.train)
+    step = programs.compile_train_steps(state, arrays, 1)
+    order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+    for i in range(STEPS):
+        state, sums = step(state, arrays, order.indices(i))
+    return jax.device_get(state), jax.device_get(sums)
+
+
+def assert_close(one, other, atol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), one, other)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train(num_devices=1)
+
+
+@pytest.mark.parametrize("parallelism", ["jit", "pmap"])
+def test_global_batch_norm_equals_one_device(one_device, parallelism):
+    assert_close(train(parallelism=parallelism), one_device)
+
+
+@pytest.fixture(scope="module")
+def per_device():
+    """Batch norm over the four images of each device, compiled by jit."""
+    return train(bn_scope="device")
+
+
+def test_batch_norm_per_device_is_the_same_under_both_compilers(per_device, one_device):
+    assert_close(train(bn_scope="device", parallelism="pmap"), per_device)
+    difference = jax.tree.map(
+        lambda a, b: abs(a - b).max(), per_device[0].params, one_device[0].params
+    )
+    assert max(jax.tree.leaves(difference)) > 1e-3
+
+
+def test_batch_norm_per_device_is_a_loop_over_shards():
+    config = small_config()
+    # A low rate: at 0.1 ten steps of such small batches make 1e-3 of a rounding error.
+    changes = {"augment.pad": 0, "augment.flip": False, "learning_rate": 0.01}
+    state, _ = train(bn_scope="device", **changes)
+    dataset = load_dataset(config.dataset)
+    start = Programs(config, dataset).initial_state()
+    model = create_model(config.model, 10)
+
+    @jax.jit
+    def shard_gradient(params, batch_stats, images, labels):
+        def loss(params):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.grad(loss)(params)
+
+    params = start.params
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+    mean = dataset.mean_image()
+    for i in range(STEPS):
+        shards = order.indices(i)[0].reshape(8, -1)
+        gradients = [
+            shard_gradient(
+                params,
+                start.batch_stats,
+                normalise(jnp.asarray(dataset.train.images[rows]), mean),
+                dataset.train.labels[rows],
+            )
+            for rows in shards
+        ]
+        rate = 0.01 if i < 5 else 0.001
+        mean_gradient = jax.tree.map(lambda *g: sum(g) / 8, *gradients)
+        velocity = jax.tree.map(
+            lambda v, g, w: 0.9 * v + g + 1e-4 * w, velocity, mean_gradient, params
+        )
+        params = jax.tree.map(lambda w, v, rate=rate: w - rate * v, params, velocity)
+    assert_close(state.params, params)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_pooled_statistics_are_those_of_the_joined_data(momentum):
+    rng = np.random.default_rng(0)
+    # Devices whose means lie far apart: most of the variance is between them.
+    x = rng.normal(rng.normal(0, 3, (8, 1, 1, 1, 5)), 1, (8, 4, 3, 3, 5)).astype(np.float32)
+    norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=momentum, epsilon=1e-5)()
+    before = {"mean": jnp.full(5, 2.0), "var": jnp.full(5, 7.0)}
+    scale = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
+
+    def update(images):
+        variables = {"params": scale, "batch_stats": before}
+        stats = norm.apply(variables, images[0], mutable=["batch_stats"])[1]["batch_stats"]
+        return pool_running_statistics({"norm": stats}, AXIS, momentum)
+
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    specs = {"in_specs": PartitionSpec(AXIS), "out_specs": PartitionSpec()}
+    pooled = jax.jit(jax.shard_map(update, mesh=mesh, check_vma=False, **specs))(x)["norm"]
+    joined = x.reshape(-1, 5)
+    for name, statistic in (("mean", joined.mean(0)), ("var", joined.var(0))):
+        expected = momentum * before[name] + (1 - momentum) * statistic
+        np.testing.assert_allclose(pooled[name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [96, 7, 360])
+@pytest.mark.parametrize("parallelism", ["jit", "pmap"])
+def test_evaluation_on_many_devices_counts_every_image_once(config, parallelism, batch_size):
+    config.parallelism = parallelism
+    config.eval_batch_size = batch_size
+    dataset = load_dataset(config.dataset)
+    alone = Programs(config, dataset)
+    expected = alone.evaluate(alone.initial_state(), alone.put(dataset.test))
+    config.num_devices = 8
+    programs = Programs(config, dataset)
+    sums = programs.evaluate(programs.initial_state(), programs.put(dataset.test))
+    assert (sums.count, sums.wrong) == (360, expected.wrong)
+    np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-5)
+
+
+def stop_at(monkeypatch, tmp_path, config, step):
+    """Trains `config` up to a SIGTERM at `step`."""
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, step, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            train_and_evaluate(config, tmp_path)
+
+
+def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch, capsys):
+    config.bn_scope = "device"
+    for step, (num_devices, parallelism) in enumerate(
+        [(8, "jit"), (1, "jit"), (4, "pmap"), (2, "jit")], start=1
+    ):
+        config.num_devices, config.parallelism = num_devices, parallelism
+        programs = Programs(config, load_dataset(config.dataset))
+        with Checkpoints(tmp_path) as checkpoints:
+            host = checkpoints.restore(programs.state_shape, pytest.fail) if step > 1 else None
+        if host is not None:
+            restored = jax.device_get(programs.devices.replicate(host))
+            jax.tree.map(np.testing.assert_array_equal, restored, host)
+        stop_at(monkeypatch, tmp_path, config, step)
+    assert "up to here it took 32 of each of 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_devices": 8, "batch_size": 30}, "batch_size must be a multiple of 8.*got 30"),
+        ({"num_devices": 9}, "num_devices must be at most 8, the cpu devices.*got 9"),
+    ],
+)
+def test_devices_that_do_not_fit(config, changes, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        Devices(config)
+
+
+def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch):
+    monkeypatch.setattr(sharding, "LARGE", 0)
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    state, arrays = programs.initial_state(), programs.put(dataset.train)
+    step = programs.compile_train_steps(state, arrays, 1)
+    state, metrics = step(state, arrays, programs.indices(0, 1))
+    for i in range(1, 4):
+        before = metrics
+        state, metrics = step(state, arrays, programs.indices(i, 1))
+        assert all(leaf.is_ready() for leaf in jax.tree.leaves(before))
+    *before, _ = programs.launch_evaluation(state, programs.put(dataset.test))
+    assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, before)))
+
+
+def test_the_name_of_a_processor():
+    import os
+
+    name = sharding.device_name()
+    assert name.endswith(f", {len(os.sched_getaffinity(0))} cores")
+    assert len(name) > len(", 2 cores")

@@ -1,0 +1,147 @@
+import contextlib
+import os
+import subprocess
+import sys
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from flaxres.errors import WorkdirError
+from flaxres.run.metric_writers import MetricsFile, TensorBoardFile, Terminal, Writers, read_metrics
+from tests.conftest import ROOT
+
+
+def records(*steps):
+    return [{"step": step, "train_loss": 1 / step} for step in steps]
+
+
+def test_lines_can_be_read_while_the_file_is_open(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    for record in records(1, 3):
+        file.write(record)
+    assert read_metrics(tmp_path) == records(1, 3)
+    file.sync()
+    file.close()
+
+
+def test_no_file(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_restart_takes_out_what_it_will_write_again(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    for record in records(1, 2, 3, 4):
+        file.write(record)
+    file.close()
+    with (tmp_path / "metrics.jsonl").open("a") as cut:
+        cut.write('{"step": 5, "train_')  # the process was killed here
+    assert read_metrics(tmp_path) == records(1, 2, 3, 4)
+    file = MetricsFile(tmp_path, 2)
+    file.write(records(3)[0])
+    file.close()
+    assert read_metrics(tmp_path) == records(1, 2, 3)
+
+
+def test_a_metrics_file_that_is_something_else(tmp_path):
+    for content in ("a,b\n1,2\n", '{"step": 1}\n{"loss": 1}\n', "[1]\n", '{"step": "1"}\n'):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(WorkdirError, match=r"line [12], is not a record of metrics"):
+            MetricsFile(tmp_path, 0)
+        assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def read_events(directory):
+    """Scalars of a TensorBoard directory: (step, name) -> value."""
+    scalars = {}
+    for path in sorted(directory.glob("events*")):
+        data = path.read_bytes()
+        while data:  # records: length (8 bytes), its checksum (4), content, checksum (4)
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                scalars[event.step, value.tag] = value.simple_value
+            data = data[16 + length :]
+    return scalars
+
+
+def test_tensorboard_gets_the_same_values(tmp_path):
+    writer = TensorBoardFile(tmp_path, 0)
+    writer.write({"step": 10, "train_loss": 0.5, "test_error": 25.0})
+    writer.close()
+    scalars = read_events(tmp_path / "tensorboard")
+    assert scalars == {(10, "train_loss"): 0.5, (10, "test_error"): 25.0}
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    with Terminal("net", 20) as terminal:
+        terminal.restart_clock(0)
+        terminal.update(5, {"train_loss": 0.1, "train_error": 1.0})
+        terminal.write(
+            {
+                "step": 10,
+                "train_loss": 0.25,
+                "train_error": 12.5,
+                "test_error": 20.0,
+                "images_per_second": 1234.5,
+            }
+        )
+        terminal.say("a [note]")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "net  step 10/20  loss 0.2500  train error 12.50%  test error 20.00%  1,234 images/s"
+        "  ETA 0:00:00",
+        "a [note]",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_error(tmp_path, name):
+    """Files that open and then take no byte, as on a full disk."""
+
+    def run():
+        with Terminal("net", 20), Writers([tmp_path], 0) as writers:
+            full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+            if name == "tensorboard":
+                record_writer = writers._files[0][1]._file._py_recordio_writer
+                record_writer._writer.close()
+                record_writer._writer = full
+            else:
+                writers._files[0][0]._file.close()
+                writers._files[0][0]._file = full
+            writers.write([{"step": 1, "train_loss": 0.5}])
+
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(WorkdirError, match=r"cannot be written \(No space left on device\)"),
+    ):
+        run()
+
+
+def test_a_live_bar_on_a_terminal():
+    pty = pytest.importorskip("pty")
+    code = """
+from flaxres.run.metric_writers import Terminal
+with Terminal("resnet-8", 20) as terminal:
+    terminal.update(3, note="compiling")
+    terminal.say("a line above the bar")
+    terminal.write({"step": 10, "train_loss": 0.25, "train_error": 12.5, "images_per_second": 99.0})
+"""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    assert process.wait() == 0
+    assert b"a line above the bar" in shown
+    assert b"10/20" in shown
+    assert b"train error 12.50%" in shown
+    assert b"99 images/s" in shown

@@ -1,0 +1,61 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flaxres.run.preemption import StopRequest
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_told(signum, capfd):
+    before = signal.getsignal(signum)
+    with StopRequest() as stop:
+        assert stop.signum is None
+        os.kill(os.getpid(), signum)
+        assert stop.signum == signum
+    assert signal.Signals(signum).name in capfd.readouterr().err
+    assert signal.getsignal(signum) == before
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not_cut_the_save_short(capfd):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signum == signal.SIGTERM
+    assert capfd.readouterr().err == "\nSIGTERM: saving and stopping\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_process_stops_with_the_parent_that_is_named():
+    child = """
+import os, signal, sys, time
+from flaxres.run.preemption import PARENT_VARIABLE, stop_with_parent
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"stopped"), os._exit(0)))
+stop_with_parent()
+assert PARENT_VARIABLE not in os.environ
+os.write(1, b"up ")
+time.sleep(60)
+"""
+    parent = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]],
+                         env={**os.environ, "FLAXRES_PARENT": str(os.getpid())})
+child.wait()
+"""
+    # The pipe ends when both have ended.
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, child], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.read(3) == "up "
+        process.kill()
+        assert process.stdout.read() == "stopped"

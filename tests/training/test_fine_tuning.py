@@ -1,0 +1,255 @@
+"""Frozen layers, a slower body and a new head, against values by hand and checkpoints."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from flaxres.config import default_config, set_net
+from flaxres.data import load_dataset
+from flaxres.errors import ConfigError, WeightsError
+from flaxres.inference.population_statistics import population_statistics
+from flaxres.models import create_model
+from flaxres.models.layers import is_frozen
+from flaxres.pretrained.load import read_run, read_weights, write_variables
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.fine_tuning import frozen_leaves
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import quick_jit, small_config
+from tests.test_main import fails
+
+FIRST = ("conv", "norm", "stage1", "stage2_block1")
+
+
+def flatten(tree):
+    return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+
+
+def train(steps=3, **fields):
+    """The states before and after some steps on the digits; strong weight decay."""
+    config = small_config()
+    config.weight_decay = 0.1
+    config.update_from_flattened_dict(fields)
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    before = jax.device_get(programs.initial_state())
+    state, arrays = programs.devices.replicate(before), programs.put(dataset.train)
+    for step in range(steps):
+        run = programs.compile_train_steps(state, arrays, 1)
+        state, _ = run(state, arrays, programs.indices(step, 1))
+    return before, jax.device_get(state)
+
+
+@pytest.mark.parametrize(
+    ("path", "frozen", "expected"),
+    [
+        ("conv", ("conv",), True),
+        ("conv1", ("conv",), False),
+        ("stage1_block2/norm1", ("stage1",), True),
+        ("stage1_block2/norm1", ("stage1_block2",), True),
+        ("stage1_block2/conv", ("conv",), False),
+        ("stage10_block1", ("stage1",), False),
+        ("stage1_conv2", ("stage1",), True),
+        ("dense", ("body",), False),
+        ("hidden1", ("body",), True),
+        ("dense", ("dense",), True),
+        ("", ("body", "stage1"), False),
+        ("conv", (), False),
+    ],
+)
+def test_names(path, frozen, expected):
+    assert is_frozen(path, frozen) is expected
+
+
+@pytest.mark.parametrize(
+    ("frozen", "fields"),
+    [
+        (FIRST, {}),
+        (FIRST, {"weight_decay_on": "kernels", "nesterov": True}),
+        # The statistics of devices are pooled, which three of them would not do exactly.
+        (("body",), {"num_devices": 3, "bn_scope": "device", "batch_size": 33}),
+        # Stage 3 alone is one loop, with the statistics of its batch.
+        (FIRST, {"model.depth": 20, "model.scan": True, "model.remat": True}),
+    ],
+)
+def test_frozen_layers_stay_bit_for_bit_and_the_others_move(frozen, fields):
+    before, after = train(**{"transfer.frozen": frozen} | fields)
+    names = 0
+    for collection in ("params", "batch_stats"):
+        old, new = (flatten(getattr(state, collection)) for state in (before, after))
+        for name in old:
+            same = np.array_equal(old[name], new[name])
+            assert same == is_frozen(name, frozen), name
+            names += same
+    assert names > 5
+    velocity = flatten(after.opt_state[1].trace)
+    assert {name for name, v in velocity.items() if not v.any()} == {
+        name for name in velocity if is_frozen(name, frozen)
+    }
+
+
+NETS = {
+    "resnet-20": {"widths": (4, 8, 8), "scan": True, "remat": True},
+    "resnet-14-B": {"widths": (4, 8, 8)},
+    "preact-14": {"widths": (4, 8, 8)},
+    "densenet-bc-16-4": {},
+    "vgg-11": {"widths": (4, 4, 8, 8, 8)},
+    "stargan-1": {"widths": (4, 8, 8), "norm": "instance-running"},
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_frozen_body_computes_in_training_what_it_does_in_evaluation(net):
+    config = set_net(default_config(), net).model
+    config.update(NETS[net])
+    pixels = 32 if config.name == "vgg" else 8
+    images = jax.random.normal(jax.random.key(0), (4, pixels, pixels, 3))
+    free = create_model(config, 3)
+    variables = quick_jit(functools.partial(free.init, train=True))(jax.random.key(1), images)
+    rng = np.random.default_rng(0)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: np.float32(rng.uniform(0.5, 1.5, leaf.shape)), variables["batch_stats"]
+    )
+
+    @quick_jit
+    def all_three(variables, images):
+        def in_training(frozen):
+            model = create_model(config, 3, frozen=frozen)
+            return model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+        last = "unit1" if config.name == "stargan" else "stage3"
+        first = [name for name in variables["params"] if not is_frozen(name, [last])]
+        evaluated = free.apply(variables, images, train=False)
+        return evaluated, in_training(("body",)), in_training(first)[1]
+
+    evaluated, (trained, updated), partly = all_three(variables, images)
+    np.testing.assert_allclose(trained, evaluated, rtol=1e-4, atol=1e-5)
+    old = flatten(variables["batch_stats"])
+    for name, leaf in flatten(updated["batch_stats"]).items():
+        np.testing.assert_array_equal(leaf, old[name], err_msg=name)
+    last = "unit1" if config.name == "stargan" else "stage3"
+    for name, leaf in flatten(partly["batch_stats"]).items():
+        assert np.array_equal(leaf, old[name]) != is_frozen(name, [last]), name
+
+
+def test_a_step_of_the_head_on_a_frozen_body_by_hand():
+    fields = {"transfer.frozen": ("body",), "augment.pad": 0}
+    before, after = train(steps=1, **fields)
+    config = small_config()
+    dataset = load_dataset(config.dataset)
+    programs = Programs(config, dataset)
+    rows = programs.indices(0, 1)[0]
+    images = dataset.train.images[rows] / 255 - dataset.mean_image()
+    net = create_model(config.model, 10)
+    logits = np.asarray(net.apply(before.variables, jnp.float32(images), train=False))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    gradient = (p - np.eye(10)[dataset.train.labels[rows]]).mean(0)
+    old = np.asarray(before.params["dense"]["bias"])
+    expected = old - config.learning_rate * (gradient + 0.1 * old)
+    np.testing.assert_allclose(after.params["dense"]["bias"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_body_s_rate_by_hand():
+    before, whole = train(steps=1)
+    _, slow = train(steps=1, **{"transfer.body_rate": 0.25})
+    old, new, other = (flatten(state.params) for state in (before, whole, slow))
+    for name in old:
+        factor = 1 if name.startswith("dense/") else 0.25
+        expected = old[name] + factor * (np.float64(new[name]) - old[name])
+        np.testing.assert_allclose(other[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert slow.learning_rate == whole.learning_rate
+
+
+def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
+    config = small_config()
+    dataset = load_dataset(config.dataset)
+    shapes = Programs(config, dataset).state_shape.variables
+    rng = np.random.default_rng(0)
+    found = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
+    found["params"]["dense"] = {"kernel": np.ones((8, 3), np.float32), "bias": np.ones(3)}
+    path = tmp_path / "net.msgpack"
+    write_variables(path, found)
+    message = (
+        r"net\.msgpack is not of this resnet-8: other shapes are params/dense/bias float64 \(3,\) "
+        r"for float32 \(10,\), params/dense/kernel .*; for other classes begin that layer anew, "
+        r"with --config\.transfer\.new_head=True$"
+    )
+    with pytest.raises(WeightsError, match=message):
+        read_weights(path, shapes, config.model)
+    config.seed, config.num_replicas = 5, 2
+    own = jax.device_get(Programs(config, dataset).initial_state().variables)
+    config.init_from, config.transfer.new_head = str(path), True
+    state = jax.device_get(Programs(config, dataset).initial_state().variables)
+    for name, leaf in flatten(state).items():
+        is_head = name.startswith("params/dense/")
+        expected = flatten(own)[name] if is_head else np.stack([flatten(found)[name]] * 2)
+        np.testing.assert_array_equal(leaf, expected, err_msg=name)
+    with pytest.raises(
+        WeightsError, match=r"transfer\.std is for PyTorch state dicts, and .* none"
+    ):
+        read_weights(path, shapes, config.model, std=(0.5,))
+    # What does not fit besides the head is said as before, without the hint.
+    del found["params"]["conv"]
+    write_variables(path, found)
+    with pytest.raises(WeightsError, match=r"it has no params/conv/kernel$"):
+        read_weights(path, shapes, config.model, new_head=True)
+
+
+def test_population_statistics_leave_frozen_layers_alone():
+    config = small_config()
+    dataset = load_dataset(config.dataset)
+    shapes = Programs(config, dataset).state_shape.variables
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: np.float32(rng.uniform(0.5, 1, leaf.shape)), shapes)
+    config.transfer.frozen, config.batch_size = FIRST, 500
+    new = population_statistics(config, dataset, variables)
+    old = variables["batch_stats"]
+    same = jax.tree.map(np.array_equal, old, new)
+    assert same == jax.tree.map(bool, frozen_leaves(config, old))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (
+            ("conv", "stage7"),
+            r"transfer\.frozen must be of body, stage1, stage2, stage3, conv, dense, norm, "
+            r"stage1_block1, .*; this net has no 'stage7'",
+        ),
+        (("body", "dense"), r"must leave something to train, got body, dense: all layers"),
+    ],
+)
+def test_frozen_layers_that_cannot_be(frozen, message):
+    config = small_config()
+    config.transfer.frozen = frozen
+    with pytest.raises(ConfigError, match=message) as caught:
+        Programs(config, load_dataset(config.dataset)).info()
+    assert "\n" not in str(caught.value)
+
+
+def test_fine_tuning_on_other_classes(python, tmp_path):
+    config = small_config()
+    config.num_steps, config.boundaries = 4, ()
+    config.dataset.classes = tuple("01245679")
+    train_and_evaluate(config, tmp_path / "eight")
+    two = (
+        *("-m", "flaxres.main", "--config=configs/digits.py:resnet-8", "--config.boundaries=()"),
+        *("--config.num_steps=4", "--config.model.widths=(4,8,8)", "--config.batch_size=16"),
+        *("--config.dataset.classes=('3','8')", f"--init_from={tmp_path / 'eight'}"),
+    )
+    done = python(*two, f"--workdir={tmp_path / 'wrong'}")
+    fails(done, 1, "other shapes are params/dense/bias float32 (8,) for float32 (2,)")
+    assert "--config.transfer.new_head=True" in done.stderr
+    transfer = ("--config.transfer.new_head=True", "--config.transfer.frozen=('body',)")
+    done = python(*two, *transfer, f"--workdir={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+
+    eight, two = (flatten(read_run(tmp_path / name)) for name in ("eight", "two"))
+    for name, leaf in two.items():
+        if name.startswith("params/dense/"):
+            assert leaf.shape[-1] == 2
+        else:
+            np.testing.assert_array_equal(leaf, eight[name], err_msg=name)

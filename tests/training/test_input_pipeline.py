@@ -1,0 +1,166 @@
+"""Runs whose images are streamed, against those whose images are on the device."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from flaxres.data import open_dataset
+from flaxres.errors import ConfigError, DatasetError, InterruptedRunError
+from flaxres.run.metric_writers import read_metrics
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.input_pipeline import StreamFeed, next_steps
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import small_config
+from tests.data.jpegs import write_folder
+from tests.training.test_train import final_digest, metrics
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), sides=(8, 9))
+
+
+def make_config(folder, placement="stream"):
+    config = small_config()
+    config.dataset.name, config.dataset.data_dir = "folder", str(folder)
+    config.dataset.placement, config.dataset.workers = placement, 0
+    config.augment.pad, config.eval_batch_size = 1, 8
+    config.num_steps, config.boundaries = 12, (6, 9)
+    config.log_every, config.eval_every, config.checkpoint_every = 4, 6, 12
+    return config
+
+
+@pytest.fixture(scope="module")
+def resident(folder, tmp_path_factory):
+    """A run on the device: its records and last checkpoint."""
+    workdir = tmp_path_factory.mktemp("resident")
+    config = make_config(folder, "device")
+    config.log_layers_every = 6
+    train_and_evaluate(config, workdir)
+    assert "data_wait_percent" not in read_metrics(workdir)[-1]
+    return metrics(workdir), final_digest(config, workdir), read_metrics(workdir, "layers.jsonl")
+
+
+def stop_at(monkeypatch, step):
+    """Sends SIGTERM to this process when the images of the steps up to `step` are taken."""
+    take, sent = StreamFeed.next, []
+
+    def wrapped(self, begin, num_steps):
+        if begin + num_steps == step and not sent:
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, begin, num_steps)
+
+    monkeypatch.setattr(StreamFeed, "next", wrapped)
+
+
+def test_a_streamed_run_is_the_resident_one(tmp_path, folder, resident):
+    config = make_config(folder)
+    config.log_layers_every = 6
+    train_and_evaluate(config, tmp_path)
+    records, digest, layers = resident
+    assert metrics(tmp_path) == records
+    assert final_digest(config, tmp_path) == digest
+    assert read_metrics(tmp_path, "layers.jsonl") == layers
+    assert "data_wait_percent" in read_metrics(tmp_path)[-1]
+
+
+def stop_and_go_on(config, workdir, monkeypatch, step, workers=0):
+    """Trains with a stop after `step` steps, and after it with so many workers."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(InterruptedRunError, match=f"stopped at step {step}"):
+            train_and_evaluate(config, workdir)
+    config.dataset.workers = workers
+    train_and_evaluate(config, workdir)
+
+
+def test_it_goes_on_with_the_next_image(tmp_path, folder, resident, monkeypatch):
+    """In the middle of an epoch of 45 images, by other workers: bit for bit."""
+    config = make_config(folder)
+    config.log_layers_every = 6
+    stop_and_go_on(config, tmp_path, monkeypatch, 7, workers=2)
+    assert metrics(tmp_path) == resident[0]
+    assert final_digest(config, tmp_path) == resident[1]
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(folder, tmp_path_factory):
+    """Records of a run on two devices, each with all images, and two steps a dispatch."""
+    workdir = tmp_path_factory.mktemp("two")
+    train_and_evaluate(two_devices(folder, "device"), workdir)
+    return metrics(workdir)
+
+
+def two_devices(folder, placement):
+    config = make_config(folder, placement)
+    config.num_devices = config.steps_per_dispatch = 2
+    config.eval_batch_size = 7  # not a multiple of two
+    return config
+
+
+@pytest.mark.parametrize("parallelism", ["jit", "pmap"])
+def test_two_devices(tmp_path, folder, on_two_devices, monkeypatch, parallelism):
+    """Each gets its own images, and the run is the same, with a stop in it."""
+    config = two_devices(folder, "stream")
+    config.parallelism = parallelism
+    stop_and_go_on(config, tmp_path, monkeypatch, 4)
+    assert metrics(tmp_path) == on_two_devices
+
+
+def test_random_crops_of_larger_images(tmp_path, monkeypatch):
+    """Training and an interruption in it, with crops that are made where images are decoded."""
+    config = make_config(write_folder(tmp_path / "folder", sides=(10, 20)))
+    config.dataset.image_size, config.dataset.eval_short_side = 8, 10
+    config.augment.crop, config.dataset.mean_images = "area", 30
+    config.learning_rate = 0.02
+    train_and_evaluate(config, tmp_path / "straight")
+    records = metrics(tmp_path / "straight")
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    stop_and_go_on(config, tmp_path / "stopped", monkeypatch, 3)
+    assert metrics(tmp_path / "stopped") == records
+
+
+def test_broken_images(tmp_path, capsys):
+    folder = write_folder(tmp_path / "folder", sides=(8, 9))
+    config = make_config(folder)
+    for name in ("train/red/002.jpg", "test/green/004.jpg"):
+        (folder / name).write_bytes(b"broken")
+    with pytest.raises(DatasetError, match=r"train/red/002\.jpg cannot be decoded"):
+        train_and_evaluate(config, tmp_path / "fail")
+    config.dataset.broken_images = "skip"
+    record = train_and_evaluate(config, tmp_path / "skip")
+    records = read_metrics(tmp_path / "skip")
+    replaced = sum(int(record["broken_images"]) for record in records)
+    assert replaced in (8, 9)  # once in each epoch of 45, in 12 batches of 32
+    assert f"took their place {replaced} times in training, 1 were left" in capsys.readouterr().err
+    # 20 of 21 images are counted.
+    wrong = record["test_error"] * 20 / 100
+    assert wrong == pytest.approx(round(wrong))
+
+
+def test_a_batch_larger_than_the_split(tmp_path, folder):
+    config = make_config(folder)
+    config.batch_size = 46
+    with pytest.raises(ConfigError, match="batch_size must be at most 45"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_batches_come_in_turn(folder):
+    config = make_config(folder)
+    dataset = open_dataset(config)
+    programs = Programs(config, dataset)
+    feed = StreamFeed(config, programs, dataset)
+    feed.start(0, 1)
+    try:
+        arrays, rows = feed.next(0, 1)
+        again, _ = feed.again(0)
+        np.testing.assert_array_equal(arrays.images, again.images)
+        np.testing.assert_array_equal(rows, np.arange(32)[None])
+        with pytest.raises(RuntimeError, match="is asked for"):
+            feed.next(5, 1)
+    finally:
+        feed.close()
+    assert [next_steps(step, 4, 10) for step in (0, 3, 4, 8)] == [4, 1, 4, 2]

@@ -1,0 +1,134 @@
+"""Gradients and activations of layers against finite differences and NumPy."""
+
+import jax
+import numpy as np
+import pytest
+
+from flaxres.data import load_dataset
+from flaxres.data.augment import normalise
+from flaxres.errors import ConfigError, InterruptedRunError
+from flaxres.models import create_model
+from flaxres.run.metric_writers import read_metrics
+from flaxres.run.workdir import LAYERS_FILE
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.layer_statistics import QUANTITIES
+from flaxres.training.steps import make_loss
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import small_config
+from tests.training.test_train import final_digest, metrics, send_signal_at
+
+LAYERS = [
+    "conv",
+    *(f"stage{stage}_block1/conv{number}" for stage in (1, 2, 3) for number in (1, 2)),
+    "dense",
+]
+
+
+def measured(**fields):
+    """The small experiment's statistics before its first step, with what they are of."""
+    config = small_config()
+    config.update(fields)
+    programs = Programs(config, load_dataset(config.dataset))
+    arrays = programs.put(load_dataset(config.dataset).train)
+    state = programs.initial_state()
+    values = jax.device_get(programs.launch_layer_statistics(state, arrays, 0))
+    return config, programs, arrays, state, programs.layer_statistics.record(0, values)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return measured()
+
+
+def test_layers_in_order(small):
+    record = small[-1]
+    assert record["step"] == 0
+    assert [list(record[quantity]) for quantity in QUANTITIES] == 3 * [LAYERS]
+
+
+def test_gradients_are_those_of_finite_differences(small):
+    config, programs, arrays, state, record = small
+    rows = programs.indices(0, 1)[0]
+    images = normalise(arrays.images[rows], arrays.mean)
+    loss = make_loss(create_model(config.model, 10), config, state, images, arrays.labels[rows])
+
+    @jax.jit
+    def at(layer_kernels):
+        params = {k: dict(v) for k, v in state.params.items()}
+        for name, kernel in layer_kernels.items():
+            params[name]["kernel"] = kernel
+        return loss(params)[0]
+
+    for name in ("conv", "dense"):
+        kernel, step = np.asarray(state.params[name]["kernel"]), 1e-4
+        slopes = []
+        for i in range(kernel.size):
+            ends = []
+            for sign in (1, -1):
+                moved = kernel.copy()
+                moved.flat[i] += sign * step
+                ends.append(float(at({name: moved})))
+            slopes.append((ends[0] - ends[1]) / (2 * step))
+        assert record["gradient"][name] == pytest.approx(np.linalg.norm(slopes), rel=0.02)
+
+
+def test_what_is_propagated_backwards_and_activations_by_numpy(small):
+    config, programs, arrays, state, record = small
+    rows = programs.indices(0, 1)[0]
+    images = np.asarray(normalise(arrays.images[rows], arrays.mean))
+    labels = np.asarray(arrays.labels[rows])
+    logits = create_model(config.model, 10).apply(
+        state.variables, images, train=True, mutable=["batch_stats"]
+    )[0]
+    # The gradient of cross-entropy: probabilities less 1 at the label, over the images.
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    probabilities[np.arange(len(labels)), labels] -= 1
+    backward = np.linalg.norm(probabilities) / len(labels)
+    assert record["backward"]["dense"] == pytest.approx(backward, rel=1e-4)
+    assert record["activation"]["dense"] == pytest.approx(np.sqrt(np.mean(logits**2)), rel=1e-4)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = np.asarray(state.params["conv"]["kernel"])
+    outputs = sum(
+        padded[:, i : i + 8, j : j + 8] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+    expected = np.sqrt(np.mean(outputs**2))
+    assert record["activation"]["conv"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scope", ["global", "device"])
+def test_devices_share_the_batch(small, scope):
+    record = measured(num_devices=4, bn_scope=scope)[-1]
+    rtol = 1e-3 if scope == "global" else 0.5  # of other batch statistics
+    for quantity in QUANTITIES:
+        theirs = list(small[-1][quantity].values())
+        np.testing.assert_allclose(list(record[quantity].values()), theirs, rtol=rtol)
+
+
+def test_the_training_is_the_same_and_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    config = small_config()
+    train_and_evaluate(config, tmp_path / "without")
+    config.log_layers_every = 4
+    train_and_evaluate(config, tmp_path / "with")
+    assert not (tmp_path / "without" / LAYERS_FILE).exists()
+    assert metrics(tmp_path / "with") == metrics(tmp_path / "without")
+    assert final_digest(config, tmp_path / "with") == final_digest(config, tmp_path / "without")
+    records = read_metrics(tmp_path / "with", LAYERS_FILE)
+    assert [record["step"] for record in records] == [0, 4, 8, 12, 16, 20]
+
+    send_signal_at(monkeypatch, 11, 15)
+    with pytest.raises(InterruptedRunError):
+        train_and_evaluate(config, tmp_path / "stopped")
+    train_and_evaluate(config, tmp_path / "stopped")
+    assert read_metrics(tmp_path / "stopped", LAYERS_FILE) == records
+
+
+def test_numbers_that_are_not_finite_are_null(small):
+    statistics = small[1].layer_statistics
+    values = {quantity: np.full(len(LAYERS), np.inf) for quantity in QUANTITIES}
+    assert statistics.record(3, values)["gradient"]["conv"] is None
+
+
+def test_several_replicas_have_none(config, tmp_path):
+    config.num_replicas, config.log_layers_every = 2, 1
+    with pytest.raises(ConfigError, match="log_layers_every must be 0 where num_replicas"):
+        train_and_evaluate(config, tmp_path)

@@ -1,0 +1,88 @@
+import pytest
+
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.metric_writers import Writers, read_metrics
+from flaxres.training import loop
+from flaxres.training.compiled_steps import Programs, steps_per_dispatch
+from flaxres.training.loop import due
+from flaxres.training.train import train_and_evaluate
+
+
+def noted(monkeypatch, owner, name, events, note):
+    """Has `note(*args)` added to `events` when `owner.name` is called, unless it is None."""
+    function = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        if (event := note(*args, **kwargs)) is not None:
+            events.append(event)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize(("num_devices", "most_ahead"), [(1, 1), (1, 4), (2, 4)])
+def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
+    tmp_path, config, monkeypatch, num_devices, most_ahead
+):
+    config.num_steps, config.boundaries = 6, ()
+    config.log_every, config.eval_every, config.checkpoint_every = 2, 3, 6
+    config.num_devices = num_devices
+    events = []
+    compile_train_steps = Programs.compile_train_steps
+
+    def compiled(self, *args):
+        steps = compile_train_steps(self, *args)
+
+        def launch(state, arrays, rows):
+            result = steps(state, arrays, rows)
+            events.append("launch")
+            return result
+
+        return launch
+
+    monkeypatch.setattr(Programs, "compile_train_steps", compiled)
+    monkeypatch.setattr(loop, "MOST_AHEAD", most_ahead)
+    noted(monkeypatch, Programs, "launch_evaluation", events, lambda *_: "evaluate")
+    noted(monkeypatch, Writers, "write", events, lambda _, records: records[0]["step"])
+    noted(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
+    train_and_evaluate(config, tmp_path)
+    assert events.pop(0) == "copy"  # of the first state, to have it compiled
+    if num_devices == 1:
+        assert events == [
+            *("launch", "launch", "launch", "evaluate", 2, "launch", 3),
+            *("launch", 4, "launch", "evaluate", "copy", 6),
+        ]
+    else:  # whose calls wait for their results on a CPU, so there is nothing to gain
+        assert events == [
+            *("launch", "launch", 2, "launch", "evaluate", 3),
+            *("launch", 4, "launch", "launch", "evaluate", "copy", 6),
+        ]
+
+
+def test_records_are_on_disk_before_their_checkpoint_is_begun(tmp_path, config, monkeypatch):
+    events = []
+    steps = lambda *_: ("synced", max(r["step"] for r in read_metrics(tmp_path)))  # noqa: E731
+    noted(monkeypatch, Writers, "sync", events, steps)
+    noted(monkeypatch, Checkpoints, "_save", events, lambda _, step, *__: ("save", step))
+    train_and_evaluate(config, tmp_path)
+    assert [event for event in events if event[0] == "save"] == [
+        ("save", step) for step in (5, 10, 15, 20)
+    ]
+    assert [name for name, _ in events] == ["synced", "save"] * 4
+    for (_, synced), (_, saved) in zip(events[::2], events[1::2], strict=True):
+        assert synced >= max(step for step in (4, 8, 10, 12, 16, 20) if step <= saved)
+
+
+def test_steps_per_dispatch_divides_all_periods(config):
+    assert steps_per_dispatch(config) == 1  # on a CPU
+    config.num_steps, config.log_every, config.eval_every = 600, 20, 100
+    for checkpoint_every, asked, expected in ((40, 100, 20), (40, 8, 5), (7, 100, 1), (30, 10, 10)):
+        config.checkpoint_every, config.steps_per_dispatch = checkpoint_every, asked
+        assert steps_per_dispatch(config) == expected
+
+
+def test_what_is_due(config):
+    assert due(config, 3) == (False, False, False)
+    assert due(config, 4) == (True, False, False)
+    assert due(config, 5) == (False, False, True)
+    assert due(config, 20) == (True, True, True)

@@ -1,0 +1,177 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import cifar10
+from flaxres.training.optimizer import Warmup, decay_mask, learning_rate, make_optimizer
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.1),
+        (399, 0.1),
+        (400, 0.1),
+        (31_999, 0.1),
+        (32_000, 0.01),
+        (48_000, 1e-3),
+        (63_999, 1e-3),
+    ],
+)
+def test_learning_rate_of_the_paper(step, rate):
+    config = cifar10.get_config("resnet-56")
+    np.testing.assert_allclose(
+        learning_rate(config, jnp.int32(step), Warmup.create(config)), rate, rtol=1e-6
+    )
+
+
+def rates(config, errors):
+    """Learning rate of each step, where step i misclassifies errors(i) percent of its batch."""
+    batch = config.batch_size
+
+    def one(warmup, step):
+        rate = learning_rate(config, step, warmup)
+        wrong = jnp.float32(errors(step)) / 100 * batch
+        return warmup.update(config, step, wrong, jnp.int32(batch)), rate
+
+    _, out = jax.lax.scan(one, Warmup.create(config), jnp.arange(config.num_steps))
+    return np.asarray(out)
+
+
+def test_warm_up_of_resnet_110_ends_with_the_training_error():
+    # He15, section 4.2: 0.01 until the training error is under 80%, after about 400 iterations.
+    config = cifar10.get_config("resnet-110")
+    out = rates(config, lambda step: jnp.where(step < 350, 85.0, 79.0))
+    assert config.warmup.window == 50  # so the window of steps 350..399 is the first below 80%
+    expected = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 1e-3, 63_999: 1e-3}
+    for step, rate in expected.items():
+        np.testing.assert_allclose(out[step], rate, rtol=1e-6, err_msg=f"step {step}")
+
+
+def test_warm_up_never_comes_back():
+    config = cifar10.get_config("resnet-110")
+    out = rates(config, lambda step: jnp.where((step >= 50) & (step < 100), 79.0, 95.0))
+    assert out[99] == np.float32(0.01)
+    np.testing.assert_allclose(out[100:32_000], 0.1, rtol=1e-6)
+
+
+def test_warm_up_ends_even_if_the_error_stays():
+    config = cifar10.get_config("resnet-110")
+    out = rates(config, lambda step: 90.0)
+    last = config.warmup.max_steps
+    np.testing.assert_allclose(out[last - 1 : last + 1], [0.01, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["plain-56", "resnet-56", "plain-110"])
+def test_other_nets_have_no_warm_up(net):
+    assert not cifar10.get_config(net).warmup.enabled
+
+
+def test_momentum_and_l2_by_hand_across_a_drop_of_the_learning_rate():
+    config = cifar10.get_config("resnet-20")
+    config.boundaries = (2,)
+    config.weight_decay = 0.5
+    optimizer = make_optimizer(config)
+    params = {"kernel": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+    w, v = np.array([1.0, -2.0]), np.zeros(2)
+    for step, rate in enumerate([0.1, 0.1, 0.01, 0.01]):
+        gradient = np.array([step + 1.0, 0.5])
+        v = 0.9 * v + (gradient + 0.5 * w)
+        w = w - rate * v
+        velocity, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
+        lr = learning_rate(config, jnp.int32(step), Warmup.create(config))
+        params = jax.tree.map(lambda p, u, lr=lr: p - lr * u, params, velocity)
+        np.testing.assert_allclose(params["kernel"], w, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("decayed", "others"), [("all", 1.0), ("kernels", 0.0)])
+def test_what_weight_decay_covers(decayed, others):
+    config = cifar10.get_config("resnet-20")
+    config.weight_decay_on = decayed
+    config.weight_decay = 1.0
+    optimizer = make_optimizer(config)
+    params = {
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "block": {"conv": {"kernel": jnp.ones((3, 3, 1, 1))}},
+        "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+    }
+    update, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
+    expected = jax.tree.map(lambda kernel: 1.0 if kernel else others, decay_mask(params))
+    assert jax.tree.map(lambda leaf: float(leaf.ravel()[0]), update) == expected
+    assert sum(jax.tree.leaves(decay_mask(params))) == 2
+
+
+def rate_of(step, **fields):
+    """Learning rate of one step of 100, with a rate of 0.4 where nothing else is said."""
+    config = cifar10.get_config("resnet-20")
+    base = {"num_steps": 100, "learning_rate": 0.4, "boundaries": (50, 75)}
+    config.update_from_flattened_dict(base | fields)
+    return float(learning_rate(config, jnp.int32(step), Warmup.create(config)))
+
+
+@pytest.mark.parametrize(
+    ("step", "ramp", "rate"),
+    [
+        (0, 0, 0.4),
+        (25, 0, 0.2 * (1 + np.sqrt(0.5))),
+        (50, 0, 0.2),
+        (99, 0, 0.2 * (1 + np.cos(0.99 * np.pi))),
+        (0, 10, 0.04),
+        (4, 10, 0.2),
+        (9, 10, 0.4),
+        (10, 10, 0.4),
+        (40, 10, 0.3),  # a third of the way: 1/2 * (1 + cos 60 degrees) = 3/4
+        (55, 10, 0.2),
+        (99, 10, 0.2 * (1 + np.cos(89 / 90 * np.pi))),
+    ],
+)
+def test_cosine_with_and_without_a_linear_warm_up(step, ramp, rate):
+    found = rate_of(step, schedule="cosine", linear_warmup_steps=ramp)
+    np.testing.assert_allclose(found, rate, rtol=1e-4)
+
+
+def test_the_cosine_ends_at_zero():
+    assert rate_of(100, schedule="cosine", linear_warmup_steps=7) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.02), (9, 0.2), (19, 0.4), (20, 0.4), (49, 0.4), (50, 0.04), (75, 4e-3), (99, 4e-3)],
+)
+def test_drops_with_a_linear_warm_up(step, rate):
+    np.testing.assert_allclose(rate_of(step, linear_warmup_steps=20), rate, rtol=1e-6)
+
+
+def test_a_drop_inside_the_linear_warm_up_acts_at_its_step():
+    found = [rate_of(step, boundaries=(2,), linear_warmup_steps=4) for step in range(5)]
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.03, 0.04, 0.04], rtol=1e-6)
+
+
+def test_the_warm_up_by_training_error_holds_under_a_cosine_too():
+    fields = {"schedule": "cosine", "warmup.enabled": True}
+    assert rate_of(50, **fields) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_are_those_of_pytorch(nesterov):
+    torch = pytest.importorskip("torch")
+    config = cifar10.get_config("resnet-20")
+    config.nesterov, config.weight_decay = nesterov, 0.1
+    optimizer = make_optimizer(config)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=5).astype(np.float32)
+    theirs = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    sgd = torch.optim.SGD([theirs], 0.1, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
+    params = {"kernel": jnp.asarray(w)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        gradient = rng.normal(size=5).astype(np.float32)
+        theirs.grad = torch.from_numpy(gradient)
+        sgd.step()
+        velocity, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+        np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,245 @@
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from flaxres.data import load_dataset
+from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, WorkdirError
+from flaxres.run.checkpoint import Checkpoints, digest
+from flaxres.run.metric_writers import read_metrics
+from flaxres.training import loop, train
+from flaxres.training.compiled_steps import Programs
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import ROOT, small_config
+from tests.run.test_metric_writers import read_events
+
+
+def metrics(workdir):
+    """All records, without the fields that are a matter of time."""
+    records = read_metrics(workdir)
+    for record in records:
+        assert record.pop("images_per_second") > 0
+        assert 0 <= record.pop("data_wait_percent", 0) <= 100
+    return records
+
+
+def final_digest(config, workdir):
+    """Digest of parameters, batch statistics, momentum, everything in the last checkpoint."""
+    like = Programs(config, load_dataset(config.dataset)).state_shape
+    with Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(like, pytest.fail)
+        assert int(state.step) == config.num_steps
+        assert checkpoints.steps()[-1] == config.num_steps
+    return digest(state)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The small experiment with cropping, run without a stop: its records and last checkpoint."""
+    workdir = tmp_path_factory.mktemp("straight")
+    config = small_config()
+    config.augment.pad = 1
+    train_and_evaluate(config, workdir)
+    return config, metrics(workdir), final_digest(config, workdir)
+
+
+def send_signal_at(monkeypatch, step, signum):
+    """Sends a signal to this process before it launches the steps that lead to `step`."""
+    indices, sent = Programs.indices, []
+
+    def wrapped(self, begin, num_steps):
+        if begin + num_steps == step and not sent:
+            sent.append(signum)
+            os.kill(os.getpid(), signum)
+        return indices(self, begin, num_steps)
+
+    monkeypatch.setattr(Programs, "indices", wrapped)
+
+
+def test_what_a_run_leaves(tmp_path, config):
+    record = train_and_evaluate(config, tmp_path)
+    records = read_metrics(tmp_path)
+    assert records[-1] == record
+    # Logged every 4 steps, evaluated every 10, both at the last.
+    assert [r["step"] for r in records] == [4, 8, 10, 12, 16, 20]
+    assert [r["step"] for r in records if "test_error" in r] == [10, 20]
+    for r in records:
+        assert {"train_loss", "train_error", "learning_rate", "images_per_second"} < set(r)
+    assert [r["learning_rate"] for r in records] == pytest.approx(
+        [0.1, 0.1, 0.1, 0.01, 0.001, 0.001]
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 20
+    info = json.loads((tmp_path / "info.json").read_text())
+    assert info["params"] == Programs(config, load_dataset(config.dataset)).info()["params"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [10, 15, 20]
+    scalars = read_events(tmp_path / "tensorboard")
+    assert scalars[20, "test_error"] == pytest.approx(record["test_error"])
+    assert record["train_loss"] < records[0]["train_loss"]
+
+
+def test_a_validation_split_is_evaluated_beside_the_test_split(tmp_path, config):
+    config.num_steps = 4
+    config.boundaries = ()
+    config.dataset.train_split, config.dataset.validation_split = "train[:1200]", "train[1200:]"
+    record = train_and_evaluate(config, tmp_path)
+    assert {"validation_loss", "validation_error", "test_error"} < set(record)
+    wrong = record["validation_error"] * 237 / 100
+    assert wrong == pytest.approx(round(wrong))
+
+
+def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monkeypatch):
+    record = train_and_evaluate(config, tmp_path)
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+    monkeypatch.setattr(train, "open_dataset", None)
+    capsys.readouterr()
+    assert train_and_evaluate(config, tmp_path) == record
+    assert "resnet-8" in (out := capsys.readouterr().out)
+    assert "is finished" in out
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize(("step", "signum"), [(7, signal.SIGINT), (10, signal.SIGTERM)])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, signum, step):
+    config, records, digest_at_end = straight
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, step, signum)
+        with pytest.raises(InterruptedRunError, match=rf"stopped at step {step} of 20") as caught:
+            train_and_evaluate(config, tmp_path)
+    assert caught.value.exit_code == 128 + signum
+    train_and_evaluate(config, tmp_path)
+    assert metrics(tmp_path) == records
+    assert final_digest(config, tmp_path) == digest_at_end
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, 20, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError, match="stopped at step 20 of 20"):
+            train_and_evaluate(config, tmp_path)
+    assert train_and_evaluate(config, tmp_path)["step"] == 20
+
+
+def test_checkpoints_without_their_metrics(tmp_path, config):
+    train_and_evaluate(config, tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl lacks step 20"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_metrics_without_their_checkpoints(tmp_path, config):
+    train_and_evaluate(config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(WorkdirError, match="metrics up to step 20 and no checkpoint"):
+        train_and_evaluate(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_started_again_with_other_dispatches(tmp_path, config, monkeypatch):
+    """Stopped at step 7 with one step a dispatch, then two: 7 to 8, and on by twos."""
+    config.log_every, config.checkpoint_every, config.eval_every = 4, 4, 10
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            train_and_evaluate(config, tmp_path)
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda config: 2)
+    train_and_evaluate(config, tmp_path)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [4, 8, 10, 12, 16, 20]
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
+    config.learning_rate = 1e30
+    config.boundaries = ()
+    config.checkpoint_every = 1
+    config.log_every = 3
+    with pytest.raises(DivergedError) as caught:
+        train_and_evaluate(config, tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "training diverged" in message
+    assert message.count("at step") == 1
+    assert "try a lower learning_rate than 1e+30" in message
+    with Checkpoints(tmp_path) as checkpoints:
+        steps = checkpoints.steps()
+        like = Programs(config, load_dataset(config.dataset)).state_shape
+        state = checkpoints.restore(like, pytest.fail)
+    kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
+    assert kept in message
+    assert state is None or all(np.isfinite(leaf).all() for leaf in state.params["dense"].values())
+    assert all(np.isfinite(list(r.values())).all() for r in read_metrics(tmp_path))
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tmp_path, straight, monkeypatch, capsys
+):
+    config, records, digest_at_end = straight
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, 17, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            train_and_evaluate(config, tmp_path)
+    for file in (tmp_path / "checkpoints/17").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    capsys.readouterr()
+    train_and_evaluate(config, tmp_path)
+    assert "checkpoint 17 is damaged" in (err := capsys.readouterr().err)
+    assert "goes on from step 15" in err
+    assert metrics(tmp_path) == records
+    assert final_digest(config, tmp_path) == digest_at_end
+
+
+def test_a_batch_larger_than_the_split(tmp_path, config):
+    config.batch_size = 1_438
+    with pytest.raises(ConfigError, match="batch_size must be at most 1,437"):
+        train_and_evaluate(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_config_never_overwrites(tmp_path, config):
+    train_and_evaluate(config, tmp_path)
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    config.learning_rate = 0.05
+    with pytest.raises(WorkdirError, match=r"learning_rate is 0.1 there and 0.05 here"):
+        train_and_evaluate(config, tmp_path)
+    assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment(tmp_path, config):
+    """Killed again and again, at random moments, a run ends as one that was left alone."""
+    config.num_steps = 120
+    command = [
+        *(sys.executable, "-m", "flaxres.main", "--config=configs/digits.py:resnet-8"),
+        *("--config.num_steps=120", "--config.boundaries=(60,90)", "--config.batch_size=32"),
+        *("--config.model.widths=(4,8,8)", "--config.log_every=4", "--config.eval_every=10"),
+        *("--config.checkpoint_every=5", f"--workdir={tmp_path / 'killed'}"),
+    ]
+    # Not in this process, which has more threads for its devices, and so rounds in another way.
+    straight = [*command[:-1], f"--workdir={tmp_path / 'straight'}"]
+    subprocess.run(straight, cwd=ROOT, capture_output=True, timeout=120, check=True)
+    rng = random.Random(0)
+    for kill in range(3):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        goal = 30 * (kill + 1)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            records = read_metrics(tmp_path / "killed")
+            if records and records[-1]["step"] >= goal:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stderr
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "straight")
+    killed, straight = (final_digest(config, tmp_path / d) for d in ("killed", "straight"))
+    assert killed == straight
