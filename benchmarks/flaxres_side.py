@@ -76,7 +76,7 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
-    from flaxres.summary import summarise
+    from flaxres.models.layer_counts import summarise
 
     config = cli.get_config()
     shape = tuple(map(int, IMAGE.value))

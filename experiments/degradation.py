@@ -15,13 +15,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
+from experiments.results.run_names import run_directories
 from experiments.results.runs import check_comparable, find_runs
 from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
-from flaxres.run.workdir import CONFIG_FILE, read_config
+from flaxres.run.workdir import read_config
 
 NETS = flags.DEFINE_list(
     "nets",
@@ -76,6 +77,7 @@ def draw(workdir: Path) -> None:
 
 def main() -> None:
     """Trains what is not finished, then draws."""
+    launch.keep_jax_on_cpu()
     if PLOT_ONLY.value and WORKDIR.value:
         draw(Path(WORKDIR.value).expanduser())
         return
@@ -85,7 +87,7 @@ def main() -> None:
     if PLOT_ONLY.value:
         draw(workdir)
         return
-    there = [read_config(path.parent) for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}")]
+    there = [read_config(path) for path in run_directories(workdir)]
     check_comparable([*there, *(flatten(plan.config) for plan in plans)], workdir)
     launch.run(plans, workdir, then=draw)
 

@@ -25,6 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
+from experiments.results.run_names import run_directories
 from experiments.results.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
 from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
@@ -135,9 +136,9 @@ class Results:
                 future.result()
             for parts in ((), (PEERS,)):
                 source, target = (Path(p, *parts) for p in (self._workdir, self.directory))
-                for path in sorted(source.glob(f"*/seed-*/{CONFIG_FILE}")):
-                    name = path.parent.relative_to(source)
-                    run, there = read_run(path.parent), self._read(target / name)
+                for path in run_directories(source):
+                    name = path.relative_to(source)
+                    run, there = read_run(path), self._read(target / name)
                     if run and (
                         there is None or run.records[-1]["step"] > there.records[-1]["step"]
                     ):
@@ -151,11 +152,12 @@ class Results:
         except OSError as error:
             raise WorkdirError(f"{self.directory} cannot be written ({error.strerror})") from error
         peers = self.directory / PEERS
-        launch.collect(self.directory, peers if any(peers.glob("*/seed-*")) else None, details=True)
+        launch.collect(self.directory, peers if run_directories(peers) else None, details=True)
 
 
 def main() -> None:
     """Trains what is not finished for as long as it may, then collects."""
+    launch.keep_jax_on_cpu()
     plans = plans_by_value()
     config = plans[0].config
     workdir = Path(WORKDIR.value or f"runs/{config.name}-reproduction").expanduser()

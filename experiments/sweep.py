@@ -33,6 +33,7 @@ PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only collect what is there, a
 
 def main() -> None:
     """Works on the sweep, then collects what is there."""
+    launch.keep_jax_on_cpu()
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; say where the runs go, e.g. --workdir=runs/sweep")
     workdir = Path(WORKDIR.value).expanduser()

@@ -13,15 +13,16 @@ from ml_collections import ConfigDict, config_dict
 
 from flaxres.data.options import check_data
 from flaxres.errors import ConfigError
+from flaxres.field_checks import FieldChecker
 from flaxres.models.names import fields_of, net_name
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.registry import FIELDS, check_model
-from flaxres.parallel.sharding import PARALLELISMS
-from flaxres.training.optimizer import SCHEDULES
 
 __all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
 
 DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("drops", "cosine")
+PARALLELISMS = ("jit", "pmap")
 DECAYED = ("all", "kernels")
 
 
@@ -200,12 +201,8 @@ def check_config(config: ConfigDict) -> None:
         if field not in flat:
             raise ConfigError(f"config field {field!r} is missing")
 
-    def need(ok: bool, field: str, rule: str) -> None:
-        if not ok:
-            raise ConfigError(f"{field} must be {rule}, got {flat[field]!r}")
-
-    def one_of(field: str, names: tuple[str, ...]) -> None:
-        need(flat[field] in names, field, f"one of {', '.join(names)}")
+    fields = FieldChecker(flat)
+    need, one_of = fields.require, fields.require_one_of
 
     one_of("dtype", DTYPES)
     one_of("weight_decay_on", DECAYED)
@@ -219,9 +216,9 @@ def check_config(config: ConfigDict) -> None:
     one_of("model.norm", NORMS)
     try:
         check_model(config.model)
-        check_data(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    check_data(config, fields)
     for field in (
         *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
         *(

@@ -1,10 +1,18 @@
 """What a user can get wrong: errors that are shown as one line, without a traceback."""
 
+from collections.abc import Sequence
+
 
 def one_line(error: Exception, most: int | None = 200) -> str:
     """An error's message without line breaks, at most `most` characters (None: all of it)."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if most is None or len(text) <= most else text[:most] + "..."
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """Lists the first `most` names, and says how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class UserError(Exception):

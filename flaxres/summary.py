@@ -1,79 +1,17 @@
-"""Layers of a net with output shape, params, MACs and activations, counted from the real module."""
+"""The summary of a model, printed: its layers, or several models compared."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from flaxres.config import check_config, net_name
 from flaxres.data import dataset_shape
 from flaxres.models import create_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer as it ran.
-
-    Attributes:
-      name: path in the parameter tree.
-      kind: class of the module.
-      output_shape: of one image, without the batch axis.
-      params: trainable parameters.
-      macs: multiply-adds of convolutions and dense layers for one image, as the papers count.
-      activations: outputs of a convolution or dense layer for one image, which is what Radosavovic
-        2020 (arXiv 2003.13678) counts.
-    """
-
-    name: str
-    kind: str
-    output_shape: tuple[int, ...]
-    params: int
-    macs: int
-    activations: int
-
-
-def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """Runs `model` on shapes alone and lists its layers in the order they ran.
-
-    Args:
-      model: a net of `flaxres.models`.
-      image_shape: (height, width, channels).
-    """
-    layers = []
-
-    def record(call, args, kwargs, context):
-        output = call(*args, **kwargs)
-        module = context.module
-        own = module.variables.get("params", {})
-        is_layer = own and not any(isinstance(value, dict) for value in own.values())
-        path = "/".join(module.path)
-        # A module that extends another of flax's may call that one's method on the way.
-        is_new = not layers or layers[-1].name != path
-        if is_layer and is_new and context.method_name == "__call__":
-            shape = output.shape[1:]
-            # Each output value of a convolution or dense layer takes one multiply-add per weight
-            # of its filter; its channels are the kernel's last axis, the space is the rest.
-            has_kernel = "kernel" in own
-            macs = math.prod(shape[:-1]) * own["kernel"].size if has_kernel else 0
-            params = sum(value.size for value in own.values())
-            activations = math.prod(shape) if has_kernel else 0
-            layers.append(Layer(path, type(module).__name__, shape, params, macs, activations))
-        return output
-
-    def forward(images):
-        with nn.intercept_methods(record):
-            return model.init_with_output(jax.random.key(0), images, train=False)
-
-    jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    return layers
+from flaxres.models.layer_counts import Layer, block_weights, summarise
+from flaxres.terminal import print_table
 
 
 def print_summary(config: ConfigDict) -> None:
@@ -93,31 +31,10 @@ def print_summary(config: ConfigDict) -> None:
     params, macs, activations = _totals(layers)
     table.add_section()
     table.add_row("total", "", "", f"{params:,}", f"{macs:,}", f"{activations:,}")
-    console = _console()
-    console.print(table)
-    console.print(
+    print_table(
+        table,
         f"{params:,} params, {_millions(macs)} MACs, {_millions(activations)} activations",
-        highlight=False,
     )
-
-
-def block_weights(layers: Sequence[Layer]) -> dict[int, int]:
-    """Weights of the convolutions in a block by its channels: He15, figure 5.
-
-    Of blocks that keep size and channels, so those of the identity shortcut; gates are not counted.
-    A net without such blocks has none.
-    """
-    blocks: dict[str, list[Layer]] = {}
-    for layer in layers:
-        block, _, name = layer.name.rpartition("/")
-        if layer.macs and name.startswith("conv") and not block.endswith("_block1"):
-            blocks.setdefault(block, []).append(layer)
-    blocks.pop("", None)  # convolutions outside of blocks
-    return {
-        convs[-1].output_shape[-1]: sum(conv.params for conv in convs)
-        for block, convs in blocks.items()
-        if "_block" in block
-    }
 
 
 def print_comparison(configs: Sequence[ConfigDict]) -> None:
@@ -138,8 +55,7 @@ def print_comparison(configs: Sequence[ConfigDict]) -> None:
         params, macs, activations = _totals(layers)
         counts = (_millions(count) for count in (macs, activations))
         table.add_row(net_name(config.model), str(config.model.depth), f"{params:,}", *counts)
-    console = _console()
-    console.print(table)
+    print_table(table)
     blocks = {net_name(config.model): block_weights(layers) for config, layers, _ in rows}
     channels = sorted(set().union(*blocks.values()))
     if not channels:
@@ -150,7 +66,7 @@ def print_comparison(configs: Sequence[ConfigDict]) -> None:
     for net, weights in blocks.items():
         if weights:
             table.add_row(net, *(f"{weights[c]:,}" if c in weights else "" for c in channels))
-    console.print(table)
+    print_table(table)
 
 
 def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
@@ -170,10 +86,3 @@ def _totals(layers: Sequence[Layer]) -> tuple[int, int, int]:
 def _millions(count: int) -> str:
     """With four digits, as the papers give them."""
     return f"{count / 1e6:,.4g}M" if count < 1e10 else f"{count / 1e6:,.0f}M"
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 110  # a file or pipe has no width of its own
-    return console

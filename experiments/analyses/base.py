@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.analyses.progress import progress
+from experiments.results.run_names import run_directories as find_directories
+from experiments.results.run_names import run_name, select_names
 from experiments.results.tables import as_csv
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalise
@@ -83,28 +84,17 @@ def run_directories(workdir: Path, only: Sequence[str] = ()) -> list[Path]:
     """
     if (workdir / CONFIG_FILE).exists():
         return [workdir]
-    found = sorted(path.parent for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}"))
+    found = find_directories(workdir)
     if not found:
         raise WorkdirError(
             f"{workdir} holds neither a run nor a sweep of runs in NET/seed-N; train one with "
             f"python -m flaxres.main --config=... --workdir={workdir}"
         )
-    names = [str(path.relative_to(workdir)) for path in found]
-    for pattern in only:
-        if not any(_matches(name, pattern) for name in names):
-            raise ConfigError(
-                f"--only={pattern} matches none of the runs in {workdir}: {', '.join(names)}"
-            )
-    chosen = [
-        path
-        for name, path in zip(names, found, strict=True)
-        if not only or any(_matches(name, pattern) for pattern in only)
-    ]
+    chosen = {
+        workdir / name
+        for name in select_names([str(path.relative_to(workdir)) for path in found], only)
+    }
     return sorted(chosen, key=_by_net)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition("/")[0], pattern)
 
 
 def _by_net(directory: Path) -> tuple:
@@ -157,12 +147,6 @@ def measure_all(
             runs.append(load(directory))
             rows += measure(runs[-1], done)
     return rows, runs
-
-
-def run_name(directory: Path) -> str:
-    """NET/seed-N of a run in a sweep, else the name of its directory."""
-    parts = directory.resolve().parts
-    return "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -22,11 +22,11 @@ from experiments.analyses.base import (
     load,
     on_one_device,
     read_run_config,
-    run_name,
     short_names,
     write_rows,
 )
 from experiments.results import plot_style
+from experiments.results.run_names import run_name
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.run.metric_writers import read_metrics

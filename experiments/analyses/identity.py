@@ -116,6 +116,7 @@ def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
       UserError: nets that cannot be made deeper, a run that fails, or an interruption; what is
         there is drawn all the same.
     """
+    launch.keep_jax_on_cpu()
     factors = parse_factors(flags.FLAGS.rate_factors)
     pairs = find_pairs(directories, flags.FLAGS.shallow, flags.FLAGS.deeper)
     workdir = output / NAME

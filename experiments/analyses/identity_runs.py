@@ -10,8 +10,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import configs
-from experiments.analyses.base import run_name
 from experiments.analyses.identity_init import check_deeper
+from experiments.results.run_names import run_name
 from experiments.results.runs import read_run
 from experiments.sweeps.plan import import_file
 from flaxres.config import flatten, net_name, set_net

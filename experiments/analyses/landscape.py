@@ -30,11 +30,11 @@ from experiments.analyses.base import (
     load,
     measure_all,
     note,
-    run_name,
     write_rows,
 )
 from experiments.analyses.directions import between, move, random_direction
 from experiments.analyses.progress import progress
+from experiments.results.run_names import run_name
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from flaxres.inference.population_statistics import (

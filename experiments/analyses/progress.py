@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn
+
+from flaxres.terminal import make_progress_bar
 
 
 @contextlib.contextmanager
@@ -19,17 +20,7 @@ def progress(total: float) -> Iterator[Callable[[str, float], None]]:
     Yields:
       `done(what, cost)`, to be called after each part: what it was of, and its share of `total`.
     """
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bar = make_progress_bar(TaskProgressColumn())
     with bar:
         task = bar.add_task("starting", total=total)
         yield lambda what, cost: bar.update(task, advance=cost, description=what)

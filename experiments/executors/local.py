@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.executors.base import End, Job, Task
 from flaxres.cpu import runs_on_cpu
+from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError, UserError
 
 # Lists what JAX finds, in a process of its own: JAX here would keep the memory of all devices.
@@ -56,13 +57,6 @@ def find_slots(cpus_per_run: int) -> list[Slot]:
     if platform == "cpu":
         return cpu_slots(available_cores(), cpus_per_run)
     return device_slots(platform, ids, os.environ)
-
-
-def available_cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def cpu_slots(cores: Sequence[int], cpus_per_run: int) -> list[Slot]:

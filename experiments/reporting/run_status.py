@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from experiments.results.logs import Log, Start, read_log
+from experiments.results.run_names import run_directories, run_name
 from experiments.results.runs import PLAN_FILE, Run, group_by_net, planned_runs, read_run
 from experiments.results.tables import result_rows, run_rows, settings
 from experiments.sweeps.plan import LOG_FILE
@@ -159,8 +160,7 @@ def gather(workdir: Path) -> Facts:
 def _directories(workdir: Path) -> dict[str, Path]:
     """Directories of runs, by name: those of a sweep, or one that is a run's, or its seeds'."""
     if not (workdir / CONFIG_FILE).exists():
-        paths = sorted(path.parent for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}"))
-        return {f"{path.parent.name}/{path.name}": path for path in paths}
+        return {run_name(path): path for path in run_directories(workdir)}
     path = workdir.resolve()
     seeds = [seed.parent for seed in path.glob(f"seed-*/{CONFIG_FILE}")]
     if seeds:  # trained in one program
@@ -201,8 +201,8 @@ def _log(directory: Path) -> Log:
 def _peers(workdir: Path) -> dict[str, list[Run]]:
     """The same nets in PyTorch, where they stand beside the runs."""
     peers: dict[str, list[Run]] = {}
-    for path in sorted((workdir / PEERS).glob(f"*/seed-*/{CONFIG_FILE}")):
-        if run := read_run(path.parent):
+    for path in run_directories(workdir / PEERS):
+        if run := read_run(path):
             peers.setdefault(run.net, []).append(run)
     return peers
 

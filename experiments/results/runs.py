@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.results.run_names import run_directories
 from flaxres.config import net_name
 from flaxres.errors import WorkdirError
 from flaxres.models.registry import FIELDS
@@ -84,8 +85,7 @@ def find_runs(workdir: Path) -> dict[str, list[Run]]:
     Raises:
       WorkdirError: there is none, or one cannot be read.
     """
-    paths = sorted(workdir.glob(f"*/seed-*/{CONFIG_FILE}"))
-    found = [run for path in paths if (run := read_run(path.parent)) is not None]
+    found = [run for path in run_directories(workdir) if (run := read_run(path)) is not None]
     if not found:
         raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
     return group_by_net(found)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.executors.base import Executor, Task
@@ -17,6 +16,7 @@ from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress_table import duration
 from experiments.sweeps.scheduler import macs_of_a_step, make_progress
 from flaxres.errors import UserError
+from flaxres.terminal import print_table
 
 
 def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directory: Path) -> None:
@@ -59,20 +59,16 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
             f"{progress.fraction():.0%}",
             duration(seconds[-1]),
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table)
     measured = " and ".join(
         f"{plan.name} ({speed['start']:.1f} s to its first step, {1e3 * speed['step']:.0f} ms each)"
         for plan, speed in zip(ends, speeds, strict=True)
     )
     total, parallel = sum(seconds), makespan(seconds, executor.capacity)
-    console.print(
+    print_table(
+        table,
         f"{duration(total)} of one worker; {duration(parallel)} with "
         f"{executor.capacity or 'as many workers as runs'}. Measured: {measured}. Evaluations and "
         "checkpoints are not counted.",
-        highlight=False,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from absl import flags
 
 from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
+from experiments.results.run_names import select_names
 from experiments.results.runs import PLAN_FILE, planned_runs
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress_table import LiveTable
@@ -25,9 +25,6 @@ from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.parallel import replicas
 from flaxres.run.lock import lock
 from flaxres.run.workdir import write_atomically
-
-# The devices are for the runs: JAX would take hold of all of them for the little that is done here.
-jax.config.update("jax_platforms", "cpu")
 
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ["local", "ray", "slurm"], "Where the runs are executed."
@@ -50,20 +47,22 @@ SLURM_PARTITION = flags.DEFINE_string("slurm_partition", None, "SLURM's default 
 SLURM_OPTIONS = flags.DEFINE_list("slurm_options", [], "Options of sbatch, e.g. account=abc.")
 
 
+def keep_jax_on_cpu() -> None:
+    """Leaves the accelerators to the runs: JAX would otherwise reserve them for this process.
+
+    Call it in a program that launches runs, before JAX computes anything.
+    """
+    jax.config.update("jax_platforms", "cpu")
+
+
 def choose(plans: Sequence[Plan], patterns: Sequence[str] | None) -> list[Plan]:
-    """The runs whose names match a pattern of the shell; all of them without patterns.
+    """Selects the runs whose names match a shell pattern; all of them without patterns.
 
     Raises:
-      ConfigError: a pattern matches none.
+      ConfigError: a pattern matches no run.
     """
-    if not patterns:
-        return list(plans)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatch(plan.name, pattern) for plan in plans):
-            raise ConfigError(
-                f"--only={pattern} matches none of the {len(plans)} runs, such as {plans[0].name}"
-            )
-    return [p for p in plans if any(fnmatch.fnmatch(p.name, pattern) for pattern in patterns)]
+    names = set(select_names([plan.name for plan in plans], patterns))
+    return [plan for plan in plans if plan.name in names]
 
 
 def make_executor(workdir: Path) -> Executor:

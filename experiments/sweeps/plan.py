@@ -19,7 +19,7 @@ from flaxres.config import check_config, flatten, unknown_field
 from flaxres.data import dataset_shape
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.models import create_model
-from flaxres.summary import summarise
+from flaxres.models.layer_counts import summarise
 
 LOG_FILE = "output.log"  # in the workdir of a run: all that it printed, and its command
 

@@ -16,7 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from flaxres.cpu.compilation_cache import cache_directory, processor
+from flaxres.cpu.compilation_cache import cache_directory
+from flaxres.cpu.processor import processor_fingerprint
 
 SOURCES = Path(__file__).with_name("cc")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -38,7 +39,7 @@ class Build:
         self._process: subprocess.Popen | None = None
         compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
         parts = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
-        parts += [str(FLAGS), str(compiler), processor()]
+        parts += [str(FLAGS), str(compiler), processor_fingerprint()]
         parts.append(importlib.metadata.version("jaxlib"))  # its headers are compiled in
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         self._library = cache_directory() / f"kernels-{self.key}.so"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import warnings
 from pathlib import Path
+
+import platformdirs
+
+from flaxres.cpu.processor import processor_fingerprint
 
 MOST_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
 MIN_SECONDS = 0.1  # programs that take less time to compile are not kept
@@ -19,17 +22,7 @@ def cache_directory() -> Path:
     """
     if own := os.environ.get("FLAXRES_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flaxres"
-
-
-def processor() -> str:
-    """What programs that are compiled for this processor alone depend on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    names = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
+    return platformdirs.user_cache_path("flaxres", appauthor=False)
 
 
 def keep_compiled_programs() -> None:
@@ -42,7 +35,7 @@ def keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is not None:
         return
     # A file system may serve machines with different processors.
-    name = f"xla-{hashlib.sha256(processor().encode()).hexdigest()[:8]}"
+    name = f"xla-{hashlib.sha256(processor_fingerprint().encode()).hexdigest()[:8]}"
     directory = cache_directory() / name
     try:
         directory.mkdir(parents=True, exist_ok=True)

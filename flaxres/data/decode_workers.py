@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Crops
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.sampler import EpochOrder
@@ -113,12 +114,7 @@ class Decoder:
 
 def num_workers(wanted: int) -> int:
     """Processes that decode: as many as wanted, or one on each core that this process may use."""
-    return min(cores(), MOST_WORKERS) if wanted < 0 else wanted
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(len(available_cores()), MOST_WORKERS) if wanted < 0 else wanted
 
 
 class Stream:
@@ -168,8 +164,10 @@ class Stream:
             reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             self._slots = Slots(self.most_ahead + workers, part_size, decoder.image_shape, start)
         else:
-            self.most_ahead = ahead + cores()
-            reading = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=self.most_ahead)
+            self.most_ahead = ahead + len(available_cores())
+            reading = grain.ReadOptions(
+                num_threads=len(available_cores()), prefetch_buffer_size=self.most_ahead
+            )
         steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder, self._slots))
         steps = steps.to_iter_dataset(reading)
         if workers:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from flaxres.field_checks import FieldChecker
+
 PLACEMENTS = ("auto", "device", "stream")
 CROPS = ("pad", "scale", "area")
 MEANS = ("pixel", "channel")
@@ -15,27 +17,23 @@ def crops_on_host(config: ConfigDict) -> bool:
     return config.augment.crop != "pad"
 
 
-def check_data(config: ConfigDict) -> None:
+def check_data(config: ConfigDict, fields: FieldChecker) -> None:
     """Checks the fields that say how images are read and cropped.
 
+    Args:
+      config: the experiment.
+      fields: checker of its fields.
+
     Raises:
-      ValueError: with the field, what was given, and what would be right.
+      ConfigError: a field has a value that is not allowed.
     """
     data, options = config.dataset, config.augment
 
-    def need(ok: bool, field: str, rule: str) -> None:
-        if not ok:
-            part, name = field.split(".")
-            raise ValueError(f"{field} must be {rule}, got {config[part][name]!r}")
-
-    def one_of(field: str, names: tuple[str, ...]) -> None:
-        part, name = field.split(".")
-        need(config[part][name] in names, field, f"one of {', '.join(names)}")
-
-    one_of("dataset.placement", PLACEMENTS)
-    one_of("dataset.mean", MEANS)
-    one_of("dataset.broken_images", BROKEN_IMAGES)
-    one_of("augment.crop", CROPS)
+    need = fields.require
+    fields.require_one_of("dataset.placement", PLACEMENTS)
+    fields.require_one_of("dataset.mean", MEANS)
+    fields.require_one_of("dataset.broken_images", BROKEN_IMAGES)
+    fields.require_one_of("augment.crop", CROPS)
     need(data.workers >= -1, "dataset.workers", "0 or more, or -1 for one on each core")
     need(data.prefetch >= 1, "dataset.prefetch", "at least 1")
     need(data.mean_images >= 1, "dataset.mean_images", "at least 1")

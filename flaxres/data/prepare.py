@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings; errors still show
-
 from absl import app, flags, logging
 
 from flaxres.errors import one_line
@@ -22,6 +20,8 @@ DATA_DIR = flags.DEFINE_string(
 
 def prepare(name: str, data_dir: str | None = None) -> str:
     """Downloads and prepares the set `name` unless it is there already; returns its directory."""
+    # Silences TensorFlow's greetings, for which it must be set before the import; errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
+from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Crops
 from flaxres.data.dataset import mean_of
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.decode_workers import Decoder, Stream, cores
+from flaxres.data.decode_workers import Decoder, Stream
 from flaxres.data.options import crops_on_host
 from flaxres.data.sampler import EpochOrder
 from flaxres.data.source import Source, Sources
@@ -92,7 +93,7 @@ class StreamedDataset:
             crops = dataclasses.replace(crops, eval_short_side=0)
         parts = [Part("train", False, part) for part in parts_of(rows)]
         # By threads: processes take seconds to start.
-        stream = Stream(parts, self.decoder(crops), workers=0, ahead=2 * cores())
+        stream = Stream(parts, self.decoder(crops), workers=0, ahead=2 * len(available_cores()))
         total, count = np.zeros(self.image_shape, np.uint64), 0
         try:
             for pixels in stream:

@@ -11,21 +11,21 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.decode import decode
 from flaxres.data.resize import resize
 from flaxres.data.source import Sources, check_label
 from flaxres.errors import DatasetError, one_line
+from flaxres.terminal import make_progress_bar
 
 # Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
 # be installed, and two decoders need not agree on every pixel of a JPEG.
+MIN_IMAGES_FOR_PROGRESS = 4_001  # smaller splits are read before a bar would be noticed
 READ_BLOCK = 1_000  # examples read and decoded between two updates of the progress bar
 
 
@@ -273,26 +273,20 @@ def _read(
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     try:
-        for start in _shown(range(0, size, READ_BLOCK), f"reading {source.name}"):
-            rows = range(start, min(start + READ_BLOCK, size))
-            for row, record in zip(rows, source.records.__getitems__(list(rows)), strict=True):
-                image = source.decode(record, row)
-                image = resize(image, image_size) if image_size else image
-                images[row] = np.asarray(image).reshape(shape)
-                labels[row] = record[source.label_key]
+        with make_progress_bar(disable=size < MIN_IMAGES_FOR_PROGRESS) as bar:
+            starts = range(0, size, READ_BLOCK)
+            for start in bar.track(starts, description=f"reading {source.name}"):
+                rows = range(start, min(start + READ_BLOCK, size))
+                for row, record in zip(rows, source.records.__getitems__(list(rows)), strict=True):
+                    image = source.decode(record, row)
+                    image = resize(image, image_size) if image_size else image
+                    images[row] = np.asarray(image).reshape(shape)
+                    labels[row] = record[source.label_key]
     except Exception as error:
         raise _incomplete(source.name, error) from error
     for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
         check_label(int(labels[row]), num_classes, source.where(int(row)))
     return Split(images, labels)
-
-
-def _shown(blocks: range, title: str) -> Iterable[int]:
-    """Iterates with a progress bar, on a terminal and where it takes a while."""
-    console = Console(stderr=True)
-    if not console.is_terminal or len(blocks) < 5:
-        return blocks
-    return track(blocks, title, console=console, transient=True)
 
 
 def _damaged(builder, error: Exception) -> DatasetError:

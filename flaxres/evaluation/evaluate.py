@@ -16,10 +16,10 @@ from flaxres.evaluation.test_crops import make_protocol
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import TrainedNet, check_same_data, load_net, run_config
 from flaxres.parallel.replicas import mean
-from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.metric_writers import Record
 from flaxres.run.workdir import check_same_config
 from flaxres.training.compiled_steps import Programs
+from flaxres.training.restore import restore_newest
 
 SPLITS = ("train", "validation", "test")
 
@@ -156,10 +156,7 @@ def _evaluate_replicas(
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
     dataset = load_dataset(config.dataset)
     programs = Programs(config, dataset)
-    with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(programs.state_shape, say)
-    if state is None:
-        raise CheckpointError(f"workdir {workdir} holds no checkpoint yet")
+    state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, say)
     state = programs.devices.replicate(state)
     record: Record = {"step": int(np.max(state.step))}
     for name in _present(splits, dataset):

@@ -6,16 +6,15 @@ batches that are filled up; each image counts once.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
+from flaxres.cpu.processor import available_cores
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError
@@ -23,6 +22,7 @@ from flaxres.evaluation.test_crops import Protocol
 from flaxres.evaluation.top_k import Scores
 from flaxres.inference.predictor import Predictor
 from flaxres.parallel.multihost import is_first
+from flaxres.terminal import make_progress_bar
 
 MOST_THREADS = 8
 AHEAD = 64  # images that are read before they are asked for
@@ -58,7 +58,8 @@ def evaluate_source(
     scores = Scores(protocol.num_views)
     batches = Batches(predictor, scores, len(source) * protocol.num_views)
     broken = 0
-    with _progress() as progress:
+    bar = make_progress_bar(MofNCompleteColumn(), disable=not is_first())
+    with bar as progress:
         task = progress.add_task(title, total=len(source))
         for image in read(source, protocol, predictor.num_classes, skip_broken):
             if image is None:
@@ -140,7 +141,7 @@ def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool
         except DatasetError as error:
             raise DatasetError(f"{source.where(index)} {error}") from None
 
-    pool = ThreadPoolExecutor(min(MOST_THREADS, (os.cpu_count() or 1) + 1), "read")
+    pool = ThreadPoolExecutor(min(MOST_THREADS, len(available_cores()) + 1), "read")
     try:
         reading: deque[Future[Read]] = deque()
         for index in range(len(source)):
@@ -151,19 +152,3 @@ def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool
             yield reading.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _progress() -> Progress:
-    """A bar on standard error, on a terminal alone."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=2,
-        transient=True,
-        disable=not (console.is_terminal and is_first()),
-    )

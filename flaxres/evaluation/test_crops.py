@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from flaxres.data.resize import resize
+from flaxres.data.resize import as_array, resize
 from flaxres.errors import ConfigError, DatasetError
 
 PROTOCOLS = ("split", "centre", "10-crop", "multi-scale")
@@ -150,12 +150,6 @@ def make_protocol(
     return Protocol(name, size, scales)
 
 
-def as_array(image: Image.Image) -> np.ndarray:
-    """uint8 (height, width, channels)."""
-    pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 def crop_offsets(shape: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
     """(top, left) of the crops of `size` from `shape`: upper left and right, lower, the centre."""
     bottom, right = (length - crop for length, crop in zip(shape, size, strict=True))
@@ -175,44 +169,3 @@ def whole(image: Image.Image, short_side: int) -> Image.Image:
     kept = [max(length for length in lengths if length <= side) for side in (width, height)]
     left, top = (width - kept[0]) // 2, (height - kept[1]) // 2
     return image.crop((left, top, left + kept[0], top + kept[1]))
-
-
-def fit(image: Image.Image, size: tuple[int, int], short_side: int = 0) -> np.ndarray:
-    """The middle of an image of any size, scaled to cover height and width `size`.
-
-    An image of that size is left as it is; where the size is a square, this is
-    `flaxres.data.resize.resize`.
-
-    Args:
-      image: of any size.
-      size: of the result.
-      short_side: that the image is scaled to before; 0 for no more than is needed.
-
-    Returns:
-      uint8 (height, width, channels).
-    """
-    height, width = size
-    if height == width:
-        return as_array(resize(image, height, short_side))
-    scale = max(height / image.height, width / image.width)
-    scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return as_array(image.crop((left, top, left + width, top + height)))
-
-
-def resize_mean(mean: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mean image for views of another size: stretched to it, bilinear.
-
-    Crops of the net's size get the mean image as it is, whatever part of the image they show: as in
-    training, where it is subtracted from what the net sees.
-
-    Args:
-      mean: float32 (height, width, channels).
-      size: height and width.
-    """
-    if mean.shape[:2] == tuple(size):
-        return mean
-    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(mean, 2, 0)]
-    planes = [plane.resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flaxres.data.decode import BrokenImageError, decode
+from flaxres.data.resize import fit
 from flaxres.errors import ConfigError, UserError
-from flaxres.evaluation.test_crops import fit
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import TrainedNet
+from flaxres.terminal import print_table
 
 # An image file, and the names and probabilities of its most probable classes, falling.
 Prediction = tuple[str, list[tuple[str, float]]]
@@ -143,8 +143,4 @@ def _print_table(results: Iterable[Prediction], title: str) -> None:
         table.add_section()
     if not table.row_count:
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = sys.maxsize  # what is measured is no wider than the console
-        console.width = max(80, console.measure(table).maximum)
-    console.print(table)
+    print_table(table)

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalise
-from flaxres.evaluation.test_crops import resize_mean
+from flaxres.data.resize import resize_mean
 from flaxres.inference.trained_model import TrainedNet
 from flaxres.parallel.sharding import AXIS, Devices, Function
 

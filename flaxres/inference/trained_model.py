@@ -21,11 +21,9 @@ from flaxres.inference.population_statistics import (
 )
 from flaxres.models import create_model
 from flaxres.models.layers import Net
-from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.input_spec import Inputs, read_inputs
 from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
-from flaxres.training.optimizer import make_optimizer
-from flaxres.training.train_state import create_state
+from flaxres.training.restore import check_has_checkpoint, restore_newest
 
 # Fields in which the nets of an ensemble must agree; where the data lies may differ.
 SAME_DATA = (
@@ -138,15 +136,10 @@ def load_net(
             f"{directory} holds num_replicas={config.num_replicas} nets in one program; this is "
             "for runs of a single net"
         )
-    with Checkpoints(directory) as checkpoints:
-        if not checkpoints.steps():
-            raise CheckpointError(f"workdir {directory} holds no checkpoint yet")
-        inputs = read_inputs(directory, config)
-        model = create_model(config.model, inputs.num_classes, config.dtype)
-        create = functools.partial(
-            create_state, model, make_optimizer(config), config, inputs.image_shape
-        )
-        state = checkpoints.restore(jax.eval_shape(create, np.uint32(config.seed)), say)
+    check_has_checkpoint(directory)
+    inputs = read_inputs(directory, config)
+    model = create_model(config.model, inputs.num_classes, config.dtype)
+    state = restore_newest(directory, config, inputs.image_shape, inputs.num_classes, say)
     variables = state.variables
     if batch_stats == "population":
         dataset = open_dataset(config)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
+from flaxres.errors import ConfigError
+from flaxres.field_checks import FieldChecker
 from flaxres.models import densenet, lenet, resnet, stargan, vgg
 from flaxres.models.blocks import BLOCKS, STRIDES_ON
 from flaxres.models.layers import Net
@@ -60,9 +62,12 @@ class Family:
 
 
 def need(ok: bool, model: ConfigDict, field: str, rule: str) -> None:
-    """Raises ValueError unless `ok`: what the field must be, and what it is."""
-    if not ok:
-        raise ValueError(f"model.{field} must be {rule}, got {model[field]!r}")
+    """Raises ConfigError unless `ok`: what the field must be, and what it is."""
+    FieldChecker({f"model.{field}": model[field]}).require(ok, f"model.{field}", rule)
+
+
+def _one_of(model: ConfigDict, field: str, allowed: Iterable[str]) -> None:
+    FieldChecker({f"model.{field}": model[field]}).require_one_of(f"model.{field}", allowed)
 
 
 def _check_widths(model: ConfigDict, field: str, count: int | None = None) -> None:
@@ -74,8 +79,8 @@ def _check_widths(model: ConfigDict, field: str, count: int | None = None) -> No
 
 
 def _check_resnet(model: ConfigDict) -> None:
-    need(model.block in BLOCKS, model, "block", f"one of {', '.join(BLOCKS)}")
-    need(model.shortcut in SHORTCUTS, model, "shortcut", f"one of {', '.join(SHORTCUTS)}")
+    _one_of(model, "block", BLOCKS)
+    _one_of(model, "shortcut", SHORTCUTS)
     if model.name == "plain":
         need(model.shortcut == "none", model, "shortcut", "none for a plain net")
     elif model.name == "resnet":
@@ -89,7 +94,7 @@ def _check_resnet(model: ConfigDict) -> None:
     if model.shortcut not in ("B", "C", "none"):
         rule = "rising, as option A can only add channels"
         need(list(model.widths) == sorted(model.widths), model, "widths", rule)
-    need(model.stride_on in STRIDES_ON, model, "stride_on", f"one of {', '.join(STRIDES_ON)}")
+    _one_of(model, "stride_on", STRIDES_ON)
     need(type(model.groups) is int and model.groups >= 1, model, "groups", "a number from 1 on")
     whole = type(model.group_width) is int and model.group_width >= 0
     need(whole, model, "group_width", "a number of channels, or 0")
@@ -122,7 +127,7 @@ def _build_resnet(model: ConfigDict) -> Callable[..., Net]:
 
 
 def _check_densenet(model: ConfigDict) -> None:
-    need(model.block in BLOCKS, model, "block", f"one of {', '.join(BLOCKS)}")
+    _one_of(model, "block", BLOCKS)
     densenet.stages_of_depth(model.depth, model.block, model.stem)
     rate = model.growth_rate
     need(type(rate) is int and rate > 0, model, "growth_rate", "a number of channels from 1 on")
@@ -202,15 +207,16 @@ def check_model(model: ConfigDict) -> None:
     """Checks the fields of a net against each other.
 
     Raises:
-      ValueError: with the field, what was given, and what would be right.
+      ConfigError: a field has a value that is not allowed.
+      ValueError: there is no model of this depth.
     """
-    need(model.name in FAMILIES, model, "name", f"one of {', '.join(FAMILIES)}")
-    need(model.stem in STEMS, model, "stem", f"one of {', '.join(STEMS)}")
+    _one_of(model, "name", FAMILIES)
+    _one_of(model, "stem", STEMS)
     family = FAMILIES[model.name]
     for field, value in FIELDS.items():
         unread = field not in family.fields
         if unread and model[field] != value:
-            raise ValueError(
+            raise ConfigError(
                 f"model.{field} is not a field of {model.name} nets, got {model[field]!r}; choose "
                 f"a net by its name after the config file ({EXAMPLES})"
             )

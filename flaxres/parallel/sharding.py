@@ -6,11 +6,8 @@ The steps are written for one device and name the axis `AXIS` where devices exch
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,12 +15,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from flaxres.cpu.processor import available_cores, processor_model
 from flaxres.errors import ConfigError
 from flaxres.parallel import pmap
 
 PyTree = Any
 AXIS = "data"
-PARALLELISMS = ("jit", "pmap")
 ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its part of every batch
 EVERYWHERE = PartitionSpec()
 
@@ -43,14 +40,7 @@ def device_name() -> str:
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = names[0] if names else platform.processor() or platform.machine()
-    return f"{model}, {cores} cores"
+    return f"{processor_model()}, {len(available_cores())} cores"
 
 
 class Devices:

@@ -6,9 +6,7 @@ A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as
 
 from __future__ import annotations
 
-import functools
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +18,10 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from flaxres.config import net_name
-from flaxres.data import dataset_shape
-from flaxres.errors import WeightsError, one_line
-from flaxres.models import create_model
+from flaxres.errors import WeightsError, first_few, one_line
 from flaxres.models.layers import HEAD
-from flaxres.parallel.multihost import is_first
 from flaxres.pretrained import torch_state_dict
-from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.workdir import CONFIG_FILE, read_run_config, write_atomically
-from flaxres.training.fine_tuning import without_head
-from flaxres.training.optimizer import make_optimizer
-from flaxres.training.train_state import create_state
+from flaxres.run.workdir import write_atomically
 
 PyTree = Any
 
@@ -39,50 +30,70 @@ COLLECTIONS = ("params", "batch_stats")
 MOST_NAMES = 3  # in a message
 
 
-def read_weights(
+def check_path(path: Path) -> bool:
+    """Returns True if `path` is a directory, False if it is a file.
+
+    Raises:
+      WeightsError: it does not exist or cannot be read.
+    """
+    try:
+        exists, is_directory = path.exists(), path.is_dir()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
+    if not exists:
+        raise WeightsError(f"there is no file {path}")
+    return is_directory
+
+
+def read_weights_file(
     path: Path,
     shapes: PyTree,
     model: ConfigDict,
     new_head: bool = False,
     std: Sequence[float] = (),
 ) -> PyTree:
-    """The variables of a net from whatever `path` is.
+    """Reads the variables of a model from a file.
 
     Args:
-      path: the directory of a run, of which the newest checkpoint is taken; a file of variables,
-        .msgpack; or else a PyTorch state dict (`flaxres.pretrained.torch_state_dict`).
-      shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
-      model: the net, an experiment's `config.model`.
-      new_head: leave out the last dense layer, which may then be of any shape or not be there.
-      std: what the images of a PyTorch state dict were divided by; see `flaxres.pretrained.torch_state_dict`.
-
-    Returns:
-      float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
+      path: a file of variables (.msgpack), or else a PyTorch state dict
+        (`flaxres.pretrained.torch_state_dict`).
+      shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
+      model: the model, an experiment's `config.model`.
+      new_head: if True, the classification head of a state dict is left out.
+      std: standard deviation by which the images of a PyTorch state dict were divided, one number
+        for each channel; empty for none.
 
     Raises:
-      WeightsError: there is nothing, it cannot be read, or it is of another net.
-      UserError: the run cannot be read, or PyTorch's names of the net are not known.
+      WeightsError: the file cannot be read, or a state dict belongs to another model.
+      ConfigError: the PyTorch names of the model are unknown.
     """
-    try:
-        is_there, is_run = path.exists(), path.is_dir()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
-    if not is_there:
-        raise WeightsError(f"there is no file {path}")
-    if std and (is_run or path.suffix == SUFFIX):
+    if path.suffix != SUFFIX:
+        weights = torch_state_dict.read_state_dict(path)
+        return torch_state_dict.convert(weights, shapes, model, new_head, std)
+    if std:
         raise WeightsError(f"transfer.std is for PyTorch state dicts, and {path} is none")
-    if is_run:
-        found = read_run(path)
-    elif path.suffix == SUFFIX:
-        found = read_variables(path)
-    else:
-        found = torch_state_dict.convert(
-            torch_state_dict.read_state_dict(path), shapes, model, new_head, std
-        )
+    return read_variables(path)
+
+
+def fit_variables(
+    variables: PyTree, shapes: PyTree, model: ConfigDict, new_head: bool, source: str
+) -> PyTree:
+    """Converts variables to float32 after checking that they belong to the model.
+
+    Args:
+      variables: nested dicts of arrays.
+      shapes: shapes of the model's variables, as arrays or shape structs.
+      model: the model, for messages.
+      new_head: if True, the classification head is left out.
+      source: origin of the variables, for messages.
+
+    Raises:
+      WeightsError: see `check_fit`.
+    """
     if new_head:
-        found, shapes = without_head(found), without_head(shapes)
-    check_fit(found, shapes, model, str(path))
-    arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(found).items()}
+        variables, shapes = without_head(variables), without_head(shapes)
+    check_fit(variables, shapes, model, source)
+    arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(variables).items()}
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(arrays, sep="/")
 
 
@@ -122,37 +133,14 @@ def read_variables(path: Path) -> dict[str, PyTree]:
     return {name: held.get(name, {}) for name in COLLECTIONS}
 
 
-def read_run(directory: Path) -> dict[str, PyTree]:
-    """The variables of the newest checkpoint in a run's directory, which is left as it is.
-
-    Raises:
-      WeightsError: it is not the directory of a run, of a single net, with a checkpoint.
-      UserError: its config or its checkpoints cannot be read.
-    """
-    if not (directory / CONFIG_FILE).exists():
-        raise WeightsError(
-            f"directory {directory} holds no run ({CONFIG_FILE}); give that of a run, a file of "
-            f"variables ({SUFFIX}) or a PyTorch state dict"
-        )
-    config = read_run_config(directory)
-    if config.num_replicas > 1:
-        raise WeightsError(
-            f"{directory} holds {config.num_replicas} replicas in one program; weights are taken "
-            "from runs of a single net"
-        )
-    image_shape, num_classes = dataset_shape(config.dataset)
-    model = create_model(config.model, num_classes, config.dtype)
-    create = functools.partial(create_state, model, make_optimizer(config), config, image_shape)
-    with Checkpoints(directory) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(create, np.uint32(config.seed)), _say)
-    if state is None:
-        raise WeightsError(f"run {directory} holds no checkpoint yet; train it first")
-    return state.variables
-
-
-def _say(message: str) -> None:
-    if is_first():
-        print(message, file=sys.stderr)
+def without_head(variables: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Collections of variables without those of the last dense layer."""
+    return {
+        name: {layer: leaf for layer, leaf in tree.items() if layer != HEAD}
+        if isinstance(tree, Mapping)
+        else tree  # of a file that holds something else
+        for name, tree in variables.items()
+    }
 
 
 def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str) -> None:
@@ -178,7 +166,9 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
         "the net has no place for": [name for name in there if name not in here],
         "other shapes are": wrong,
     }
-    if found := [f"{fault} {_few(names)}" for fault, names in faults.items() if names]:
+    if found := [
+        f"{fault} {first_few(names, MOST_NAMES)}" for fault, names in faults.items() if names
+    ]:
         at_fault = itertools.chain.from_iterable(faults.values())
         is_head = all(name.startswith(f"params/{HEAD}/") for name in at_fault)
         hint = f"; {torch_state_dict.NEW_HEAD}" if is_head else ""
@@ -199,9 +189,3 @@ def _is_like(leaf: Any, like: Any) -> bool:
 def _describe(leaf: Any) -> str:
     """Such as float32 (3, 3, 16, 16)."""
     return f"{leaf.dtype} {tuple(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
-
-
-def _few(names: list[str]) -> str:
-    """The first names, and how many there are besides."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

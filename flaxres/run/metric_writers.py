@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
 from flaxres.parallel.multihost import is_first
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE, write_atomically
+from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
 
 Record = dict[str, float]
-REFRESHES = 2  # of the bar in a second; each takes a millisecond from the steps on a CPU
 
 
 def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
@@ -117,16 +117,12 @@ class Terminal:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._title = title
         self._num_steps = num_steps
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+        self._bar = make_progress_bar(
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
             console=self._console,
-            refresh_per_second=REFRESHES,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet,
+            transient=False,
         )
         self._task = self._bar.add_task(title, total=num_steps, note="")
         self._moved = 0.0
@@ -151,7 +147,7 @@ class Terminal:
 
     def is_due(self) -> bool:
         """Whether there is a bar, and time for it to move."""
-        return not self._bar.disable and time.monotonic() - self._moved >= 1 / REFRESHES
+        return not self._bar.disable and time.monotonic() - self._moved >= 1 / REFRESHES_PER_SECOND
 
     def update(self, step: int, record: Record | None = None, note: str = "") -> None:
         """Moves the bar to `step`, beside it the values of `record`, or a note."""

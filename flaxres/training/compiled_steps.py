@@ -19,8 +19,8 @@ from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
 from flaxres.parallel.sharding import AXIS, Devices, Function, device_name
-from flaxres.pretrained.load import read_weights
-from flaxres.training.fine_tuning import without_head
+from flaxres.pretrained.load import without_head
+from flaxres.training.initial_weights import load_pretrained_weights
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import Sums, total
 from flaxres.training.optimizer import make_optimizer
@@ -123,7 +123,7 @@ class Programs:
         one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
         new_head, std = self._config.transfer.new_head, self._config.transfer.std
         path = Path(self._config.init_from).expanduser()
-        found = read_weights(path, one, self._config.model, new_head, std)
+        found = load_pretrained_weights(path, one, self._config.model, new_head, std)
         variables = without_head(variables) if new_head else variables
         return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
 

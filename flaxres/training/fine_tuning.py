@@ -13,17 +13,18 @@ params (`frozen_params_are_constants`, `flaxres.training.optimizer.make_optimize
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, first_few
 from flaxres.models.layers import BODY, HEAD, is_frozen
 
 PyTree = Any
+
+MOST_NAMES = 12  # in a message
 
 
 def check_frozen(config: ConfigDict, params: PyTree) -> None:
@@ -44,18 +45,12 @@ def check_frozen(config: ConfigDict, params: PyTree) -> None:
                 [BODY, *(s for s in stages if s.startswith("stage")), *sorted(params)]
             )
             raise ConfigError(
-                f"transfer.frozen must be of {_few(list(names))}; this net has no {name!r}"
+                f"transfer.frozen must be of {first_few(list(names), MOST_NAMES)}; this net has no {name!r}"
             )
     if frozen and all(is_frozen(layer, frozen) for layer in params):
         raise ConfigError(
             f"transfer.frozen must leave something to train, got {', '.join(frozen)}: all layers"
         )
-
-
-def _few(names: list[str], most: int = 12) -> str:
-    """The first names, and how many there are besides."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def frozen_leaves(config: ConfigDict, tree: PyTree) -> PyTree:
@@ -102,13 +97,3 @@ def update_params(config: ConfigDict, params: PyTree, velocity: PyTree, rate: ja
         for layer, w in params.items()
     }
     return keep_frozen(config, params, new)
-
-
-def without_head(variables: dict[str, PyTree]) -> dict[str, PyTree]:
-    """Collections of variables without those of the last dense layer."""
-    return {
-        name: {layer: leaf for layer, leaf in tree.items() if layer != HEAD}
-        if isinstance(tree, Mapping)
-        else tree  # of a file that holds something else
-        for name, tree in variables.items()
-    }

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from flaxres.cpu.processor import available_cores
 from flaxres.data import Dataset, StreamedDataset
-from flaxres.data.decode_workers import Decoder, Stream, cores, num_workers
+from flaxres.data.decode_workers import Decoder, Stream, num_workers
 from flaxres.data.prefetch import Ahead
 from flaxres.data.shared_memory import DecodedBatches
 from flaxres.data.stream_schedule import Schedule
@@ -175,7 +176,7 @@ class StreamFeed:
         """What the step after `step` takes, decoded here and now, out of turn."""
         parts = self._schedule.step_parts(step)
         batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
-        with together(), ThreadPoolExecutor(min(len(parts), cores())) as threads:
+        with together(), ThreadPoolExecutor(min(len(parts), len(available_cores()))) as threads:
             for _ in threads.map(self._decoder, parts, batches.parts):
                 pass  # raises what was raised there
         arrays, rows, _ = self._put(batches)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalise
 from flaxres.models import create_model
-from flaxres.summary import summarise
+from flaxres.models.layer_counts import summarise
 from flaxres.training.steps import Arrays, make_loss
 from flaxres.training.train_state import TrainState
 

@@ -14,8 +14,6 @@ from ml_collections import ConfigDict
 
 from flaxres.training.fine_tuning import frozen_leaves
 
-SCHEDULES = ("drops", "cosine")
-
 
 def decay_mask(params: dict) -> dict:
     """True for the kernels of convolutions and dense layers, False for norms and biases."""

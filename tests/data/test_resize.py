@@ -1,9 +1,15 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from flaxres.data import dataset_shape, load_dataset
-from flaxres.data.resize import resize, resize_arrays
+from flaxres.data.resize import fit, resize, resize_arrays, resize_mean
 from tests.conftest import small_config, write_tfds
+
+
+def random_image(width, height, mode="RGB", seed=0):
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
 
 def test_the_short_side_is_scaled_and_the_middle_taken():
@@ -37,3 +43,33 @@ def test_data_sets_in_another_size(tmp_path):
     images, labels = arrays["train"]
     np.testing.assert_array_equal(dataset.train.images, resize_arrays(images, 4))
     np.testing.assert_array_equal(dataset.train.labels, labels)
+
+
+@pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 13), (8, 8), (40, 7)])
+def test_fitting_a_square_is_what_the_data_sets_do(width, height):
+    image = random_image(width, height)
+    np.testing.assert_array_equal(fit(image, (8, 8)), np.asarray(resize(image, 8)))
+    np.testing.assert_array_equal(fit(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
+
+
+def test_fitting_another_shape_covers_it():
+    image = random_image(5, 6)
+    np.testing.assert_array_equal(fit(image, (6, 5)), np.asarray(image))
+    half = Image.new("RGB", (20, 10), (200, 0, 0))
+    assert fit(half, (6, 5)).shape == (6, 5, 3)
+    assert (fit(half, (6, 5)) == (200, 0, 0)).all()
+    assert (fit(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
+
+
+def test_the_mean_image_at_other_sizes():
+    mean = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    assert resize_mean(mean, (8, 8)) is mean
+    stretched = resize_mean(mean, (16, 24))
+    assert stretched.shape == (16, 24, 3)
+    assert stretched.dtype == np.float32
+    # Twice the pixels, bilinear: the inner ones are means of neighbours with weights 3/4 and 1/4.
+    rows = resize_mean(mean, (16, 8))
+    np.testing.assert_allclose(rows[1], 0.75 * mean[0] + 0.25 * mean[1], rtol=1e-5)
+    np.testing.assert_allclose(rows[2], 0.25 * mean[0] + 0.75 * mean[1], rtol=1e-5)
+    flat = np.broadcast_to(np.float32([0.1, 0.5, 0.9]), (8, 8, 3))  # of dataset.mean='channel'
+    np.testing.assert_allclose(resize_mean(flat, (11, 9))[3, 4], [0.1, 0.5, 0.9], rtol=1e-6)

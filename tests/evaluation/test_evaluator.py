@@ -8,9 +8,10 @@ from PIL import Image
 
 from flaxres.data import open_sources
 from flaxres.data.decode import BrokenImageError
+from flaxres.data.resize import as_array, resize_mean
 from flaxres.errors import DatasetError
 from flaxres.evaluation.evaluator import evaluate_source, read
-from flaxres.evaluation.test_crops import as_array, make_protocol, resize_mean
+from flaxres.evaluation.test_crops import make_protocol
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import load_net
 from tests.conftest import quick_jit

@@ -4,7 +4,7 @@ from PIL import Image
 
 from flaxres.data.resize import resize
 from flaxres.errors import ConfigError, DatasetError
-from flaxres.evaluation.test_crops import fit, make_protocol, resize_mean, whole
+from flaxres.evaluation.test_crops import make_protocol, whole
 
 
 def random_image(width, height, mode="RGB", seed=0):
@@ -80,36 +80,6 @@ def test_extreme_shapes_hold_all_others():
     assert protocol.extreme_shapes() == [(8, 8), (8, 16), (21, 21), (21, 42)]
     assert whole(random_image(90, 9), 8).size == (16, 8)
     assert whole(random_image(8, 15), 8).size == (8, 14)  # of 8, 9, 10, 11, 12, 13, 14 and 16
-
-
-@pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 13), (8, 8), (40, 7)])
-def test_fitting_a_square_is_what_the_data_sets_do(width, height):
-    image = random_image(width, height)
-    np.testing.assert_array_equal(fit(image, (8, 8)), np.asarray(resize(image, 8)))
-    np.testing.assert_array_equal(fit(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
-
-
-def test_fitting_another_shape_covers_it():
-    image = random_image(5, 6)
-    np.testing.assert_array_equal(fit(image, (6, 5)), np.asarray(image))
-    half = Image.new("RGB", (20, 10), (200, 0, 0))
-    assert fit(half, (6, 5)).shape == (6, 5, 3)
-    assert (fit(half, (6, 5)) == (200, 0, 0)).all()
-    assert (fit(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
-
-
-def test_the_mean_image_at_other_sizes():
-    mean = np.random.default_rng(0).random((8, 8, 3), np.float32)
-    assert resize_mean(mean, (8, 8)) is mean
-    stretched = resize_mean(mean, (16, 24))
-    assert stretched.shape == (16, 24, 3)
-    assert stretched.dtype == np.float32
-    # Twice the pixels, bilinear: the inner ones are means of neighbours with weights 3/4 and 1/4.
-    rows = resize_mean(mean, (16, 8))
-    np.testing.assert_allclose(rows[1], 0.75 * mean[0] + 0.25 * mean[1], rtol=1e-5)
-    np.testing.assert_allclose(rows[2], 0.25 * mean[0] + 0.75 * mean[1], rtol=1e-5)
-    flat = np.broadcast_to(np.float32([0.1, 0.5, 0.9]), (8, 8, 3))  # of dataset.mean='channel'
-    np.testing.assert_allclose(resize_mean(flat, (11, 9))[3, 4], [0.1, 0.5, 0.9], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from flaxres.data import open_sources
+from flaxres.data.resize import as_array
 from flaxres.errors import ConfigError
-from flaxres.evaluation.test_crops import as_array
 from flaxres.inference.export import about, export_net, write_export
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import load_net

@@ -5,7 +5,7 @@ import pytest
 from flaxres.config import check_config, default_config, set_net
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
-from flaxres.summary import summarise
+from flaxres.models.layer_counts import summarise
 
 CIFAR = [
     # He16 (arXiv 1603.05027), table 4, says 1.7M for 164 and 10.2M for 1001 layers.

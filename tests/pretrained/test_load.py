@@ -15,14 +15,13 @@ from flaxres.data import load_dataset
 from flaxres.errors import WeightsError, WorkdirError
 from flaxres.pretrained.load import (
     check_fit,
-    read_run,
     read_variables,
-    read_weights,
     write_variables,
 )
 from flaxres.run.checkpoint import CHECKPOINTS, Checkpoints
 from flaxres.run.workdir import open_workdir
 from flaxres.training.compiled_steps import Programs
+from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from tests.conftest import small_config
 
 
@@ -94,7 +93,7 @@ def test_nets_without_statistics(tmp_path):
     write_variables(tmp_path / "net.msgpack", {"params": params})
     held = {"params": params, "batch_stats": {}}
     model = small_config().model
-    assert_same(read_weights(tmp_path / "net.msgpack", held, model), held)
+    assert_same(load_pretrained_weights(tmp_path / "net.msgpack", held, model), held)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
@@ -198,46 +197,48 @@ def test_names_that_are_numbers_and_lists_are_refused_in_one_line(tmp_path):
     path.write_bytes(msgpack.packb({"params": {"dense": [1.0, 2.0], 7: {"kernel": 1.0}}}))
     model = small_config().model
     with pytest.raises(WeightsError, match=r"no place for params/dense, params/7/kernel$"):
-        read_weights(path, {"params": {}, "batch_stats": {}}, model)
+        load_pretrained_weights(path, {"params": {}, "batch_stats": {}}, model)
 
 
 def test_the_newest_checkpoint_of_a_run(tmp_path, programs, variables, capsys):
     write_run(tmp_path / "run", small_config(), programs, variables)
     before = files_of(tmp_path)
-    assert_same(read_run(tmp_path / "run"), variables)
-    found = read_weights(tmp_path / "run", shapes_of(programs), small_config().model)
+    assert_same(read_run_variables(tmp_path / "run"), variables)
+    found = load_pretrained_weights(tmp_path / "run", shapes_of(programs), small_config().model)
     assert_same(found, variables)
     other = small_config()
     other.model.depth = 14
     shapes = shapes_of(Programs(other, load_dataset(other.dataset)))
     with pytest.raises(WeightsError, match="is not of this resnet-14: it has no params/stage1_"):
-        read_weights(tmp_path / "run", shapes, other.model)
+        load_pretrained_weights(tmp_path / "run", shapes, other.model)
     assert files_of(tmp_path) == before
 
     for part in (tmp_path / "run" / CHECKPOINTS / "10" / "state").rglob("*"):
         if part.is_file():
             part.write_bytes(b"x" * part.stat().st_size)
     before = files_of(tmp_path)
-    assert_same(read_run(tmp_path / "run"), jax.tree.map(lambda leaf: 2 * leaf, variables))
+    assert_same(
+        read_run_variables(tmp_path / "run"), jax.tree.map(lambda leaf: 2 * leaf, variables)
+    )
     assert "checkpoint 10 is damaged" in capsys.readouterr().err
     assert files_of(tmp_path) == before  # left to the run itself
 
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
     with pytest.raises(WeightsError, match=r"run .*run holds no checkpoint yet; train it first"):
-        read_run(tmp_path / "run")
+        read_run_variables(tmp_path / "run")
 
 
 def test_directories_that_are_no_run_of_a_net(tmp_path, programs):
     with pytest.raises(WeightsError, match=r"holds no run \(config\.json\); give that of a run"):
-        read_weights(tmp_path, shapes_of(programs), small_config().model)
+        load_pretrained_weights(tmp_path, shapes_of(programs), small_config().model)
     with pytest.raises(WeightsError, match=r"there is no file .*absent"):
-        read_weights(tmp_path / "absent", {}, small_config().model)
+        load_pretrained_weights(tmp_path / "absent", {}, small_config().model)
     config = small_config()
     config.num_replicas = 2
     with open_workdir(tmp_path / "two", config, {}):
         pass
     with pytest.raises(WeightsError, match="two holds 2 replicas in one program"):
-        read_run(tmp_path / "two")
+        read_run_variables(tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
-        read_run(tmp_path / "two")
+        read_run_variables(tmp_path / "two")

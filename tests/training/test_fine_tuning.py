@@ -14,9 +14,10 @@ from flaxres.errors import ConfigError, WeightsError
 from flaxres.inference.population_statistics import population_statistics
 from flaxres.models import create_model
 from flaxres.models.layers import is_frozen
-from flaxres.pretrained.load import read_run, read_weights, write_variables
+from flaxres.pretrained.load import write_variables
 from flaxres.training.compiled_steps import Programs
 from flaxres.training.fine_tuning import frozen_leaves
+from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import quick_jit, small_config
 from tests.test_main import fails
@@ -178,7 +179,7 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
         r"with --config\.transfer\.new_head=True$"
     )
     with pytest.raises(WeightsError, match=message):
-        read_weights(path, shapes, config.model)
+        load_pretrained_weights(path, shapes, config.model)
     config.seed, config.num_replicas = 5, 2
     own = jax.device_get(Programs(config, dataset).initial_state().variables)
     config.init_from, config.transfer.new_head = str(path), True
@@ -190,12 +191,12 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
     with pytest.raises(
         WeightsError, match=r"transfer\.std is for PyTorch state dicts, and .* none"
     ):
-        read_weights(path, shapes, config.model, std=(0.5,))
+        load_pretrained_weights(path, shapes, config.model, std=(0.5,))
     # What does not fit besides the head is said as before, without the hint.
     del found["params"]["conv"]
     write_variables(path, found)
     with pytest.raises(WeightsError, match=r"it has no params/conv/kernel$"):
-        read_weights(path, shapes, config.model, new_head=True)
+        load_pretrained_weights(path, shapes, config.model, new_head=True)
 
 
 def test_population_statistics_leave_frozen_layers_alone():
@@ -247,7 +248,7 @@ def test_fine_tuning_on_other_classes(python, tmp_path):
     done = python(*two, *transfer, f"--workdir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
 
-    eight, two = (flatten(read_run(tmp_path / name)) for name in ("eight", "two"))
+    eight, two = (flatten(read_run_variables(tmp_path / name)) for name in ("eight", "two"))
     for name, leaf in two.items():
         if name.startswith("params/dense/"):
             assert leaf.shape[-1] == 2

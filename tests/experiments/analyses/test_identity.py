@@ -11,8 +11,9 @@ import pytest
 from experiments.analyses.base import Trained
 from experiments.analyses.identity import Start, Variant, collect
 from experiments.analyses.identity_runs import Pair
-from flaxres.pretrained.load import read_run, read_variables
+from flaxres.pretrained.load import read_variables
 from flaxres.run.workdir import open_workdir
+from flaxres.training.initial_weights import read_run_variables
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 
@@ -123,7 +124,7 @@ def test_made_and_trained_on_by_the_command_line(tmp_path, python):
     assert [row["step"] for row in rows.values()] == ["20"] * 3
 
     (file,) = (output / "identity" / "weights").glob("*.msgpack")
-    given, trained = read_variables(file), read_run(workdir / "plain-8" / "seed-0")
+    given, trained = read_variables(file), read_run_variables(workdir / "plain-8" / "seed-0")
     for collection, own in trained.items():
         for name, leaves in own.items():
             jax.tree.map(np.testing.assert_array_equal, given[collection][name], leaves)

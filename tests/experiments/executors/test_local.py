@@ -8,10 +8,11 @@ import pytest
 from experiments.executors import local
 from experiments.executors.base import Task
 from experiments.executors.local import LocalExecutor, cpu_slots, device_slots
+from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError
 from tests.conftest import ROOT
 
-CORES = local.available_cores()
+CORES = available_cores()
 
 
 def task(tmp_path, name, code):

@@ -1,0 +1,39 @@
+"""The processor of this machine: its model, its instruction set, and the cores to use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux only
+
+
+def available_cores() -> list[int]:
+    """Returns the numbers of the CPU cores that this process may use, in rising order."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def processor_model() -> str:
+    """Returns the model name of the processor, or its architecture if the name is unknown."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def processor_fingerprint() -> str:
+    """Returns what code compiled for this processor depends on: its model and instruction set."""
+    lines = _cpuinfo()
+    if not lines:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
+
+
+def _cpuinfo() -> list[str]:
+    """Returns the lines of /proc/cpuinfo, or none where there is no such file."""
+    try:
+        return CPUINFO.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,73 @@
+"""Restores the newest checkpoint of a run, for use outside its training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flaxres.errors import CheckpointError
+from flaxres.models import create_model
+from flaxres.parallel.replicas import seeds
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.training.optimizer import make_optimizer
+from flaxres.training.train_state import TrainState, create_state
+
+
+def train_state_shapes(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> TrainState:
+    """Returns the shapes and dtypes of a run's train state, without computing it.
+
+    Args:
+      config: config of the run. With several replicas, every leaf has a leading axis for them.
+      image_shape: (height, width, channels).
+      num_classes: number of classes of the data set.
+    """
+    model = create_model(config.model, num_classes, config.dtype)
+    create = functools.partial(create_state, model, make_optimizer(config), config, image_shape)
+    if config.num_replicas > 1:
+        return jax.eval_shape(jax.vmap(create), np.array(seeds(config), np.uint32))
+    return jax.eval_shape(create, np.uint32(config.seed))
+
+
+def check_has_checkpoint(directory: Path) -> None:
+    """Checks that a run has a checkpoint, without reading it.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    with Checkpoints(directory) as checkpoints:
+        if not checkpoints.steps():
+            raise CheckpointError(f"workdir {directory} holds no checkpoint yet")
+
+
+def restore_newest(
+    directory: Path,
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    log: Callable[[str], None],
+) -> TrainState:
+    """Restores the newest valid checkpoint of a run; changes nothing in its directory.
+
+    Args:
+      directory: workdir of the run.
+      config: config of the run.
+      image_shape: (height, width, channels).
+      num_classes: number of classes of the data set.
+      log: receives one line for each damaged checkpoint.
+
+    Returns:
+      The train state, with NumPy arrays as leaves.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or none can be read.
+    """
+    check_has_checkpoint(directory)
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.restore(train_state_shapes(config, image_shape, num_classes), log)
