@@ -46,7 +46,7 @@ def checked_losses(config, path: str) -> dict[str, list[float] | float]:
     import numpy as np
     from flax import traverse_util
 
-    from flaxres.data.augment import normalise
+    from flaxres.data.augment import normalize
     from flaxres.models import create_model
     from flaxres.training.optimizer import make_optimizer
     from flaxres.training.steps import make_train_step
@@ -66,7 +66,7 @@ def checked_losses(config, path: str) -> dict[str, list[float] | float]:
     step = jax.jit(make_train_step(model, optimizer, config))
     losses = []
     for _ in range(CHECKED_STEPS):
-        state, sums = step(state, normalise(images, np.zeros(shape, np.float32)), labels)
+        state, sums = step(state, normalize(images, np.zeros(shape, np.float32)), labels)
         losses.append(float(sums.loss) / config.batch_size)
     return {"losses": losses, "learning_rate": CHECKED_RATE}
 
@@ -76,7 +76,7 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
-    from flaxres.models.layer_counts import summarise
+    from flaxres.models.layer_counts import summarize
 
     config = cli.get_config()
     shape = tuple(map(int, IMAGE.value))
@@ -89,7 +89,7 @@ def main() -> None:
 
     from flaxres.models import create_model
 
-    layers = summarise(create_model(config.model, 10), shape)
+    layers = summarize(create_model(config.model, 10), shape)
     stats = jax.devices()[0].memory_stats() or {}
     serve(
         {

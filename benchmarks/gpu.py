@@ -24,14 +24,14 @@ TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that 
 STEP = ("benchmarks.train_step", "--dtype=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
 CIFAR = "--config=configs/cifar10.py"
 COMMANDS = {
-    "step_128": (*STEP, "--nets=resnet-20,resnet-56"),
+    "step_128": (*STEP, "--models=resnet-20,resnet-56"),
     "kernels_20": ("benchmarks.kernels", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
-    "step_1024": (*STEP, "--nets=resnet-20,resnet-56", "--batch_size=1024"),
+    "step_1024": (*STEP, "--models=resnet-20,resnet-56", "--batch_size=1024"),
     "kernels_56": ("benchmarks.kernels", f"{CIFAR}:resnet-56", "--config.dtype=bfloat16"),
-    "step_float32": (*STEP[:1], "--rounds=3", "--seconds=2", "--nocold", "--nets=resnet-20"),
+    "step_float32": (*STEP[:1], "--rounds=3", "--seconds=2", "--nocold", "--models=resnet-20"),
     "parts": ("benchmarks.parts", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16", "--steps=500"),
     "depth": (
-        *("benchmarks.scaling", "--over=depth", "--values=20,56,110", "--nets=resnet"),
+        *("benchmarks.scaling", "--over=depth", "--values=20,56,110", "--models=resnet"),
         *("--rounds=3", "--seconds=1", "--fields=dtype=bfloat16"),
     ),
     "replicas": (

@@ -37,8 +37,8 @@ def make_image(label: int, number: int) -> Image.Image:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     phase = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / 24
     stripes = np.sin(phase + rng.uniform(0, 2 * math.pi))[..., None]
-    colour = np.cos(2 * math.pi * (label / CLASSES + np.arange(3) / 3))
-    pixels = 128 + 0.6 * pixels + 30 * stripes * (1 + colour)
+    color = np.cos(2 * math.pi * (label / CLASSES + np.arange(3) / 3))
+    pixels = 128 + 0.6 * pixels + 30 * stripes * (1 + color)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

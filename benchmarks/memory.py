@@ -1,6 +1,6 @@
 """Memory of training: flaxres with and without rematerialisation and scan, and PyTorch.
 
-python -m benchmarks.memory --nets=resnet-110,resnet-1202 --batch_size=128 --against=torch
+python -m benchmarks.memory --models=resnet-110,resnet-1202 --batch_size=128 --against=torch
 
 Each is a process of its own that trains for some seconds on random images; what counts is the most
 memory that the process ever had, compilation and libraries included. On an accelerator its own
@@ -24,7 +24,7 @@ from benchmarks.report import show, write
 from flaxres import cli
 from flaxres.errors import ConfigError
 
-NETS = flags.DEFINE_list("nets", ["resnet-110"], "Plain, or with option A.")
+MODELS = flags.DEFINE_list("models", ["resnet-110"], "Plain, or with option A.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
 REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat.")
 SCAN = flags.DEFINE_list("scan", ["false"], "Values of model.scan.")
@@ -113,7 +113,7 @@ def compare(net: str) -> dict[str, Any]:
 
 def main() -> None:
     """Compares all nets and prints one JSON object."""
-    nets = [compare(net) for net in NETS.value]
+    nets = [compare(net) for net in MODELS.value]
     write(JSON.value, {"batch_size": BATCH_SIZE.value, "nets": nets})
 
 

@@ -66,16 +66,16 @@ class Measured:
           ConfigError: the config cannot be run here, or --steps are too few.
         """
         from flaxres.data import load_dataset
-        from flaxres.training.compiled_steps import Programs, steps_per_dispatch
+        from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
 
         self.config = cli.get_config()
         self.config.num_steps = STEPS.value
         self.dataset = load_dataset(self.config.dataset)
-        self.programs = Programs(self.config, self.dataset)
+        self.compiled_steps = CompiledSteps(self.config, self.dataset)
         self.dispatch = steps_per_dispatch(self.config)
-        self.train = self.programs.put(self.dataset.train)
+        self.train = self.compiled_steps.put(self.dataset.train)
         splits = (self.dataset.test, self.dataset.validation)
-        self.evaluated = [self.programs.put(split) for split in splits if split is not None]
+        self.evaluated = [self.compiled_steps.put(split) for split in splits if split is not None]
         self.config.num_steps -= self.config.num_steps % self.dispatch
         if self.config.num_steps < 2 * self.dispatch:
             raise ConfigError(
@@ -86,18 +86,20 @@ class Measured:
         """Seconds of the steps alone, or with the evaluations that are due among them."""
         import jax
 
-        state = self.programs.initial_state()
-        steps = self.programs.compile_train_steps(state, self.train, self.dispatch)
+        state = self.compiled_steps.initial_state()
+        steps = self.compiled_steps.compile_train_steps(state, self.train, self.dispatch)
         for split in self.evaluated:
-            self.programs.compile_evaluation(state, split)
+            self.compiled_steps.compile_evaluation(state, split)
         jax.block_until_ready(state)
         watch = Stopwatch()
         sums = []
         for step in range(0, self.config.num_steps, self.dispatch):
-            rows = self.programs.indices(step, self.dispatch)
+            rows = self.compiled_steps.indices(step, self.dispatch)
             state, metrics = steps(state, self.train, rows)
             if evaluates and (step + self.dispatch) % self.config.eval_every == 0:
-                sums += [self.programs.launch_evaluation(state, split) for split in self.evaluated]
+                sums += [
+                    self.compiled_steps.launch_evaluation(state, split) for split in self.evaluated
+                ]
         jax.block_until_ready((state, metrics, sums))
         return watch.seconds()
 
@@ -111,11 +113,11 @@ class Measured:
         import jax
 
         from flaxres.run.checkpoint import Checkpoints
-        from flaxres.run.metric_writers import Terminal, Writers
+        from flaxres.run.metric_writers import MetricWriters, TerminalWriter
         from flaxres.run.preemption import StopRequest
         from flaxres.training import loop
 
-        class Timed(Terminal):
+        class Timed(TerminalWriter):
             def restart_clock(self, step: int) -> None:
                 super().restart_clock(step)
                 self.watch, self.seen = Stopwatch(), {step: 0.0}  # all is compiled by now
@@ -131,17 +133,17 @@ class Measured:
             periods = (config.log_every, config.eval_every, config.checkpoint_every)
             return tuple(k and step % p == 0 for k, p in zip(kept, periods, strict=True))
 
-        state = jax.block_until_ready(self.programs.initial_state())
+        state = jax.block_until_ready(self.compiled_steps.initial_state())
         with (
             tempfile.TemporaryDirectory() as directory,
             mock.patch.object(loop, "due", due),
-            mock.patch.object(loop, "MOST_AHEAD", 1 if one_by_one else loop.MOST_AHEAD),
+            mock.patch.object(loop, "MOST_AHEAD", 1 if one_by_one else loop.MAX_AHEAD),
             Timed("net", self.config.num_steps) as terminal,
             Checkpoints(Path(directory), self.config.keep_checkpoints) as checkpoints,
-            Writers([Path(directory)], 0) as writers,
+            MetricWriters([Path(directory)], 0) as writers,
         ):
-            run = loop.Loop(
-                self.config, self.programs, self.dataset, writers, checkpoints, terminal
+            run = loop.TrainLoop(
+                self.config, self.compiled_steps, self.dataset, writers, checkpoints, terminal
             )
             run.run(state, 0, StopRequest())
             seconds = terminal.watch.seconds()

@@ -26,18 +26,18 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
-    from flaxres.data.augment import augment, normalise
+    from flaxres.data.augment import augment, normalize
 
     config = cli.get_config()
     dataset = random_dataset(tuple(map(int, IMAGE.value)), 10, IMAGES.value)
     steps = Steps(config, dataset)
     steps.compile()
-    programs = steps.programs
-    arrays, state = programs.put(dataset.train), programs.initial_state()
+    compiled_steps = steps.compiled_steps
+    arrays, state = compiled_steps.put(dataset.train), compiled_steps.initial_state()
 
     @jax.jit
     def prepare(key, rows):
-        images = normalise(arrays.images[rows], arrays.mean)
+        images = normalize(arrays.images[rows], arrays.mean)
         pad, flip = config.augment.pad, config.augment.flip
         return augment(key, images, pad=pad, flip=flip), arrays.labels[rows]
 
@@ -51,13 +51,13 @@ def main() -> None:
     def data() -> float:
         begin = time.perf_counter()
         for step in range(STEPS.value):
-            batch = prepare(jax.random.key(step), programs.indices(step, 1)[0])
+            batch = prepare(jax.random.key(step), compiled_steps.indices(step, 1)[0])
         jax.block_until_ready(batch)
         return (time.perf_counter() - begin) / STEPS.value
 
     def evaluate() -> float:
         begin = time.perf_counter()
-        programs.evaluate(state, arrays)
+        compiled_steps.evaluate(state, arrays)
         return (time.perf_counter() - begin) / len(dataset.train)
 
     parts = {"train step": train, "data path of a step": data, "evaluation of an image": evaluate}

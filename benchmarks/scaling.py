@@ -1,8 +1,8 @@
 """How the train step grows with depth, batch size or devices.
 
 python -m benchmarks.scaling --over=depth --values=20,56,110,218
-python -m benchmarks.scaling --over=batch_size --values=32,64,128,256 --nets=resnet-20
-python -m benchmarks.scaling --over=num_devices --values=1,2,4 --nets=resnet-20
+python -m benchmarks.scaling --over=batch_size --values=32,64,128,256 --models=resnet-20
+python -m benchmarks.scaling --over=num_devices --values=1,2,4 --models=resnet-20
 
 All values take turns, each in a process of its own. With --over=num_devices a CPU is split into as
 many virtual devices as there are cores for, which share them.
@@ -18,7 +18,7 @@ from absl import flags
 
 from benchmarks.process import Worker
 from benchmarks.report import Spread, show, write
-from benchmarks.train_step import BATCH_SIZE, JSON, NETS, ROUNDS, SECONDS, flaxres_command
+from benchmarks.train_step import BATCH_SIZE, JSON, MODELS, ROUNDS, SECONDS, flaxres_command
 from flaxres import cli
 from flaxres.cpu import runs_on_cpu
 from flaxres.errors import UserError
@@ -44,7 +44,7 @@ def command(net: str, value: str) -> tuple[list[str], dict[str, str]]:
 def main() -> None:
     """Runs the rounds for each net."""
     results = []
-    for net in NETS.value:
+    for net in MODELS.value:
         with contextlib.ExitStack() as stack:
             workers = []
             for value in VALUES.value:

@@ -34,7 +34,7 @@ from benchmarks.report import Spread, show, write
 from flaxres import cli
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.data.decode_workers import Decoder, num_workers
-from flaxres.data.shared_memory import Pixels
+from flaxres.data.shared_memory import DecodedImages
 from flaxres.errors import ConfigError
 
 DATA = flags.DEFINE_string(
@@ -57,16 +57,16 @@ _decoder: Decoder | None = None  # of a process that decodes
 
 def make_config(data_dir: Path) -> ConfigDict:
     """A small ResNet-18 on the images of `data_dir`."""
-    from flaxres.config import default_config, set_net
+    from flaxres.config import default_config, set_model
 
-    config = set_net(default_config(), "resnet-18", stem="imagenet")
+    config = set_model(default_config(), "resnet-18", stem="imagenet")
     config.model.widths = tuple(map(int, WIDTHS.value))
     config.dataset.name, config.dataset.data_dir = "folder", str(data_dir)
     config.dataset.image_size, config.dataset.mean_images = SIZE.value, 200
     config.dataset.workers = WORKERS.value
     config.augment.crop = CROP.value
     if CROP.value == "scale":  # of He15 for 224 pixels, in proportion
-        config.augment.short_side = (SIZE.value * 256 // 224, SIZE.value * 480 // 224)
+        config.augment.short_side_range = (SIZE.value * 256 // 224, SIZE.value * 480 // 224)
     config.batch_size = config.eval_batch_size = BATCH.value
     config.learning_rate, config.num_devices = 0.02, 1
     config.num_steps = config.eval_every = 10**9  # never
@@ -82,10 +82,10 @@ def begin(decoder: Decoder) -> None:
 
 def decode(parts: list) -> int:
     """Decodes parts, each over the one before, and returns how many images they had."""
-    out = Pixels.empty(0, _decoder.image_shape)
+    out = DecodedImages.empty(0, _decoder.image_shape)
     for part in parts:
         if len(out.labels) != len(part):
-            out = Pixels.empty(len(part), _decoder.image_shape)
+            out = DecodedImages.empty(len(part), _decoder.image_shape)
         _decoder(part, out)
     return sum(map(len, parts))
 
@@ -95,12 +95,12 @@ class Bare:
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
         """Starts them, and has each decode once."""
-        from flaxres.data.stream_schedule import Schedule
+        from flaxres.data.stream_schedule import StreamSchedule
 
         self._workers = max(1, num_workers(config.dataset.workers))
-        self._schedule = Schedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
+        self._schedule = StreamSchedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
         context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(self._workers, begin, (dataset.decoder(),))
+        self._pool = context.MomentAccumulator(self._workers, begin, (dataset.decoder(),))
         self._step = 0
         self.run(self._workers)
 
@@ -125,23 +125,23 @@ class Streamed:
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
         """Compiles a step, and starts the workers."""
-        from flaxres.training.compiled_steps import Programs
-        from flaxres.training.input_pipeline import StreamFeed
+        from flaxres.training.compiled_steps import CompiledSteps
+        from flaxres.training.input_pipeline import StreamPipeline
 
         self._config = config
-        self._programs = Programs(config, dataset)
-        self._state = self._programs.initial_state()
-        self._feed = StreamFeed(config, self._programs, dataset)
-        self._feed.start(0, 1)
-        self._ahead = self._feed.most_ahead + 2
+        self._compiled_steps = CompiledSteps(config, dataset)
+        self._state = self._compiled_steps.initial_state()
+        self._pipeline = StreamPipeline(config, self._compiled_steps, dataset)
+        self._pipeline.start(0, 1)
+        self._ahead = self._pipeline.max_ahead + 2
         self._at = 0
-        self._last = self._feed.next(0, 1)
-        self._steps = self._programs.compile_train_steps(self._state, self._last[0], 1)
+        self._last = self._pipeline.next(0, 1)
+        self._steps = self._compiled_steps.compile_train_steps(self._state, self._last[0], 1)
         self.waited = 0.0
 
     def _next(self) -> tuple:
         self._at += 1
-        return self._feed.next(self._at, 1)
+        return self._pipeline.next(self._at, 1)
 
     def deliver(self, batches: int) -> float:
         """Images per second to a consumer that does nothing."""
@@ -162,14 +162,14 @@ class Streamed:
         for count in range(self._ahead + batches):
             if count == self._ahead:
                 jax.block_until_ready(metrics)
-                self._feed.record()
+                self._pipeline.record()
                 began = time.perf_counter()
-            if metrics is not None and not self._feed.is_ready():
+            if metrics is not None and not self._pipeline.is_ready():
                 jax.block_until_ready(metrics)
             self._state, metrics = self._steps(self._state, *self._next())
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - began
-        self.waited = self._feed.record()["data_wait_percent"]
+        self.waited = self._pipeline.record()["data_wait_percent"]
         return batches * self._config.batch_size / seconds
 
     def steps(self, batches: int) -> float:
@@ -184,7 +184,7 @@ class Streamed:
 
     def close(self) -> None:
         """Ends the workers."""
-        self._feed.close()
+        self._pipeline.close()
 
 
 def memory() -> float:

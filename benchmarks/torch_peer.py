@@ -34,7 +34,7 @@ class Block(nn.Module):
         return F.relu(y + x, inplace=True)
 
 
-class Net(nn.Module):
+class BaseModel(nn.Module):
     """6n+2 layers; module names are those of flaxres.models.resnet."""
 
     def __init__(self, depth: int, plain: bool, channels: int, widths: tuple[int, ...]):
@@ -96,7 +96,9 @@ class Training:
       net: the net, in channels_last.
     """
 
-    def __init__(self, net: Net, mode: str, batch_size: int, images: torch.Tensor, augment: bool):
+    def __init__(
+        self, net: BaseModel, mode: str, batch_size: int, images: torch.Tensor, augment: bool
+    ):
         """Prepares it.
 
         Args:
@@ -137,7 +139,7 @@ class Training:
         return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
 
     def restart(self, weights: dict, rate: float) -> None:
-        """Begins again, from the weights of `Net.load` and with another learning rate."""
+        """Begins again, from the weights of `BaseModel.load` and with another learning rate."""
         self._optimizer.param_groups[0]["lr"] = rate
         self.net.load(weights)
         for state in self._optimizer.state.values():
@@ -156,7 +158,7 @@ class Training:
         self.train(self._prepare(self._rows), self._labels[self._rows])
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.DecodeStream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(5):

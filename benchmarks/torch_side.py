@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
-from benchmarks.torch_peer import Net, Training
+from benchmarks.torch_peer import BaseModel, Training
 
 
 def synchronise() -> None:
@@ -61,7 +61,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     shape = options["image"]
-    net = Net(options["depth"], options["plain"], shape[2], tuple(options["widths"])).to(device)
+    net = BaseModel(options["depth"], options["plain"], shape[2], tuple(options["widths"])).to(
+        device
+    )
     images = torch.randint(0, 256, (options["images"], *shape), dtype=torch.uint8, device=device)
     begin = time.perf_counter()
     training = Training(net, options["mode"], options["batch_size"], images, options["augment"])

@@ -23,15 +23,15 @@ from absl import flags
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks.torch_peer import Net, random_crop_flip
+from benchmarks.torch_peer import BaseModel, random_crop_flip
 from flaxres import cli
-from flaxres.config import check_config, flatten, net_name
+from flaxres.config import check_config, flatten, model_name
 from flaxres.data import Dataset, Split, load_dataset
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
-from flaxres.run.metric_writers import MetricsFile, Terminal
+from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
 from flaxres.run.workdir import open_workdir
-from flaxres.training.loop import Clock, due
+from flaxres.training.loop import StepTimer, due
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run goes.")
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -46,8 +46,8 @@ def _check_recipe(config: ConfigDict) -> None:
     """
     known = {
         **{"schedule": "drops", "linear_warmup_steps": 0, "nesterov": False, "label_smoothing": 0},
-        **{"augment.crop": "pad", "augment.colour": 0, "init_from": None},
-        **{"transfer.frozen": [], "transfer.body_rate": 1},
+        **{"augment.crop": "pad", "augment.color": 0, "init_from": None},
+        **{"transfer.frozen": [], "transfer.backbone_learning_rate_scale": 1},
     }
     for field, value in known.items():
         if (given := flatten(config)[field]) != value:
@@ -75,7 +75,7 @@ class Run:
         self.config, self._device, self.step = config, device, 0
         torch.manual_seed(config.seed)
         channels = dataset.image_shape[2]
-        self.net = Net(model.depth, model.name == "plain", channels, tuple(model.widths))
+        self.net = BaseModel(model.depth, model.name == "plain", channels, tuple(model.widths))
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -95,7 +95,7 @@ class Run:
         )
         self._mean = torch.from_numpy(dataset.mean_image()).to(device)
         self._train, self._test = (self._put(split) for split in (dataset.train, dataset.test))
-        self._order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+        self._order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
         self._autocast = config.dtype == "bfloat16"
 
     def _put(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,13 +174,13 @@ def train(config: ConfigDict, workdir: Path) -> None:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
-    name, path = f"{net_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
+    name, path = f"{model_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
     with (
         open_workdir(workdir, config, info),
-        Terminal(name, config.num_steps) as terminal,
+        TerminalWriter(name, config.num_steps) as terminal,
     ):
         sums = run.load(path) if path.exists() else torch.zeros(3, device=device)
-        metrics, clock = MetricsFile(workdir, run.step), Clock(run.step)
+        metrics, clock = JsonLinesWriter(workdir, run.step), StepTimer(run.step)
         terminal.restart_clock(run.step)
         while run.step < config.num_steps:
             rate = run.rate()

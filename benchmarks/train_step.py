@@ -1,6 +1,6 @@
 """flaxres's train step against PyTorch's.
 
-python -m benchmarks.train_step --nets=resnet-20,resnet-56,plain-56 --against=torch
+python -m benchmarks.train_step --models=resnet-20,resnet-56,plain-56 --against=torch
 
 Each is a process of its own that makes whole train steps, data path included, on random images.
 They take turns, round by round, so that what else the machine does falls on all of them. PyTorch
@@ -33,7 +33,9 @@ from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.settings import MALLOC_TUNABLES
 from flaxres.errors import ConfigError, UserError
 
-NETS = flags.DEFINE_list("nets", ["resnet-20", "resnet-56", "plain-56"], "Plain, or with option A.")
+MODELS = flags.DEFINE_list(
+    "models", ["resnet-20", "resnet-56", "plain-56"], "Plain, or with option A."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Height and width.")
 CHANNELS = flags.DEFINE_integer("channels", 3, "Of the images; the digits have 1.")
@@ -248,7 +250,7 @@ def print_table(
 
 def main() -> None:
     """Compares all nets."""
-    write(JSON.value, [compare(net) for net in NETS.value])
+    write(JSON.value, [compare(net) for net in MODELS.value])
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ python -m flaxres.main --config=configs/cats_vs_dogs.py:resnet-50 --workdir=runs
 
 or with its first stages frozen, --config.transfer.frozen="('conv','norm','stage1','stage2')".
 Torchvision's files are of nets with --config.model.stride_on=3x3, and of images that are divided by
-a deviation: --config.transfer.std="(0.229,0.224,0.225)".
+a deviation: --config.transfer.image_std="(0.229,0.224,0.225)".
 """
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 
 
 def get_config(net: str = "resnet-18"):
     """The experiment with the net that `net` names."""
-    config = set_net(default_config(), net, stem="imagenet")
+    config = set_model(default_config(), net, stem="imagenet")
     config.name = "cats_vs_dogs"
     config.batch_size = 64
     config.num_steps = 12_000  # 41 epochs of 18,610 images
@@ -37,6 +37,6 @@ def get_config(net: str = "resnet-18"):
         return config
     config.dataset.image_size = 224
     config.dataset.eval_short_side = 256
-    config.augment.crop = "area"
+    config.augment.crop = "random-resized"
     config.augment.pad = 0
     return config

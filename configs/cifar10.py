@@ -9,7 +9,7 @@ ResNet-32 7.51%, ResNet-44 7.17%, ResNet-56 6.97%, ResNet-110 6.43%; and plain n
 with depth on the training set too.
 """
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 
 
 def get_config(net: str = "resnet-20"):
@@ -25,4 +25,4 @@ def get_config(net: str = "resnet-20"):
     config.dataset.name = "cifar10"
     config.augment.pad = 4
     config.augment.flip = True
-    return set_net(config, net)
+    return set_model(config, net)

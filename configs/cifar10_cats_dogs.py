@@ -12,7 +12,7 @@ and what is done with it, with a new head, is to train all layers, or the head a
 
 python -m flaxres.main --config=configs/cifar10_cats_dogs.py:resnet-20 --workdir=runs/cats_dogs/on \
     --init_from=runs/cats_dogs/eight --config.transfer.new_head=True
-    (and --config.transfer.frozen="('body',)")
+    (and --config.transfer.frozen="('backbone',)")
 
 `configs/sweeps/transfer.py` has all of these. Measured with seeds 0 to 2 on the JPEG copy of
 CIFAR-10, on two CPU cores, 2026-11-24, with 1,000 steps for the net to begin with (boundaries 500

@@ -7,7 +7,7 @@ all four residual nets with seed 0; ResNet-56 has had up to 10% with other seeds
 (`make degradation`) took 1 minute 4 seconds on two CPU cores, 2026-11-24.
 """
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 
 
 def get_config(net: str = "resnet-20"):
@@ -24,4 +24,4 @@ def get_config(net: str = "resnet-20"):
     config.dataset.name = "digits"
     config.augment.pad = 0  # strokes reach the edge of the 8x8 images
     config.augment.flip = False  # a mirrored digit is no digit
-    return set_net(config, net)
+    return set_model(config, net)

@@ -20,7 +20,7 @@ which costs a point or two. The released nets normalise by population statistics
 (`--mode=eval --batch_stats=population`).
 """
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 
 
 def get_config(net: str = "resnet-50"):
@@ -41,8 +41,8 @@ def get_config(net: str = "resnet-50"):
     config.dataset.eval_short_side = 256  # Krizhevsky 2012, section 2, whose testing is taken over
     config.dataset.mean = "pixel"
     config.augment.crop = "scale"
-    config.augment.short_side = (256, 480)
+    config.augment.short_side_range = (256, 480)
     config.augment.pad = 0
     config.augment.flip = True
-    config.augment.colour = 0.1  # "the standard color augmentation in [21]": Krizhevsky 2012
-    return set_net(config, net, stem="imagenet")
+    config.augment.color = 0.1  # "the standard color augmentation in [21]": Krizhevsky 2012
+    return set_model(config, net, stem="imagenet")

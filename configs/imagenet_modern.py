@@ -31,10 +31,10 @@ def get_config(net: str = "resnet-50"):
     config.label_smoothing = 0.1
     config.weight_decay_on = "kernels"  # both papers leave out batch norm, the later one biases too
     config.dataset.mean = "channel"
-    config.augment.crop = "area"
-    config.augment.area = (0.08, 1.0)
-    config.augment.aspect = (3 / 4, 4 / 3)
-    config.augment.colour = 0.1
+    config.augment.crop = "random-resized"
+    config.augment.area_range = (0.08, 1.0)
+    config.augment.aspect_ratio_range = (3 / 4, 4 / 3)
+    config.augment.color = 0.1
     if config.model.block == "bottleneck" and config.model.name != "densenet":
         config.model.stride_on = "3x3"
     if config.model.shortcut != "none":

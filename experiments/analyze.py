@@ -69,7 +69,7 @@ def main(analysis: ModuleType) -> None:
     output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir / DIRECTORY
     try:
         output.mkdir(parents=True, exist_ok=True)
-        files = analysis.analyse(directories, output)
+        files = analysis.analyze(directories, output)
     except OSError as error:
         raise WorkdirError(
             f"results cannot be written to {output} ({error.strerror}); choose another --output"

@@ -24,8 +24,8 @@ from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import read_config
 
-NETS = flags.DEFINE_list(
-    "nets",
+MODELS = flags.DEFINE_list(
+    "models",
     sweep.NETS,
     "Nets to train.",
 )
@@ -46,12 +46,12 @@ def net_plans() -> list[Plan]:
       ConfigError: a net in --config, or a net or seed that does not exist.
     """
     config = cli.get_config()
-    if not NETS.value:
-        raise ConfigError("--nets is empty; give it e.g. --nets=plain-20,resnet-20")
+    if not MODELS.value:
+        raise ConfigError("--models is empty; give it e.g. --models=plain-20,resnet-20")
     flag = flags.FLAGS["config"]
     path, _, net = config_flags.get_config_filename(flag).partition(":")
     if net:
-        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --nets")
+        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --models")
     try:
         seeds = [int(seed) for seed in SEEDS.value or [config.seed]]
     except ValueError:
@@ -60,7 +60,7 @@ def net_plans() -> list[Plan]:
         ) from None
     overrides = cli.get_overrides()
     overrides.pop("seed", None)  # is in `seeds`
-    return make_plans(grid(path, {net: (net, {}) for net in NETS.value}, seeds), overrides)
+    return make_plans(grid(path, {net: (net, {}) for net in MODELS.value}, seeds), overrides)
 
 
 def draw(workdir: Path) -> None:

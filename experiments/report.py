@@ -21,8 +21,8 @@ from absl import flags
 
 import flaxres
 from experiments.reporting import tables
-from experiments.reporting.figure_assets import Picture, pictures
-from experiments.reporting.run_status import STATES, Facts, gather
+from experiments.reporting.figure_assets import FigureAsset, pictures
+from experiments.reporting.run_status import STATES, WorkdirStatus, read_status
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError, one_line
 from flaxres.run.workdir import write_atomically
@@ -33,7 +33,7 @@ WORKDIR = flags.DEFINE_string(
 )
 FILES = ("report.html", "report.md")
 TEMPLATES = Path(__file__).parent / "reporting" / "templates"
-MOST_LISTED = 20  # incomplete runs, or settings, on top; the tables have all of them
+MAX_LISTED = 20  # incomplete runs, or settings, on top; the tables have all of them
 # What has a meaning in Markdown or HTML; an underscore within a word has none.
 SPECIAL = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
 
@@ -42,14 +42,14 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
     """Draws what can be drawn and writes report.html and report.md; returns their paths.
 
     Args:
-      workdir: see `experiments.reporting.run_status.gather`.
+      workdir: see `experiments.reporting.run_status.read_status`.
       now: when the report is made, the present if not given. Else it depends on what is in
         `workdir`, and on which flaxres this is, alone.
 
     Raises:
       WorkdirError: there is no run, one cannot be read, or `workdir` cannot be written.
     """
-    facts = gather(workdir)
+    facts = read_status(workdir)
     now = (now or datetime.datetime.now()).astimezone()
     commits = Counter(run.row.get("commit") for run in facts.runs if run.step)
     try:
@@ -65,7 +65,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
             "shared": tables.shared(facts),
             "commits": commits,
             "pictures": draw(facts, workdir),
-            "most": MOST_LISTED,
+            "most": MAX_LISTED,
         }
         texts = [render(name, content, workdir) for name in FILES]
         for name, text in zip(FILES, texts, strict=True):
@@ -77,7 +77,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
     return [workdir / name for name in FILES]
 
 
-def draw(facts: Facts, workdir: Path) -> list[Picture]:
+def draw(facts: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
     """The figures of the runs, drawn anew, then those that analyses have left in `workdir`.
 
     Raises:

@@ -29,14 +29,14 @@ from experiments.results.run_names import run_directories
 from experiments.results.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
 from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
-from experiments.sweeps.scheduler import Progress, State
+from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
-from flaxres.config import flatten, net_name
+from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, write_atomically
 
-NETS = flags.DEFINE_list("nets", sweep.NETS, "Nets whose first seed comes first.")
-DEEP_NETS = flags.DEFINE_list("deep_nets", ["resnet-110", "plain-110"], "Nets that come next.")
+MODELS = flags.DEFINE_list("models", sweep.NETS, "Nets whose first seed comes first.")
+DEEP_MODELS = flags.DEFINE_list("deep_models", ["resnet-110", "plain-110"], "Nets that come next.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each net, from 0 on.", lower_bound=1)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where runs go; runs/NAME-reproduction if not given."
@@ -61,19 +61,21 @@ def plans_by_value() -> list[Plan]:
     """
     path, _, net = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if net:
-        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --nets")
-    first, deep = ({net: (net, {}) for net in names.value} for names in (NETS, DEEP_NETS))
+        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --models")
+    first, deep = ({net: (net, {}) for net in names.value} for names in (MODELS, DEEP_MODELS))
     entries = grid(path, first, [0]) + grid(path, deep, [0])
     entries += grid(path, first | deep, range(1, SEEDS.value))
     if not entries:
-        raise ConfigError("--nets and --deep_nets are empty; give e.g. --nets=plain-20,resnet-20")
+        raise ConfigError(
+            "--models and --deep_models are empty; give e.g. --models=plain-20,resnet-20"
+        )
     plans = make_plans(entries, cli.get_overrides())
     for plan in plans:
         model = plan.config.model
         if model.name not in ("plain", "resnet") or model.block != "basic":
             raise ConfigError(
-                f"--nets and --deep_nets take the plain and residual nets of section 4.2, got "
-                f"{net_name(model)}; experiments.sweep trains others"
+                f"--models and --deep_models take the plain and residual nets of section 4.2, got "
+                f"{model_name(model)}; experiments.sweep trains others"
             )
     return plans
 
@@ -110,9 +112,9 @@ class Results:
     def _read(directory: Path) -> Run | None:
         return read_run(directory) if (directory / CONFIG_FILE).exists() else None
 
-    def watch(self, run: Progress) -> None:
+    def watch(self, run: RunProgress) -> None:
         """Takes up a run that has finished."""
-        if run.state is State.FINISHED and run.plan.name not in self._started:
+        if run.state is RunState.FINISHED and run.plan.name not in self._started:
             self._started[run.plan.name] = self._thread.submit(self._finish, run.plan)
 
     def _finish(self, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu
+from flaxres.aliases import rename_in_arguments, rename_in_config
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
 from flaxres.run import preemption
@@ -58,18 +59,20 @@ def get_config() -> ConfigDict:
     config = flags.FLAGS.config
     if config is None:
         raise ConfigError("--config is missing; give it a file, e.g. --config=configs/digits.py")
+    rename_in_config(config)
+    config.update_from_flattened_dict(get_overrides())
     return config
 
 
-def with_net(config: ConfigDict, net: str) -> ConfigDict:
+def with_model(config: ConfigDict, net: str) -> ConfigDict:
     """A copy with another net, and the overrides of the command line.
 
     Raises:
       ConfigError: no net has this name.
     """
-    from flaxres.config import set_net
+    from flaxres.config import set_model
 
-    other = set_net(config.copy_and_resolve_references(), net, config.model.stem)
+    other = set_model(config.copy_and_resolve_references(), net, config.model.stem)
     other.update_from_flattened_dict(get_overrides())
     return other
 
@@ -90,11 +93,12 @@ def run(
     preemption.stop_with_parent()
     if trains:
         cpu.tune()
+    sys.argv[1:] = rename_in_arguments(sys.argv[1:])
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
 
     def start(_: Sequence[str]) -> None:
         if trains:
-            compilation_cache.keep_compiled_programs()
+            compilation_cache.enable_compilation_cache()
         main()
 
     try:
@@ -116,7 +120,7 @@ def _exit(message: str, code: int, shared: bool = True) -> None:
     if not shared and "jax" in sys.modules:
         from flaxres.parallel import multihost
 
-        multihost.leave(code)
+        multihost.exit_without_waiting(code)
     sys.exit(code)
 
 

@@ -11,17 +11,17 @@ import itertools
 
 from ml_collections import ConfigDict, config_dict
 
-from flaxres.data.options import check_data
+from flaxres.data.options import check_data_fields
 from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
-from flaxres.models.names import fields_of, net_name
+from flaxres.models.names import model_fields, model_name
 from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.models.registry import FIELDS, check_model
+from flaxres.models.registry import FIELDS, check_model_fields
 
-__all__ = ["check_config", "default_config", "flatten", "net_name", "set_net", "unknown_field"]
+__all__ = ["check_config", "default_config", "flatten", "model_name", "set_model", "unknown_field"]
 
 DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("drops", "cosine")
+SCHEDULES = ("piecewise-constant", "cosine")
 PARALLELISMS = ("jit", "pmap")
 DECAYED = ("all", "kernels")
 
@@ -38,7 +38,7 @@ def default_config() -> ConfigDict:
     config.learning_rate = 0.1
     # What becomes of the rate: it drops at the boundaries, or falls to 0 at num_steps along half a
     # cosine (Loshchilov and Hutter 2017, arXiv 1608.03983); see `flaxres.training.optimizer.learning_rate`.
-    config.schedule = "drops"
+    config.schedule = "piecewise-constant"
     config.boundaries = (32_000, 48_000)  # the learning rate drops before these steps (0 is first)
     config.decay_factor = 0.1  # the learning rate is multiplied by it at each boundary
     # The rate rises in equal parts over so many steps; Goyal 2017 (arXiv 1706.02677), section 2.2.
@@ -87,12 +87,14 @@ def default_config() -> ConfigDict:
     config.transfer = ConfigDict()
     config.transfer.new_head = False  # the last dense layer begins anew, for other classes
     # Stages ('stage1') and layers ('conv', 'norm', 'stage1_block2') that stay as they are, with
-    # running statistics in training; 'body': all but the last dense layer.
+    # running statistics in training; 'backbone': all but the last dense layer.
     config.transfer.frozen = ()
-    config.transfer.body_rate = 1.0  # times the learning rate, in all but the last dense layer
+    config.transfer.backbone_learning_rate_scale = (
+        1.0  # times the learning rate, in all but the last dense layer
+    )
     # What images in 0..1 were divided by for a PyTorch state dict, a number for each channel;
     # torchvision's are (0.229, 0.224, 0.225). The first convolution takes it in.
-    config.transfer.std = ()
+    config.transfer.image_std = ()
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # digits, folder, or any TFDS image-classification set
@@ -125,17 +127,17 @@ def default_config() -> ConfigDict:
     # 2014, arXiv 1409.4842, section 6): a crop of random area and aspect, scaled to that size.
     config.augment.crop = "pad"
     config.augment.pad = 4  # pixels on each side
-    config.augment.short_side = (256, 480)  # of scale: pixels
-    config.augment.area = (0.08, 1.0)  # of area: parts of the image's
-    config.augment.aspect = (3 / 4, 4 / 3)  # of area: width over height
+    config.augment.short_side_range = (256, 480)  # of scale: pixels
+    config.augment.area_range = (0.08, 1.0)  # of area: parts of the image's
+    config.augment.aspect_ratio_range = (3 / 4, 4 / 3)  # of area: width over height
     config.augment.flip = True  # random horizontal flip
     # Deviation of the multiples of RGB's principal components that are added to an image; 0: none.
-    # Krizhevsky 2012, section 4.1, has 0.1. See `flaxres.data.augment.random_colour`.
-    config.augment.colour = 0.0
+    # Krizhevsky 2012, section 4.1, has 0.1. See `flaxres.data.augment.pca_color_augmentation`.
+    config.augment.color = 0.0
     # Eigenvalues of the covariance of ImageNet's RGB in units of 0..1, and its eigenvectors, one
     # after the other: github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua (pca).
-    config.augment.colour_values = (0.2175, 0.0188, 0.0045)
-    config.augment.colour_vectors = (
+    config.augment.color_eigenvalues = (0.2175, 0.0188, 0.0045)
+    config.augment.color_eigenvectors = (
         *(-0.5675, -0.5808, -0.5836),
         *(0.7192, -0.0045, -0.6948),
         *(0.4009, -0.8140, 0.4203),
@@ -152,7 +154,7 @@ def default_config() -> ConfigDict:
     return config
 
 
-def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
+def set_model(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
     """Sets the fields of the net that `net` names (`flaxres.models.names`); returns `config`.
 
     CIFAR's residual nets of 110 layers and more also get the warm-up of He15, section 4.2.
@@ -166,7 +168,7 @@ def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
       ConfigError: the name does not have this form.
     """
     try:
-        fields = fields_of(net, stem)
+        fields = model_fields(net, stem)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     config.model.update(FIELDS)
@@ -174,6 +176,9 @@ def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
     deep = fields["name"] in ("resnet", "preact") and fields["depth"] >= 110
     config.warmup.enabled = deep and stem == "cifar"
     return config
+
+
+set_net = set_model  # the former name, for config files that use it
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -215,10 +220,10 @@ def check_config(config: ConfigDict) -> None:
     need(quiet, "log_layers_every", "0 where num_replicas is above 1")
     one_of("model.norm", NORMS)
     try:
-        check_model(config.model)
+        check_model_fields(config.model)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    check_data(config, fields)
+    check_data_fields(config, fields)
     for field in (
         *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
         *(
@@ -232,13 +237,13 @@ def check_config(config: ConfigDict) -> None:
         need(flat[field] >= 1, field, "at least 1")
     for field in (
         *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
-        *("dataset.image_size", "log_layers_every", "augment.colour", "linear_warmup_steps"),
+        *("dataset.image_size", "log_layers_every", "augment.color", "linear_warmup_steps"),
     ):
         need(flat[field] >= 0, field, "0 or more")
     need(0 <= config.seed < 2**31, "seed", "from 0 to 2**31 - 1")
     for field in (
         *("learning_rate", "decay_factor", "warmup.learning_rate"),
-        *("model.norm_epsilon", "model.init_gain", "transfer.body_rate"),
+        *("model.norm_epsilon", "model.init_gain", "transfer.backbone_learning_rate_scale"),
     ):
         need(flat[field] > 0, field, "above 0")
     for field in ("momentum", "model.norm_momentum", "label_smoothing"):
@@ -249,17 +254,17 @@ def check_config(config: ConfigDict) -> None:
     ok = ramp == 0 or not config.warmup.enabled
     need(ok, "linear_warmup_steps", "0 where warmup.enabled, of which a run has one")
     need(config.momentum > 0 or not config.nesterov, "nesterov", "False where momentum is 0")
-    for field, count in (("augment.colour_values", 3), ("augment.colour_vectors", 9)):
+    for field, count in (("augment.color_eigenvalues", 3), ("augment.color_eigenvectors", 9)):
         numbers = all(isinstance(value, int | float) for value in flat[field])
         need(numbers and len(flat[field]) == count, field, f"{count} numbers")
     ok = config.init_from is not None or not config.transfer.new_head
     need(ok, "transfer.new_head", "False without weights to begin with (--init_from)")
     ok = all(isinstance(name, str) and name for name in flat["transfer.frozen"])
     need(ok, "transfer.frozen", "names of stages and layers, such as ('conv', 'norm', 'stage1')")
-    ok = all(isinstance(value, int | float) and value > 0 for value in flat["transfer.std"])
-    need(ok, "transfer.std", "numbers above 0, such as (0.229, 0.224, 0.225)")
-    ok = config.init_from is not None or not flat["transfer.std"]
-    need(ok, "transfer.std", "() without weights to begin with (--init_from)")
+    ok = all(isinstance(value, int | float) and value > 0 for value in flat["transfer.image_std"])
+    need(ok, "transfer.image_std", "numbers above 0, such as (0.229, 0.224, 0.225)")
+    ok = config.init_from is not None or not flat["transfer.image_std"]
+    need(ok, "transfer.image_std", "() without weights to begin with (--init_from)")
     boundaries = flat["boundaries"]
     whole = all(type(boundary) is int and boundary > 0 for boundary in boundaries)
     rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))

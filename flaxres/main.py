@@ -1,7 +1,7 @@
 """Command line: train, evaluate or summarise one net, predict with it, or export it.
 
 python -m flaxres.main --config=configs/digits.py:resnet-56 --workdir=runs/resnet-56
-python -m flaxres.main --mode=eval --workdir=runs/resnet-56 --protocol=10-crop
+python -m flaxres.main --mode=eval --workdir=runs/resnet-56 --test_crops=10-crop
 python -m flaxres.main --mode=eval --ensemble=runs/resnet-44,runs/resnet-56
 python -m flaxres.main --mode=predict --workdir=runs/resnet-56 --images='*.jpg'
 python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=net.stablehlo
@@ -33,7 +33,7 @@ INIT_FROM = flags.DEFINE_string(
     "Weights to begin with: a PyTorch state dict (resnet50.pth), variables (NAME.msgpack) or a "
     "run's directory; config.init_from.",
 )
-NETS = flags.DEFINE_list("nets", [], "With --mode=summary: nets to compare, a line for each.")
+MODELS = flags.DEFINE_list("models", [], "With --mode=summary: models to compare, a line for each.")
 BATCH_STATS = flags.DEFINE_enum(
     "batch_stats",
     "running",
@@ -41,14 +41,14 @@ BATCH_STATS = flags.DEFINE_enum(
     "With --mode=eval, predict or export: batch norm's statistics, those kept in training or those "
     "of all training images, computed anew.",
 )
-PROTOCOL = flags.DEFINE_enum(
-    "protocol",
+TEST_CROPS = flags.DEFINE_enum(
+    "test_crops",
     "split",
-    ["split", "centre", "10-crop", "multi-scale"],
+    ["split", "center", "10-crop", "multi-scale"],
     "With --mode=eval: what is shown of each image; see flaxres/evaluation/test_crops.py.",
 )
 SHORT_SIDE = flags.DEFINE_integer(
-    "short_side", None, "Of centre and 10-crop, in pixels; 256/224 of the net's size if not given."
+    "short_side", None, "Of center and 10-crop, in pixels; 256/224 of the net's size if not given."
 )
 SCALES = flags.DEFINE_list(
     "scales", [], "Short sides of multi-scale; {224,256,384,480,640}/224 of the net's size."
@@ -76,10 +76,10 @@ cli.define_config("configs/cifar10.py:resnet-56")
 # The modes that flags are for, of those that are not for all.
 MODES_OF = (
     ((BATCH_STATS,), ("eval", "predict", "export")),
-    ((PROTOCOL, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
+    ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT,), ("export",)),
-    ((NETS,), ("summary",)),
+    ((MODELS,), ("summary",)),
 )
 
 
@@ -96,17 +96,17 @@ def main() -> None:
     if mode == "summary":
         from flaxres import summary
 
-        if NETS.value:
-            summary.print_comparison([cli.with_net(config, net) for net in NETS.value])
+        if MODELS.value:
+            summary.print_comparison([cli.with_model(config, net) for net in MODELS.value])
         else:
             summary.print_summary(config)
         return
 
     from flaxres.parallel import multihost
 
-    multihost.initialise(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    multihost.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     lines = _use(mode, config) if trained else _train(config, _workdir(config))
-    if multihost.is_first():
+    if multihost.is_main_process():
         print("\n".join(lines), end="\n" if lines else "")
 
 
@@ -141,9 +141,9 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 
 def _use(mode: str, config: ConfigDict | None) -> list[str]:
     """Evaluates, predicts or exports; returns what to print at the end."""
-    from flaxres.inference.trained_model import load_net
+    from flaxres.inference.trained_model import load_trained_model
 
-    load = functools.partial(load_net, say=_say, batch_stats=BATCH_STATS.value)
+    load = functools.partial(load_trained_model, log=_log, batch_stats=BATCH_STATS.value)
     if mode == "eval":
         return _evaluate(config)
     if mode == "predict":
@@ -163,11 +163,11 @@ def _evaluate(config: ConfigDict | None) -> list[str]:
     from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
 
     options = {
-        "protocol": PROTOCOL.value,
+        "protocol": TEST_CROPS.value,
         "short_side": SHORT_SIDE.value,
         "scales": _scales(),
         "splits": SPLITS.value,
-        "say": _say,
+        "say": _log,
         "batch_stats": BATCH_STATS.value,
     }
     if ENSEMBLE.value:
@@ -188,10 +188,10 @@ def _scales() -> list[int]:
         ) from None
 
 
-def _say(message: str) -> None:
-    from flaxres.parallel.multihost import is_first
+def _log(message: str) -> None:
+    from flaxres.parallel.multihost import is_main_process
 
-    if is_first():
+    if is_main_process():
         print(message, file=sys.stderr)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from flaxres.config import check_config, net_name
+from flaxres.config import check_config, model_name
 from flaxres.data import dataset_shape
 from flaxres.models import create_model
-from flaxres.models.layer_counts import Layer, block_weights, summarise
+from flaxres.models.layer_counts import Layer, block_weights, summarize
 from flaxres.terminal import print_table
 
 
@@ -21,7 +21,7 @@ def print_summary(config: ConfigDict) -> None:
       UserError: a bad config, or a data set that is not there to say how large its images are.
     """
     layers, size = _layers(config)
-    table = Table(title=f"{net_name(config.model)} on {config.dataset.name} ({size})")
+    table = Table(title=f"{model_name(config.model)} on {config.dataset.name} ({size})")
     for column in ("layer", "kind", "output", "params", "MACs", "activations"):
         table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
     for layer in layers:
@@ -54,9 +54,9 @@ def print_comparison(configs: Sequence[ConfigDict]) -> None:
     for config, layers, _ in rows:
         params, macs, activations = _totals(layers)
         counts = (_millions(count) for count in (macs, activations))
-        table.add_row(net_name(config.model), str(config.model.depth), f"{params:,}", *counts)
+        table.add_row(model_name(config.model), str(config.model.depth), f"{params:,}", *counts)
     print_table(table)
-    blocks = {net_name(config.model): block_weights(layers) for config, layers, _ in rows}
+    blocks = {model_name(config.model): block_weights(layers) for config, layers, _ in rows}
     channels = sorted(set().union(*blocks.values()))
     if not channels:
         return
@@ -73,7 +73,7 @@ def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
     """Layers of the config's net, and the size of its images."""
     check_config(config)
     image_shape, num_classes = dataset_shape(config.dataset)
-    layers = summarise(create_model(config.model, num_classes, config.dtype), image_shape)
+    layers = summarize(create_model(config.model, num_classes, config.dtype), image_shape)
     return layers, "x".join(map(str, image_shape))
 
 

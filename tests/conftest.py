@@ -19,7 +19,7 @@ cpu.set_xla_flags()
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the tests of many devices
-compilation_cache.keep_compiled_programs()  # many tests compile the same ones
+compilation_cache.enable_compilation_cache()  # many tests compile the same ones
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,7 +2,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from flaxres.config import check_config, default_config, flatten, net_name, set_net
+from flaxres.config import check_config, default_config, flatten, model_name, set_model
 from flaxres.errors import ConfigError
 
 
@@ -29,17 +29,17 @@ def test_the_paper_s_numbers():
     ],
 )
 def test_nets_by_name(net, fields):
-    config = set_net(default_config(), net)
+    config = set_model(default_config(), net)
     model = config.model
     assert (model.name, model.depth, model.shortcut, config.warmup.enabled) == fields
-    assert net_name(model) == net
+    assert model_name(model) == net
     check_config(config)
 
 
 @pytest.mark.parametrize("net", ["", "resnet", "resnet-", "rsenet-20", "plain-20-A", "resnet-20-D"])
 def test_names_that_mean_no_net(net):
     with pytest.raises(ConfigError, match=r"net must be .*resnet-56-B.*, got"):
-        set_net(default_config(), net)
+        set_model(default_config(), net)
 
 
 def test_flatten():
@@ -73,17 +73,25 @@ def test_flatten():
         ("model.widths", (16.5, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
         ("warmup.train_error", 100.0, "warmup.train_error must be percent"),
-        ("schedule", "steps", "schedule must be one of drops, cosine, got 'steps'"),
+        ("schedule", "steps", "schedule must be one of piecewise-constant, cosine, got 'steps'"),
         ("linear_warmup_steps", -1, "linear_warmup_steps must be 0 or more, got -1"),
         ("linear_warmup_steps", 64_000, "linear_warmup_steps must be below num_steps, 64000"),
         ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1, got 1.0"),
-        ("augment.colour", -0.1, "augment.colour must be 0 or more, got -0.1"),
-        ("augment.colour_values", (1.0,), "augment.colour_values must be 3 numbers"),
-        ("augment.colour_vectors", ("a",) * 9, "augment.colour_vectors must be 9 numbers"),
+        ("augment.color", -0.1, "augment.color must be 0 or more, got -0.1"),
+        ("augment.color_eigenvalues", (1.0,), "augment.color_eigenvalues must be 3 numbers"),
+        ("augment.color_eigenvectors", ("a",) * 9, "augment.color_eigenvectors must be 9 numbers"),
         ("transfer.new_head", True, r"transfer.new_head must be False without weights .*init_from"),
-        ("transfer.body_rate", 0.0, "transfer.body_rate must be above 0, got 0.0"),
-        ("transfer.std", (0.2, 0.0), r"transfer.std must be numbers above 0"),
-        ("transfer.std", (0.2,), r"transfer.std must be \(\) without weights .*init_from"),
+        (
+            "transfer.backbone_learning_rate_scale",
+            0.0,
+            "transfer.backbone_learning_rate_scale must be above 0, got 0.0",
+        ),
+        ("transfer.image_std", (0.2, 0.0), r"transfer.image_std must be numbers above 0"),
+        (
+            "transfer.image_std",
+            (0.2,),
+            r"transfer.image_std must be \(\) without weights .*init_from",
+        ),
         ("transfer.frozen", (1,), r"transfer.frozen must be names of stages and layers, .*\[1\]"),
     ],
 )
@@ -103,7 +111,7 @@ def test_remat_is_true_or_false():
 
 
 def test_a_run_has_one_warm_up_and_look_ahead_needs_momentum():
-    config = set_net(default_config(), "resnet-110")
+    config = set_model(default_config(), "resnet-110")
     config.linear_warmup_steps = 400
     message = "linear_warmup_steps must be 0 where warmup.enabled, of which a run has one, got 400"
     with pytest.raises(ConfigError, match=message):
@@ -116,7 +124,7 @@ def test_a_run_has_one_warm_up_and_look_ahead_needs_momentum():
 
 
 def test_plain_nets_have_no_shortcut():
-    config = set_net(default_config(), "plain-20")
+    config = set_model(default_config(), "plain-20")
     config.model.shortcut = "A"
     with pytest.raises(ConfigError, match="must be none for a plain net, got 'A'"):
         check_config(config)

@@ -50,7 +50,7 @@ def test_train_evaluate_and_again(python, tmp_path):
 
 
 def test_a_table_of_nets(python):
-    flags = ("--config=configs/imagenet.py", "--nets=resnet-34-A,resnet-50,densenet-121")
+    flags = ("--config=configs/imagenet.py", "--models=resnet-34-A,resnet-50,densenet-121")
     done = python("-m", "flaxres.main", "--mode=summary", *flags, "--config.dataset.name=digits")
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if "│" in line]
@@ -59,7 +59,7 @@ def test_a_table_of_nets(python):
     params = 25_557_032 - 7 * 7 * 2 * 64 - 2_049 * 990
     assert ["resnet-50", "50", f"{params:,}"] == cells[1][:3]
     assert [row[0] for row in cells[:3]] == ["resnet-34-A", "resnet-50", "densenet-121"]
-    done = python("-m", "flaxres.main", "--mode=summary", flags[0], "--nets=resnet-51")
+    done = python("-m", "flaxres.main", "--mode=summary", flags[0], "--models=resnet-51")
     assert done.returncode == 2
     assert "depth must be" in done.stderr
     assert "Traceback" not in done.stderr
@@ -110,7 +110,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
         (("--config=configs/digits.py", "--mode=tain"), ("--mode=tain",)),
         (("--config=configs/digits.py", "--top=2"), ("--top=2 is for --mode=predict",)),
         (("--mode=predict", "--scales=8,9"), ("--scales=8,9 is for --mode=eval, got",)),
-        (("--mode=eval", "--protocol=multi-scale", "--scales=8,x"), ("pixels", "got 8,x")),
+        (("--mode=eval", "--test_crops=multi-scale", "--scales=8,x"), ("pixels", "got 8,x")),
         (("--config=configs/digits.py", "train"), ("unexpected arguments: train",)),
         (
             ("--config=configs/digits.py:resnet-51",),

@@ -7,7 +7,7 @@ import pytest
 from flaxres import version
 from flaxres.data import load_dataset
 from flaxres.training import compiled_steps
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.version import commit
 
 WHAT = ("NAME", "EMAIL")
@@ -106,5 +106,5 @@ def test_a_hook_s_variables_do_not_lead_elsewhere(package, monkeypatch):
 
 def test_a_run_s_info_has_it(config, monkeypatch):
     monkeypatch.setattr(compiled_steps, "commit", lambda: "abc-dirty")
-    info = Programs(config, load_dataset(config.dataset)).info()
+    info = CompiledSteps(config, load_dataset(config.dataset)).info()
     assert info["commit"] == "abc-dirty"

@@ -17,7 +17,7 @@ FROZEN = {
     "all-layers": (),
     "frozen-stage1": ("conv", "norm", "stage1"),
     "frozen-stage2": ("conv", "norm", "stage1", "stage2"),
-    "frozen-body": ("body",),
+    "frozen-body": ("backbone",),
 }
 SLOW = 0.1  # times the rate, in the body
 SEEDS = range(3)
@@ -29,5 +29,5 @@ def get_sweep(config: str = "configs/cifar10_cats_dogs.py"):
     variants = {"lenet-5": ("lenet-5", {}), "scratch": (NET, {})}
     for name, frozen in FROZEN.items():
         variants[name] = (NET, start | {"transfer.frozen": frozen})
-    variants["slow-body"] = (NET, start | {"transfer.body_rate": SLOW})
+    variants["slow-body"] = (NET, start | {"transfer.backbone_learning_rate_scale": SLOW})
     return grid(config, variants, SEEDS)

@@ -1,6 +1,6 @@
 """What trained nets are like inside: one analysis a file, run by `experiments.analyze`."""
 
-# A module of this package each, with `analyse(directories, output) -> files` and, where there are
+# A module of this package each, with `analyze(directories, output) -> files` and, where there are
 # flags of its own, `define_flags()`: two analyses may have flags of one name.
 ANALYSES = {
     "responses": "how strongly each 3x3 layer responds (He15, figure 7)",

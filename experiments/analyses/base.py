@@ -19,19 +19,19 @@ from experiments.results.run_names import run_directories as find_directories
 from experiments.results.run_names import run_name, select_names
 from experiments.results.tables import as_csv
 from flaxres.data import Dataset, Split, load_dataset
-from flaxres.data.augment import normalise
-from flaxres.data.sampler import evaluation_rows
+from flaxres.data.augment import normalize
+from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError, WorkdirError
-from flaxres.inference.trained_model import load_net
+from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
-from flaxres.training.metrics import Sums, total
+from flaxres.training.metrics import MetricSums, total
 
 ANALYSES = "analyses"  # the directory of results, in the workdir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedRun:
     """A net at its newest checkpoint.
 
     Attributes:
@@ -104,22 +104,22 @@ def _by_net(directory: Path) -> tuple:
     return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), net, seed
 
 
-def load(directory: Path) -> Trained:
+def load(directory: Path) -> TrainedRun:
     """The net of the newest checkpoint in a run's directory, with its data set.
 
     Raises:
       UserError: there is no checkpoint, or no data; or the run is one of several replicas.
     """
-    net = load_net(directory, say=lambda message: print(message, file=sys.stderr))
+    net = load_trained_model(directory, log=lambda message: print(message, file=sys.stderr))
     dataset = load_dataset(net.config.dataset)
-    return Trained(run_name(directory), net.config, directory, dataset, net.variables, net.step)
+    return TrainedRun(run_name(directory), net.config, directory, dataset, net.variables, net.step)
 
 
 def measure_all(
     directories: Sequence[Path],
     cost: Callable[[ConfigDict], float],
-    measure: Callable[[Trained, Callable[[str, float], None]], list[dict[str, object]]],
-) -> tuple[list[dict[str, object]], list[Trained]]:
+    measure: Callable[[TrainedRun, Callable[[str, float], None]], list[dict[str, object]]],
+) -> tuple[list[dict[str, object]], list[TrainedRun]]:
     """Measures runs, one after another, under a progress bar.
 
     Args:
@@ -170,7 +170,7 @@ class Evaluation:
 
     def __init__(
         self,
-        run: Trained,
+        run: TrainedRun,
         split: Split,
         apply: Callable[..., jax.Array] | None = None,
         most: int = 0,
@@ -189,26 +189,26 @@ class Evaluation:
         apply = apply or (lambda variables, images: model.apply(variables, images, train=False))
         self._images = jnp.asarray(split.images[:size])
         self._labels = jnp.asarray(split.labels[:size])
-        self._rows = evaluation_rows(size, run.config.eval_batch_size, 1)
+        self._rows = evaluation_batches(size, run.config.eval_batch_size, 1)
         mean = run.mean
 
         @jax.jit
-        def sums(variables, images, labels, rows, *more) -> Sums:
-            logits = apply(variables, normalise(images[rows], mean), *more)
+        def sums(variables, images, labels, rows, *more) -> MetricSums:
+            logits = apply(variables, normalize(images[rows], mean), *more)
             own = labels[rows]
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, own)
-            return Sums.of(losses, logits, own, rows >= 0)
+            return MetricSums.of(losses, logits, own, rows >= 0)
 
         self._sums = sums
 
     def __call__(self, variables: Mapping, *more: object) -> dict[str, float]:
         """Mean cross-entropy in nats and top-1 error in percent; `more` goes to `apply`."""
         parts = [self._sums(variables, self._images, self._labels, r, *more) for r in self._rows]
-        rates = total(parts).rates("x")
-        return {"loss": rates["x_loss"], "error": rates["x_error"]}
+        averages = total(parts).averages("x")
+        return {"loss": averages["x_loss"], "error": averages["x_error"]}
 
 
-def note(runs: Sequence[Trained], what: str) -> str:
+def note(runs: Sequence[TrainedRun], what: str) -> str:
     """What stands on top of a figure: `what` it shows, the data set, and the steps made."""
     sets = sorted({run.dataset.name for run in runs})
     steps = sorted({run.step for run in runs})

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from experiments.analyses import batch_norm_figures as figures
-from experiments.analyses.base import Trained, load, note, write_rows
+from experiments.analyses.base import TrainedRun, load, note, write_rows
 from experiments.analyses.norms import STATISTICS, Measured, Norm, bins_of, measure, norms_of
 from experiments.analyses.progress import progress
 from flaxres.errors import ConfigError
@@ -82,7 +82,7 @@ def histogram_rows(norms: dict[str, Norm], statistics: str, measured: Measured) 
     return rows
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Measures and draws the runs on the split that the flags name; returns the files.
 
     Raises:
@@ -122,7 +122,7 @@ def study(directories: Sequence[Path], output: Path, split: str = "test") -> lis
 
 
 def rows_of_run(
-    run: Trained, split: str, done: Callable[[str, float], None] = lambda what, cost: None
+    run: TrainedRun, split: str, done: Callable[[str, float], None] = lambda what, cost: None
 ) -> dict[str, Rows]:
     """The rows of one run, by table; `done` is told of the parts of one that are done."""
     norms, epsilon = norms_of(run), run.config.model.norm_epsilon
@@ -130,7 +130,7 @@ def rows_of_run(
     tables: dict[str, Rows] = {"errors": [], "gap": [], "histograms": []}
     for kind in STATISTICS:
         measured = measure(run, kind, split, lambda what, images: done(what, images / cost))
-        tables["errors"].append({"split": split, "statistics": kind} | measured.rates)
+        tables["errors"].append({"split": split, "statistics": kind} | measured.averages)
         for number, (name, norm) in enumerate(norms.items(), start=1):
             row = {"number": number, "layer": name, "statistics": kind}
             tables["gap"].append(row | gap_of(norm, *measured.moments[name], epsilon))

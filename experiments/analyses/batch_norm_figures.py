@@ -166,7 +166,7 @@ def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Pa
     return plot_style.save(figure, path, note(what))
 
 
-def _histogram(axes: Axes, rows: Rows, normalised: bool) -> None:
+def _histogram(axes: Axes, rows: Rows, normalized: bool) -> None:
     """One panel, with the standard normal density beside what is normalised."""
     for kind, look in LOOKS.items():
         own = [row for row in rows if row["statistics"] == kind][1:-1]  # not what lies outside
@@ -175,7 +175,7 @@ def _histogram(axes: Axes, rows: Rows, normalised: bool) -> None:
         density = np.array([row["density"] for row in own])
         axes.stairs(np.where(density > 0, density, np.nan), edges, baseline=None, **line)
     axes.set_yscale("log")
-    if normalised:
+    if normalized:
         limits = axes.get_ylim()
         x = np.linspace(edges[0], edges[-1], 101)
         axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), zorder=0, **NORMAL)

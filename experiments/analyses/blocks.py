@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments.analyses import surgery
 from experiments.analyses.base import (
     Evaluation,
-    Trained,
+    TrainedRun,
     measure_all,
     note,
     write_rows,
@@ -129,7 +129,7 @@ def _random_exchanges(rng: np.random.Generator, pairs: list, number: int) -> tup
     return tuple(chosen)
 
 
-def errors(run: Trained, chosen: Sequence[Cut], images: int = 0) -> Iterator[float]:
+def errors(run: TrainedRun, chosen: Sequence[Cut], images: int = 0) -> Iterator[float]:
     """Top-1 error in percent of each net, on the test split; one compiled program for all.
 
     Args:
@@ -148,7 +148,7 @@ def errors(run: Trained, chosen: Sequence[Cut], images: int = 0) -> Iterator[flo
         yield evaluation(variables, keep)["error"]
 
 
-def summarise(chosen: Sequence[Cut], errors: Sequence[float]) -> list[dict[str, object]]:
+def summarize(chosen: Sequence[Cut], errors: Sequence[float]) -> list[dict[str, object]]:
     """A row for each kind and number: number of trials, mean and standard deviation of the error.
 
     Args:
@@ -172,9 +172,9 @@ def summarise(chosen: Sequence[Cut], errors: Sequence[float]) -> list[dict[str, 
 
 
 def measure(
-    run: Trained, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
+    run: TrainedRun, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
 ) -> list[dict[str, object]]:
-    """Rows of one run: see `summarise`.
+    """Rows of one run: see `summarize`.
 
     Args:
       run: the trained net.
@@ -187,10 +187,10 @@ def measure(
         found.append(error)
         done(run.name, run.config.model.depth)
     names = {"run": run.name, "net": run.net, "step": run.step}
-    return [names | row for row in summarise(chosen, found)]
+    return [names | row for row in summarize(chosen, found)]
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Measures and draws the runs as the flags say; returns the files.
 
     Raises:
@@ -220,7 +220,7 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
 
 
 def draw(
-    rows: Sequence[dict[str, object]], runs: Sequence[Trained], options: Options, path: Path
+    rows: Sequence[dict[str, object]], runs: Sequence[TrainedRun], options: Options, path: Path
 ) -> list[Path]:
     """Draws the three measurements, plain nets above and residual nets below; returns the files.
 
@@ -281,6 +281,6 @@ def _curve(axes: Axes, rows: Sequence[dict[str, object]], net: str, look: int) -
     drawn = plot_style.curve(look)  # marked everywhere, as a point between two gaps has no line
     axes.plot(numbers, mean, label=net, **drawn)
     if np.nansum(std) > 0:
-        colour = drawn["color"]
+        color = drawn["color"]
         low, high = np.clip([mean - std, mean + std], 0, 100)
-        axes.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(numbers, low, high, color=color, alpha=0.15, linewidth=0)

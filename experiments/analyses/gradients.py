@@ -31,7 +31,7 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.run.metric_writers import read_metrics
 from flaxres.run.workdir import LAYERS_FILE
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.layer_statistics import QUANTITIES
 
 # {'step': step, quantity: {layer: number or None}, ...}; see `flaxres.training.layer_statistics`.
@@ -43,7 +43,7 @@ LABELS = {
 }
 RANGE = (1e-12, 1e12)  # of a logarithmic axis; what is beyond is drawn at its edge
 OUTSIDE = "numbers outside 1e-12 to 1e12 are drawn at the edge"
-MOST_CURVES = len(plot_style.COLOURS) * len(plot_style.LINES)  # that can be told apart
+MOST_CURVES = len(plot_style.COLORS) * len(plot_style.LINES)  # that can be told apart
 
 
 def records_of_run(directory: Path) -> list[Record]:
@@ -55,14 +55,14 @@ def records_of_run(directory: Path) -> list[Record]:
     if records := read_metrics(directory, LAYERS_FILE):
         return records
     run = load(directory)
-    programs = Programs(on_one_device(run.config), load_dataset(run.config.dataset))
-    arrays = programs.put(run.dataset.train)
-    initial = programs.initial_state()
+    compiled_steps = CompiledSteps(on_one_device(run.config), load_dataset(run.config.dataset))
+    arrays = compiled_steps.put(run.dataset.train)
+    initial = compiled_steps.initial_state()
     trained = initial.replace(**run.variables, step=np.int32(run.step))
     records = []
-    for step, state in ((0, initial), (run.step, programs.devices.replicate(trained))):
-        values = programs.launch_layer_statistics(state, arrays, step)
-        records.append(programs.layer_statistics.record(step, jax.device_get(values)))
+    for step, state in ((0, initial), (run.step, compiled_steps.devices.replicate(trained))):
+        values = compiled_steps.launch_layer_statistics(state, arrays, step)
+        records.append(compiled_steps.layer_statistics.record(step, jax.device_get(values)))
     return records
 
 
@@ -78,7 +78,7 @@ def rows_of_run(name: str, records: Sequence[Record]) -> list[dict[str, object]]
     ]
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Quantities by layer at the start and at the end, and over training; returns the files.
 
     Raises:

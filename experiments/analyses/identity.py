@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Trained, load, write_rows
+from experiments.analyses.base import TrainedRun, load, write_rows
 from experiments.analyses.identity_init import deepen, fresh_variables, make_logits
 from experiments.analyses.identity_runs import (
     Pair,
@@ -76,7 +76,7 @@ class Start:
     """
 
     pair: Pair
-    trained: Trained
+    trained: TrainedRun
     weights: Path
     errors: dict[str, dict[str, float]]
     difference: float
@@ -109,7 +109,7 @@ class Variant:
         return dataclasses.replace(run, net=self.name, records=[first, *run.records])
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Makes the nets, trains them on, and draws what became of them; returns the files.
 
     Raises:
@@ -152,12 +152,14 @@ def make_start(pair: Pair, workdir: Path) -> Start:
         "made": (model, made),
         "random": (model, fresh),
     }
-    programs = {net: make_logits(net, run.mean, config.eval_batch_size) for net, _ in nets.values()}
+    compiled_steps = {
+        net: make_logits(net, run.mean, config.eval_batch_size) for net, _ in nets.values()
+    }
     errors, tested = {}, {}
     for name, (net, variables) in nets.items():
         errors[name] = {}
         for metric, split in (("train_error", dataset.train), ("test_error", dataset.test)):
-            logits = programs[net](variables, split.images)
+            logits = compiled_steps[net](variables, split.images)
             errors[name][metric] = 100 * float(np.mean(logits.argmax(-1) != split.labels))
         tested[name] = logits
     difference = float(np.abs(tested["made"] - tested["shallow"]).max())
@@ -253,7 +255,7 @@ def draw(variants: Sequence[Variant], path: Path) -> list[Path]:
             level = float(np.mean([shallow_errors(start)[metric] for start in starts]))
             axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
             config = group[0].config
-            for step in config.boundaries if config.schedule == "drops" else ():
+            for step in config.boundaries if config.schedule == "piecewise-constant" else ():
                 axes.axvline(step, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
             axes.set_xlim(0, config.num_steps)
             plot_style.finish(axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}")

@@ -23,15 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Trained, on_one_device
-from flaxres.config import net_name
+from experiments.analyses.base import TrainedRun, on_one_device
+from flaxres.config import model_name
 from flaxres.data import Dataset
-from flaxres.data.augment import normalise
-from flaxres.data.sampler import evaluation_rows
+from flaxres.data.augment import normalize
+from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError
-from flaxres.inference.population_statistics import Pool
+from flaxres.inference.population_statistics import MomentAccumulator
 from flaxres.models.resnet import stages_of_depth
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 
 Variables = Mapping[str, Mapping]  # 'params' and 'batch_stats', nested dicts of arrays
 MAY_DIFFER = ("depth", "remat", "scan")  # fields of `config.model`
@@ -48,7 +48,7 @@ def check_deeper(shallow: ConfigDict, deeper: ConfigDict) -> None:
       ConfigError: nets that have no identity blocks, that differ in more than depth, or of which
         the second is not the deeper one.
     """
-    name = net_name(shallow)
+    name = model_name(shallow)
     has_identities = (
         shallow.name in ("plain", "resnet")
         and shallow.block == "basic"
@@ -71,7 +71,7 @@ def check_deeper(shallow: ConfigDict, deeper: ConfigDict) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if counts[0] == counts[1] or any(a > b for a, b in zip(*counts, strict=True)):
-        raise ConfigError(f"the net to build must be deeper than {name}, got {net_name(deeper)}")
+        raise ConfigError(f"the net to build must be deeper than {name}, got {model_name(deeper)}")
 
 
 def added_blocks(shallow: ConfigDict, deeper: ConfigDict) -> dict[str, str]:
@@ -133,7 +133,7 @@ def add_blocks(variables: Variables, blocks: Mapping[str, Mapping[str, Mapping]]
     }
 
 
-def deepen(run: Trained, config: ConfigDict, fresh: Variables) -> dict:
+def deepen(run: TrainedRun, config: ConfigDict, fresh: Variables) -> dict:
     """The variables of a deeper net that computes what a trained one does.
 
     Args:
@@ -172,7 +172,7 @@ def fresh_variables(config: ConfigDict, dataset: Dataset) -> dict:
     """The variables of a config's net before its training from random weights, NumPy arrays."""
     config = on_one_device(config)
     config.init_from = None
-    return jax.device_get(Programs(config, dataset).initial_state().variables)
+    return jax.device_get(CompiledSteps(config, dataset).initial_state().variables)
 
 
 def activation_statistics(
@@ -203,7 +203,7 @@ def activation_statistics(
     def moments(variables: Variables, batch: jax.Array, is_there: jax.Array) -> dict:
         _, found = model.apply(
             variables,
-            normalise(batch, mean),
+            normalize(batch, mean),
             train=False,
             capture_intermediates=lambda module, _: module.name in blocks,
             mutable=["intermediates"],
@@ -218,8 +218,8 @@ def activation_statistics(
             own[name] = {"mean": average, "var": jnp.sum(weights * squares, 0)}
         return own
 
-    pool = Pool()
-    for rows in evaluation_rows(len(images), batch_size, devices=1):
+    pool = MomentAccumulator()
+    for rows in evaluation_batches(len(images), batch_size, devices=1):
         is_there = (rows >= 0).astype(np.float32)
         pool.add(moments(variables, images[rows], is_there), int(is_there.sum()))
     return pool.statistics()
@@ -236,10 +236,10 @@ def make_logits(model: nn.Module, mean: np.ndarray, batch_size: int) -> Callable
 
     @jax.jit
     def apply(variables: Variables, batch: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(batch, mean), train=False)
+        return model.apply(variables, normalize(batch, mean), train=False)
 
     def logits(variables: Variables, images: np.ndarray) -> np.ndarray:
-        batches = evaluation_rows(len(images), batch_size, devices=1)
+        batches = evaluation_batches(len(images), batch_size, devices=1)
         parts = [np.asarray(apply(variables, images[rows])) for rows in batches]
         return np.concatenate(parts)[: len(images)]
 

@@ -14,9 +14,9 @@ from experiments.analyses.identity_init import check_deeper
 from experiments.results.run_names import run_name
 from experiments.results.runs import read_run
 from experiments.sweeps.plan import import_file
-from flaxres.config import flatten, net_name, set_net
+from flaxres.config import flatten, model_name, set_model
 from flaxres.errors import ConfigError
-from flaxres.models.names import fields_of
+from flaxres.models.names import model_fields
 from flaxres.run.workdir import differing_fields, read_run_config
 
 CONFIGS = Path(configs.__file__).parent
@@ -66,7 +66,7 @@ def find_pairs(
             used.add(spec)
             other = _at_depth(config, depth)
             check_deeper(config.model, other.model)
-            own, target = net_name(config.model), net_name(other.model)
+            own, target = model_name(config.model), model_name(other.model)
             name = label.replace(own, target) if own in label else f"{target}-{label}"
             pairs.append(Pair(directory, label, name, _with_warmup(other)))
     if not deeper or set(deeper) - used:
@@ -104,7 +104,7 @@ def _kind(config: ConfigDict) -> str:
 def _label(directory: Path, config: ConfigDict) -> str:
     """The net of a run, or the variant that a sweep made of it."""
     name, slash, _ = run_name(directory).partition("/")
-    return name if slash else net_name(config.model)
+    return name if slash else model_name(config.model)
 
 
 def _depth(spec: str, model: ConfigDict) -> int | None:
@@ -116,9 +116,9 @@ def _depth(spec: str, model: ConfigDict) -> int | None:
     if spec.isdecimal():
         return int(spec)
     try:
-        fields = fields_of(spec, model.stem)
+        fields = model_fields(spec, model.stem)
         other = ConfigDict({**model.to_dict(), "depth": fields["depth"]})
-        return other.depth if fields_of(net_name(other), model.stem) == fields else None
+        return other.depth if model_fields(model_name(other), model.stem) == fields else None
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -133,7 +133,7 @@ def _at_depth(config: ConfigDict, depth: int) -> ConfigDict:
 def _with_warmup(config: ConfigDict) -> ConfigDict:
     """The config with the warm-up that the deepest nets of He15 have."""
     model = config.model
-    paper = set_net(config.copy_and_resolve_references(), net_name(model), model.stem)
+    paper = set_model(config.copy_and_resolve_references(), model_name(model), model.stem)
     config.warmup.enabled = config.warmup.enabled or paper.warmup.enabled
     return config
 
@@ -196,7 +196,7 @@ def plan_entry(name: str, config: ConfigDict) -> dict[str, object]:
     path = CONFIGS / f"{config.name}.py"
     if not config.name.isidentifier() or not path.is_file():
         path = CONFIGS / f"{PLAIN_CONFIG}.py"
-    net = net_name(config.model)
+    net = model_name(config.model)
     base = flatten(import_file(str(path), "config").get_config(net))
     overrides = {
         field: tuple(value) if isinstance(value, list) else value

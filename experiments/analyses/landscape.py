@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from experiments.analyses import landscape_figures
 from experiments.analyses.base import (
     Evaluation,
-    Trained,
+    TrainedRun,
     load,
     measure_all,
     note,
@@ -39,8 +39,8 @@ from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from flaxres.inference.population_statistics import (
     BATCH_STATS,
-    Pool,
-    check_population,
+    MomentAccumulator,
+    check_has_statistics,
     epoch_batches,
     make_batch_statistics,
 )
@@ -119,7 +119,7 @@ class Surface:
     be finite.
     """
 
-    def __init__(self, run: Trained, options: Options):
+    def __init__(self, run: TrainedRun, options: Options):
         """Takes the images of a run's training split.
 
         Raises:
@@ -136,7 +136,7 @@ class Surface:
     def __call__(self, variables: Mapping) -> dict[str, float]:
         """See the class."""
         if self._statistics is not None:
-            pool = Pool()
+            pool = MomentAccumulator()
             with np.errstate(all="ignore"):  # of a net far out
                 for number, rows in enumerate(self._batches):
                     pool.add(self._statistics(variables, rows, number), len(rows))
@@ -144,7 +144,7 @@ class Surface:
         return self._evaluation(variables)
 
 
-def measure(run: Trained, options: Options, done: Done = lambda what, cost: None) -> list[dict]:
+def measure(run: TrainedRun, options: Options, done: Done = lambda what, cost: None) -> list[dict]:
     """A row for each point of a line or plane: x, y on a plane, loss in nats, error in percent.
 
     The line is the plane's x axis.
@@ -171,7 +171,7 @@ def measure(run: Trained, options: Options, done: Done = lambda what, cost: None
 
 
 def measure_between(
-    one: Trained, other: Trained, options: Options, done: Done = lambda what, cost: None
+    one: TrainedRun, other: TrainedRun, options: Options, done: Done = lambda what, cost: None
 ) -> list[dict]:
     """A row for each point of the line from one run (x = 0) to another (x = 1); see `measure`.
 
@@ -223,7 +223,7 @@ def _ends(directories: Sequence[Path], options: Options) -> list[Path]:
     return chosen
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Measures and draws the runs as the flags say; returns the files.
 
     Raises:
@@ -251,7 +251,7 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
 
     def cost(config: ConfigDict) -> int:
         if options.statistics == "population":
-            check_population(config)
+            check_has_statistics(config)
         return config.model.depth * len(axis) ** (2 if options.kind == "plane" else 1)
 
     if options.kind == "between":
@@ -279,7 +279,7 @@ def _group(model: ConfigDict) -> str:
     return f"nets {'without' if plain else 'with'} shortcuts"
 
 
-def _what(run: Trained, options: Options) -> str:
+def _what(run: TrainedRun, options: Options) -> str:
     """What the figure shows."""
     size = len(run.dataset.train)
     images = f"{min(options.images or size, size):,} training images"

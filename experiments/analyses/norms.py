@@ -16,11 +16,11 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from experiments.analyses.base import Trained
-from flaxres.data.augment import normalise
-from flaxres.inference.population_statistics import Pool, epoch_batches
+from experiments.analyses.base import TrainedRun
+from flaxres.data.augment import normalize
+from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
 from flaxres.models.norms import BatchNorm
-from flaxres.training.metrics import Sums, total
+from flaxres.training.metrics import MetricSums, total
 
 STATISTICS = ("batch", "running")
 QUANTITIES = ("input", "normalised", "output")  # normalised: before scale and shift
@@ -44,10 +44,10 @@ class Measured:
 
     moments: dict[str, tuple[np.ndarray, np.ndarray]]
     histograms: dict[tuple[str, str], np.ndarray]
-    rates: dict[str, float]
+    averages: dict[str, float]
 
 
-def norms_of(run: Trained) -> dict[str, Norm]:
+def norms_of(run: TrainedRun) -> dict[str, Norm]:
     """Parameters and running statistics of the batch norms, in the order in which they are called.
 
     Args:
@@ -106,7 +106,7 @@ def histogram(values: jax.Array, bins: jax.Array) -> jax.Array:
 
 
 def measure(
-    run: Trained,
+    run: TrainedRun,
     statistics: str,
     split: str = "test",
     done: Callable[[str, float], None] = lambda what, cost: None,
@@ -147,24 +147,24 @@ def measure(
             return nn.relu(y) if options.get("relu") else y
 
         with nn.intercept_methods(watch):
-            logits = model.apply(variables, normalise(images, run.mean), train=False)
+            logits = model.apply(variables, normalize(images, run.mean), train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        sums = Sums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
+        sums = MetricSums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
         return {"moments": moments, "histograms": histograms, "sums": sums}
 
     images, labels = getattr(run.dataset, split).images, getattr(run.dataset, split).labels
-    pool, sums, counts = Pool(), [], dict.fromkeys(bins, 0)
+    pool, sums, counts = MomentAccumulator(), [], dict.fromkeys(bins, 0)
     for rows in epoch_batches(len(labels), run.config.batch_size, seed=0):
         seen = jax.device_get(see(run.variables, norms, bins, images[rows], labels[rows]))
         pool.add(seen["moments"], len(rows))
         sums.append(seen["sums"])
         counts = {key: n + seen["histograms"][key].astype(np.int64) for key, n in counts.items()}
         done(run.name, len(rows))
-    rates, pooled = total(sums).rates("x"), pool.statistics()
+    averages, pooled = total(sums).averages("x"), pool.statistics()
     return Measured(
         {name: (pooled[name]["mean"], pooled[name]["var"]) for name in norms},
         {(name, quantity): counts[f"{name} {quantity}"] for name, quantity in chosen},
-        {"loss": rates["x_loss"], "error": rates["x_error"]},
+        {"loss": averages["x_loss"], "error": averages["x_error"]},
     )
 
 

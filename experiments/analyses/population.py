@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Evaluation, Trained, measure_all, note, write_rows
+from experiments.analyses.base import Evaluation, TrainedRun, measure_all, note, write_rows
 from experiments.results import plot_style
 from flaxres.inference.population_statistics import (
-    Pool,
-    check_population,
+    MomentAccumulator,
+    check_has_statistics,
     epoch_batches,
     make_batch_statistics,
 )
@@ -34,7 +34,7 @@ METRICS = {
     "loss": ("population_loss", "cross-entropy (nats)"),
 }
 POPULATION = plot_style.curve(2)
-RUNNING = {"color": plot_style.COLOURS[3], "linestyle": "--", "linewidth": 1.6}
+RUNNING = {"color": plot_style.COLORS[3], "linestyle": "--", "linewidth": 1.6}
 BETWEEN_TICKS = 2.5  # each that has a label is so many times the one before, or more
 
 
@@ -68,7 +68,7 @@ def image_counts(num_images: int, batch_size: int) -> list[int]:
 
 
 def measure(
-    run: Trained, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
+    run: TrainedRun, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
 ) -> list[dict[str, object]]:
     """A row for each number of images: error in percent and loss in nats on the test split.
 
@@ -85,7 +85,7 @@ def measure(
       Means and standard deviations (n - 1) over the trials, and the same with running statistics.
 
     Raises:
-      ConfigError: see `flaxres.inference.population_statistics.check_population`.
+      ConfigError: see `flaxres.inference.population_statistics.check_has_statistics`.
     """
     batch_statistics = make_batch_statistics(run.config, run.dataset)
     evaluation = Evaluation(run, run.dataset.test)
@@ -94,7 +94,7 @@ def measure(
         count: [] for count in image_counts(size, batch_size)
     }
     for trial in range(options.trials):
-        pool = Pool()
+        pool = MomentAccumulator()
         for number, rows in enumerate(epoch_batches(size, batch_size, options.seed, trial)):
             pool.add(batch_statistics(run.variables, rows, number), len(rows))
             if pool.count in found:
@@ -117,7 +117,7 @@ def _summary(trials: list[dict[str, float]]) -> dict[str, object]:
     return summary
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Measures and draws the runs as the flags say; returns the files.
 
     Raises:
@@ -140,7 +140,7 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
     """
 
     def cost(config: ConfigDict) -> int:
-        check_population(config)
+        check_has_statistics(config)
         return config.model.depth * options.trials
 
     rows, runs = measure_all(directories, cost, lambda run, done: measure(run, options, done))
@@ -152,7 +152,7 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
 
 def draw(
     rows: Sequence[dict[str, object]],
-    runs: Sequence[Trained],
+    runs: Sequence[TrainedRun],
     options: Options,
     metric: str,
     path: Path,

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from experiments.analyses.base import Trained, load, write_rows
+from experiments.analyses.base import TrainedRun, load, write_rows
 from experiments.results.figures import draw_responses
 from experiments.results.runs import RESPONSES_FILE, read_run
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, WorkdirError
-from flaxres.inference.population_statistics import Pool
+from flaxres.inference.population_statistics import MomentAccumulator
 
 # Families in which a norm follows each convolution.
 FAMILIES = ("plain", "resnet", "resnext", "vgg")
@@ -84,10 +84,10 @@ def layer_responses(
             return nn.relu(y) if options.get("relu") else y
 
         with nn.intercept_methods(watch):
-            model.apply(variables, normalise(batch, mean), train=False)
+            model.apply(variables, normalize(batch, mean), train=False)
         return found
 
-    pool = Pool()
+    pool = MomentAccumulator()
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         pool.add(moments(variables, batch), len(batch))
@@ -102,7 +102,7 @@ def _position(layer: str) -> tuple[int, ...]:
     return tuple(map(int, digits.split()))
 
 
-def responses_of_run(run: Trained) -> dict[str, float]:
+def responses_of_run(run: TrainedRun) -> dict[str, float]:
     """`layer_responses` over the test split of its data set.
 
     Raises:
@@ -118,7 +118,7 @@ def responses_of_run(run: Trained) -> dict[str, float]:
     return layer_responses(run.model(), run.variables, images, run.mean, run.config.eval_batch_size)
 
 
-def analyse(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """Responses of each run; returns the files.
 
     Raises:

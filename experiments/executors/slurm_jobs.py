@@ -32,8 +32,8 @@ ENDED = {
     "REVOKED": "was revoked",
 }
 # Reasons for which a job stays in the queue until somebody changes the job or the cluster.
-HOPELESS = {"BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionNodeLimit"}
-HOPELESS |= {"PartitionTimeLimit", "launch failed requeued held"}
+FINAL_EXIT_CODES = {"BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionNodeLimit"}
+FINAL_EXIT_CODES |= {"PartitionTimeLimit", "launch failed requeued held"}
 
 
 class Queue:
@@ -144,7 +144,7 @@ class SlurmJob:
             # In the moment it requeued itself it may have come through: SLURM requeues even that.
             if state != "COMPLETING" and self._queue.answers - self._cancelled >= 2:
                 self.stop()
-        elif state in QUEUED and reason in HOPELESS:
+        elif state in QUEUED and reason in FINAL_EXIT_CODES:
             self.stop()
             self._finish(f"would never start ({reason}); it was cancelled")
 

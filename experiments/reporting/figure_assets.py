@@ -20,13 +20,13 @@ CAPTIONS = {
     "curves": "training error left, test error right",
 } | ANALYSES
 # SVG is sharp in any size, but large where there are many points; then PNG is taken.
-MOST_SVG_BYTES = 400_000
+MAX_SVG_BYTES = 400_000
 CSS_PIXELS_PER_INCH = 96  # by definition
 MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class FigureAsset:
     """A figure in files of one or two formats.
 
     Attributes:
@@ -67,16 +67,16 @@ class Picture:
           OSError: it cannot be read.
         """
         svg = self.files.get("svg")
-        small = svg is not None and svg.stat().st_size <= MOST_SVG_BYTES
+        small = svg is not None and svg.stat().st_size <= MAX_SVG_BYTES
         extension = "svg" if small or "png" not in self.files else "png"
         content = base64.b64encode(self.files[extension].read_bytes()).decode()
         return f"data:{MEDIA_TYPES[extension]};base64,{content}"
 
 
-def pictures(files: Iterable[Path]) -> list[Picture]:
+def pictures(files: Iterable[Path]) -> list[FigureAsset]:
     """The figures among `files`, the formats of one together, in their order."""
     found: dict[Path, dict[str, Path]] = {}
     for file in files:
         if (extension := file.suffix.removeprefix(".")) in EXTENSIONS:
             found.setdefault(file.with_suffix(""), {})[extension] = file
-    return [Picture(path.name, formats) for path, formats in found.items()]
+    return [FigureAsset(path.name, formats) for path, formats in found.items()]

@@ -19,7 +19,7 @@ STATES = FINISHED, UNFINISHED, FAILED, NOT_BEGUN = ("finished", "unfinished", "f
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFacts:
+class RunStatus:
     """A run as it stands.
 
     Attributes:
@@ -62,7 +62,7 @@ class RunFacts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class WorkdirStatus:
     """What there is to tell of a workdir.
 
     Attributes:
@@ -74,7 +74,7 @@ class Facts:
 
     name: str
     by_net: dict[str, list[Run]]
-    runs: list[RunFacts]
+    runs: list[RunStatus]
     results: list[dict[str, object]]
 
     def count(self, state: str) -> int:
@@ -82,7 +82,7 @@ class Facts:
         return sum(run.state == state for run in self.runs)
 
     @property
-    def incomplete(self) -> list[RunFacts]:
+    def incomplete(self) -> list[RunStatus]:
         """The runs that are not finished."""
         return [run for run in self.runs if run.state != FINISHED]
 
@@ -115,7 +115,7 @@ class Facts:
         return {field: config[field] for field in sorted(config.keys() - set(self.differing))}
 
 
-def gather(workdir: Path) -> Facts:
+def read_status(workdir: Path) -> WorkdirStatus:
     """Reads the runs of a workdir.
 
     Args:
@@ -151,10 +151,10 @@ def gather(workdir: Path) -> Facts:
         # What became of the log of a run that made all its steps does not matter.
         failure = log.failure if row["state"] != FINISHED else ""
         state = FAILED if failure else row["state"]
-        runs.append(RunFacts(name, state, row.get("step", 0), config, row, failure, log.starts))
+        runs.append(RunStatus(name, state, row.get("step", 0), config, row, failure, log.starts))
     in_sweep = [f"{run.net}/{run.name.rpartition('/')[2]}" for run in runs]
     results = result_rows(by_net, in_sweep, _peers(workdir)) if by_net else []
-    return Facts(workdir.resolve().name, by_net, runs, results)
+    return WorkdirStatus(workdir.resolve().name, by_net, runs, results)
 
 
 def _directories(workdir: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from experiments.reporting.run_status import FINISHED, UNFINISHED, Facts, RunFacts
+from experiments.reporting.run_status import FINISHED, UNFINISHED, RunStatus, WorkdirStatus
 from experiments.results.tables import as_cells
 from experiments.sweeps.plan import as_flag
 
@@ -31,7 +31,7 @@ class Table:
     numbers: list[bool]
 
 
-def results(facts: Facts) -> Table | None:
+def results(facts: WorkdirStatus) -> Table | None:
     """Means and standard deviations over seeds, by net, with how many of its runs are finished.
 
     Errors are those of finished runs. A net without any has those so far of its unfinished run, and
@@ -67,28 +67,28 @@ class Column:
     """
 
     header: str
-    cell: Callable[[RunFacts], str]
+    cell: Callable[[RunStatus], str]
     number: bool = False
     always: bool = True
 
 
-def _value(field: str, form: str = "") -> Callable[[RunFacts], str]:
+def _value(field: str, form: str = "") -> Callable[[RunStatus], str]:
     """A field of the runs' rows; empty where a run has none."""
 
-    def cell(run: RunFacts) -> str:
+    def cell(run: RunStatus) -> str:
         value = run.row.get(field)
         return "" if value is None else format(value, form)
 
     return cell
 
 
-def _step(run: RunFacts) -> str:
+def _step(run: RunStatus) -> str:
     if run.state == FINISHED:
         return f"{run.step:,}"
     return f"{run.step:,} of {run.num_steps:,} ({run.percent}%)"
 
 
-def _device(run: RunFacts) -> str:
+def _device(run: RunStatus) -> str:
     row = run.row
     text = row.get("device") or ""
     if (row.get("devices") or 1) > 1:
@@ -126,7 +126,7 @@ COLUMNS = (
 )
 
 
-def runs(facts: Facts) -> Table:
+def runs(facts: WorkdirStatus) -> Table:
     """A row for each run: how it stands, its last errors, how fast it was, and where."""
     shown = [column for column in COLUMNS if column.always or any(map(column.cell, facts.runs))]
     return Table(
@@ -137,7 +137,7 @@ def runs(facts: Facts) -> Table:
     )
 
 
-def differing(facts: Facts) -> Table | None:
+def differing(facts: WorkdirStatus) -> Table | None:
     """The fields of the configs in which the runs differ, by run; None if they do in none."""
     fields = facts.differing
     if not fields:
@@ -146,7 +146,7 @@ def differing(facts: Facts) -> Table | None:
     return Table(["run", *fields], rows, [""] * len(rows), [False] * (1 + len(fields)))
 
 
-def shared(facts: Facts) -> Table:
+def shared(facts: WorkdirStatus) -> Table:
     """The fields that are the same in all runs, with their values."""
     rows = [[field, as_flag(value)] for field, value in facts.shared.items()]
     return Table(["field", "value"], rows, [""] * len(rows), [False, False])

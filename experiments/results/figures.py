@@ -14,7 +14,7 @@ from experiments.results.runs import Run, are_nets, mean_and_std, planned_runs
 
 TRAINING = {"linestyle": "--", "linewidth": 1.0}
 TEST = {"linestyle": "-", "linewidth": 2.2}
-MOST_ON_A_LINEAR_AXIS = 30  # the largest value over the smallest
+MAX_RATIO_ON_LINEAR_AXIS = 30  # the largest value over the smallest
 
 
 def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
@@ -120,7 +120,7 @@ def draw_responses(runs: dict[str, list[Run]], path: Path) -> list[Path]:
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
         plot_style.finish(axes, label, "standard deviation")
     shown = [values for line in panels[0].lines for values in line.get_ydata()]
-    if max(shown) > MOST_ON_A_LINEAR_AXIS * max(min(shown), 1e-9):
+    if max(shown) > MAX_RATIO_ON_LINEAR_AXIS * max(min(shown), 1e-9):
         panels[0].set_yscale("log")
     else:
         panels[0].set_ylim(bottom=0)
@@ -147,8 +147,8 @@ def _curve(axes: Axes, group: list[Run], metric: str, look: dict[str, object]) -
     every = plot_style.curve(plot_style.MARKERS.index(look["marker"]), len(steps))["markevery"]
     axes.plot(steps, mean, **look, markevery=every)
     if std.any():
-        colour = look["color"]
-        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+        color = look["color"]
+        axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
 
 
 def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
@@ -158,7 +158,7 @@ def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
     if not nets:
         return
     config = next(iter(nets.values()))[0].config
-    for step in config["boundaries"] if config["schedule"] == "drops" else ():
+    for step in config["boundaries"] if config["schedule"] == "piecewise-constant" else ():
         axes.axvline(step / unit, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+COLORS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 # For readers who see no colours at all; filled and of about one size.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":")  # where there are more curves than colours
@@ -30,17 +30,17 @@ def curve(number: int, points: int | None = None) -> dict[str, object]:
       number: of the curve; the same thing should have the same number in every panel.
       points: of the curve, to mark only some of them; None to mark all.
     """
-    i = number % len(COLOURS)
+    i = number % len(COLORS)
     style = {
-        "color": COLOURS[i],
-        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+        "color": COLORS[i],
+        "linestyle": LINES[number // len(COLORS) % len(LINES)],
         "linewidth": 1.6,
         "marker": MARKERS[i],
         "markersize": 4.5,
     }
     if points is not None:
         every = max(1, round(points / MARKERS_PER_CURVE))
-        style["markevery"] = (i * every // len(COLOURS), every)
+        style["markevery"] = (i * every // len(COLORS), every)
     return style
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.results.run_names import run_directories
-from flaxres.config import net_name
+from flaxres.aliases import rename_fields
+from flaxres.config import model_name
 from flaxres.errors import WorkdirError
 from flaxres.models.registry import FIELDS
 from flaxres.run.metric_writers import Record, read_metrics
@@ -178,7 +179,8 @@ def planned_runs(workdir: Path) -> dict[str, dict[str, object]]:
     """
     path = workdir / PLAN_FILE
     try:
-        return json.loads(path.read_text())
+        planned = json.loads(path.read_text())
+        return {name: rename_fields(fields) for name, fields in planned.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -191,7 +193,7 @@ def are_nets(runs: dict[str, list[Run]]) -> bool:
         model = ConfigDict(
             {field: group[0].config[f"model.{field}"] for field in ("name", *FIELDS)}
         )
-        if model.name not in ("plain", "resnet") or net != net_name(model):
+        if model.name not in ("plain", "resnet") or net != model_name(model):
             return False
     configs = [run.config for group in runs.values() for run in group]
     return not any(_differences(configs[0], config) for config in configs)

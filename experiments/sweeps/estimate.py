@@ -13,8 +13,8 @@ from rich.table import Table
 
 from experiments.executors.base import Executor, Task
 from experiments.sweeps.plan import Plan
-from experiments.sweeps.progress_table import duration
-from experiments.sweeps.scheduler import macs_of_a_step, make_progress
+from experiments.sweeps.progress_table import format_duration
+from experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.errors import UserError
 from flaxres.terminal import print_table
 
@@ -31,11 +31,11 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
       executor: where the runs would be.
       directory: for the output of the measurements, seen by the executor too.
     """
-    runs = make_progress(plans, workdir)
-    by_macs = sorted(plans, key=macs_of_a_step)
-    ends = list({macs_of_a_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values())
+    runs = read_progress(plans, workdir)
+    by_macs = sorted(plans, key=macs_per_step)
+    ends = list({macs_per_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values())
     speeds = [measure_on(executor, plan.task(workdir), directory) for plan in ends]
-    macs = [macs_of_a_step(plan) for plan in ends]
+    macs = [macs_per_step(plan) for plan in ends]
 
     table = Table(title=f"{len(plans)} runs in {workdir}", box=None, header_style="bold")
     for column in ("run", "params", "MACs", "steps", "done", "time left"):
@@ -44,7 +44,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
     for progress in runs:
         plan = progress.plan
         params, run_macs = plan.count()
-        position = (macs_of_a_step(plan) - macs[0]) / max(1, macs[-1] - macs[0])
+        position = (macs_per_step(plan) - macs[0]) / max(1, macs[-1] - macs[0])
         start, step = (
             speeds[0][key] + position * (speeds[-1][key] - speeds[0][key])
             for key in ("start", "step")
@@ -57,7 +57,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
             f"{run_macs / 1e6:,.4g}M",
             f"{plan.config.num_steps:,}",
             f"{progress.fraction():.0%}",
-            duration(seconds[-1]),
+            format_duration(seconds[-1]),
         )
     measured = " and ".join(
         f"{plan.name} ({speed['start']:.1f} s to its first step, {1e3 * speed['step']:.0f} ms each)"
@@ -66,7 +66,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
     total, parallel = sum(seconds), makespan(seconds, executor.capacity)
     print_table(
         table,
-        f"{duration(total)} of one worker; {duration(parallel)} with "
+        f"{format_duration(total)} of one worker; {format_duration(parallel)} with "
         f"{executor.capacity or 'as many workers as runs'}. Measured: {measured}. Evaluations and "
         "checkpoints are not counted.",
     )

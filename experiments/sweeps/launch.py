@@ -18,8 +18,8 @@ from experiments.executors.local import LocalExecutor
 from experiments.results.run_names import select_names
 from experiments.results.runs import PLAN_FILE, planned_runs
 from experiments.sweeps.plan import Plan
-from experiments.sweeps.progress_table import LiveTable
-from experiments.sweeps.scheduler import Progress, State, drive, make_progress
+from experiments.sweeps.progress_table import ProgressTable
+from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
 from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.parallel import replicas
@@ -115,7 +115,7 @@ def run(
     then: Callable[[Path], None],
     in_order: bool = False,
     minutes: float = math.inf,
-    watch: Callable[[Progress], None] = lambda run: None,
+    watch: Callable[[RunProgress], None] = lambda run: None,
 ) -> None:
     """Works on the runs until each has finished or failed, or the time is over.
 
@@ -142,10 +142,10 @@ def run(
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
-        runs = make_progress(plans, workdir, in_order)
+        runs = read_progress(plans, workdir, in_order)
         deadline = time.monotonic() + 60 * minutes
         try:
-            with LiveTable(runs, str(workdir)) as table:
+            with ProgressTable(runs, str(workdir)) as table:
 
                 def update() -> None:
                     table.update()
@@ -153,11 +153,11 @@ def run(
                         watch(run)
 
                 update()
-                drive(runs, workdir, executor, RETRIES.value, table.say, update, deadline)
+                run_queue(runs, workdir, executor, RETRIES.value, table.log, update, deadline)
         finally:
             if any(run.step for run in runs):
                 then(workdir)
-    failed = [run for run in runs if run.state is State.FAILED]
+    failed = [run for run in runs if run.state is RunState.FAILED]
     if failed:
         raise SweepError(
             f"{len(failed)} of {len(runs)} runs failed: "

@@ -15,11 +15,12 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from experiments.executors.base import Task
+from flaxres.aliases import rename_fields, rename_in_config
 from flaxres.config import check_config, flatten, unknown_field
 from flaxres.data import dataset_shape
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.models import create_model
-from flaxres.models.layer_counts import summarise
+from flaxres.models.layer_counts import summarize
 
 LOG_FILE = "output.log"  # in the workdir of a run: all that it printed, and its command
 
@@ -65,7 +66,7 @@ class Plan:
 @functools.lru_cache
 def _count(model: str, dataset: str) -> tuple[int, int]:
     shape, num_classes = dataset_shape(ConfigDict(json.loads(dataset)))
-    layers = summarise(create_model(ConfigDict(json.loads(model)), num_classes), shape)
+    layers = summarize(create_model(ConfigDict(json.loads(model)), num_classes), shape)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
 
 
@@ -145,7 +146,7 @@ def make_plans(entries: Sequence[dict[str, object]], overrides: Mapping[str, obj
         name = entry["name"]
         if name in plans:
             raise ConfigError(f"two runs of the sweep have the name {name!r}")
-        both = {**entry.get("overrides", {}), **overrides}
+        both = {**rename_fields(entry.get("overrides", {})), **overrides}
         config = load_config(entry["config"], both, f"run {name!r}: ")
         form, pattern = "NAME/seed-N", r"[\w=+-][\w.=+-]*/seed-\d+"
         if config.num_replicas > 1:
@@ -175,8 +176,9 @@ def load_config(source: str, overrides: Mapping[str, object], where: str = "") -
     module = import_file(path, "config")
     try:
         config = module.get_config(net) if net else module.get_config()
+        rename_in_config(config)
         known = flatten(config)
-        for field, value in overrides.items():
+        for field, value in rename_fields(overrides).items():
             if field not in known:
                 raise ConfigError(unknown_field(field))
             try:

@@ -12,19 +12,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweeps.scheduler import Progress, State
+from experiments.sweeps.scheduler import RunProgress, RunState
 
 SUMMARY_SECONDS = 60  # between two summaries where there is no terminal
 ORDER = (
-    *(State.RUNNING, State.FAILED, State.STOPPED),
-    *(State.QUEUED, State.FINISHED, State.WAITING),
+    *(RunState.RUNNING, RunState.FAILED, RunState.STOPPED),
+    *(RunState.QUEUED, RunState.FINISHED, RunState.WAITING),
 )
 
 
-class LiveTable:
+class ProgressTable:
     """Run, state, step, errors and time left of each run; a context manager."""
 
-    def __init__(self, runs: Sequence[Progress], title: str):
+    def __init__(self, runs: Sequence[RunProgress], title: str):
         """Shows `runs`, which it reads at each `update`."""
         self._runs = runs
         self._title = title
@@ -33,7 +33,7 @@ class LiveTable:
         self._begin = self._summary = time.monotonic()
         self._done_before = self._done()
 
-    def __enter__(self) -> LiveTable:
+    def __enter__(self) -> ProgressTable:
         if self._console.is_terminal:
             self._live.start()
         self.update()
@@ -44,9 +44,9 @@ class LiveTable:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
         else:
-            self.say(self.summary())
+            self.log(self.summary())
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Prints one line, above the table if there is one."""
         self._console.print(message, markup=False)
 
@@ -56,12 +56,12 @@ class LiveTable:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() - self._summary > SUMMARY_SECONDS:
             self._summary = time.monotonic()
-            self.say(self.summary())
+            self.log(self.summary())
 
     def summary(self) -> str:
         """How many runs are where, and the time left."""
         counts = Counter(run.state for run in self._runs)
-        parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
+        parts = [f"{counts[state]} {state.value}" for state in RunState if counts[state]]
         return f"{self._title}: {len(self._runs)} runs, {', '.join(parts)}; ETA {self._eta()}"
 
     def _done(self) -> float:
@@ -72,12 +72,12 @@ class LiveTable:
         left = sum(
             run.cost * (1 - run.fraction())
             for run in self._runs
-            if run.state not in (State.FINISHED, State.FAILED, State.STOPPED)
+            if run.state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
         )
         if not left:
             return "0:00:00"
         done = self._done() - self._done_before
-        return duration((time.monotonic() - self._begin) * left / done) if done else "-"
+        return format_duration((time.monotonic() - self._begin) * left / done) if done else "-"
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -93,19 +93,24 @@ class LiveTable:
         return Group(table, Text(self.summary()))
 
 
-_STYLES = {State.RUNNING: "bold", State.FAILED: "red", State.WAITING: "dim", State.QUEUED: "dim"}
+_STYLES = {
+    RunState.RUNNING: "bold",
+    RunState.FAILED: "red",
+    RunState.WAITING: "dim",
+    RunState.QUEUED: "dim",
+}
 
 
-def _cells(run: Progress) -> tuple[str, ...]:
+def _cells(run: RunProgress) -> tuple[str, ...]:
     config = run.plan.config
     state = run.state.value
-    if run.state is State.RUNNING and run.attempts > 1:
+    if run.state is RunState.RUNNING and run.attempts > 1:
         state += f", retry {run.attempts - 1}"
     train = run.record.get("train_error")
     speed = run.record.get("images_per_second")
     left = ""
-    if run.state is State.RUNNING and speed:
-        left = duration((config.num_steps - run.step) * config.batch_size / speed)
+    if run.state is RunState.RUNNING and speed:
+        left = format_duration((config.num_steps - run.step) * config.batch_size / speed)
     return (
         run.plan.name,
         state,
@@ -116,6 +121,6 @@ def _cells(run: Progress) -> tuple[str, ...]:
     )
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Hours, minutes and seconds, as in 1:02:03."""
     return str(datetime.timedelta(seconds=round(seconds)))

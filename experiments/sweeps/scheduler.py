@@ -22,10 +22,10 @@ POLL_SECONDS = 0.5
 RESUBMIT_SECONDS = 30.0  # after a cluster has refused
 RETRY_SECONDS = 5.0  # before a failed run is started again: what is left of it may be saving
 # What trying again would not change.
-HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
+FINAL_EXIT_CODES = (ConfigError.exit_code, DivergedError.exit_code)
 
 
-class State(enum.Enum):
+class RunState(enum.Enum):
     """Where a run is."""
 
     WAITING = "waiting"
@@ -37,7 +37,7 @@ class State(enum.Enum):
 
 
 @dataclasses.dataclass
-class Progress:
+class RunProgress:
     """A run of the sweep as it stands.
 
     Attributes:
@@ -54,7 +54,7 @@ class Progress:
     plan: Plan
     workdir: Path
     cost: float
-    state: State = State.WAITING
+    state: RunState = RunState.WAITING
     attempts: int = 0
     record: Record = dataclasses.field(default_factory=dict)
     test_error: float | None = None
@@ -88,7 +88,9 @@ class Progress:
         return min(1.0, self.step / self.plan.config.num_steps)
 
 
-def make_progress(plans: Sequence[Plan], workdir: Path, in_order: bool = False) -> list[Progress]:
+def read_progress(
+    plans: Sequence[Plan], workdir: Path, in_order: bool = False
+) -> list[RunProgress]:
     """The runs of a sweep as they stand on disk.
 
     Args:
@@ -101,27 +103,27 @@ def make_progress(plans: Sequence[Plan], workdir: Path, in_order: bool = False) 
     """
     runs = []
     for plan in plans:
-        run = Progress(plan, workdir / plan.name, cost=cost(plan))
+        run = RunProgress(plan, workdir / plan.name, cost=cost(plan))
         if check_same_config(run.workdir, plan.config):
             run.read()
             if run.fraction() == 1 and finished_record(plan.config, run.workdir):
-                run.state = State.FINISHED
+                run.state = RunState.FINISHED
         runs.append(run)
     return runs if in_order else sorted(runs, key=lambda run: -run.cost)
 
 
 def cost(plan: Plan) -> float:
     """Multiply-adds of all steps: three times the forward pass of each image."""
-    return 3.0 * macs_of_a_step(plan) * plan.config.num_steps
+    return 3.0 * macs_per_step(plan) * plan.config.num_steps
 
 
-def macs_of_a_step(plan: Plan) -> float:
+def macs_per_step(plan: Plan) -> float:
     """Multiply-adds of the forward passes of a step, of all its images and replicas."""
     return float(plan.count()[1] * plan.config.batch_size * plan.config.num_replicas)
 
 
-def drive(
-    runs: Sequence[Progress],
+def run_queue(
+    runs: Sequence[RunProgress],
     workdir: Path,
     executor: Executor,
     retries: int,
@@ -132,7 +134,7 @@ def drive(
     """Works on all runs until each has finished or failed, or the time is over.
 
     Args:
-      runs: of `make_progress`, started in this order; their states tell what became of them.
+      runs: of `read_progress`, started in this order; their states tell what became of them.
       workdir: of the sweep.
       executor: where they run.
       retries: how often a failed run is started again, from its checkpoint.
@@ -144,13 +146,13 @@ def drive(
       InterruptedRunError: a signal asked to stop; all runs have saved.
       UserError: the executor cannot take runs.
     """
-    active: list[Progress] = []
+    active: list[RunProgress] = []
     not_before = 0.0
     with StopRequest("all runs save and stop") as stop:
         try:
             while stop.signum is None and time.monotonic() < deadline:
                 now = time.monotonic()
-                waiting = [run for run in runs if run.state is State.WAITING]
+                waiting = [run for run in runs if run.state is RunState.WAITING]
                 ready = [run for run in waiting if now >= max(not_before, run.not_before)]
                 room = len(runs) if executor.capacity is None else executor.capacity
                 if started := ready[: room - len(active)]:
@@ -163,7 +165,7 @@ def drive(
                         not_before = now + RESUBMIT_SECONDS
                     else:
                         for run, job in zip(started, jobs, strict=True):
-                            run.job, run.state = job, State.QUEUED
+                            run.job, run.state = job, RunState.QUEUED
                             run.attempts += 1
                         active += started
                 if not active and not waiting:
@@ -184,40 +186,40 @@ def drive(
         signum = stop.signum
     if signum is None:
         return
-    left = sum(run.state in (State.STOPPED, State.WAITING) for run in runs)
+    left = sum(run.state in (RunState.STOPPED, RunState.WAITING) for run in runs)
     raise InterruptedRunError(
         f"stopped; the same command goes on with {left} of {len(runs)} runs", signum
     )
 
 
-def _watch(run: Progress, retries: int, show: Callable[[str], None]) -> None:
+def _watch(run: RunProgress, retries: int, show: Callable[[str], None]) -> None:
     """Brings a run's state up to date."""
     end = run.job.poll()
     run.read()
     if end is None:
-        if run.state is State.QUEUED and run.job.started():
-            run.state = State.RUNNING
+        if run.state is RunState.QUEUED and run.job.started():
+            run.state = RunState.RUNNING
             show(f"{run.plan.name}: started" + (f" at step {run.step:,}" if run.step else ""))
         return
     run.job = None
     if run.is_done(end):
-        run.state = State.FINISHED
+        run.state = RunState.FINISHED
         errors = f"training error {run.record['train_error']:.2f}%, test error"
         show(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
         return
-    run.message = why(run, end)
+    run.message = failure_reason(run, end)
     # A run that is in use at its first start is somebody else's.
     elsewhere = end.code == InUseError.exit_code and run.attempts == 1
-    if end.code in HOPELESS or elsewhere or run.attempts > retries:
-        run.state = State.FAILED
+    if end.code in FINAL_EXIT_CODES or elsewhere or run.attempts > retries:
+        run.state = RunState.FAILED
         show(f"{run.plan.name}: failed: {run.message}")
     else:
-        run.state = State.WAITING
+        run.state = RunState.WAITING
         run.not_before = time.monotonic() + RETRY_SECONDS
         show(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
 
 
-def why(run: Progress, end: End) -> str:
+def failure_reason(run: RunProgress, end: End) -> str:
     """One line on why a run ended that should not have."""
     if end.reason:
         return end.reason
@@ -233,7 +235,7 @@ def why(run: Progress, end: End) -> str:
     return last.removeprefix("error: ") or f"exit code {end.code}"
 
 
-def _stop(active: list[Progress], update: Callable[[], None]) -> None:
+def _stop(active: list[RunProgress], update: Callable[[], None]) -> None:
     """Asks all runs to stop and waits for them."""
     for run in active:
         run.job.stop()
@@ -244,6 +246,6 @@ def _stop(active: list[Progress], update: Callable[[], None]) -> None:
             run.read()
             if end is not None:
                 run.job = None
-                run.state = State.FINISHED if run.is_done(end) else State.STOPPED
+                run.state = RunState.FINISHED if run.is_done(end) else RunState.STOPPED
         active[:] = [run for run in active if run.job is not None]
         update()

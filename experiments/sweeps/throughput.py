@@ -46,18 +46,20 @@ class Steps:
         Raises:
           UserError: the config cannot be run here.
         """
-        from flaxres.training.compiled_steps import Programs, steps_per_dispatch
+        from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
 
-        self.programs = Programs(config, dataset)
+        self.compiled_steps = CompiledSteps(config, dataset)
         self.size = steps_per_dispatch(config)
         self._step = 0
-        self._state = self.programs.initial_state()
-        self._arrays = self.programs.put(dataset.train)
+        self._state = self.compiled_steps.initial_state()
+        self._arrays = self.compiled_steps.put(dataset.train)
         self._sums = None
 
     def compile(self) -> None:
         """Compiles the steps."""
-        self._compiled = self.programs.compile_train_steps(self._state, self._arrays, self.size)
+        self._compiled = self.compiled_steps.compile_train_steps(
+            self._state, self._arrays, self.size
+        )
 
     def cost(self) -> dict[str, float]:
         """XLA's own count of a dispatch: 'flops' and 'bytes accessed', where it has one."""
@@ -65,7 +67,7 @@ class Steps:
 
     def advance(self) -> int:
         """Starts the next dispatch; returns its number of steps."""
-        indices = self.programs.indices(self._step, self.size)
+        indices = self.compiled_steps.indices(self._step, self.size)
         self._state, self._sums = self._compiled(self._state, self._arrays, indices)
         self._step += self.size
         return self.size

@@ -11,7 +11,7 @@ import platformdirs
 
 from flaxres.cpu.processor import processor_fingerprint
 
-MOST_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
+MAX_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
 MIN_SECONDS = 0.1  # programs that take less time to compile are not kept
 
 
@@ -25,7 +25,7 @@ def cache_directory() -> Path:
     return platformdirs.user_cache_path("flaxres", appauthor=False)
 
 
-def keep_compiled_programs() -> None:
+def enable_compilation_cache() -> None:
     """Lets JAX keep the programs that it compiles, so that only a first run waits for them.
 
     Nothing is done where the user has told JAX where to keep them, or the directory cannot be made.
@@ -50,6 +50,6 @@ def keep_compiled_programs() -> None:
             program.unlink(missing_ok=True)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxres.cpu.library import library, wanted
+from flaxres.cpu.library import active_kernels, library
 
 NOTHING = (np.zeros(0, np.float32),) * 2  # no scale and shift
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -26,16 +26,16 @@ def conv_general_dilated(
     **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`."""
-    if covers_convolution(lhs, rhs, window_strides, padding, options):
+    if supports_convolution(lhs, rhs, window_strides, padding, options):
         return convolve(lhs, rhs, window_strides[0], padding[0][0])
     groups = options.get("feature_group_count", 1)
     alone = options | {"feature_group_count": 1}
-    if groups > 1 and covers_convolution(lhs, rhs, window_strides, padding, alone):
+    if groups > 1 and supports_convolution(lhs, rhs, window_strides, padding, alone):
         return convolve_groups(lhs, rhs, window_strides[0], padding[0][0], groups)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
-def covers_convolution(
+def supports_convolution(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],
@@ -56,7 +56,7 @@ def covers_convolution(
         and set(dilations) <= {1}
         and options.get("feature_group_count", 1) == 1
         and options.get("precision") is None
-        and (taken := wanted()) is not None
+        and (taken := active_kernels()) is not None
         and kernel.shape[3] % taken.lanes == 0
     )
 

@@ -20,10 +20,10 @@ from flaxres.cpu.convolutions import (
     conv_general_dilated,
     convolve,
     convolve_groups,
-    covers_convolution,
     input_gradient,
+    supports_convolution,
 )
-from flaxres.cpu.library import left_out, library, wanted
+from flaxres.cpu.library import active_kernels, kernels_disabled, library
 
 __all__ = [
     "NHWC",
@@ -31,25 +31,25 @@ __all__ = [
     "conv_general_dilated",
     "convolve",
     "convolve_groups",
-    "covers_convolution",
-    "covers_norm",
-    "left_out",
+    "kernels_disabled",
     "library",
     "norm_relu_convolve",
-    "normalise",
+    "normalize",
+    "supports_convolution",
+    "supports_norm",
 ]
 
 
-def covers_norm(x: jax.Array) -> bool:
-    """Whether `batch_norm` and `normalise` can take `x`."""
+def supports_norm(x: jax.Array) -> bool:
+    """Whether `batch_norm` and `normalize` can take `x`."""
     if x.ndim != 4 or x.dtype != jnp.float32:
         return False
-    taken = wanted()
+    taken = active_kernels()
     return taken is not None and x.shape[3] % taken.lanes == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def normalise(
+def normalize(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
@@ -73,29 +73,29 @@ def normalise(
     """
     other = jnp.zeros(0, jnp.float32) if add is None else add
     return library().call(
-        *("normalise", x.shape, x, scale, bias, mean, variance, other),
+        *("normalize", x.shape, x, scale, bias, mean, variance, other),
         epsilon=np.float32(epsilon),
         relu=relu,
         adds=add is not None,
     )
 
 
-def _plain_normalise(x, scale, bias, mean, variance, add, epsilon, relu):
+def _plain_normalize(x, scale, bias, mean, variance, add, epsilon, relu):
     y = (x - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias
     y = y if add is None else y + add
     return jax.nn.relu(y) if relu else y
 
 
-def _normalise_forward(*arguments):
-    return normalise(*arguments), arguments[:6]
+def _normalize_forward(*arguments):
+    return normalize(*arguments), arguments[:6]
 
 
-def _normalise_backward(epsilon, relu, saved, dy):
-    plain = functools.partial(_plain_normalise, epsilon=epsilon, relu=relu)
+def _normalize_backward(epsilon, relu, saved, dy):
+    plain = functools.partial(_plain_normalize, epsilon=epsilon, relu=relu)
     return jax.vjp(plain, *saved)[1](dy)
 
 
-normalise.defvjp(_normalise_forward, _normalise_backward)
+normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -108,13 +108,13 @@ def batch_norm(
     relu: bool,
     axis: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`normalise` by the statistics of `x` itself: Ioffe and Szegedy 2015 (arXiv 1502.03167).
+    """`normalize` by the statistics of `x` itself: Ioffe and Szegedy 2015 (arXiv 1502.03167).
 
     Args:
       x: float32 (batch, height, width, channels).
       scale: float32 (channels,), as is `bias`.
       bias: see there.
-      add: see `normalise`.
+      add: see `normalize`.
       epsilon: see there.
       relu: see there.
       axis: name of an axis of devices over which the statistics are taken together, or None.
@@ -128,7 +128,7 @@ def batch_norm(
 
 def _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis):
     mean, variance = _statistics(x, axis)
-    y = normalise(x, scale, bias, mean, variance, add, epsilon, relu)
+    y = normalize(x, scale, bias, mean, variance, add, epsilon, relu)
     saved = (x, scale, bias, mean, variance, None if add is None else y)
     return (y, mean, variance), saved
 
@@ -212,7 +212,7 @@ def _norm_relu_convolve_forward(x, scale, bias, kernel, epsilon, axis, stride, p
 
 
 def _affine(scale, bias, mean, variance, epsilon):
-    """Factor and summand of each channel that normalise it."""
+    """Factor and summand of each channel that normalize it."""
     factor = scale * lax.rsqrt(variance + epsilon)
     return factor, bias - mean * factor
 

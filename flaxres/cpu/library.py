@@ -21,7 +21,7 @@ from flaxres.cpu.build import Build
 SWITCH = "FLAXRES_CPU_KERNELS"
 FUNCTIONS = (
     *("convolve", "input_gradient", "kernel_gradient"),
-    *("norm_sums", "normalise", "norm_gradient_sums", "norm_gradient"),
+    *("norm_sums", "normalize", "norm_gradient_sums", "norm_gradient"),
 )
 
 
@@ -53,7 +53,7 @@ _left_out = contextvars.ContextVar("_left_out", default=False)
 
 
 @contextlib.contextmanager
-def left_out() -> Iterator[None]:
+def kernels_disabled() -> Iterator[None]:
     """Takes XLA's operations in what is traced within: it need not wait for the kernels."""
     token = _left_out.set(True)
     try:
@@ -62,7 +62,7 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
-def wanted() -> Library | None:
+def active_kernels() -> Library | None:
     """The kernels, if operations that are traced here should be theirs."""
     return None if _left_out.get() else library()
 

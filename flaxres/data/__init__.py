@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.digits import DIGITS_SHAPE, load_digits
 from flaxres.data.folder import open_folder
-from flaxres.data.in_memory import read_all
+from flaxres.data.in_memory import load_sources
 from flaxres.data.source import ArraySource, Sources
 from flaxres.data.streamed import StreamedDataset, image_shape, open_streamed
 from flaxres.data.tfds import load_tfds, open_tfds, tfds_shape
@@ -88,7 +88,7 @@ def _read(config: ConfigDict) -> Dataset:
     size, short = config.image_size, config.eval_short_side
     skip = config.broken_images == "skip"
     if config.classes or config.name == "folder" or skip or short:
-        return read_all(open_sources(config), size, skip, short)
+        return load_sources(open_sources(config), size, skip, short)
     if config.name == "digits":
         return load_digits(*splits, image_size=size)
     return load_tfds(config.name, config.data_dir, *splits, image_size=size)

@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from flaxres.errors import ConfigError
 
 
-def normalise(images: jax.Array, mean: jax.Array) -> jax.Array:
+def normalize(images: jax.Array, mean: jax.Array) -> jax.Array:
     """uint8 (n, h, w, c) to float32 in 0..1 less the per-pixel `mean` (h, w, c)."""
     return images.astype(jnp.float32) * (1 / 255) - mean
 
 
-def draw_own(
+def draw_for_own_images(
     draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...], axis: str | None
 ) -> jax.Array:
     """Random numbers for the device's own images, such that the batch's do not depend on devices.
@@ -44,7 +44,7 @@ def random_crop(key: jax.Array, images: jax.Array, pad: int, axis: str | None = 
     n, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     draw = functools.partial(jax.random.randint, minval=0, maxval=2 * pad + 1)
-    offsets = draw_own(draw, key, (n, 2), axis)
+    offsets = draw_for_own_images(draw, key, (n, 2), axis)
 
     def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], 0)
@@ -56,11 +56,11 @@ def random_crop(key: jax.Array, images: jax.Array, pad: int, axis: str | None = 
 def random_flip(key: jax.Array, images: jax.Array, axis: str | None = None) -> jax.Array:
     """Flips each image left to right with probability one half. `axis`: see `augment`."""
     draw = functools.partial(jax.random.bernoulli, p=0.5)
-    flip = draw_own(draw, key, (len(images), 1, 1, 1), axis)
+    flip = draw_for_own_images(draw, key, (len(images), 1, 1, 1), axis)
     return jnp.where(flip, images[:, :, ::-1, :], images)
 
 
-def random_colour(
+def pca_color_augmentation(
     key: jax.Array, images: jax.Array, options: ConfigDict, axis: str | None = None
 ) -> jax.Array:
     """Shifts the colour of each image along the principal components of RGB.
@@ -80,25 +80,25 @@ def random_colour(
       Of the same shape; not clipped to any range, as the paper does not say that it was.
 
     Raises:
-      ConfigError: see `check_colour`.
+      ConfigError: see `check_color_channels`.
     """
-    check_colour(options, images.shape[-1])
-    vectors = jnp.asarray(options.colour_vectors, jnp.float32).reshape(3, 3)
-    a = options.colour * draw_own(jax.random.normal, key, (len(images), 3), axis)
-    along = a * jnp.asarray(options.colour_values, jnp.float32)
+    check_color_channels(options, images.shape[-1])
+    vectors = jnp.asarray(options.color_eigenvectors, jnp.float32).reshape(3, 3)
+    a = options.color * draw_for_own_images(jax.random.normal, key, (len(images), 3), axis)
+    along = a * jnp.asarray(options.color_eigenvalues, jnp.float32)
     shift = jnp.sum(along[:, :, None] * vectors, axis=1)  # in full precision on every device
     return images + shift[:, None, None, :]
 
 
-def check_colour(options: ConfigDict, channels: int) -> None:
+def check_color_channels(options: ConfigDict, channels: int) -> None:
     """Checks that images can have their colour shifted, if they are to.
 
     Raises:
       ConfigError: they have not three channels.
     """
-    if options.colour and channels != 3:
+    if options.color and channels != 3:
         raise ConfigError(
-            f"augment.colour must be 0 for images that are not RGB, got {options.colour} with "
+            f"augment.color must be 0 for images that are not RGB, got {options.color} with "
             f"{channels} channel{'s' * (channels != 1)}"
         )
 

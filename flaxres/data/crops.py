@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels o
 
 
 @dataclasses.dataclass(frozen=True)
-class Crops:
+class Cropper:
     """How images become arrays of one size; see `config.dataset` and `config.augment`.
 
     Attributes:
@@ -42,16 +42,16 @@ class Crops:
     seed: int = 0
 
     @classmethod
-    def of(cls, config: ConfigDict) -> Crops:
+    def of(cls, config: ConfigDict) -> Cropper:
         """Those of an experiment."""
         options = config.augment
         return cls(
             size=config.dataset.image_size,
             eval_short_side=config.dataset.eval_short_side,
             crop=options.crop,
-            short_side=tuple(options.short_side),
-            area=tuple(options.area),
-            aspect=tuple(options.aspect),
+            short_side=tuple(options.short_side_range),
+            area=tuple(options.area_range),
+            aspect=tuple(options.aspect_ratio_range),
             seed=config.seed,
         )
 
@@ -66,7 +66,7 @@ class Crops:
             return resize(image, self.size) if self.size else image
         entropy = (self.seed, CROP_STREAM, position)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
-        draw = random_scale if self.crop == "scale" else random_area
+        draw = random_scale_crop if self.crop == "scale" else random_resized_crop
         box = draw(rng, image, self)
         # One operation for the crop and the change of size, that leaves out what is cut off.
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
@@ -76,7 +76,7 @@ class Crops:
         return resize(image, self.size, self.eval_short_side) if self.size else image
 
 
-def random_scale(rng: np.random.Generator, image: Image.Image, crops: Crops) -> Box:
+def random_scale_crop(rng: np.random.Generator, image: Image.Image, crops: Cropper) -> Box:
     """He15 (arXiv 1512.03385), section 3.4, as in VGG: a short side drawn evenly, a crop anywhere.
 
     All whole numbers of pixels from `crops.short_side[0]` to `[1]` have the same chance.
@@ -94,7 +94,7 @@ def random_scale(rng: np.random.Generator, image: Image.Image, crops: Crops) -> 
     return left, top, right, bottom
 
 
-def random_area(rng: np.random.Generator, image: Image.Image, crops: Crops) -> Box:
+def random_resized_crop(rng: np.random.Generator, image: Image.Image, crops: Cropper) -> Box:
     """Szegedy et al. 2014 (arXiv 1409.4842), section 6: a part of 8% to 100% of the image's area.
 
     The area is drawn evenly, and the ratio of width to height from 3/4 to 4/3, here evenly on a

@@ -46,10 +46,10 @@ class Dataset:
         a deviation.
         """
         total = self.train.images.sum(axis=0, dtype=np.uint64)
-        return mean_of(total, len(self.train), self.mean)
+        return mean_from_sum(total, len(self.train), self.mean)
 
 
-def mean_of(total: np.ndarray, count: int, kind: str) -> np.ndarray:
+def mean_from_sum(total: np.ndarray, count: int, kind: str) -> np.ndarray:
     """The mean of `count` images in 0..1 from their exact sum.
 
     Args:

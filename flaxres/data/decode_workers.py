@@ -19,15 +19,15 @@ import numpy as np
 from PIL import Image
 
 from flaxres.cpu.processor import available_cores
-from flaxres.data.crops import Crops
+from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.sampler import EpochOrder
-from flaxres.data.shared_memory import Pixels, Slots
+from flaxres.data.sampler import EpochSampler
+from flaxres.data.shared_memory import DecodedImages, SharedBuffers
 from flaxres.data.source import Source, check_label
-from flaxres.data.stream_schedule import PART, Part
+from flaxres.data.stream_schedule import MAX_TASK_SIZE, DecodeTask
 from flaxres.errors import DatasetError, UserError
 
-MOST_WORKERS = 16  # where the config leaves their number open
+MAX_WORKERS = 16  # where the config leaves their number open
 # Python's tracker of shared memory, a process of its own, frees what a killed worker leaves behind;
 # that worker's end is said in other words.
 QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
@@ -47,13 +47,13 @@ class Decoder:
     """
 
     sources: Mapping[str, Source]
-    order: EpochOrder
-    crops: Crops
+    order: EpochSampler
+    crops: Cropper
     image_shape: tuple[int, int, int]
     num_classes: int
     skip_broken: bool
 
-    def __call__(self, part: Part, out: Pixels) -> None:
+    def __call__(self, part: DecodeTask, out: DecodedImages) -> None:
         """Fills `out`, of the size of the part; what is not valid is zeros.
 
         Raises:
@@ -72,7 +72,7 @@ class Decoder:
                     image, label, valid = *found, True
             out.images[i], out.labels[i], out.valid[i] = image, label, valid
 
-    def _training(self, part: Part, position: int) -> tuple[tuple[np.ndarray, int], int]:
+    def _training(self, part: DecodeTask, position: int) -> tuple[tuple[np.ndarray, int], int]:
         """The image at a position, or at the next whose image can be decoded; how many cannot."""
         source = self.sources[part.split]
         for missed in range(len(source)):
@@ -87,7 +87,9 @@ class Decoder:
             return self._checked(source, index, image, label), missed
         raise DatasetError(f"none of the {len(source):,} training images can be decoded")
 
-    def _evaluation(self, part: Part, index: int) -> tuple[tuple[np.ndarray, int] | None, int]:
+    def _evaluation(
+        self, part: DecodeTask, index: int
+    ) -> tuple[tuple[np.ndarray, int] | None, int]:
         """An image of an evaluation; None and 1 if it cannot be decoded."""
         source = self.sources[part.split]
         try:
@@ -114,10 +116,10 @@ class Decoder:
 
 def num_workers(wanted: int) -> int:
     """Processes that decode: as many as wanted, or one on each core that this process may use."""
-    return min(len(available_cores()), MOST_WORKERS) if wanted < 0 else wanted
+    return min(len(available_cores()), MAX_WORKERS) if wanted < 0 else wanted
 
 
-class Stream:
+class DecodeStream:
     """Decoded parts, one after another, decoded ahead; close it when it is not needed any more.
 
     Attributes:
@@ -126,12 +128,12 @@ class Stream:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[DecodeTask],
         decoder: Decoder,
         workers: int,
         ahead: int,
         start: int = 0,
-        part_size: int = PART,
+        part_size: int = MAX_TASK_SIZE,
     ):
         """Starts the workers.
 
@@ -155,18 +157,20 @@ class Stream:
             flags.FLAGS[profiling].present = 1
         self._parts, self._workers, self._image_shape = parts, workers, decoder.image_shape
         self._next = start
-        self._slots: Slots | None = None
+        self._slots: SharedBuffers | None = None
         if workers:
             # Of a buffer of n, Grain fills two, one on each side of the process, and holds two
             # parts more: counted in shared memory, with version 0.2.18.
             buffer = max(1, round((ahead / workers - 2) / 2))
-            self.most_ahead = workers * (2 * buffer + 2)
+            self.max_ahead = workers * (2 * buffer + 2)
             reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-            self._slots = Slots(self.most_ahead + workers, part_size, decoder.image_shape, start)
+            self._slots = SharedBuffers(
+                self.max_ahead + workers, part_size, decoder.image_shape, start
+            )
         else:
-            self.most_ahead = ahead + len(available_cores())
+            self.max_ahead = ahead + len(available_cores())
             reading = grain.ReadOptions(
-                num_threads=len(available_cores()), prefetch_buffer_size=self.most_ahead
+                num_threads=len(available_cores()), prefetch_buffer_size=self.max_ahead
             )
         steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder, self._slots))
         steps = steps.to_iter_dataset(reading)
@@ -179,7 +183,7 @@ class Stream:
             steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
         self._iterator = iter(steps)
 
-    def take(self, out: Pixels) -> None:
+    def take(self, out: DecodedImages) -> None:
         """Copies the next part, of as many images as `out` has.
 
         Raises:
@@ -203,14 +207,14 @@ class Stream:
             self._slots.take(self._next, out)
         self._next += 1
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> DecodeStream:
         return self
 
-    def __next__(self) -> Pixels:
+    def __next__(self) -> DecodedImages:
         """The next part in memory of its own; raises what `take` raises."""
         if self._next >= len(self._parts):
             raise StopIteration
-        out = Pixels.empty(len(self._parts[self._next]), self._image_shape)
+        out = DecodedImages.empty(len(self._parts[self._next]), self._image_shape)
         self.take(out)
         return out
 
@@ -232,17 +236,17 @@ class Stream:
 class _Decode:
     """Decodes parts by their numbers: into slots, from which they are taken, or new memory."""
 
-    parts: Sequence[Part]
+    parts: Sequence[DecodeTask]
     decoder: Decoder
-    slots: Slots | None
+    slots: SharedBuffers | None
 
-    def __call__(self, number: int) -> Pixels | int:
+    def __call__(self, number: int) -> DecodedImages | int:
         number = int(number)
         part = self.parts[number]
         if self.slots is not None:
             self.decoder(part, self.slots.slot(number, len(part)))
             return number  # Grain leaves out what is None
-        pixels = Pixels.empty(len(part), self.decoder.image_shape)
+        pixels = DecodedImages.empty(len(part), self.decoder.image_shape)
         self.decoder(part, pixels)
         return pixels
 

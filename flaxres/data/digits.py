@@ -6,7 +6,7 @@ import numpy as np
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.resize import resize_arrays
-from flaxres.data.source import part_of
+from flaxres.data.source import parse_split
 
 DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
 TEST_SIZE = 360  # of 1,797, so 1,437 for training
@@ -56,5 +56,5 @@ def load_digits(
 
 def _slice(parts: dict[str, Split], spec: str) -> Split:
     """The part that a spec names."""
-    name, rows = part_of(spec, {name: len(part) for name, part in parts.items()}, "digits")
+    name, rows = parse_split(spec, {name: len(part) for name, part in parts.items()}, "digits")
     return Split(parts[name].images[rows], parts[name].labels[rows])

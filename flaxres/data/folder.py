@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from flaxres.data.decode import decode
-from flaxres.data.source import Sources, Subset, part_of
+from flaxres.data.source import Sources, Subset, parse_split
 from flaxres.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -91,7 +91,7 @@ def open_folder(
             raise DatasetError(f"{root / name} holds no class folders; it must hold CLASS/*.jpg")
     splits = {name: _read(root / name, classes[name]) for name in names if _used(name, wanted)}
     sizes = {name: len(split) for name, split in splits.items()}
-    used = [part_of(spec, sizes, f"folder {root}") for spec in wanted]
+    used = [parse_split(spec, sizes, f"folder {root}") for spec in wanted]
     first = used[0][0]
     for name, _ in used:
         differing = sorted(set(classes[first]) ^ set(classes[name]))

@@ -16,7 +16,7 @@ from flaxres.data.source import Source, Sources, check_label
 from flaxres.errors import DatasetError
 
 
-def read_all(
+def load_sources(
     sources: Sources, image_size: int, skip_broken: bool = False, eval_short_side: int = 0
 ) -> Dataset:
     """Reads all splits.

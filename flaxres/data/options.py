@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from flaxres.field_checks import FieldChecker
 
 PLACEMENTS = ("auto", "device", "stream")
-CROPS = ("pad", "scale", "area")
+CROPS = ("pad", "scale", "random-resized")
 MEANS = ("pixel", "channel")
 BROKEN_IMAGES = ("fail", "skip")
 
@@ -17,7 +17,7 @@ def crops_on_host(config: ConfigDict) -> bool:
     return config.augment.crop != "pad"
 
 
-def check_data(config: ConfigDict, fields: FieldChecker) -> None:
+def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     """Checks the fields that say how images are read and cropped.
 
     Args:
@@ -51,11 +51,17 @@ def check_data(config: ConfigDict, fields: FieldChecker) -> None:
         need(data.image_size > 0, "dataset.image_size", f"the size of the crops for crop {crop!r}")
         need(config.num_replicas == 1, "augment.crop", "pad where num_replicas is above 1")
     least = max(1, data.image_size if options.crop == "scale" else 1)
-    ok = _rising(options.short_side, least) and all(type(n) is int for n in options.short_side)
-    need(ok, "augment.short_side", f"two rising numbers of pixels, from {least} on")
-    ok = _rising(options.area) and options.area[1] <= 1
-    need(ok, "augment.area", "two rising parts of the image's area, up to 1")
-    need(_rising(options.aspect), "augment.aspect", "two rising ratios of width to height")
+    ok = _rising(options.short_side_range, least) and all(
+        type(n) is int for n in options.short_side_range
+    )
+    need(ok, "augment.short_side_range", f"two rising numbers of pixels, from {least} on")
+    ok = _rising(options.area_range) and options.area_range[1] <= 1
+    need(ok, "augment.area_range", "two rising parts of the image's area, up to 1")
+    need(
+        _rising(options.aspect_ratio_range),
+        "augment.aspect_ratio_range",
+        "two rising ratios of width to height",
+    )
 
 
 def _rising(pair: tuple, least: float = 0) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-class Ahead:
+class Prefetcher:
     """Runs an iterator in a thread, some elements ahead of who takes them."""
 
     def __init__(self, elements: Iterator[Any], ahead: int, close: Callable[[], None]):

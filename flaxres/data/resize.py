@@ -31,14 +31,14 @@ def resize(image: Image.Image, size: int, short: int = 0) -> Image.Image:
 
 def resize_arrays(images: np.ndarray, size: int) -> np.ndarray:
     """The same for uint8 (n, height, width, channels), with 1 or 3 channels."""
-    grey = images.shape[-1] == 1
-    resized = [resize(Image.fromarray(image[..., 0] if grey else image), size) for image in images]
+    gray = images.shape[-1] == 1
+    resized = [resize(Image.fromarray(image[..., 0] if gray else image), size) for image in images]
     return np.stack([np.asarray(image) for image in resized]).reshape(
         len(images), size, size, images.shape[-1]
     )
 
 
-def as_array(image: Image.Image) -> np.ndarray:
+def image_to_array(image: Image.Image) -> np.ndarray:
     """uint8 (height, width, channels)."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -60,12 +60,12 @@ def fit(image: Image.Image, size: tuple[int, int], short_side: int = 0) -> np.nd
     """
     height, width = size
     if height == width:
-        return as_array(resize(image, height, short_side))
+        return image_to_array(resize(image, height, short_side))
     scale = max(height / image.height, width / image.width)
     scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    return as_array(image.crop((left, top, left + width, top + height)))
+    return image_to_array(image.crop((left, top, left + width, top + height)))
 
 
 def resize_mean(mean: np.ndarray, size: tuple[int, int]) -> np.ndarray:

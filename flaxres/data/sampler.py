@@ -9,7 +9,7 @@ import numpy as np
 ORDER_STREAM = 0  # sets these random numbers apart from all others of the same seed
 
 
-class EpochOrder:
+class EpochSampler:
     """Every image exactly once an epoch, in a new order each epoch.
 
     The epochs' permutations are laid end to end and cut into batches, so where the batch size does
@@ -24,7 +24,7 @@ class EpochOrder:
         self._permutation = functools.lru_cache(maxsize=2)(self._new_permutation)
 
     def __reduce__(self):
-        return EpochOrder, (self.num_images, self.batch_size, self._seed)
+        return EpochSampler, (self.num_images, self.batch_size, self._seed)
 
     def _new_permutation(self, epoch: int) -> np.ndarray:
         entropy = (self._seed, ORDER_STREAM, epoch)
@@ -52,7 +52,7 @@ class EpochOrder:
         return np.concatenate(parts)
 
 
-def evaluation_rows(size: int, batch_size: int, devices: int) -> np.ndarray:
+def evaluation_batches(size: int, batch_size: int, devices: int) -> np.ndarray:
     """Every image of a split once, in batches that `devices` can share evenly.
 
     Returns:

@@ -20,7 +20,7 @@ SHARED_MEMORY = Path("/dev/shm")  # where Linux has it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pixels:
+class DecodedImages:
     """Decoded images, or memory for them.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pixels:
     broken: np.ndarray
 
     @classmethod
-    def empty(cls, size: int, image_shape: tuple[int, int, int]) -> Pixels:
+    def empty(cls, size: int, image_shape: tuple[int, int, int]) -> DecodedImages:
         """Memory for so many images."""
         return cls(
             np.empty((size, *image_shape), np.uint8),
@@ -45,7 +45,7 @@ class Pixels:
             np.zeros(1, np.int32),
         )
 
-    def copy_from(self, other: Pixels) -> None:
+    def copy_from(self, other: DecodedImages) -> None:
         """Copies images of the same number and shape."""
         for field in dataclasses.fields(self):
             np.copyto(getattr(self, field.name), getattr(other, field.name))
@@ -67,7 +67,7 @@ class DecodedBatches:
     images: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
-    parts: list[Pixels]
+    parts: list[DecodedImages]
 
     @classmethod
     def empty(
@@ -84,7 +84,7 @@ class DecodedBatches:
             for size, end in zip(sizes, ends, strict=True)
         ]
         parts = [
-            Pixels(images[place], labels[place], valid[place], np.zeros(1, np.int32))
+            DecodedImages(images[place], labels[place], valid[place], np.zeros(1, np.int32))
             for place in places
         ]
         return cls(images, labels, valid, parts)
@@ -103,7 +103,7 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[begin : begin + size].reshape(shape)
 
 
-class Slots:
+class SharedBuffers:
     """Memory shared by processes, used again and again: part n of a stream is in slot n modulo all.
 
     One process makes it and takes the parts in turn; others, to which it can be sent, fill it. As
@@ -149,17 +149,17 @@ class Slots:
         self._count, self._size, self._shape = state["of"]
         self._memory = shared_memory.SharedMemory(state["name"])
 
-    def slot(self, number: int, size: int) -> Pixels:
+    def slot(self, number: int, size: int) -> DecodedImages:
         """Where part `number` goes, of `size` images; waits until the one before it was taken."""
         while number - self._count >= self._array("taken")[0]:
             time.sleep(POLL_SECONDS)
         slot = number % self._count
-        return Pixels(
+        return DecodedImages(
             *(self._array(name)[slot, :size] for name in ("images", "labels", "valid")),
             self._array("broken")[slot],
         )
 
-    def take(self, number: int, out: Pixels) -> None:
+    def take(self, number: int, out: DecodedImages) -> None:
         """Copies part `number`, which has been filled, and gives its slot back."""
         out.copy_from(self.slot(number, len(out.labels)))
         self._array("taken")[0] = number + 1

@@ -158,7 +158,7 @@ class ArraySource:
         return self.own_labels
 
 
-def part_of(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, slice]:
+def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, slice]:
     """The split and the rows that a spec such as 'train', 'train[:80%]' or 'train[1200:]' names.
 
     Args:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flaxres.data.sampler import evaluation_rows
+from flaxres.data.sampler import evaluation_batches
 
-PART = 32  # images that a worker decodes at a time, at most
+MAX_TASK_SIZE = 32  # images that a worker decodes at a time, at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class DecodeTask:
     """Images that are decoded together.
 
     Attributes:
@@ -36,17 +36,17 @@ class Part:
         return len(self.numbers)
 
 
-def parts_of(numbers: np.ndarray) -> list[np.ndarray]:
-    """Cuts the images of a batch into as few parts of equal size, within one, as `PART` allows."""
-    return np.array_split(numbers, -(-len(numbers) // PART))
+def split_into_tasks(numbers: np.ndarray) -> list[np.ndarray]:
+    """Cuts the images of a batch into as few parts of equal size, within one, as `MAX_TASK_SIZE` allows."""
+    return np.array_split(numbers, -(-len(numbers) // MAX_TASK_SIZE))
 
 
-class Schedule:
+class StreamSchedule:
     """A sequence of parts: `eval_every` steps, an evaluation of each split, and so on.
 
     Attributes:
       batches: of each split, the rows of the batches of its evaluation, int32 (batches, images of
-        a batch): see `evaluation_rows`.
+        a batch): see `evaluation_batches`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Schedule:
           num_steps: of the run; 0 for one evaluation alone.
           eval_every: steps between two evaluations; there is one after the last step too.
           sizes: images of each split that is evaluated, in this order.
-          eval_batch_size: see `evaluation_rows`.
+          eval_batch_size: see `evaluation_batches`.
           devices: that share a batch.
           share: the part of each batch that is this process's, (number, of how many).
         """
@@ -74,12 +74,13 @@ class Schedule:
         self._share = share
         self._batch_size = batch_size
         self._own = self.own(np.arange(batch_size, dtype=np.int64))
-        self._step_parts = parts_of(self._own)
+        self._step_parts = split_into_tasks(self._own)
         self.batches = {
-            split: evaluation_rows(size, eval_batch_size, devices) for split, size in sizes.items()
+            split: evaluation_batches(size, eval_batch_size, devices)
+            for split, size in sizes.items()
         }
         self._evaluation = [
-            Part(split, False, part.astype(np.int64))
+            DecodeTask(split, False, part.astype(np.int64))
             for split, batches in self.batches.items()
             for rows in batches
             for part in self.parts_of_batch(rows)
@@ -99,7 +100,7 @@ class Schedule:
 
     def parts_of_batch(self, rows: np.ndarray) -> list[np.ndarray]:
         """This process's part of a batch of an evaluation, in parts."""
-        return parts_of(self.own(rows))
+        return split_into_tasks(self.own(rows))
 
     def start(self, step: int) -> int:
         """Number of the first part of the batch that follows `step` steps."""
@@ -110,7 +111,7 @@ class Schedule:
         rest = self._num_steps % self._eval_every or not self._num_steps
         return self.start(self._num_steps) + (len(self._evaluation) if rest else 0)
 
-    def __getitem__(self, number: int) -> Part:
+    def __getitem__(self, number: int) -> DecodeTask:
         """Part `number`, from 0."""
         number = int(number)
         period = self.start(self._eval_every)
@@ -121,8 +122,10 @@ class Schedule:
             return self._evaluation[rest - before]
         step, part = divmod(rest, len(self._step_parts))
         first = (periods * self._eval_every + step) * self._batch_size
-        return Part("train", True, first + self._step_parts[part])
+        return DecodeTask("train", True, first + self._step_parts[part])
 
-    def step_parts(self, step: int) -> list[Part]:
+    def step_parts(self, step: int) -> list[DecodeTask]:
         """Parts of the batch that follows `step` steps, beyond the last one too."""
-        return [Part("train", True, step * self._batch_size + own) for own in self._step_parts]
+        return [
+            DecodeTask("train", True, step * self._batch_size + own) for own in self._step_parts
+        ]

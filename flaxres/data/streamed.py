@@ -8,14 +8,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.cpu.processor import available_cores
-from flaxres.data.crops import Crops
-from flaxres.data.dataset import mean_of
+from flaxres.data.crops import Cropper
+from flaxres.data.dataset import mean_from_sum
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.decode_workers import Decoder, Stream
+from flaxres.data.decode_workers import Decoder, DecodeStream
 from flaxres.data.options import crops_on_host
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.sampler import EpochSampler
 from flaxres.data.source import Source, Sources
-from flaxres.data.stream_schedule import Part, parts_of
+from flaxres.data.stream_schedule import DecodeTask, split_into_tasks
 from flaxres.errors import ConfigError, DatasetError
 
 MEAN_STREAM = 6  # sets the choice of the images of the mean apart from other random numbers
@@ -58,13 +58,13 @@ class StreamedDataset:
         splits = {"test": self.sources.test, "validation": self.sources.validation}
         return {name: split for name, split in splits.items() if split is not None}
 
-    def decoder(self, crops: Crops | None = None) -> Decoder:
+    def decoder(self, crops: Cropper | None = None) -> Decoder:
         """What decodes parts of the splits; with other crops than the experiment's, if given."""
         config = self.config
         return Decoder(
             sources={"train": self.train} | self.evaluated(),
-            order=EpochOrder(len(self.train), config.batch_size, config.seed),
-            crops=crops or Crops.of(config),
+            order=EpochSampler(len(self.train), config.batch_size, config.seed),
+            crops=crops or Cropper.of(config),
             image_shape=self.image_shape,
             num_classes=self.num_classes,
             skip_broken=config.dataset.broken_images == "skip",
@@ -88,12 +88,14 @@ class StreamedDataset:
         if config.dataset.mean_images < size:
             rng = np.random.default_rng((MEAN_STREAM, size))
             rows = np.sort(rng.choice(size, config.dataset.mean_images, replace=False))
-        crops = Crops.of(config)
+        crops = Cropper.of(config)
         if not crops_on_host(config):
             crops = dataclasses.replace(crops, eval_short_side=0)
-        parts = [Part("train", False, part) for part in parts_of(rows)]
+        parts = [DecodeTask("train", False, part) for part in split_into_tasks(rows)]
         # By threads: processes take seconds to start.
-        stream = Stream(parts, self.decoder(crops), workers=0, ahead=2 * len(available_cores()))
+        stream = DecodeStream(
+            parts, self.decoder(crops), workers=0, ahead=2 * len(available_cores())
+        )
         total, count = np.zeros(self.image_shape, np.uint64), 0
         try:
             for pixels in stream:
@@ -104,7 +106,7 @@ class StreamedDataset:
             stream.close()
         if not count:
             raise DatasetError(f"none of {len(rows):,} training images can be decoded")
-        return mean_of(total, count, config.dataset.mean)
+        return mean_from_sum(total, count, config.dataset.mean)
 
     def with_mean(self, mean: np.ndarray) -> StreamedDataset:
         """The same with a mean that has been computed."""

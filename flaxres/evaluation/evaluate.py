@@ -11,14 +11,19 @@ from ml_collections import ConfigDict
 from flaxres.config import check_config
 from flaxres.data import load_dataset, open_sources
 from flaxres.errors import CheckpointError, ConfigError
-from flaxres.evaluation.evaluator import evaluate_source
-from flaxres.evaluation.test_crops import make_protocol
+from flaxres.evaluation.evaluator import evaluate_split
+from flaxres.evaluation.test_crops import make_crop_protocol
 from flaxres.inference.predictor import Predictor
-from flaxres.inference.trained_model import TrainedNet, check_same_data, load_net, run_config
+from flaxres.inference.trained_model import (
+    TrainedModel,
+    check_same_data,
+    load_trained_model,
+    run_config,
+)
 from flaxres.parallel.replicas import mean
 from flaxres.run.metric_writers import Record
 from flaxres.run.workdir import check_same_config
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.restore import restore_newest
 
 SPLITS = ("train", "validation", "test")
@@ -27,7 +32,7 @@ SPLITS = ("train", "validation", "test")
 def evaluate_run(
     config: ConfigDict | None,
     workdir: Path,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     batch_stats: str = "running",
     protocol: str = "split",
     **options,
@@ -44,7 +49,7 @@ def evaluate_run(
       batch_stats: what norms go by: the 'running' statistics of the checkpoint, or those of the
         'population' of training images, see `flaxres.inference.population_statistics`.
       protocol: see `flaxres.evaluation.test_crops`.
-      options: see `evaluate_nets`.
+      options: see `evaluate_models`.
 
     Returns:
       Of each split its loss, top-1 error, with more than five classes top-5 error, and images.
@@ -58,17 +63,17 @@ def evaluate_run(
     check_config(config)
     if config.num_replicas > 1 and protocol == "split" and batch_stats == "running":
         # They have no sizes to choose; this says so.
-        make_protocol(protocol, (1, 1), options.get("short_side"), options.get("scales", ()))
-        return _evaluate_replicas(config, workdir, say, options.get("splits", ()))
-    net = load_net(workdir, config, say, batch_stats)
-    return evaluate_nets([net], config, say=say, protocol=protocol, **options)
+        make_crop_protocol(protocol, (1, 1), options.get("short_side"), options.get("scales", ()))
+        return _evaluate_replicas(config, workdir, log, options.get("splits", ()))
+    net = load_trained_model(workdir, config, log, batch_stats)
+    return evaluate_models([net], config, log=log, protocol=protocol, **options)
 
 
 def evaluate_ensemble(
     config: ConfigDict | None,
     workdir: Path | None,
     others: Sequence[Path],
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     batch_stats: str = "running",
     **options,
 ) -> Record:
@@ -81,31 +86,31 @@ def evaluate_ensemble(
       others: directories of further runs, with configs of their own.
       say: see `evaluate_run`.
       batch_stats: see there.
-      options: see `evaluate_nets`.
+      options: see `evaluate_models`.
 
     Raises:
       UserError: see `evaluate_run`; runs of several data sets.
     """
     if config is not None:
         check_config(config)
-    nets = [] if workdir is None else [load_net(workdir, config, say, batch_stats)]
+    nets = [] if workdir is None else [load_trained_model(workdir, config, log, batch_stats)]
     for directory in others:
         own = run_config(directory)
         if config is not None:
             own.dataset.data_dir = config.dataset.data_dir
-        nets.append(load_net(directory, own, say, batch_stats))
-    return evaluate_nets(nets, config or nets[0].config, say=say, **options)
+        nets.append(load_trained_model(directory, own, log, batch_stats))
+    return evaluate_models(nets, config or nets[0].config, log=log, **options)
 
 
-def evaluate_nets(
-    nets: Sequence[TrainedNet],
+def evaluate_models(
+    nets: Sequence[TrainedModel],
     config: ConfigDict,
     *,
     protocol: str = "split",
     short_side: int | None = None,
     scales: Sequence[int] = (),
     splits: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Record:
     """Evaluates nets, the means of whose probabilities are taken, on the whole of each split.
 
@@ -113,7 +118,7 @@ def evaluate_nets(
       nets: of one data set.
       config: says where the data is, how many images a batch has, and on how many devices.
       protocol: see `flaxres.evaluation.test_crops`.
-      short_side: see `flaxres.evaluation.test_crops.make_protocol`, as is `scales`.
+      short_side: see `flaxres.evaluation.test_crops.make_crop_protocol`, as is `scales`.
       scales: see there.
       splits: of train, validation and test; () for all that there are.
       say: told in one line of the protocol, and of images that cannot be decoded.
@@ -128,7 +133,7 @@ def evaluate_nets(
     check_same_data(nets, config)
     size = nets[0].inputs.image_shape[:2]
     own = config.dataset.eval_short_side or config.dataset.image_size
-    shown = make_protocol(protocol, size, short_side, scales, own)
+    shown = make_crop_protocol(protocol, size, short_side, scales, own)
     for net in nets:
         net.check_shapes(shown.extreme_shapes(), f"protocol {protocol}")
     sources = open_sources(config.dataset)
@@ -137,31 +142,31 @@ def evaluate_nets(
             f"{nets[0].directory} was trained on other classes than those of {sources.name}"
         )
     if protocol != "split":
-        say(str(shown))
+        log(str(shown))
     predictor = Predictor(nets, config, mirror=shown.mirror)
     record: Record = {"step": nets[0].step} if len(nets) == 1 else {"nets": len(nets)}
     for name in _present(splits, sources):
         source, title = getattr(sources, name), f"{protocol} {name}"
         skip = config.dataset.broken_images == "skip"
-        record |= evaluate_source(predictor, shown, source, title, skip, say).rates(name)
+        record |= evaluate_split(predictor, shown, source, title, skip, log).averages(name)
     return record
 
 
 def _evaluate_replicas(
-    config: ConfigDict, workdir: Path, say: Callable[[str], None], splits: Sequence[str]
+    config: ConfigDict, workdir: Path, log: Callable[[str], None], splits: Sequence[str]
 ) -> Record:
     """Means over the replicas of a run, by the programs that trained them."""
     _check_splits(splits)
     if not check_same_config(workdir, config):
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, say)
-    state = programs.devices.replicate(state)
+    compiled_steps = CompiledSteps(config, dataset)
+    state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, log)
+    state = compiled_steps.devices.replicate(state)
     record: Record = {"step": int(np.max(state.step))}
     for name in _present(splits, dataset):
-        split = programs.put(getattr(dataset, name))
-        record |= mean(programs.evaluate(state, split).rates(name))
+        split = compiled_steps.put(getattr(dataset, name))
+        record |= mean(compiled_steps.evaluate(state, split).averages(name))
     return record
 
 

@@ -19,12 +19,12 @@ from flaxres.data.decode import BrokenImageError
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError
 from flaxres.evaluation.test_crops import Protocol
-from flaxres.evaluation.top_k import Scores
+from flaxres.evaluation.top_k import TopKAccumulator
 from flaxres.inference.predictor import Predictor
-from flaxres.parallel.multihost import is_first
+from flaxres.parallel.multihost import is_main_process
 from flaxres.terminal import make_progress_bar
 
-MOST_THREADS = 8
+MAX_THREADS = 8
 AHEAD = 64  # images that are read before they are asked for
 # Batches on the device while the next is put together. Their order does not matter.
 IN_FLIGHT = 2
@@ -33,14 +33,14 @@ IN_FLIGHT = 2
 Read = tuple[int, int, list[np.ndarray]] | None
 
 
-def evaluate_source(
+def evaluate_split(
     predictor: Predictor,
     protocol: Protocol,
     source: Source,
     title: str,
     skip_broken: bool = False,
-    say: Callable[[str], None] = print,
-) -> Scores:
+    log: Callable[[str], None] = print,
+) -> TopKAccumulator:
     """Shows every image of a split to the nets, once by each view.
 
     Args:
@@ -55,10 +55,10 @@ def evaluate_source(
       BrokenImageError: an image cannot be decoded.
       DatasetError: it cannot be read, or none can be decoded.
     """
-    scores = Scores(protocol.num_views)
-    batches = Batches(predictor, scores, len(source) * protocol.num_views)
+    scores = TopKAccumulator(protocol.num_crops)
+    batches = Batches(predictor, scores, len(source) * protocol.num_crops)
     broken = 0
-    bar = make_progress_bar(MofNCompleteColumn(), disable=not is_first())
+    bar = make_progress_bar(MofNCompleteColumn(), disable=not is_main_process())
     with bar as progress:
         task = progress.add_task(title, total=len(source))
         for image in read(source, protocol, predictor.num_classes, skip_broken):
@@ -72,14 +72,14 @@ def evaluate_source(
     if broken == len(source):
         raise DatasetError(f"none of the {len(source):,} images of {title} can be decoded")
     if broken:
-        say(f"{broken:,} of {len(source):,} images of {title} cannot be decoded; left out")
+        log(f"{broken:,} of {len(source):,} images of {title} cannot be decoded; left out")
     return scores
 
 
 class Batches:
     """Views of images, gathered by their shapes and evaluated when a batch is full."""
 
-    def __init__(self, predictor: Predictor, scores: Scores, count: int):
+    def __init__(self, predictor: Predictor, scores: TopKAccumulator, count: int):
         """For `count` views in all; what comes out is added to `scores`."""
         self._predictor = predictor
         self._scores = scores
@@ -141,7 +141,7 @@ def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool
         except DatasetError as error:
             raise DatasetError(f"{source.where(index)} {error}") from None
 
-    pool = ThreadPoolExecutor(min(MOST_THREADS, len(available_cores()) + 1), "read")
+    pool = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "read")
     try:
         reading: deque[Future[Read]] = deque()
         for index in range(len(source)):

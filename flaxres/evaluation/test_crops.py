@@ -1,8 +1,8 @@
 """What a net is shown of an image when it is tested: the whole of it, crops, mirror images, scales.
 
 split: the image as the splits have it: `dataset.image_size` and `dataset.eval_short_side`.
-centre: the short side scaled, the crop in the middle.
-10-crop: the central square of the image that was scaled so, its four corners, its centre, and their
+center: the short side scaled, the crop in the middle.
+10-crop: the central square of the image that was scaled so, its four corners, its center, and their
 mirror images: Krizhevsky 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
 sections 2 and 4.1; He15 (arXiv 1512.03385), section 4.1.
 multi-scale: the whole image at each of several short sides, and its mirror images, by a net that
@@ -21,10 +21,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from flaxres.data.resize import as_array, resize
+from flaxres.data.resize import image_to_array, resize
 from flaxres.errors import ConfigError, DatasetError
 
-PROTOCOLS = ("split", "centre", "10-crop", "multi-scale")
+CROP_PROTOCOLS = ("split", "center", "10-crop", "multi-scale")
 # Of the paper's nets: pixels of an image on each side, the short side that crops are taken of
 # (Krizhevsky 2012, section 2), and the short sides of whole images (He15, section 3.4).
 PAPER_SIZE = 224
@@ -38,7 +38,7 @@ class Protocol:
     """How an image is shown.
 
     Attributes:
-      name: one of `PROTOCOLS`.
+      name: one of `CROP_PROTOCOLS`.
       size: height and width of the net's images.
       short_sides: that the image is scaled to; of 'split' none where the image is left as it is.
     """
@@ -53,7 +53,7 @@ class Protocol:
         return self.name in ("10-crop", "multi-scale")
 
     @property
-    def num_views(self) -> int:
+    def num_crops(self) -> int:
         """Views of an image, without the mirror images."""
         return {"10-crop": 5, "multi-scale": len(self.short_sides)}.get(self.name, 1)
 
@@ -69,7 +69,7 @@ class Protocol:
         if self.name == "split":
             if self.short_sides:
                 image = resize(image, self.size[0], self.short_sides[0])
-            pixels = as_array(image)
+            pixels = image_to_array(image)
             if pixels.shape[:2] != self.size:
                 raise DatasetError(
                     f"has {pixels.shape[0]} x {pixels.shape[1]} pixels and not the "
@@ -77,8 +77,8 @@ class Protocol:
                 )
             return [pixels]
         if self.name == "multi-scale":
-            return [as_array(whole(image, short_side)) for short_side in self.short_sides]
-        square = as_array(resize(image, self.short_sides[0]))
+            return [image_to_array(whole(image, short_side)) for short_side in self.short_sides]
+        square = image_to_array(resize(image, self.short_sides[0]))
         offsets = crop_offsets(square.shape[:2], self.size)
         offsets = offsets if self.name == "10-crop" else offsets[-1:]
         height, width = self.size
@@ -99,7 +99,7 @@ class Protocol:
         sides = ", ".join(map(str, self.short_sides))
         return {
             "split": f"split: images of {height} x {width} pixels",
-            "centre": f"centre: short side {sides}, crop of {height} x {width} pixels",
+            "center": f"center: short side {sides}, crop of {height} x {width} pixels",
             "10-crop": f"10-crop: short side {sides}, five crops of {height} x {width} pixels and "
             "their mirror images",
             "multi-scale": f"multi-scale: whole images and their mirror images, short sides "
@@ -107,7 +107,7 @@ class Protocol:
         }[self.name]
 
 
-def make_protocol(
+def make_crop_protocol(
     name: str,
     size: tuple[int, int],
     short_side: int | None = None,
@@ -117,20 +117,20 @@ def make_protocol(
     """The protocol of that name, with the paper's numbers in the ratio of the net's size to 224.
 
     Args:
-      name: one of `PROTOCOLS`.
+      name: one of `CROP_PROTOCOLS`.
       size: height and width of the net's images.
-      short_side: of centre and 10-crop; None for 256/224 of the size.
+      short_side: of center and 10-crop; None for 256/224 of the size.
       scales: short sides of multi-scale; () for {224, 256, 384, 480, 640}/224 of it.
       split_short_side: of split; 0 for images as they are.
 
     Raises:
       ConfigError: there is no such protocol, or the sizes are not for it.
     """
-    if name not in PROTOCOLS:
-        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
-    crops = name in ("centre", "10-crop")
+    if name not in CROP_PROTOCOLS:
+        raise ConfigError(f"protocol must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
+    crops = name in ("center", "10-crop")
     if short_side is not None and not crops:
-        raise ConfigError(f"short_side is for the protocols centre and 10-crop, got {name}")
+        raise ConfigError(f"short_side is for the protocols center and 10-crop, got {name}")
     if scales and name != "multi-scale":
         raise ConfigError(f"scales are for the protocol multi-scale, got {name}")
     if name == "split":
@@ -151,7 +151,7 @@ def make_protocol(
 
 
 def crop_offsets(shape: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of the crops of `size` from `shape`: upper left and right, lower, the centre."""
+    """(top, left) of the crops of `size` from `shape`: upper left and right, lower, the center."""
     bottom, right = (length - crop for length, crop in zip(shape, size, strict=True))
     corners = [(top, left) for top in (0, bottom) for left in (0, right)]
     return [*corners, (bottom // 2, right // 2)]

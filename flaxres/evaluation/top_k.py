@@ -9,16 +9,16 @@ import numpy as np
 TOP = 5  # the other error that ImageNet's results give, beside that of the first class
 
 
-class Scores:
+class TopKAccumulator:
     """Sums over images; the views of an image may come in any order, and apart.
 
     Attributes:
       count: images of which all views have come.
     """
 
-    def __init__(self, num_views: int):
-        """For images of `num_views` views each."""
-        self._num_views = num_views
+    def __init__(self, num_crops: int):
+        """For images of `num_crops` views each."""
+        self._num_views = num_crops
         self._loss = 0.0
         self._wrong = {1: 0, TOP: 0}
         self._classes = 0
@@ -42,18 +42,18 @@ class Scores:
         self._classes = len(log_probabilities)
         self.count += 1
 
-    def rates(self, prefix: str) -> dict[str, float]:
+    def averages(self, prefix: str) -> dict[str, float]:
         """Mean loss (of the averaged probabilities, in nats), errors in percent, and images.
 
         The top-5 error is there where there are more than five classes.
         """
-        rates = {
+        averages = {
             f"{prefix}_loss": self._loss / self.count,
             f"{prefix}_error": 100.0 * self._wrong[1] / self.count,
         }
         if self._classes > TOP:
-            rates[f"{prefix}_top{TOP}_error"] = 100.0 * self._wrong[TOP] / self.count
-        return rates | {f"{prefix}_images": self.count}
+            averages[f"{prefix}_top{TOP}_error"] = 100.0 * self._wrong[TOP] / self.count
+        return averages | {f"{prefix}_images": self.count}
 
 
 def rank(scores: np.ndarray, label: int) -> int:

@@ -33,11 +33,11 @@ import jax.export
 import jax.numpy as jnp
 
 import flaxres
-from flaxres.config import net_name
+from flaxres.config import model_name
 from flaxres.cpu import kernels
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.inference.trained_model import TrainedNet
+from flaxres.inference.trained_model import TrainedModel
 from flaxres.run.workdir import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -47,17 +47,17 @@ class ExportError(UserError):
     """An export that cannot be written."""
 
 
-def export_net(net: TrainedNet) -> jax.export.Exported:
+def export_net(net: TrainedModel) -> jax.export.Exported:
     """The function images -> probabilities, see the module, lowered for all platforms."""
     variables = jax.tree.map(jnp.asarray, net.variables)
     mean = jnp.asarray(net.inputs.mean)
 
     def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(net.model.apply(variables, normalise(images, mean), train=False))
+        return jax.nn.softmax(net.model.apply(variables, normalize(images, mean), train=False))
 
     (count,) = jax.export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((count, *net.inputs.image_shape), jnp.uint8)
-    with kernels.left_out(), _without_paths():
+    with kernels.kernels_disabled(), _without_paths():
         return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
 
 
@@ -72,12 +72,12 @@ def _without_paths() -> Iterator[None]:
         jax.config.update("jax_traceback_in_locations_limit", before)
 
 
-def about(net: TrainedNet) -> dict[str, object]:
+def about(net: TrainedModel) -> dict[str, object]:
     """What the JSON beside an export says; of the config all but where the data lay."""
     config = net.config.to_dict()
     config["dataset"]["data_dir"] = None
     return {
-        "net": net_name(net.config.model),
+        "net": model_name(net.config.model),
         "step": net.step,
         "image_shape": list(net.inputs.image_shape),
         "class_names": list(net.inputs.class_names),
@@ -90,7 +90,7 @@ def about(net: TrainedNet) -> dict[str, object]:
     }
 
 
-def write_export(net: TrainedNet, output: Path) -> Path:
+def write_export(net: TrainedModel, output: Path) -> Path:
     """Writes the export of a net to `output`, and what there is to know of it to OUTPUT.json.
 
     Returns:

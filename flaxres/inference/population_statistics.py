@@ -15,10 +15,10 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from flaxres.config import net_name
+from flaxres.config import model_name
 from flaxres.data import Dataset
-from flaxres.data.augment import normalise
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.augment import normalize
+from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.training.train_state import DROPOUT_STREAM, stream_key
@@ -30,7 +30,7 @@ WITH_STATISTICS = ("batch", "instance-running")  # the norms that evaluate by st
 BatchStatistics = Callable[[dict, np.ndarray, int], dict]
 
 
-def check_population(config: ConfigDict) -> None:
+def check_has_statistics(config: ConfigDict) -> None:
     """Checks that the net has statistics, and is one.
 
     Raises:
@@ -40,7 +40,7 @@ def check_population(config: ConfigDict) -> None:
     if model.norm not in WITH_STATISTICS:
         raise ConfigError(
             f"population statistics are for model.norm {' or '.join(WITH_STATISTICS)}, got "
-            f"{model.norm!r} in {net_name(model)}"
+            f"{model.norm!r} in {model_name(model)}"
         )
     if config.num_replicas > 1:
         raise ConfigError(
@@ -49,18 +49,18 @@ def check_population(config: ConfigDict) -> None:
 
 
 def epoch_batches(num_images: int, batch_size: int, seed: int, epoch: int = 0) -> list[np.ndarray]:
-    """Every image once, in the random order of an epoch of training (`EpochOrder`).
+    """Every image once, in the random order of an epoch of training (`EpochSampler`).
 
     Not in that of the data set, which may be sorted by class.
 
     Returns:
       int32 rows of the batches, of `batch_size` each; the last one may be smaller.
     """
-    rows = EpochOrder(num_images, num_images, seed).indices(epoch)[0]
+    rows = EpochSampler(num_images, num_images, seed).indices(epoch)[0]
     return np.split(rows, range(batch_size, num_images, batch_size))
 
 
-class Pool:
+class MomentAccumulator:
     """Statistics of all images from those of batches of any sizes.
 
     With n_i images in batch i, N in all, and means m_i and variances v_i of a channel:
@@ -105,9 +105,9 @@ def make_batch_statistics(config: ConfigDict, dataset: Dataset) -> BatchStatisti
     runs on one device and compiles once for each size of batch.
 
     Raises:
-      ConfigError: see `check_population`.
+      ConfigError: see `check_has_statistics`.
     """
-    check_population(config)
+    check_has_statistics(config)
     fields = config.model.copy_and_resolve_references()
     # Without a weight for the old ones, the running statistics are those of the last batch.
     fields.update({"norm_momentum": 0.0, "remat": False})
@@ -120,7 +120,7 @@ def make_batch_statistics(config: ConfigDict, dataset: Dataset) -> BatchStatisti
     def statistics(variables: dict, batch: jax.Array, number: jax.Array) -> dict:
         _, updated = model.apply(
             variables,
-            normalise(batch, mean),
+            normalize(batch, mean),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(key, number)},
@@ -142,10 +142,10 @@ def population_statistics(config: ConfigDict, dataset: Dataset, variables: dict)
       What takes the place of `batch_stats`, float32 arrays of NumPy.
 
     Raises:
-      ConfigError: see `check_population`.
+      ConfigError: see `check_has_statistics`.
     """
     batch_statistics = make_batch_statistics(config, dataset)
-    pool = Pool()
+    pool = MomentAccumulator()
     batches = epoch_batches(len(dataset.train), config.batch_size, config.seed)
     for number, rows in enumerate(batches):
         pool.add(batch_statistics(variables, rows, number), len(rows))

@@ -24,7 +24,7 @@ from flaxres.data.decode import BrokenImageError, decode
 from flaxres.data.resize import fit
 from flaxres.errors import ConfigError, UserError
 from flaxres.inference.predictor import Predictor
-from flaxres.inference.trained_model import TrainedNet
+from flaxres.inference.trained_model import TrainedModel
 from flaxres.terminal import print_table
 
 # An image file, and the names and probabilities of its most probable classes, falling.
@@ -35,7 +35,7 @@ class PredictionError(UserError):
     """An image file that is not there or cannot be decoded."""
 
 
-def predict(net: TrainedNet, images: Sequence[str], top: int = 5, as_json: bool = False) -> None:
+def predict(net: TrainedModel, images: Sequence[str], top: int = 5, as_json: bool = False) -> None:
     """Prints the most probable classes of image files.
 
     Args:
@@ -89,7 +89,7 @@ def find(images: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def predictions(
-    net: TrainedNet, files: Sequence[str], top: int, errors: list[str]
+    net: TrainedModel, files: Sequence[str], top: int, errors: list[str]
 ) -> Iterator[Prediction]:
     """The most probable classes of each file that can be decoded, in their order.
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.data.resize import resize_mean
-from flaxres.inference.trained_model import TrainedNet
+from flaxres.inference.trained_model import TrainedModel
 from flaxres.parallel.sharding import AXIS, Devices, Function
 
 
@@ -27,7 +27,7 @@ class Predictor:
       num_classes: that there are.
     """
 
-    def __init__(self, nets: Sequence[TrainedNet], config: ConfigDict, mirror: bool = False):
+    def __init__(self, nets: Sequence[TrainedModel], config: ConfigDict, mirror: bool = False):
         """Puts the nets on the devices.
 
         Args:
@@ -88,7 +88,7 @@ class Predictor:
         images = images[rows[0]]
         parts = []
         for net, own, mean in zip(self._nets, variables, means, strict=True):
-            x = normalise(images, mean)
+            x = normalize(images, mean)
             for view in (x, x[:, :, ::-1]) if self._mirror else (x,):
                 parts.append(jax.nn.log_softmax(net.model.apply(own, view, train=False)))
         mean = average(jnp.stack(parts))

@@ -11,17 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flaxres.config import check_config, net_name
+from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.inference.population_statistics import (
     BATCH_STATS,
-    check_population,
+    check_has_statistics,
     population_statistics,
 )
 from flaxres.models import create_model
-from flaxres.models.layers import Net
-from flaxres.run.input_spec import Inputs, read_inputs
+from flaxres.models.layers import BaseModel
+from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
 from flaxres.training.restore import check_has_checkpoint, restore_newest
 
@@ -33,7 +33,7 @@ SAME_DATA = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TrainedNet:
+class TrainedModel:
     """The newest checkpoint of a run.
 
     Attributes:
@@ -49,13 +49,13 @@ class TrainedNet:
     config: ConfigDict
     step: int
     variables: dict
-    inputs: Inputs
-    model: Net
+    inputs: InputSpec
+    model: BaseModel
 
     @property
     def name(self) -> str:
         """Net and directory, for messages."""
-        return f"{net_name(self.config.model)} in {self.directory}"
+        return f"{model_name(self.config.model)} in {self.directory}"
 
     def check_shapes(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
         """Checks that the net takes images of these heights and widths.
@@ -74,7 +74,7 @@ class TrainedNet:
                 height, width, _ = self.inputs.image_shape
                 raise ConfigError(
                     f"{what} is not for {self.name}: its dense layers take images of {height} x "
-                    f"{width} pixels alone; choose centre or 10-crop"
+                    f"{width} pixels alone; choose center or 10-crop"
                 )
 
     def _params_shape(self, size: tuple[int, int], what: str) -> dict:
@@ -104,12 +104,12 @@ def _no_run(directory: Path) -> CheckpointError:
     return CheckpointError(f"workdir {directory} holds no run; train it first with --mode=train")
 
 
-def load_net(
+def load_trained_model(
     directory: Path,
     config: ConfigDict | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     batch_stats: str = "running",
-) -> TrainedNet:
+) -> TrainedModel:
     """The newest checkpoint of a run; nothing in its directory is changed.
 
     Args:
@@ -128,7 +128,7 @@ def load_net(
     config = run_config(directory) if config is None else config
     check_config(config)
     if batch_stats == "population":
-        check_population(config)
+        check_has_statistics(config)
     if not check_same_config(directory, config):
         raise _no_run(directory)
     if config.num_replicas > 1:
@@ -137,9 +137,9 @@ def load_net(
             "for runs of a single net"
         )
     check_has_checkpoint(directory)
-    inputs = read_inputs(directory, config)
+    inputs = read_input_spec(directory, config)
     model = create_model(config.model, inputs.num_classes, config.dtype)
-    state = restore_newest(directory, config, inputs.image_shape, inputs.num_classes, say)
+    state = restore_newest(directory, config, inputs.image_shape, inputs.num_classes, log)
     variables = state.variables
     if batch_stats == "population":
         dataset = open_dataset(config)
@@ -150,10 +150,10 @@ def load_net(
             )
         statistics = population_statistics(config, dataset, variables)
         variables = variables | {"batch_stats": statistics}
-    return TrainedNet(directory, config, int(state.step), variables, inputs, model)
+    return TrainedModel(directory, config, int(state.step), variables, inputs, model)
 
 
-def check_same_data(nets: Sequence[TrainedNet], config: ConfigDict) -> None:
+def check_same_data(nets: Sequence[TrainedModel], config: ConfigDict) -> None:
     """Checks that nets can be averaged: the same images and classes as those of `config`.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from flaxres.models.layers import Net
+from flaxres.models.layers import BaseModel
 from flaxres.models.registry import FAMILIES
 
 
@@ -17,7 +17,7 @@ def create_model(
     dtype: str = "float32",
     axis: str | None = None,
     frozen: Sequence[str] = (),
-) -> Net:
+) -> BaseModel:
     """Builds the net that `config` (an experiment's `config.model`) describes.
 
     Args:

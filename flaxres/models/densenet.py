@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import STEM_STRIDES, Layers, Net, apply_stem, check_size, classify
+from flaxres.models.layers import STEM_STRIDES, BaseModel, Layers, apply_stem, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 BOTTLENECK = 4  # channels of a bottleneck for each new feature map (Huang17, section 3)
@@ -96,7 +96,7 @@ class Transition(nn.Module):
         return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-class DenseNet(Net, kw_only=True):
+class DenseNet(BaseModel, kw_only=True):
     """A stem, dense blocks with transitions between them, norm and ReLU, mean over space, dense.
 
     Attributes:

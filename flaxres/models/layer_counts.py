@@ -33,7 +33,7 @@ class Layer:
     activations: int
 
 
-def summarise(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     """Runs `model` on shapes alone and lists its layers in the order they ran.
 
     Args:

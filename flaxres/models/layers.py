@@ -18,7 +18,7 @@ from flaxres.models.norms import make_norm, norm_relu
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 HEAD = "dense"  # the name of every net's last layer
-BODY = "body"  # all layers but that one
+BACKBONE = "backbone"  # all layers but that one
 
 STEM_STRIDES = {"cifar": 1, "imagenet": 4}  # of `apply_stem`
 
@@ -61,7 +61,7 @@ def make_conv(*, use_bias: bool = False, dtype: DTypeLike = jnp.float32) -> Call
     return conv
 
 
-class Net(nn.Module, kw_only=True):
+class BaseModel(nn.Module, kw_only=True):
     """What every net has.
 
     Attributes:
@@ -107,11 +107,13 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     Args:
       path: of the layer from the net on, e.g. 'conv' or 'stage1_block2/norm1'.
       frozen: names such as 'conv', 'stage1' (with all that is called stage1_...), 'stage1_block2',
-        and 'body' for all layers but the last dense one.
+        and 'backbone' for all layers but the last dense one.
     """
     layer = path.partition("/")[0]
     return any(
-        layer == name or layer.startswith(f"{name}_") or (name == BODY and layer not in ("", HEAD))
+        layer == name
+        or layer.startswith(f"{name}_")
+        or (name == BACKBONE and layer not in ("", HEAD))
         for name in frozen
     )
 

@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import Net, classify, he_normal
+from flaxres.models.layers import BaseModel, classify, he_normal
 
 PIXELS = 32  # the paper's images; smaller ones are padded with zeros, as MNIST's were
 
 
-class LeNet(Net, kw_only=True):
+class LeNet(BaseModel, kw_only=True):
     """Two 5x5 convolutions, each with a mean over 2x2 pixels after it, and dense layers.
 
     Attributes:

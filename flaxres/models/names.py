@@ -16,7 +16,7 @@ from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
 
 
-def fields_of(net: str, stem: str) -> dict[str, object]:
+def model_fields(net: str, stem: str) -> dict[str, object]:
     """The fields that a name stands for, `name` and, where it differs, `norm` among them.
 
     Raises:
@@ -33,8 +33,8 @@ def fields_of(net: str, stem: str) -> dict[str, object]:
     )
 
 
-def net_name(model: ConfigDict) -> str:
-    """The name that `fields_of` reads."""
+def model_name(model: ConfigDict) -> str:
+    """The name that `model_fields` reads."""
     name = f"{model.name}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"

@@ -50,9 +50,9 @@ class BatchNorm(nn.BatchNorm):
           relu: take the ReLU of that.
           for_convolution: return a function in the place of `lax.conv_general_dilated` that takes
             `x` and convolves the ReLU of its norm. Only in training, and for an `x` that
-            `kernels.covers_norm`.
+            `kernels.supports_norm`.
         """
-        if not kernels.covers_norm(x) or (add is not None and not relu):
+        if not kernels.supports_norm(x) or (add is not None and not relu):
             y = super().__call__(x)
             y = y if add is None else y + add
             return nn.relu(y) if relu else y
@@ -62,7 +62,7 @@ class BatchNorm(nn.BatchNorm):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
         if self.use_running_average:
-            return kernels.normalise(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
+            return kernels.normalize(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
         axis = None if self.is_initializing() else self.axis_name
 
         def update(*statistics: jax.Array) -> None:
@@ -73,7 +73,7 @@ class BatchNorm(nn.BatchNorm):
         if for_convolution:
 
             def convolve(x, kernel, strides, padding, **options):
-                if kernels.covers_convolution(x, kernel, strides, padding, options):
+                if kernels.supports_convolution(x, kernel, strides, padding, options):
                     window = (strides[0], padding[0][0])
                     y, *statistics = kernels.norm_relu_convolve(
                         x, scale, bias, kernel, self.epsilon, axis, *window
@@ -185,7 +185,7 @@ def norm_relu_conv(norm: nn.Module, conv: Callable[..., nn.Module], x: jax.Array
 
     On a CPU, in training, the convolution normalises what it reads, so that nothing is written.
     """
-    in_kernels = isinstance(norm, BatchNorm) and kernels.covers_norm(x)
+    in_kernels = isinstance(norm, BatchNorm) and kernels.supports_norm(x)
     if in_kernels and not norm.use_running_average:
         return conv(conv_general_dilated=norm(x, for_convolution=True))(x)
     return conv()(norm_relu(norm, x))

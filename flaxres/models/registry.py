@@ -11,7 +11,7 @@ from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
 from flaxres.models import densenet, lenet, resnet, stargan, vgg
 from flaxres.models.blocks import BLOCKS, STRIDES_ON
-from flaxres.models.layers import Net
+from flaxres.models.layers import BaseModel
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 
 STEMS = ("cifar", "imagenet")
@@ -53,12 +53,12 @@ class Family:
     Attributes:
       fields: of FIELDS, those that it reads; the others must be as FIELDS has them.
       check: raises ValueError for values that make no net.
-      build: takes the fields, returns a constructor of the net, which takes those of `Net`.
+      build: takes the fields, returns a constructor of the net, which takes those of `BaseModel`.
     """
 
     fields: tuple[str, ...]
     check: Callable[[ConfigDict], None]
-    build: Callable[[ConfigDict], Callable[..., Net]]
+    build: Callable[[ConfigDict], Callable[..., BaseModel]]
 
 
 def need(ok: bool, model: ConfigDict, field: str, rule: str) -> None:
@@ -112,7 +112,7 @@ def _check_resnet(model: ConfigDict) -> None:
     need(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
 
 
-def _build_resnet(model: ConfigDict) -> Callable[..., Net]:
+def _build_resnet(model: ConfigDict) -> Callable[..., BaseModel]:
     fields = {
         "stages": resnet.stages_of_depth(model.depth, model.block, model.stem),
         "widths": tuple(model.widths),
@@ -134,7 +134,7 @@ def _check_densenet(model: ConfigDict) -> None:
     need(0 < model.compression <= 1, model, "compression", "above 0 and at most 1")
 
 
-def _build_densenet(model: ConfigDict) -> Callable[..., Net]:
+def _build_densenet(model: ConfigDict) -> Callable[..., BaseModel]:
     stages = densenet.stages_of_depth(model.depth, model.block, model.stem)
     fields = {field: model[field] for field in ("growth_rate", "compression", "block", "stem")}
     return lambda **common: densenet.DenseNet(stages=stages, **fields, **common)
@@ -148,7 +148,7 @@ def _check_vgg(model: ConfigDict) -> None:
     need(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
 
 
-def _build_vgg(model: ConfigDict) -> Callable[..., Net]:
+def _build_vgg(model: ConfigDict) -> Callable[..., BaseModel]:
     fields = {
         "stages": vgg.stages_of_depth(model.depth),
         "widths": tuple(model.widths),
@@ -166,7 +166,7 @@ def _check_lenet(model: ConfigDict) -> None:
     need(model.norm == "none", model, "norm", "none for LeNet")
 
 
-def _build_lenet(model: ConfigDict) -> Callable[..., Net]:
+def _build_lenet(model: ConfigDict) -> Callable[..., BaseModel]:
     widths = {"widths": tuple(model.widths), "hidden": tuple(model.hidden)}
     return lambda **common: lenet.LeNet(**widths, **common)
 
@@ -177,7 +177,7 @@ def _check_stargan(model: ConfigDict) -> None:
     _check_widths(model, "widths", 3)
 
 
-def _build_stargan(model: ConfigDict) -> Callable[..., Net]:
+def _build_stargan(model: ConfigDict) -> Callable[..., BaseModel]:
     widths = tuple(model.widths)
     return lambda **common: stargan.StarGan(depth=model.depth, widths=widths, **common)
 
@@ -203,7 +203,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def check_model(model: ConfigDict) -> None:
+def check_model_fields(model: ConfigDict) -> None:
     """Checks the fields of a net against each other.
 
     Raises:

@@ -18,7 +18,14 @@ from flaxres.models.blocks import (
     PreActBasicBlock,
     PreActBottleneckBlock,
 )
-from flaxres.models.layers import STEM_STRIDES, Net, apply_stem, check_size, classify, is_frozen
+from flaxres.models.layers import (
+    STEM_STRIDES,
+    BaseModel,
+    apply_stem,
+    check_size,
+    classify,
+    is_frozen,
+)
 from flaxres.models.norms import norm_relu
 from flaxres.models.remat import remat
 from flaxres.models.scan import scan_blocks
@@ -58,7 +65,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     return (n,) * 3
 
 
-class ResNet(Net, kw_only=True):
+class ResNet(BaseModel, kw_only=True):
     """All residual nets and, with shortcut 'none', the plain ones.
 
     Attributes:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import Layers, Net, check_size, classify
+from flaxres.models.layers import BaseModel, Layers, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 
@@ -32,7 +32,7 @@ class ResidualUnit(nn.Module):
         return x + norm(name="norm2")(y)
 
 
-class StarGan(Net, kw_only=True):
+class StarGan(BaseModel, kw_only=True):
     """7x7 convolution, two of 4x4 with stride 2, each with norm and ReLU; units; mean; dense.
 
     Attributes:

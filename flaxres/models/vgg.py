@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxres.models.layers import Net, check_size, classify, he_normal
+from flaxres.models.layers import BaseModel, check_size, classify, he_normal
 from flaxres.models.norms import norm_relu
 
 # Convolutions in each of five stages, by depth: table 1, columns A, B, D and E.
@@ -29,7 +29,7 @@ def stages_of_depth(depth: int) -> tuple[int, ...]:
     return STAGES[depth]
 
 
-class Vgg(Net, kw_only=True):
+class Vgg(BaseModel, kw_only=True):
     """Stages of 3x3 convolutions with norm and ReLU, each followed by a 2x2 maximum; dense layers.
 
     Attributes:

@@ -24,7 +24,7 @@ CONNECT_TIMEOUT = 300  # seconds until all processes must have reached the coord
 _NAMES = ("coordinator_address", "num_processes", "process_id")
 
 
-def initialise(
+def initialize(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
@@ -50,7 +50,7 @@ def initialise(
         return
     given = (coordinator_address, num_processes, process_id)
     if given == (None, None, None):
-        given = asked_by(os.environ)
+        given = settings_from_environment(os.environ)
     if given is None:
         return
     address, count, number = given
@@ -91,7 +91,9 @@ def _wait_for(address: str, process_id: int, timeout: int) -> None:
         time.sleep(0.2)
 
 
-def asked_by(environment: Mapping[str, str]) -> tuple[str, int | None, int | None] | None:
+def settings_from_environment(
+    environment: Mapping[str, str],
+) -> tuple[str, int | None, int | None] | None:
     """Address, count and number that an environment asks for; None if it is for one process.
 
     Raises:
@@ -112,12 +114,12 @@ def asked_by(environment: Mapping[str, str]) -> tuple[str, int | None, int | Non
     return None
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks."""
     return jax.process_index() == 0
 
 
-def largest(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """The largest of the values that the processes pass; all of them must call it."""
     if jax.process_count() == 1:
         return value
@@ -125,7 +127,7 @@ def largest(value: int) -> int:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_processes() -> Iterator[None]:
     """Context that a UserError in one process ends in all, instead of leaving the others waiting.
 
     Raises:
@@ -136,7 +138,7 @@ def together() -> Iterator[None]:
         yield
     except UserError as own:
         error = own
-    if largest(error is not None):
+    if max_over_processes(error is not None):
         error = error or DistributedError(
             f"process {jax.process_index()} stops: another one has failed"
         )
@@ -145,7 +147,7 @@ def together() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def explain_lost_processes() -> Iterator[None]:
     """Context in which the loss of another process is an error of one line.
 
     Raises:
@@ -162,7 +164,7 @@ def watched() -> Iterator[None]:
         ) from error
 
 
-def leave(code: int) -> None:
+def exit_without_waiting(code: int) -> None:
     """Ends a process whose companions do not end with it; else JAX would wait for them."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()

@@ -80,7 +80,7 @@ class Devices:
         # Of the calls that need much memory: when the newest was launched, and one of its results.
         self._newest: tuple[float, jax.Array] | None = None
         # With few threads, executions that wait for one another on a CPU can lock each other out.
-        self.one_at_a_time = self.size > 1 and self._devices[0].platform == "cpu"
+        self.synchronous = self.size > 1 and self._devices[0].platform == "cpu"
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Puts a tree of arrays, equal in all processes, on every device."""
@@ -104,7 +104,7 @@ class Devices:
         sharding = NamedSharding(self._mesh, ROWS)
         return jax.make_array_from_process_local_data(sharding, array.reshape(own), shape)
 
-    def batches_like(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def batches_shape_struct(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         """Shape and place of what `put_batches` makes of such an array, to compile for."""
         example = jax.ShapeDtypeStruct(shape, dtype)
         sharding = NamedSharding(self._mesh, ROWS)
@@ -164,7 +164,7 @@ class Devices:
             if large:
                 # The last of the results is a metric, which no later call is given to overwrite.
                 self._newest = time.perf_counter(), jax.tree.leaves(result)[-1]
-            return jax.block_until_ready(result) if self.one_at_a_time else result
+            return jax.block_until_ready(result) if self.synchronous else result
 
         return call
 

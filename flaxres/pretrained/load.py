@@ -17,7 +17,7 @@ import numpy as np
 from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
-from flaxres.config import net_name
+from flaxres.config import model_name
 from flaxres.errors import WeightsError, first_few, one_line
 from flaxres.models.layers import HEAD
 from flaxres.pretrained import torch_state_dict
@@ -27,7 +27,7 @@ PyTree = Any
 
 SUFFIX = ".msgpack"  # of files of variables
 COLLECTIONS = ("params", "batch_stats")
-MOST_NAMES = 3  # in a message
+MAX_NAMES = 3  # in a message
 
 
 def check_path(path: Path) -> bool:
@@ -71,7 +71,7 @@ def read_weights_file(
         weights = torch_state_dict.read_state_dict(path)
         return torch_state_dict.convert(weights, shapes, model, new_head, std)
     if std:
-        raise WeightsError(f"transfer.std is for PyTorch state dicts, and {path} is none")
+        raise WeightsError(f"transfer.image_std is for PyTorch state dicts, and {path} is none")
     return read_variables(path)
 
 
@@ -167,12 +167,12 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
         "other shapes are": wrong,
     }
     if found := [
-        f"{fault} {first_few(names, MOST_NAMES)}" for fault, names in faults.items() if names
+        f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names
     ]:
         at_fault = itertools.chain.from_iterable(faults.values())
         is_head = all(name.startswith(f"params/{HEAD}/") for name in at_fault)
         hint = f"; {torch_state_dict.NEW_HEAD}" if is_head else ""
-        raise WeightsError(f"{source} is not of this {net_name(model)}: {'; '.join(found)}{hint}")
+        raise WeightsError(f"{source} is not of this {model_name(model)}: {'; '.join(found)}{hint}")
 
 
 def _flatten(variables: PyTree) -> dict[str, Any]:

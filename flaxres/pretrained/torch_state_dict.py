@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from flaxres.config import net_name
+from flaxres.config import model_name
 from flaxres.errors import ConfigError, WeightsError
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
@@ -143,7 +143,7 @@ def convert(
         name = next((candidate for candidate in candidates if candidate in weights), None)
         if name is None:
             raise WeightsError(
-                f"the state dict is not of {net_name(model)}: it has no {candidates[0]} "
+                f"the state dict is not of {model_name(model)}: it has no {candidates[0]} "
                 f"for {module}/{kind}"
             )
         left.discard(name)
@@ -154,21 +154,21 @@ def convert(
             left.discard(bias)
         if value.shape != leaf.shape:
             raise WeightsError(
-                f"the state dict is not of {net_name(model)}: {name} has shape "
+                f"the state dict is not of {model_name(model)}: {name} has shape "
                 f"{weights[name].shape}, which does not fit {module}/{kind} {tuple(leaf.shape)}"
                 + (f"; {NEW_HEAD}" if module == HEAD else "")
             )
         flat[path] = np.array(value, np.float32)
     if left:
         raise WeightsError(
-            f"the state dict is not of {net_name(model)}: the net has no place for "
+            f"the state dict is not of {model_name(model)}: the net has no place for "
             f"{len(left)} of its arrays, {min(left)} among them"
         )
     if std:
         first = next(path for path in FIRST if path in flat)
         channels = flat[first].shape[2]
         if len(std) != channels:
-            raise ConfigError(f"transfer.std must be {channels} numbers, got {len(std)}")
+            raise ConfigError(f"transfer.image_std must be {channels} numbers, got {len(std)}")
         flat[first] /= np.array(std, np.float32)[:, None]
     return traverse_util.unflatten_dict(flat, sep="/")
 

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxres.errors import CheckpointError, DivergedError, UserError, one_line
-from flaxres.parallel.multihost import is_first, largest, together
+from flaxres.parallel.multihost import is_main_process, max_over_processes, raise_on_all_processes
 
 PyTree = Any
 CHECKPOINTS = "checkpoints"  # directories named by their step, in Orbax's format
@@ -144,7 +144,7 @@ class Checkpoints:
         """
         snapshot = state if isinstance(state, Snapshot) else Snapshot(state)
         if jax.process_count() > 1:
-            with together():
+            with raise_on_all_processes():
                 first()
                 self.check()
             self._save(step, snapshot)
@@ -197,7 +197,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         self.check()
 
-    def restore(self, like: PyTree, say: Callable[[str], None]) -> PyTree | None:
+    def restore(self, like: PyTree, log: Callable[[str], None]) -> PyTree | None:
         """Reads the newest checkpoint that is whole.
 
         Damaged ones that are newer are moved to `checkpoints_damaged/`, unless opened for reading.
@@ -223,11 +223,11 @@ class Checkpoints:
             except Exception as error:  # Orbax raises many kinds for damaged files
                 self._read_failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            if largest(bool(reason)):  # all processes go back, or none
+            if max_over_processes(bool(reason)):  # all processes go back, or none
                 damaged.append((step, reason or "another process cannot read it"))
                 continue
             for bad, reason in damaged:
-                say(f"checkpoint {bad} is damaged ({reason}); going back to checkpoint {step}")
+                log(f"checkpoint {bad} is damaged ({reason}); going back to checkpoint {step}")
                 self._set_aside(bad)
             return state
         if damaged:
@@ -252,13 +252,13 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         if self._read_only:
             return
-        if is_first():
+        if is_main_process():
             directory = self._workdir / DAMAGED
             directory.mkdir(exist_ok=True)
             # Those of an earlier accident stay as they are.
             target = directory / f"{step}-{len(list(directory.iterdir()))}"
             shutil.move(self.directory / str(step), target)
-        largest(0)  # the others wait until it is away
+        max_over_processes(0)  # the others wait until it is away
         self._manager.reload()
 
     @contextlib.contextmanager

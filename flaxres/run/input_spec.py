@@ -18,11 +18,11 @@ from flaxres.data import open_dataset, open_sources
 from flaxres.errors import DatasetError, WorkdirError, one_line
 from flaxres.run.workdir import write_atomically
 
-INPUTS_FILE = "inputs.npz"
+INPUT_SPEC_FILE = "inputs.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Inputs:
+class InputSpec:
     """What a net takes, and what its outputs are called.
 
     Attributes:
@@ -55,16 +55,16 @@ def class_names(config: ConfigDict) -> tuple[str, ...]:
     return open_sources(config).class_names
 
 
-def make_inputs(config: ConfigDict, mean: np.ndarray) -> Inputs:
+def make_input_spec(config: ConfigDict, mean: np.ndarray) -> InputSpec:
     """Those of a run, with the mean image of its data set.
 
     Raises:
       DatasetError: the classes are not known.
     """
-    return Inputs(np.asarray(mean, np.float32), class_names(config.dataset))
+    return InputSpec(np.asarray(mean, np.float32), class_names(config.dataset))
 
 
-def write_inputs(workdir: Path, inputs: Inputs) -> None:
+def write_input_spec(workdir: Path, inputs: InputSpec) -> None:
     """Keeps them in a run's directory.
 
     Raises:
@@ -73,14 +73,14 @@ def write_inputs(workdir: Path, inputs: Inputs) -> None:
     content = io.BytesIO()
     np.savez(content, mean=inputs.mean, class_names=np.array(inputs.class_names, np.str_))
     try:
-        write_atomically(workdir / INPUTS_FILE, content.getvalue())
+        write_atomically(workdir / INPUT_SPEC_FILE, content.getvalue())
     except OSError as error:
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
         ) from error
 
 
-def keep_inputs(workdir: Path, config: ConfigDict, mean: Callable[[], np.ndarray]) -> None:
+def store_input_spec(workdir: Path, config: ConfigDict, mean: Callable[[], np.ndarray]) -> None:
     """Keeps those of a run in its directory, unless they are there.
 
     Args:
@@ -91,24 +91,24 @@ def keep_inputs(workdir: Path, config: ConfigDict, mean: Callable[[], np.ndarray
     Raises:
       UserError: the classes are not known, or the file cannot be written.
     """
-    if not (workdir / INPUTS_FILE).exists():
-        write_inputs(workdir, make_inputs(config, mean()))
+    if not (workdir / INPUT_SPEC_FILE).exists():
+        write_input_spec(workdir, make_input_spec(config, mean()))
 
 
-def read_inputs(workdir: Path, config: ConfigDict) -> Inputs:
+def read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec:
     """Those that a run keeps; of an older run, those of its data set.
 
     Raises:
       WorkdirError: the file is damaged.
       DatasetError: there is no file, and the data set cannot be read.
     """
-    path = workdir / INPUTS_FILE
+    path = workdir / INPUT_SPEC_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
             mean, names = file["mean"], tuple(map(str, file["class_names"]))
         if mean.ndim != 3 or mean.dtype != np.float32:
             raise ValueError(f"mean is {mean.dtype} {mean.shape}")
-        return Inputs(mean, names)
+        return InputSpec(mean, names)
     except FileNotFoundError:
         pass
     except Exception as error:  # many kinds, where bytes are damaged
@@ -117,8 +117,8 @@ def read_inputs(workdir: Path, config: ConfigDict) -> Inputs:
             "from the data set"
         ) from error
     try:
-        return make_inputs(config, open_dataset(config).mean_image())
+        return make_input_spec(config, open_dataset(config).mean_image())
     except DatasetError as error:
         raise DatasetError(
-            f"{workdir} has no {INPUTS_FILE}, and its mean image cannot be computed: {error}"
+            f"{workdir} has no {INPUT_SPEC_FILE}, and its mean image cannot be computed: {error}"
         ) from error

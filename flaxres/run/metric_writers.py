@@ -17,7 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
-from flaxres.parallel.multihost import is_first
+from flaxres.parallel.multihost import is_main_process
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE, write_atomically
 from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
 
@@ -49,7 +49,7 @@ def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
     return records
 
 
-class MetricsFile:
+class JsonLinesWriter:
     """Appends to `metrics.jsonl`, or such a file: one JSON object a line, a line a logged step."""
 
     def __init__(self, workdir: Path, step: int, name: str = METRICS_FILE):
@@ -72,7 +72,7 @@ class MetricsFile:
         self._file.close()
 
 
-class TensorBoardFile:
+class TensorBoardWriter:
     """The same records as scalars for TensorBoard."""
 
     def __init__(self, workdir: Path, step: int):
@@ -109,7 +109,7 @@ class TensorBoardFile:
         self._file.close()
 
 
-class Terminal:
+class TerminalWriter:
     """A live progress bar on a terminal, plain lines elsewhere; both on standard error."""
 
     def __init__(self, title: str, num_steps: int, quiet: bool = False):
@@ -129,14 +129,14 @@ class Terminal:
         self._last: Record = {}  # test error and speed stay on the bar until there are newer ones
         self.restart_clock(0)
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> TerminalWriter:
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Prints one line, above the bar if there is one."""
         self._console.print(message, markup=False)
 
@@ -163,10 +163,10 @@ class Terminal:
             return
         seconds_per_step = (time.monotonic() - self._time) / max(1, step - self._step)
         left = datetime.timedelta(seconds=round(seconds_per_step * (self._num_steps - step)))
-        self.say(f"{self._title}  step {step}/{self._num_steps}  {_show(record)}  ETA {left}")
+        self.log(f"{self._title}  step {step}/{self._num_steps}  {_show(record)}  ETA {left}")
 
 
-class Writers:
+class MetricWriters:
     """The files where the records of a run and its replicas go; a context manager.
 
     All its methods raise a WorkdirError where a file cannot be written.
@@ -183,16 +183,18 @@ class Writers:
           layers: there will be records of layers.
         """
         self._workdir = workdirs[0]
-        self._files: list[list[MetricsFile | TensorBoardFile]] = []
-        self._layers: list[MetricsFile] = []
-        if is_first():
+        self._files: list[list[JsonLinesWriter | TensorBoardWriter]] = []
+        self._layers: list[JsonLinesWriter] = []
+        if is_main_process():
             with self._writing():
                 for workdir in workdirs:
-                    self._files.append([MetricsFile(workdir, step), TensorBoardFile(workdir, step)])
+                    self._files.append(
+                        [JsonLinesWriter(workdir, step), TensorBoardWriter(workdir, step)]
+                    )
                 if layers:  # there is one of step 0 too, written before that step
-                    self._layers.append(MetricsFile(self._workdir, step or -1, LAYERS_FILE))
+                    self._layers.append(JsonLinesWriter(self._workdir, step or -1, LAYERS_FILE))
 
-    def __enter__(self) -> Writers:
+    def __enter__(self) -> MetricWriters:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -219,7 +221,7 @@ class Writers:
             for file in self._layers:
                 file.write(record)
 
-    def _all(self) -> Iterator[MetricsFile | TensorBoardFile]:
+    def _all(self) -> Iterator[JsonLinesWriter | TensorBoardWriter]:
         return itertools.chain(self._layers, *self._files)
 
     @contextlib.contextmanager

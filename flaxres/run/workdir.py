@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from flaxres.config import default_config, flatten, net_name
+from flaxres.aliases import rename_fields
+from flaxres.config import default_config, flatten, model_name
 from flaxres.errors import WorkdirError
 from flaxres.run.lock import lock
 
@@ -30,7 +31,7 @@ MAY_CHANGE = (
 
 def default_workdir(config: ConfigDict) -> Path:
     """runs/<name>/<net>-seed<seed>."""
-    return Path("runs") / config.name / f"{net_name(config.model)}-seed{config.seed}"
+    return Path("runs") / config.name / f"{model_name(config.model)}-seed{config.seed}"
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ def read_config(workdir: Path) -> dict[str, object]:
     """
     path = workdir / CONFIG_FILE
     try:
-        return flatten(default_config()) | flatten(json.loads(path.read_text()))
+        return flatten(default_config()) | rename_fields(flatten(json.loads(path.read_text())))
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 import flaxres
 from flaxres.data import Dataset, Split, StreamedDataset
-from flaxres.data.augment import check_colour
-from flaxres.data.sampler import EpochOrder, evaluation_rows
+from flaxres.data.augment import check_color_channels
+from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
@@ -22,15 +22,15 @@ from flaxres.parallel.sharding import AXIS, Devices, Function, device_name
 from flaxres.pretrained.load import without_head
 from flaxres.training.initial_weights import load_pretrained_weights
 from flaxres.training.layer_statistics import LayerStatistics
-from flaxres.training.metrics import Sums, total
+from flaxres.training.metrics import MetricSums, total
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.steps import (
-    Arrays,
-    in_batches,
+    DeviceData,
+    is_batched,
     make_evaluate,
     make_train_step,
     make_train_steps,
-    of_batches,
+    on_flat_batches,
 )
 from flaxres.training.train_state import TrainState, create_state
 from flaxres.version import commit
@@ -41,10 +41,10 @@ MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide 
 
 
 # The arrays of the deepest nets are initialised one by one, as compiling it all takes too long.
-MOST_COMPILED = 300
+MAX_COMPILED_ARRAYS = 300
 
 
-class Programs:
+class CompiledSteps:
     """Model, optimizer and steps of a config on a data set.
 
     Attributes:
@@ -69,7 +69,7 @@ class Programs:
         self._model = create_model(
             config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
         )
-        check_colour(config.augment, dataset.image_shape[2])
+        check_color_channels(config.augment, dataset.image_shape[2])
         self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
         self._optimizer = make_optimizer(config)
         self._image_shape = dataset.image_shape
@@ -86,13 +86,13 @@ class Programs:
             self._train_steps = jax.vmap(self._train_steps, in_axes=(0, None, 0))
             self._evaluate = jax.vmap(self._evaluate, in_axes=(0, None, None))
         self._orders = [
-            EpochOrder(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
+            EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, Function] = {}
 
-    def put(self, split: Split) -> Arrays:
+    def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8."""
-        return self.devices.replicate(Arrays(split.images, split.labels, self._mean))
+        return self.devices.replicate(DeviceData(split.images, split.labels, self._mean))
 
     @functools.cached_property
     def _mean(self) -> np.ndarray:
@@ -106,7 +106,7 @@ class Programs:
         """
         weights = self._weights()
         create = self._create
-        if len(jax.tree.leaves(self.state_shape.params)) <= MOST_COMPILED:
+        if len(jax.tree.leaves(self.state_shape.params)) <= MAX_COMPILED_ARRAYS:
             # It runs once, so it is compiled for a short compilation, not for speed.
             create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
         state = create(self._seeds)
@@ -121,7 +121,7 @@ class Programs:
         variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
         replicas = self._config.num_replicas
         one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
-        new_head, std = self._config.transfer.new_head, self._config.transfer.std
+        new_head, std = self._config.transfer.new_head, self._config.transfer.image_std
         path = Path(self._config.init_from).expanduser()
         found = load_pretrained_weights(path, one, self._config.model, new_head, std)
         variables = without_head(variables) if new_head else variables
@@ -145,13 +145,15 @@ class Programs:
             "commit": commit(),
         }
 
-    def compile_train_steps(self, state: TrainState, arrays: Arrays, num_steps: int) -> Function:
+    def compile_train_steps(
+        self, state: TrainState, arrays: DeviceData, num_steps: int
+    ) -> Function:
         """Compiles `num_steps` steps in one dispatch, once; the state passed to them is donated."""
         rows = self.indices(0, num_steps)
         return self._compile(self._train_steps, state, arrays, rows, donate=True)
 
     def _compile(
-        self, function: Function, state: TrainState, arrays: Arrays, rows: np.ndarray, **options
+        self, function: Function, state: TrainState, arrays: DeviceData, rows: np.ndarray, **options
     ) -> Function:
         """Compiles a function for arrays and rows of such shapes, once.
 
@@ -159,30 +161,33 @@ class Programs:
         """
         key = (id(function), arrays.labels.shape, rows.shape)
         if key not in self._compiled:
-            if in_batches(arrays):
-                function, options["split"] = of_batches(function), Arrays(True, True, False)
+            if is_batched(arrays):
+                function, options["split"] = (
+                    on_flat_batches(function),
+                    DeviceData(True, True, False),
+                )
             self._compiled[key] = self.devices.compile(function, state, arrays, rows, **options)
         return self._compiled[key]
 
     def indices(self, step: int, num_steps: int) -> np.ndarray:
-        """Images of the batches of `num_steps` steps from `step` on: see `EpochOrder.indices`."""
+        """Images of the batches of `num_steps` steps from `step` on: see `EpochSampler.indices`."""
         return _stack([order.indices(step, num_steps) for order in self._orders])
 
-    def evaluate(self, state: TrainState, arrays: Arrays) -> Sums:
+    def evaluate(self, state: TrainState, arrays: DeviceData) -> MetricSums:
         """Sums over every image of a split, once each, with running statistics.
 
         Returns:
-          `Sums` with `count` equal to the size of the split; of each replica if there are several.
+          `MetricSums` with `count` equal to the size of the split; of each replica if there are several.
         """
         return total(self.launch_evaluation(state, arrays))
 
-    def launch_evaluation(self, state: TrainState, arrays: Arrays) -> list[Sums]:
+    def launch_evaluation(self, state: TrainState, arrays: DeviceData) -> list[MetricSums]:
         """Starts an evaluation and returns at once; `metrics.total` of what it returns waits."""
         evaluate = self.compile_evaluation(state, arrays)
         return [evaluate(state, arrays, part) for part in self._evaluation_parts(arrays)]
 
     def compile_evaluation(
-        self, state: TrainState, arrays: Arrays, rows: np.ndarray | None = None
+        self, state: TrainState, arrays: DeviceData, rows: np.ndarray | None = None
     ) -> Function:
         """Compiles the evaluation of a split of that size, or of batches of such `rows`, once."""
         rows = self._evaluation_parts(arrays)[0] if rows is None else rows
@@ -193,12 +198,12 @@ class Programs:
         """Those of the config's net, not compiled."""
         return LayerStatistics(self._config, *self._layer_options)
 
-    def compile_layer_statistics(self, state: TrainState, arrays: Arrays) -> Function:
+    def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> Function:
         """Compiles them for a split of that size, or for batches, once."""
         return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
 
     def launch_layer_statistics(
-        self, state: TrainState, arrays: Arrays, step: int, rows: np.ndarray | None = None
+        self, state: TrainState, arrays: DeviceData, step: int, rows: np.ndarray | None = None
     ) -> PyTree:
         """Starts those of the batch that follows `state`, after `step` steps; returns at once.
 
@@ -207,9 +212,11 @@ class Programs:
         rows = self.indices(step, 1) if rows is None else rows
         return self.compile_layer_statistics(state, arrays)(state, arrays, rows)
 
-    def _evaluation_parts(self, arrays: Arrays) -> list[np.ndarray]:
+    def _evaluation_parts(self, arrays: DeviceData) -> list[np.ndarray]:
         """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""
-        rows = evaluation_rows(len(arrays.labels), self._config.eval_batch_size, self.devices.size)
+        rows = evaluation_batches(
+            len(arrays.labels), self._config.eval_batch_size, self.devices.size
+        )
         return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
 
     @property

@@ -6,7 +6,7 @@ begins anew. The fields are those of `config.transfer`; where none is used, trai
 for bit.
 
 Frozen batch norm takes two things. The norms in frozen layers are built to normalise by their
-running statistics in training too (`flaxres.models.layers.Net.frozen`), so that the layers compute
+running statistics in training too (`flaxres.models.layers.BaseModel.frozen`), so that the layers compute
 what they did when their weights were made; and no gradient, weight decay or momentum reaches their
 params (`frozen_params_are_constants`, `flaxres.training.optimizer.make_optimizer`).
 """
@@ -20,11 +20,11 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError, first_few
-from flaxres.models.layers import BODY, HEAD, is_frozen
+from flaxres.models.layers import BACKBONE, HEAD, is_frozen
 
 PyTree = Any
 
-MOST_NAMES = 12  # in a message
+MAX_NAMES = 12  # in a message
 
 
 def check_frozen(config: ConfigDict, params: PyTree) -> None:
@@ -42,10 +42,10 @@ def check_frozen(config: ConfigDict, params: PyTree) -> None:
         if not any(is_frozen(layer, [name]) for layer in params):
             stages = sorted({layer.partition("_")[0] for layer in params if "_" in layer})
             names = dict.fromkeys(
-                [BODY, *(s for s in stages if s.startswith("stage")), *sorted(params)]
+                [BACKBONE, *(s for s in stages if s.startswith("stage")), *sorted(params)]
             )
             raise ConfigError(
-                f"transfer.frozen must be of {first_few(list(names), MOST_NAMES)}; this net has no {name!r}"
+                f"transfer.frozen must be of {first_few(list(names), MAX_NAMES)}; this net has no {name!r}"
             )
     if frozen and all(is_frozen(layer, frozen) for layer in params):
         raise ConfigError(
@@ -79,7 +79,7 @@ def keep_frozen(config: ConfigDict, old: PyTree, new: PyTree) -> PyTree:
 
 
 def update_params(config: ConfigDict, params: PyTree, velocity: PyTree, rate: jax.Array) -> PyTree:
-    """Params after a step, w - rate * v; with `transfer.body_rate` times the rate but in the head.
+    """Params after a step, w - rate * v; with `transfer.backbone_learning_rate_scale` times the rate but in the head.
 
     Frozen layers stay as they are.
 
@@ -89,10 +89,16 @@ def update_params(config: ConfigDict, params: PyTree, velocity: PyTree, rate: ja
       velocity: of the same shapes, from the optimizer.
       rate: float32, the learning rate of this step.
     """
-    body_rate = rate if config.transfer.body_rate == 1 else rate * config.transfer.body_rate
+    backbone_learning_rate_scale = (
+        rate
+        if config.transfer.backbone_learning_rate_scale == 1
+        else rate * config.transfer.backbone_learning_rate_scale
+    )
     new = {
         layer: jax.tree.map(
-            lambda w, v, own=rate if layer == HEAD else body_rate: w - own * v, w, velocity[layer]
+            lambda w, v, own=rate if layer == HEAD else backbone_learning_rate_scale: w - own * v,
+            w,
+            velocity[layer],
         )
         for layer, w in params.items()
     }

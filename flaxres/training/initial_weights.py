@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from flaxres.data import dataset_shape
 from flaxres.errors import WeightsError
-from flaxres.parallel.multihost import is_first
+from flaxres.parallel.multihost import is_main_process
 from flaxres.pretrained.load import SUFFIX, check_path, fit_variables, read_weights_file
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
@@ -47,7 +47,7 @@ def load_pretrained_weights(
     if not check_path(path):
         found = read_weights_file(path, shapes, model, new_head, std)
     elif std:
-        raise WeightsError(f"transfer.std is for PyTorch state dicts, and {path} is none")
+        raise WeightsError(f"transfer.image_std is for PyTorch state dicts, and {path} is none")
     else:
         found = read_run_variables(path)
     return fit_variables(found, shapes, model, new_head, str(path))
@@ -79,5 +79,5 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
 
 
 def _log(message: str) -> None:
-    if is_first():
+    if is_main_process():
         print(message, file=sys.stderr)

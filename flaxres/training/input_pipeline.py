@@ -17,56 +17,56 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu.processor import available_cores
 from flaxres.data import Dataset, StreamedDataset
-from flaxres.data.decode_workers import Decoder, Stream, num_workers
-from flaxres.data.prefetch import Ahead
+from flaxres.data.decode_workers import Decoder, DecodeStream, num_workers
+from flaxres.data.prefetch import Prefetcher
 from flaxres.data.shared_memory import DecodedBatches
-from flaxres.data.stream_schedule import Schedule
-from flaxres.parallel.multihost import together
+from flaxres.data.stream_schedule import StreamSchedule
+from flaxres.parallel.multihost import raise_on_all_processes
 from flaxres.parallel.sharding import Devices
-from flaxres.training.compiled_steps import Programs
-from flaxres.training.metrics import Sums
-from flaxres.training.steps import Arrays
+from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.metrics import MetricSums
+from flaxres.training.steps import DeviceData
 from flaxres.training.train_state import TrainState
 
-Batches = tuple[Arrays, np.ndarray]  # what a step takes beside the state
+Batches = tuple[DeviceData, np.ndarray]  # what a step takes beside the state
 
 ON_DEVICE = 2  # dispatches' images that wait on the devices
 # Batches of an evaluation that are launched while the next is decoded: each has its own memory.
 EVALUATIONS_AHEAD = 2
 
 
-def next_steps(step: int, most: int, num_steps: int) -> int:
+def next_dispatch_size(step: int, most: int, num_steps: int) -> int:
     """Steps of the dispatch after `step`: up to the next multiple of `most`, or the last step."""
     return min(most - step % most, num_steps - step)
 
 
-def make_feed(
-    config: ConfigDict, programs: Programs, dataset: Dataset | StreamedDataset
-) -> ResidentFeed | StreamFeed:
+def make_input_pipeline(
+    config: ConfigDict, compiled_steps: CompiledSteps, dataset: Dataset | StreamedDataset
+) -> ResidentPipeline | StreamPipeline:
     """The feed of a run's data set; the programs are those of the run.
 
     Raises:
       DatasetError: the mean of a streamed set cannot be computed.
     """
     if isinstance(dataset, Dataset):
-        return ResidentFeed(programs, dataset)
-    return StreamFeed(config, programs, dataset)
+        return ResidentPipeline(compiled_steps, dataset)
+    return StreamPipeline(config, compiled_steps, dataset)
 
 
-class ResidentFeed:
+class ResidentPipeline:
     """Splits that are on the devices as a whole.
 
     Attributes:
       splits: names of those that are evaluated.
     """
 
-    def __init__(self, programs: Programs, dataset: Dataset):
+    def __init__(self, compiled_steps: CompiledSteps, dataset: Dataset):
         """Puts the splits on the devices."""
-        self._programs = programs
-        self._train = programs.put(dataset.train)
-        self._evaluated = {"test": programs.put(dataset.test)}
+        self._compiled_steps = compiled_steps
+        self._train = compiled_steps.put(dataset.train)
+        self._evaluated = {"test": compiled_steps.put(dataset.test)}
         if dataset.validation is not None:
-            self._evaluated["validation"] = programs.put(dataset.validation)
+            self._evaluated["validation"] = compiled_steps.put(dataset.validation)
         self.splits = tuple(self._evaluated)
 
     def start(self, step: int, most: int) -> None:
@@ -78,7 +78,7 @@ class ResidentFeed:
 
     def next(self, step: int, num_steps: int) -> Batches:
         """What the steps from `step` on take."""
-        return self._train, self._programs.indices(step, num_steps)
+        return self._train, self._compiled_steps.indices(step, num_steps)
 
     def again(self, step: int) -> Batches:
         """What the step after `step` takes, before or after its turn."""
@@ -87,11 +87,11 @@ class ResidentFeed:
     def compile_evaluation(self, state: TrainState) -> None:
         """Compiles the evaluations."""
         for split in self._evaluated.values():
-            self._programs.compile_evaluation(state, split)
+            self._compiled_steps.compile_evaluation(state, split)
 
-    def launch_evaluation(self, state: TrainState, name: str) -> list[Sums]:
+    def launch_evaluation(self, state: TrainState, name: str) -> list[MetricSums]:
         """Starts the evaluation of a split; `metrics.total` of what it returns waits for it."""
-        return self._programs.launch_evaluation(state, self._evaluated[name])
+        return self._compiled_steps.launch_evaluation(state, self._evaluated[name])
 
     def record(self) -> dict[str, float]:
         """What is to be logged of the time since the last call."""
@@ -104,11 +104,11 @@ class ResidentFeed:
         """Nothing to do."""
 
 
-class StreamFeed:
+class StreamPipeline:
     """Images that are decoded and put on the devices ahead of the steps.
 
-    A thread takes parts of batches from a `Stream`, in the order in which the run needs them
-    (`Schedule`), makes batches of them and puts them on the devices, each process and each device
+    A thread takes parts of batches from a `DecodeStream`, in the order in which the run needs them
+    (`StreamSchedule`), makes batches of them and puts them on the devices, each process and each device
     its own images.
 
     Attributes:
@@ -116,16 +116,16 @@ class StreamFeed:
       most_ahead: batches of steps that are decoded when nobody asks for any, once started.
     """
 
-    def __init__(self, config: ConfigDict, programs: Programs, dataset: StreamedDataset):
+    def __init__(self, config: ConfigDict, compiled_steps: CompiledSteps, dataset: StreamedDataset):
         """Decodes nothing yet, but what the mean needs, if it is not known."""
-        self._config, self._programs = config, programs
-        self._devices: Devices = programs.devices
+        self._config, self._compiled_steps = config, compiled_steps
+        self._devices: Devices = compiled_steps.devices
         self._shape = dataset.image_shape
         self._mean = self._devices.replicate(dataset.mean_image())
         self._decoder: Decoder = dataset.decoder()
         sizes = {name: len(split) for name, split in dataset.evaluated().items()}
         self.splits = tuple(sizes)
-        self._schedule = Schedule(
+        self._schedule = StreamSchedule(
             config.batch_size,
             config.num_steps,
             config.eval_every,
@@ -134,8 +134,8 @@ class StreamFeed:
             self._devices.size,
             self._devices.share,
         )
-        self._ahead: Ahead | None = None
-        self.most_ahead = 0
+        self._ahead: Prefetcher | None = None
+        self.max_ahead = 0
         self._broken = self._new_broken = self._broken_in_splits = 0
         self._waited, self._since = 0.0, time.perf_counter()
 
@@ -143,7 +143,7 @@ class StreamFeed:
         """Begins to decode what is needed after `step` steps, in dispatches of up to `most`."""
         config = self._config
         parts = len(self._schedule.step_parts(0))
-        stream = Stream(
+        stream = DecodeStream(
             self._schedule,
             self._decoder,
             min(num_workers(config.dataset.workers), config.dataset.prefetch * parts),
@@ -152,8 +152,8 @@ class StreamFeed:
             part_size=self._schedule.part_size,
         )
         # Besides those of the stream, what waits on the devices, and what has no room there yet.
-        self.most_ahead = -(-stream.most_ahead // parts) + (ON_DEVICE + 1) * most
-        self._ahead = Ahead(self._batches(stream, step, most), ON_DEVICE, stream.close)
+        self.max_ahead = -(-stream.max_ahead // parts) + (ON_DEVICE + 1) * most
+        self._ahead = Prefetcher(self._batches(stream, step, most), ON_DEVICE, stream.close)
 
     def is_ready(self) -> bool:
         """Whether `next` returns at once."""
@@ -176,7 +176,10 @@ class StreamFeed:
         """What the step after `step` takes, decoded here and now, out of turn."""
         parts = self._schedule.step_parts(step)
         batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
-        with together(), ThreadPoolExecutor(min(len(parts), len(available_cores()))) as threads:
+        with (
+            raise_on_all_processes(),
+            ThreadPoolExecutor(min(len(parts), len(available_cores()))) as threads,
+        ):
             for _ in threads.map(self._decoder, parts, batches.parts):
                 pass  # raises what was raised there
         arrays, rows, _ = self._put(batches)
@@ -186,24 +189,24 @@ class StreamFeed:
         """Compiles the evaluations."""
         for batches in self._schedule.batches.values():
             own = (1, len(self._schedule.own(batches[0])))
-            arrays = Arrays(
-                self._devices.batches_like((*own, *self._shape), np.uint8),
-                self._devices.batches_like(own, np.int32),
+            arrays = DeviceData(
+                self._devices.batches_shape_struct((*own, *self._shape), np.uint8),
+                self._devices.batches_shape_struct(own, np.int32),
                 self._mean,
             )
-            self._programs.compile_evaluation(state, arrays, batches[:1])
+            self._compiled_steps.compile_evaluation(state, arrays, batches[:1])
 
-    def launch_evaluation(self, state: TrainState, name: str) -> list[Sums]:
+    def launch_evaluation(self, state: TrainState, name: str) -> list[MetricSums]:
         """Starts the evaluation of a split, and returns when its last batch has been decoded.
 
         Raises:
           DatasetError: see `next`.
         """
-        sums: list[Sums] = []
+        sums: list[MetricSums] = []
         broken = 0
         for number in range(len(self._schedule.batches[name])):
             arrays, rows, missed = self._take((name, number))
-            evaluate = self._programs.compile_evaluation(state, arrays, rows)
+            evaluate = self._compiled_steps.compile_evaluation(state, arrays, rows)
             sums.append(evaluate(state, arrays, rows))
             broken += missed
             if len(sums) > EVALUATIONS_AHEAD:
@@ -237,19 +240,19 @@ class StreamFeed:
         if self._ahead is not None:
             self._ahead.close()
 
-    def _take(self, name: tuple) -> tuple[Arrays, np.ndarray, int]:
-        with together():
+    def _take(self, name: tuple) -> tuple[DeviceData, np.ndarray, int]:
+        with raise_on_all_processes():
             found, *rest = self._ahead.take()
         if found != name:
             raise RuntimeError(f"the stream has {found} next, but {name} is asked for")
         return tuple(rest)
 
-    def _batches(self, stream: Stream, step: int, most: int) -> Iterator[tuple]:
+    def _batches(self, stream: DecodeStream, step: int, most: int) -> Iterator[tuple]:
         """All that the run will ask for, in order: name, arrays, rows and broken images."""
         config, schedule = self._config, self._schedule
         sizes = [len(part) for part in schedule.step_parts(0)]
         while step < config.num_steps:
-            num_steps = next_steps(step, most, config.num_steps)
+            num_steps = next_dispatch_size(step, most, config.num_steps)
             yield ("train", step, num_steps), *self._next_batches(stream, num_steps, sizes)
             step += num_steps
             if step % config.eval_every and step < config.num_steps:
@@ -260,15 +263,15 @@ class StreamFeed:
                     yield (name, number), *self._next_batches(stream, 1, own)
 
     def _next_batches(
-        self, stream: Stream, count: int, sizes: list[int]
-    ) -> tuple[Arrays, np.ndarray, int]:
+        self, stream: DecodeStream, count: int, sizes: list[int]
+    ) -> tuple[DeviceData, np.ndarray, int]:
         """Takes batches, each in parts of these sizes, and puts them on the devices."""
         batches = DecodedBatches.empty(count, sizes, self._shape)
         for part in batches.parts:
             stream.take(part)
         return self._put(batches)
 
-    def _put(self, batches: DecodedBatches) -> tuple[Arrays, np.ndarray, int]:
+    def _put(self, batches: DecodedBatches) -> tuple[DeviceData, np.ndarray, int]:
         """Puts batches on the devices; the rows; broken images."""
         count, own = batches.labels.shape
         share, shares = self._devices.share
@@ -279,4 +282,8 @@ class StreamFeed:
             batches.valid, np.tile(counted, own // each), -1
         )
         put = self._devices.put_batches
-        return Arrays(put(batches.images), put(batches.labels), self._mean), rows, batches.broken
+        return (
+            DeviceData(put(batches.images), put(batches.labels), self._mean),
+            rows,
+            batches.broken,
+        )

@@ -15,10 +15,10 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.models import create_model
-from flaxres.models.layer_counts import summarise
-from flaxres.training.steps import Arrays, make_loss
+from flaxres.models.layer_counts import summarize
+from flaxres.training.steps import DeviceData, make_loss
 from flaxres.training.train_state import TrainState
 
 QUANTITIES = ("gradient", "backward", "activation")
@@ -65,11 +65,13 @@ class LayerStatistics:
             fields, num_classes, config.dtype, bn_axis, config.transfer.frozen
         )
         alone = create_model(fields, num_classes, config.dtype)
-        self.names = [layer.name for layer in summarise(alone, image_shape) if layer.macs]
+        self.names = [layer.name for layer in summarize(alone, image_shape) if layer.macs]
 
-    def __call__(self, state: TrainState, arrays: Arrays, rows: jax.Array) -> dict[str, jax.Array]:
+    def __call__(
+        self, state: TrainState, arrays: DeviceData, rows: jax.Array
+    ) -> dict[str, jax.Array]:
         """See the class."""
-        images, labels = normalise(arrays.images[rows[0]], arrays.mean), arrays.labels[rows[0]]
+        images, labels = normalize(arrays.images[rows[0]], arrays.mean), arrays.labels[rows[0]]
         loss = make_loss(self._model, self._config, state, images, labels, self._axis)
 
         def watched(params: dict, offsets: dict[str, jax.Array]):

@@ -18,20 +18,20 @@ from ml_collections import ConfigDict
 from flaxres.data import Dataset, StreamedDataset
 from flaxres.errors import DivergedError
 from flaxres.parallel import replicas
-from flaxres.parallel.multihost import largest, together
+from flaxres.parallel.multihost import max_over_processes, raise_on_all_processes
 from flaxres.parallel.sharding import Function
 from flaxres.run.checkpoint import Checkpoints, Snapshot
-from flaxres.run.metric_writers import Record, Terminal, Writers
+from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
 from flaxres.run.preemption import StopRequest
-from flaxres.training.compiled_steps import Programs, steps_per_dispatch
-from flaxres.training.input_pipeline import Batches, make_feed, next_steps
-from flaxres.training.metrics import Sums, TrainMetrics, total
-from flaxres.training.steps import Arrays
+from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
+from flaxres.training.input_pipeline import Batches, make_input_pipeline, next_dispatch_size
+from flaxres.training.metrics import MetricSums, TrainMetrics, total
+from flaxres.training.steps import DeviceData
 from flaxres.training.train_state import TrainState
 
 # Waking up for every short step takes from its time on a CPU, so a few are launched at once. They
 # are also what a signal waits for.
-MOST_AHEAD = 4  # dispatches
+MAX_AHEAD = 4  # dispatches
 AHEAD_SECONDS = 0.2
 
 
@@ -51,12 +51,12 @@ class Dispatch:
     step: int
     metrics: TrainMetrics
     is_logged: bool
-    evaluations: Mapping[str, list[Sums]]
+    evaluations: Mapping[str, list[MetricSums]]
     snapshot: Snapshot | None
     layers: Mapping[str, jax.Array] | None
 
 
-class Loop:
+class TrainLoop:
     """Trains, evaluates, logs and saves.
 
     Attributes:
@@ -67,26 +67,26 @@ class Loop:
     def __init__(
         self,
         config: ConfigDict,
-        programs: Programs,
+        compiled_steps: CompiledSteps,
         dataset: Dataset | StreamedDataset,
-        writers: Writers,
+        writers: MetricWriters,
         checkpoints: Checkpoints,
-        terminal: Terminal,
+        terminal: TerminalWriter,
     ):
         """Puts the data set on the devices, or prepares to stream it there.
 
-        `programs` are those of `config` and `dataset`.
+        `compiled_steps` are those of `config` and `dataset`.
         """
         self._config = config
-        self._programs = programs
+        self._compiled_steps = compiled_steps
         self._writers = writers
         self._checkpoints = checkpoints
         self._terminal = terminal
-        self._feed = make_feed(config, programs, dataset)
+        self._pipeline = make_input_pipeline(config, compiled_steps, dataset)
         self._compiled: dict[int, Function] = {}
         self._launched: deque[Dispatch] = deque()
         self._ahead = 1
-        self._clock = Clock(0)
+        self._clock = StepTimer(0)
         self.step = 0
         self.record: Record = {}
 
@@ -111,22 +111,22 @@ class Loop:
         except DivergedError as error:
             raise self._explained(error) from None
         finally:
-            self._feed.close()
-        if summary := self._feed.summary():
-            self._terminal.say(summary)
-        return stopping or largest(stop.signum or 0)
+            self._pipeline.close()
+        if summary := self._pipeline.summary():
+            self._terminal.log(summary)
+        return stopping or max_over_processes(stop.signum or 0)
 
     def _run(self, state: TrainState, stop: StopRequest) -> int:
         config = self._config
         most = steps_per_dispatch(config)
         stopping = 0
         if self.step < config.num_steps:
-            self._feed.start(self.step, most)
+            self._pipeline.start(self.step, most)
         if self.step == 0 and config.log_layers_every:
             self._write_layers(0, self._launch_layers(state, 0))
         while self.step < config.num_steps and not stopping:
             # Up to the next multiple of `most`: logs, evaluations and checkpoints all lie there.
-            num_steps = next_steps(self.step, most, config.num_steps)
+            num_steps = next_dispatch_size(self.step, most, config.num_steps)
             arrays, rows = self._next(num_steps)
             if num_steps not in self._compiled:
                 self._finish(keep=0)
@@ -134,7 +134,9 @@ class Loop:
             state, metrics = self._compiled[num_steps](state, arrays, rows)
             del arrays  # streamed images, whose memory later steps need
             self.step += num_steps
-            stopping = largest(stop.signum or 0)  # asked once, as a signal may come at any moment
+            stopping = max_over_processes(
+                stop.signum or 0
+            )  # asked once, as a signal may come at any moment
             self._launched.append(self._follow(state, metrics, bool(stopping)))
             self._keep_pace()
         self._finish(keep=0)
@@ -142,26 +144,28 @@ class Loop:
 
     def _next(self, num_steps: int) -> Batches:
         """What the next steps take; where it is waited for, the devices have nothing else to do."""
-        if self._launched and not self._feed.is_ready():
+        if self._launched and not self._pipeline.is_ready():
             jax.block_until_ready(self._launched[-1].metrics)
-        return self._feed.next(self.step, num_steps)
+        return self._pipeline.next(self.step, num_steps)
 
     def _launch_layers(self, state: TrainState, step: int) -> Mapping[str, jax.Array]:
         """Starts the statistics of the layers in the step that follows `step` steps."""
-        arrays, rows = self._feed.again(step)
-        return self._programs.launch_layer_statistics(state, arrays, step, rows)
+        arrays, rows = self._pipeline.again(step)
+        return self._compiled_steps.launch_layer_statistics(state, arrays, step, rows)
 
-    def _compile(self, state: TrainState, arrays: Arrays, num_steps: int) -> None:
+    def _compile(self, state: TrainState, arrays: DeviceData, num_steps: int) -> None:
         """Compiles all that the loop will call, so that nothing is compiled between the steps."""
         self._terminal.update(self.step, note="compiling")
-        self._compiled[num_steps] = self._programs.compile_train_steps(state, arrays, num_steps)
-        self._feed.compile_evaluation(state)
+        self._compiled[num_steps] = self._compiled_steps.compile_train_steps(
+            state, arrays, num_steps
+        )
+        self._pipeline.compile_evaluation(state)
         if self._config.log_layers_every and num_steps == 1:
-            self._programs.compile_layer_statistics(state, arrays)
+            self._compiled_steps.compile_layer_statistics(state, arrays)
         Snapshot(state)
         self._clock.restart(self.step)
         self._finished = time.perf_counter()
-        self._feed.record()  # begins anew too
+        self._pipeline.record()  # begins anew too
         self._terminal.restart_clock(self.step)
 
     def _follow(self, state: TrainState, metrics: TrainMetrics, stopping: bool) -> Dispatch:
@@ -169,8 +173,8 @@ class Loop:
         log, evaluate, save = due(self._config, self.step)
         evaluations = {}
         if evaluate:
-            for name in self._feed.splits:
-                evaluations[name] = self._feed.launch_evaluation(state, name)
+            for name in self._pipeline.splits:
+                evaluations[name] = self._pipeline.launch_evaluation(state, name)
         layers = None
         if layers_due(self._config, self.step):
             layers = self._launch_layers(state, self.step)
@@ -179,7 +183,7 @@ class Loop:
 
     def _keep_pace(self) -> None:
         """Finishes dispatches when enough are launched, or one has to be written or saved."""
-        if self._programs.devices.one_at_a_time:
+        if self._compiled_steps.devices.synchronous:
             self._finish(keep=0)
             return
         *before, _ = self._launched
@@ -190,7 +194,7 @@ class Loop:
         # Processes that wait for one another must not go by their own clocks.
         if before and jax.process_count() == 1:
             seconds = (now - self._finished) / len(before)
-            self._ahead = max(1, min(MOST_AHEAD, int(AHEAD_SECONDS / seconds)))
+            self._ahead = max(1, min(MAX_AHEAD, int(AHEAD_SECONDS / seconds)))
         self._finished = now
 
     def _finish(self, keep: int) -> None:
@@ -199,39 +203,39 @@ class Loop:
             dispatch = self._launched.popleft()
             if dispatch.is_logged or self._terminal.is_due():
                 metrics = jax.device_get(dispatch.metrics)
-                rates = metrics.sums.rates("train")
-                self._terminal.update(dispatch.step, replicas.mean(rates))
+                averages = metrics.sums.averages("train")
+                self._terminal.update(dispatch.step, replicas.mean(averages))
             else:
                 jax.block_until_ready(dispatch.metrics.learning_rate)
             if dispatch.is_logged:
-                self._write(dispatch, rates, metrics.learning_rate)
+                self._write(dispatch, averages, metrics.learning_rate)
             if dispatch.layers is not None:
                 self._write_layers(dispatch.step, dispatch.layers)
             if dispatch.snapshot is not None:
                 # Its record is on disk before, so that no restart leaves a gap.
                 self._checkpoints.save(dispatch.step, dispatch.snapshot, first=self._writers.sync)
 
-    def _write(self, dispatch: Dispatch, rates: dict, learning_rate: np.ndarray) -> None:
+    def _write(self, dispatch: Dispatch, averages: dict, learning_rate: np.ndarray) -> None:
         """Writes the record of a dispatch whose training metrics are there."""
-        rates = {"step": dispatch.step} | rates
-        rates["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
+        averages = {"step": dispatch.step} | averages
+        averages["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
         speed = self._clock.steps_per_second(dispatch.step)
-        rates["images_per_second"] = speed * self._config.batch_size
-        rates |= self._feed.record()
+        averages["images_per_second"] = speed * self._config.batch_size
+        averages |= self._pipeline.record()
         for name, sums in dispatch.evaluations.items():
-            rates |= total(sums).rates(name)
+            averages |= total(sums).averages(name)
         self._clock.restart(dispatch.step)
-        self.record = replicas.mean(rates)
-        with together():
+        self.record = replicas.mean(averages)
+        with raise_on_all_processes():
             self._checkpoints.check()
-            _check_finite(rates)
-            self._writers.write([self.record, *replicas.each(rates, self._config.num_replicas)])
+            _check_finite(averages)
+            self._writers.write([self.record, *replicas.each(averages, self._config.num_replicas)])
         self._terminal.write(self.record)
 
     def _write_layers(self, step: int, layers: Mapping[str, jax.Array]) -> None:
         """Writes the record of the layers' statistics after `step` steps."""
-        record = self._programs.layer_statistics.record(step, jax.device_get(layers))
-        with together():
+        record = self._compiled_steps.layer_statistics.record(step, jax.device_get(layers))
+        with raise_on_all_processes():
             self._writers.write_layers(record)
 
     def _explained(self, error: DivergedError) -> DivergedError:
@@ -262,7 +266,7 @@ def layers_due(config: ConfigDict, step: int) -> bool:
     return every > 0 and (step % every == 0 or step == config.num_steps)
 
 
-class Clock:
+class StepTimer:
     """Speed of training, without the evaluations between the steps."""
 
     def __init__(self, step: int):

@@ -12,7 +12,7 @@ from flax import struct
 
 
 @struct.dataclass
-class Sums:
+class MetricSums:
     """Sums over images; two of them add up to the sums over both.
 
     Attributes:
@@ -26,14 +26,14 @@ class Sums:
     count: jax.Array
 
     @classmethod
-    def zeros(cls) -> Sums:
+    def zeros(cls) -> MetricSums:
         """The sums over no image."""
         return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     @classmethod
     def of(
         cls, losses: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array
-    ) -> Sums:
+    ) -> MetricSums:
         """Sums over a batch of n images.
 
         Args:
@@ -49,10 +49,10 @@ class Sums:
             jnp.sum(weights, dtype=jnp.int32),
         )
 
-    def __add__(self, other: Sums) -> Sums:
+    def __add__(self, other: MetricSums) -> MetricSums:
         return jax.tree.map(jnp.add, self, other)
 
-    def rates(self, prefix: str) -> dict[str, float | list[float]]:
+    def averages(self, prefix: str) -> dict[str, float | list[float]]:
         """Mean loss and top-1 error in percent, as floats; lists if the sums have an axis."""
         loss, wrong, count = (
             np.asarray(leaf, np.float64) for leaf in (self.loss, self.wrong, self.count)
@@ -63,7 +63,7 @@ class Sums:
         }
 
 
-def total(parts: Sequence[Sums]) -> Sums:
+def total(parts: Sequence[MetricSums]) -> MetricSums:
     """Adds up sums on the host, in their order; waits until they are computed."""
     parts = jax.device_get(list(parts))
     # By numpy: an addition by JAX would be one more program for a device that is at work.
@@ -79,5 +79,5 @@ class TrainMetrics:
       learning_rate: float32, of the last step.
     """
 
-    sums: Sums
+    sums: MetricSums
     learning_rate: jax.Array

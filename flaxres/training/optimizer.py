@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from flaxres.training.fine_tuning import frozen_leaves
 
 
-def decay_mask(params: dict) -> dict:
+def kernel_mask(params: dict) -> dict:
     """True for the kernels of convolutions and dense layers, False for norms and biases."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
@@ -37,7 +37,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     def mask(params: dict) -> dict:
         decayed = jax.tree.map(lambda frozen: not frozen, frozen_leaves(config, params))
         if config.weight_decay_on == "kernels":
-            decayed = jax.tree.map(lambda one, other: one and other, decayed, decay_mask(params))
+            decayed = jax.tree.map(lambda one, other: one and other, decayed, kernel_mask(params))
         return decayed
 
     is_masked = config.weight_decay_on == "kernels" or len(config.transfer.frozen) > 0
@@ -87,7 +87,7 @@ class Warmup:
 def learning_rate(config: ConfigDict, step: jax.Array, warmup: Warmup) -> jax.Array:
     """float32 rate of step `step` (0 is the first): a warm-up, then what the schedule says.
 
-    - 'drops': a drop at each boundary, counted from the first step of all.
+    - 'piecewise-constant': a drop at each boundary, counted from the first step of all.
     - 'cosine': rate / 2 * (1 + cos(pi * t / T)) for step t of the T that follow the linear warm-up,
       from the whole rate to 0 at `num_steps`: Loshchilov and Hutter 2017 (arXiv 1608.03983),
       equation 5, without restarts; with a warm-up as in He et al. 2019 (arXiv 1812.01187), section

@@ -15,16 +15,16 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import augment, normalise, random_colour
+from flaxres.data.augment import augment, normalize, pca_color_augmentation
 from flaxres.models.norms import pool_running_statistics
 from flaxres.training.fine_tuning import frozen_params_are_constants, keep_frozen, update_params
-from flaxres.training.metrics import Sums, TrainMetrics
+from flaxres.training.metrics import MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
 from flaxres.training.train_state import AUGMENT_STREAM, COLOUR_STREAM, DROPOUT_STREAM, TrainState
 
 
 @struct.dataclass
-class Arrays:
+class DeviceData:
     """A split on the device; or batches, with an axis for them before that of the images.
 
     Attributes:
@@ -38,9 +38,9 @@ class Arrays:
     mean: jax.Array
 
 
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Sums]]
-TrainSteps = Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, TrainMetrics]]
-Evaluate = Callable[[TrainState, Arrays, jax.Array], Sums]
+TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, MetricSums]]
+TrainSteps = Callable[[TrainState, DeviceData, jax.Array], tuple[TrainState, TrainMetrics]]
+Evaluate = Callable[[TrainState, DeviceData, jax.Array], MetricSums]
 
 
 def make_train_step(
@@ -63,7 +63,7 @@ def make_train_step(
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
         loss_fn = make_loss(model, config, state, images, labels, axis)
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        sums = Sums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
+        sums = MetricSums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
             sums = jax.lax.psum(sums, axis)
@@ -102,8 +102,8 @@ def make_loss(
     if axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
     key, options = state.key(AUGMENT_STREAM), config.augment
-    if options.colour:  # before the crop, so that what is padded has the mean colour
-        images = random_colour(state.key(COLOUR_STREAM), images, options, axis)
+    if options.color:  # before the crop, so that what is padded has the mean colour
+        images = pca_color_augmentation(state.key(COLOUR_STREAM), images, options, axis)
     pad = options.pad if options.crop == "pad" else 0  # others are made with the images
     images = augment(key, images, pad=pad, flip=options.flip, axis=axis)
 
@@ -143,7 +143,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return (1 - smoothing) * losses + smoothing * evenly
 
 
-def _since_last_log(config: ConfigDict, state: TrainState) -> Sums:
+def _since_last_log(config: ConfigDict, state: TrainState) -> MetricSums:
     """The state's sums, or none if a record was written after the last step."""
     logged = (state.step % config.log_every == 0) | (state.step % config.eval_every == 0)
     return jax.tree.map(lambda total: jnp.where(logged, jnp.zeros_like(total), total), state.sums)
@@ -159,11 +159,11 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
     times slower than outside.
     """
 
-    def one(state: TrainState, arrays: Arrays, rows: jax.Array) -> TrainState:
-        images = normalise(arrays.images[rows], arrays.mean)
+    def one(state: TrainState, arrays: DeviceData, rows: jax.Array) -> TrainState:
+        images = normalize(arrays.images[rows], arrays.mean)
         return train_step(state, images, arrays.labels[rows])[0]
 
-    def train_steps(state: TrainState, arrays: Arrays, indices: jax.Array):
+    def train_steps(state: TrainState, arrays: DeviceData, indices: jax.Array):
         if len(indices) == 1:
             state = one(state, arrays, indices[0])
         else:
@@ -173,19 +173,19 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
     return train_steps
 
 
-def in_batches(arrays: Arrays) -> bool:
+def is_batched(arrays: DeviceData) -> bool:
     """Whether these are batches, and not a split."""
     return arrays.labels.ndim > 1
 
 
-def of_batches(function: Callable) -> Callable:
+def on_flat_batches(function: Callable) -> Callable:
     """Makes a function of a split one of batches, each device having its own part of them.
 
     `function(state, arrays, rows)` then takes images (batches, images of this device, ...), and
     `rows` that count them through all batches.
     """
 
-    def own(state: TrainState, arrays: Arrays, rows: jax.Array):
+    def own(state: TrainState, arrays: DeviceData, rows: jax.Array):
         images = arrays.images.reshape(-1, *arrays.images.shape[-3:])
         return function(state, arrays.replace(images=images, labels=arrays.labels.ravel()), rows)
 
@@ -199,18 +199,18 @@ def make_evaluate(model: nn.Module, axis: str | None = None) -> Evaluate:
     filled up with -1, which counts for nothing.
     """
 
-    def one(state: TrainState, arrays: Arrays, rows: jax.Array) -> Sums:
-        images = normalise(arrays.images[rows], arrays.mean)
+    def one(state: TrainState, arrays: DeviceData, rows: jax.Array) -> MetricSums:
+        images = normalize(arrays.images[rows], arrays.mean)
         labels = arrays.labels[rows]
         logits = model.apply(state.variables, images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return Sums.of(losses, logits, labels, rows >= 0)
+        return MetricSums.of(losses, logits, labels, rows >= 0)
 
-    def evaluate(state: TrainState, arrays: Arrays, rows: jax.Array) -> Sums:
+    def evaluate(state: TrainState, arrays: DeviceData, rows: jax.Array) -> MetricSums:
         if len(rows) == 1:  # no loop, for the same reason as above
             sums = one(state, arrays, rows[0])
         else:
-            sums = Sums.zeros()
+            sums = MetricSums.zeros()
             sums, _ = jax.lax.scan(
                 lambda s, batch: (s + one(state, arrays, batch), None), sums, rows
             )

@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from flaxres.config import check_config, net_name
+from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.errors import InterruptedRunError, WorkdirError
 from flaxres.parallel import replicas
-from flaxres.parallel.multihost import is_first, together, watched
+from flaxres.parallel.multihost import (
+    explain_lost_processes,
+    is_main_process,
+    raise_on_all_processes,
+)
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.input_spec import INPUTS_FILE, keep_inputs, read_inputs
-from flaxres.run.metric_writers import Record, Terminal, Writers, read_metrics
+from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec, store_input_spec
+from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter, read_metrics
 from flaxres.run.preemption import StopRequest
 from flaxres.run.workdir import check_same_config, open_workdir
-from flaxres.training.compiled_steps import Programs
-from flaxres.training.loop import Loop, due
+from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.loop import TrainLoop, due
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
@@ -38,11 +42,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         divergence, or a signal that asked the run to stop (after saving its state).
     """
     check_config(config)
-    net = net_name(config.model)
-    with together():
+    net = model_name(config.model)
+    with raise_on_all_processes():
         is_there = check_same_config(workdir, config)
     if is_there and (record := finished_record(config, workdir)):
-        if is_first():
+        if is_main_process():
             print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
     return _train(config, workdir)
@@ -52,38 +56,43 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
     """Opens what the run needs, and closes it again however the run ends."""
     own_runs = replicas.runs(config, workdir)
     directories = [workdir, *own_runs]
-    with watched(), contextlib.ExitStack() as stack:
-        net = net_name(config.model)
-        terminal = stack.enter_context(Terminal(net, config.num_steps, quiet=not is_first()))
-        with together():
+    with explain_lost_processes(), contextlib.ExitStack() as stack:
+        net = model_name(config.model)
+        terminal = stack.enter_context(
+            TerminalWriter(net, config.num_steps, quiet=not is_main_process())
+        )
+        with raise_on_all_processes():
             dataset = open_dataset(config)
-            programs = Programs(config, dataset)
+            compiled_steps = CompiledSteps(config, dataset)
             before = {}
-            if is_first():
-                info = programs.info()
+            if is_main_process():
+                info = compiled_steps.info()
                 before = stack.enter_context(open_workdir(workdir, config, info))
                 for directory, own in own_runs.items():
                     stack.enter_context(open_workdir(directory, own, info))
-                keep_inputs(workdir, config, dataset.mean_image)
-        with together():
-            if isinstance(dataset, StreamedDataset) and (workdir / INPUTS_FILE).exists():
-                dataset = dataset.with_mean(read_inputs(workdir, config).mean)
+                store_input_spec(workdir, config, dataset.mean_image)
+        with raise_on_all_processes():
+            if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
+                dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
-        with together():
-            state = checkpoints.restore(programs.state_shape, terminal.say)
+        with raise_on_all_processes():
+            state = checkpoints.restore(compiled_steps.state_shape, terminal.log)
             step = None if state is None else int(np.max(state.step))
             for directory in directories:
                 check_metrics(config, directory, step)
         if state is None:
-            state, step = programs.initial_state(), 0
+            state, step = compiled_steps.initial_state(), 0
         else:
-            state = programs.devices.replicate(state)
-            terminal.say(f"{net} in {workdir} goes on from step {step:,}")
-            if config.bn_scope == "device" and before.get("devices", 1) != programs.devices.size:
-                terminal.say(_other_devices(config, before, programs))
-        writers = stack.enter_context(Writers(directories, step, config.log_layers_every > 0))
-        loop = Loop(config, programs, dataset, writers, checkpoints, terminal)
+            state = compiled_steps.devices.replicate(state)
+            terminal.log(f"{net} in {workdir} goes on from step {step:,}")
+            if (
+                config.bn_scope == "device"
+                and before.get("devices", 1) != compiled_steps.devices.size
+            ):
+                terminal.log(_other_devices(config, before, compiled_steps))
+        writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
+        loop = TrainLoop(config, compiled_steps, dataset, writers, checkpoints, terminal)
         if signum := loop.run(state, step, stop):
             raise InterruptedRunError(
                 f"stopped at step {loop.step:,} of {config.num_steps:,}, saved in {workdir}; "
@@ -93,9 +102,9 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
     return loop.record
 
 
-def _other_devices(config: ConfigDict, before: dict, programs: Programs) -> str:
+def _other_devices(config: ConfigDict, before: dict, compiled_steps: CompiledSteps) -> str:
     """What to say where the number of devices changes the images that batch norm sees together."""
-    now, then = programs.devices.size, before.get("devices", 1)
+    now, then = compiled_steps.devices.size, before.get("devices", 1)
     return (
         f"batch norm takes {config.batch_size // now} images of each of {now} devices together; "
         f"up to here it took {config.batch_size // then} of each of {then}"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu import kernels
 from flaxres.training.fine_tuning import check_frozen
-from flaxres.training.metrics import Sums
+from flaxres.training.metrics import MetricSums
 from flaxres.training.optimizer import Warmup
 
 # Streams of random numbers: one seed, and none of them depends on another.
@@ -44,7 +44,7 @@ class TrainState:
     batch_stats: dict
     opt_state: optax.OptState
     warmup: Warmup
-    sums: Sums
+    sums: MetricSums
     learning_rate: jax.Array
 
     def key(self, stream: int) -> jax.Array:
@@ -82,7 +82,7 @@ def create_state(
       ConfigError: a net or frozen layers that cannot be, with these images.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with kernels.left_out():  # what the images become is not computed
+    with kernels.kernels_disabled():  # what the images become is not computed
         variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
     params = _scale_kernels(variables["params"], config.model.init_gain)
     check_frozen(config, params)
@@ -93,7 +93,7 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         warmup=Warmup.create(config),
-        sums=Sums.zeros(),
+        sums=MetricSums.zeros(),
         learning_rate=jnp.float32(0),
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 from flaxres.models import create_model
 
 torch = pytest.importorskip("torch", reason="pip install torch")
@@ -14,9 +14,9 @@ torch_peer = pytest.importorskip("benchmarks.torch_peer")
 
 @pytest.mark.parametrize("name", ["resnet-20", "plain-20"])
 def test_logits_from_the_same_weights(name):
-    net = torch_peer.Net(20, name == "plain-20", 3, (16, 32, 64))
+    net = torch_peer.BaseModel(20, name == "plain-20", 3, (16, 32, 64))
     assert sum(p.numel() for p in net.parameters()) == 269_722
-    model = create_model(set_net(default_config(), name).model, 10)
+    model = create_model(set_model(default_config(), name).model, 10)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = model.init(jax.random.key(0), images, train=True)
     net.load(jax.device_get(traverse_util.flatten_dict(variables["params"], sep="/")))

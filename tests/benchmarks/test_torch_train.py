@@ -75,7 +75,11 @@ def test_what_the_peer_does_not_have(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value", "has"),
-    [("schedule", "cosine", "'drops'"), ("label_smoothing", 0.1, "0"), ("nesterov", True, "False")],
+    [
+        ("schedule", "cosine", "'piecewise-constant'"),
+        ("label_smoothing", 0.1, "0"),
+        ("nesterov", True, "False"),
+    ],
 )
 def test_recipes_that_the_peer_does_not_have(own_flags, field, value, has):
     from benchmarks.torch_train import Run

@@ -38,9 +38,9 @@ def test_drops_at_one_half_and_three_quarters():
 def test_imagenet_of_the_paper():
     """He15 (arXiv 1512.03385), section 3.4; Krizhevsky 2012, section 4.1."""
     config = imagenet.get_config("resnet-50")
-    assert (config.augment.crop, config.augment.short_side) == ("scale", (256, 480))
+    assert (config.augment.crop, config.augment.short_side_range) == ("scale", (256, 480))
     assert (config.dataset.image_size, config.dataset.mean) == (224, "pixel")
-    assert (config.augment.flip, config.augment.colour) == (True, 0.1)
+    assert (config.augment.flip, config.augment.color) == (True, 0.1)
     assert (config.batch_size, config.learning_rate, config.num_steps) == (256, 0.1, 600_000)
     assert (config.weight_decay, config.momentum, config.decay_factor) == (1e-4, 0.9, 0.1)
 
@@ -51,7 +51,7 @@ def test_imagenet_since():
     assert config.num_steps * config.batch_size == pytest.approx(90 * 1_281_167, rel=1e-3)
     assert config.linear_warmup_steps * 18 == config.num_steps
     assert (config.schedule, config.label_smoothing, config.dtype) == ("cosine", 0.1, "bfloat16")
-    assert (config.augment.crop, config.augment.area) == ("area", (0.08, 1.0))
+    assert (config.augment.crop, config.augment.area_range) == ("random-resized", (0.08, 1.0))
     assert (config.model.stride_on, config.model.zero_init) == ("3x3", True)
     plain = imagenet_modern.get_config("plain-34").model
     assert not plain.zero_init  # which would have nothing to begin as

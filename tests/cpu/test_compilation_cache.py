@@ -44,14 +44,14 @@ def compile_in(tmp_path):
 def test_programs_are_kept_also_after_a_process_was_killed(compile_in, tmp_path):
     compile_in()
     (directory,) = tmp_path.iterdir()
-    programs = sorted(directory.glob("*-cache"))
-    assert programs
-    for program in programs:  # as a process leaves them that is killed in between
+    compiled_steps = sorted(directory.glob("*-cache"))
+    assert compiled_steps
+    for program in compiled_steps:  # as a process leaves them that is killed in between
         program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
     done = compile_in()
     assert "persistent" not in done.stderr
-    assert sorted(directory.glob("*-cache")) == programs
-    assert len(list(directory.glob("*-atime"))) == len(programs)
+    assert sorted(directory.glob("*-cache")) == compiled_steps
+    assert len(list(directory.glob("*-atime"))) == len(compiled_steps)
 
 
 def test_jax_s_own_setting_wins(compile_in, tmp_path):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from flaxres.config import default_config
-from flaxres.data.augment import augment, normalise, random_colour, random_crop, random_flip
+from flaxres.data.augment import (
+    augment,
+    normalize,
+    pca_color_augmentation,
+    random_crop,
+    random_flip,
+)
 from flaxres.errors import ConfigError
 
 
@@ -12,7 +18,7 @@ def test_normalise_subtracts_the_mean_image_and_divides_by_nothing_else():
     images = np.array([[[[0], [255]]], [[[51], [102]]]], np.uint8)
     mean = jnp.array([[[0.1], [0.5]]])
     expected = np.array([[[[-0.1], [0.5]]], [[[0.1], [-0.1]]]])
-    np.testing.assert_allclose(normalise(jnp.asarray(images), mean), expected, atol=1e-6)
+    np.testing.assert_allclose(normalize(jnp.asarray(images), mean), expected, atol=1e-6)
 
 
 def numbered(n, height, width):
@@ -61,12 +67,12 @@ def test_crop_and_flip_are_independent():
         assert abs(share - 0.5) < 0.12
 
 
-def shifts(n, colour=0.1, key=0):
-    """What `random_colour` adds to each of n images, float64 (n, 3)."""
+def shifts(n, color=0.1, key=0):
+    """What `pca_color_augmentation` adds to each of n images, float64 (n, 3)."""
     options = default_config().augment
-    options.colour = colour
+    options.color = color
     images = jax.random.uniform(jax.random.key(1), (n, 2, 3, 3))
-    shifted = random_colour(jax.random.key(key), images, options)
+    shifted = pca_color_augmentation(jax.random.key(key), images, options)
     added = np.float64(shifted) - np.float64(images)
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], added.shape), atol=1e-6)
     return added[:, 0, 0], options
@@ -75,8 +81,8 @@ def shifts(n, colour=0.1, key=0):
 def test_colour_by_hand():
     found, options = shifts(4)
     a = 0.1 * np.asarray(jax.random.normal(jax.random.key(0), (4, 3)))
-    values = options.colour_values
-    p = np.reshape(options.colour_vectors, (3, 3))
+    values = options.color_eigenvalues
+    p = np.reshape(options.color_eigenvectors, (3, 3))
     for i in range(4):
         expected = sum(a[i, j] * values[j] * p[j] for j in range(3))
         np.testing.assert_allclose(found[i], expected, atol=1e-6)
@@ -85,27 +91,29 @@ def test_colour_by_hand():
 def test_colour_shifts_have_the_covariance_of_the_paper():
     # Krizhevsky 2012, section 4.1: P diag(l) a with a of deviation 0.1, in all 3 directions.
     found, options = shifts(20_000)
-    p = np.reshape(options.colour_vectors, (3, 3)).T  # a column each
+    p = np.reshape(options.color_eigenvectors, (3, 3)).T  # a column each
     np.testing.assert_allclose(p.T @ p, np.eye(3), atol=2e-3)  # as printed, to four digits
-    expected = p @ np.diag((0.1 * np.array(options.colour_values)) ** 2) @ p.T
+    expected = p @ np.diag((0.1 * np.array(options.color_eigenvalues)) ** 2) @ p.T
     np.testing.assert_allclose(np.cov(found.T), expected, atol=0.03 * expected.max())
     np.testing.assert_allclose(found.mean(0), 0, atol=4 * np.sqrt(expected.max() / 20_000))
 
 
 def test_colour_does_not_depend_on_the_number_of_devices():
     options = default_config().augment
-    options.colour = 0.1
+    options.color = 0.1
     images = jax.random.uniform(jax.random.key(1), (6, 2, 2, 3))
     key = jax.random.key(3)
-    alone = random_colour(key, images, options)
+    alone = pca_color_augmentation(key, images, options)
     parts = images.reshape(3, 2, 2, 2, 3)
-    shared = jax.vmap(lambda own: random_colour(key, own, options, "data"), axis_name="data")(parts)
+    shared = jax.vmap(
+        lambda own: pca_color_augmentation(key, own, options, "data"), axis_name="data"
+    )(parts)
     np.testing.assert_array_equal(shared.reshape(images.shape), alone)
 
 
 @pytest.mark.parametrize(("channels", "said"), [(1, "1 channel$"), (4, "4 channels$")])
 def test_colour_of_images_that_are_not_rgb(channels, said):
     options = default_config().augment
-    options.colour = 0.1
-    with pytest.raises(ConfigError, match=f"augment.colour must be 0 .*, got 0.1 with {said}"):
-        random_colour(jax.random.key(0), jnp.zeros((2, 4, 4, channels)), options)
+    options.color = 0.1
+    with pytest.raises(ConfigError, match=f"augment.color must be 0 .*, got 0.1 with {said}"):
+        pca_color_augmentation(jax.random.key(0), jnp.zeros((2, 4, 4, channels)), options)

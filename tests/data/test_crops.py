@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxres.data.crops import Crops, random_area, random_scale
+from flaxres.data.crops import Cropper, random_resized_crop, random_scale_crop
 from flaxres.data.resize import resize
 
 RNG = np.random.default_rng(0)
@@ -20,9 +20,9 @@ def boxes(draw, image, crops, count=2000):
 
 
 def test_scale_draws_short_sides_evenly_and_crops_anywhere():
-    crops = Crops(size=24, crop="scale", short_side=(24, 48))
+    crops = Cropper(size=24, crop="scale", short_side=(24, 48))
     image = gradient(90, 60)
-    left, top, right, bottom = boxes(random_scale, image, crops).T
+    left, top, right, bottom = boxes(random_scale_crop, image, crops).T
     assert left.min() >= 0
     assert top.min() >= 0
     assert right.max() <= 90
@@ -34,16 +34,16 @@ def test_scale_draws_short_sides_evenly_and_crops_anywhere():
     assert len(counts) == 25
     assert counts.min() > 0.5 * 2000 / 25
     np.testing.assert_allclose((right - left) / (bottom - top), 1, atol=0.03)
-    centre = (left + right) / 2
-    assert abs(centre.mean() - 45) < 2
-    assert centre.std() > 10
+    center = (left + right) / 2
+    assert abs(center.mean() - 45) < 2
+    assert center.std() > 10
 
 
 def test_scale_is_a_crop_of_the_scaled_image():
     """One operation gives what two give, but for rounding: scaling all of it, then cropping."""
     image = Image.fromarray(RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    crops = Crops(size=24, crop="scale", short_side=(40, 40))
-    left, top, right, bottom = random_scale(np.random.default_rng(3), image, crops)
+    crops = Cropper(size=24, crop="scale", short_side=(40, 40))
+    left, top, right, bottom = random_scale_crop(np.random.default_rng(3), image, crops)
     scaled = image.resize((60, 40), Image.Resampling.BILINEAR)
     x, y = round(left * 60 / 90), round(top * 40 / 60)
     expected = np.asarray(scaled.crop((x, y, x + 24, y + 24))).astype(int)
@@ -53,8 +53,8 @@ def test_scale_is_a_crop_of_the_scaled_image():
 
 
 def test_area_and_aspect_are_in_their_ranges():
-    crops = Crops(size=24, crop="area")
-    left, top, right, bottom = boxes(random_area, gradient(120, 100), crops).T
+    crops = Cropper(size=24, crop="random-resized")
+    left, top, right, bottom = boxes(random_resized_crop, gradient(120, 100), crops).T
     width, height = right - left, bottom - top
     area = width * height / (120 * 100)
     assert 0.07 < area.min() < 0.1
@@ -69,17 +69,19 @@ def test_area_and_aspect_are_in_their_ranges():
 
 
 def test_area_of_an_image_that_no_part_fits():
-    crops = Crops(size=24, crop="area", area=(0.9, 1.0))
-    left, top, right, bottom = random_area(np.random.default_rng(0), gradient(300, 30), crops)
+    crops = Cropper(size=24, crop="random-resized", area=(0.9, 1.0))
+    left, top, right, bottom = random_resized_crop(
+        np.random.default_rng(0), gradient(300, 30), crops
+    )
     assert (right - left, bottom - top) == (40, 30)
     assert (left, top) == (130, 0)
 
 
-@pytest.mark.parametrize("crop", ["scale", "area"])
+@pytest.mark.parametrize("crop", ["scale", "random-resized"])
 def test_crops_are_functions_of_seed_and_position(crop):
     image = gradient(90, 60)
-    crops = Crops(size=24, crop=crop, short_side=(24, 48), seed=1)
-    other = Crops(size=24, crop=crop, short_side=(24, 48), seed=2)
+    crops = Cropper(size=24, crop=crop, short_side=(24, 48), seed=1)
+    other = Cropper(size=24, crop=crop, short_side=(24, 48), seed=2)
     first = np.asarray(crops.training(image, 2**40))
     assert first.shape == (24, 24, 3)
     np.testing.assert_array_equal(first, np.asarray(crops.training(image, 2**40)))
@@ -91,14 +93,16 @@ def test_crops_are_functions_of_seed_and_position(crop):
 def test_pad_leaves_the_crop_to_the_device():
     image = gradient(40, 30)
     for position in (0, 1):
-        found = np.asarray(Crops(size=24).training(image, position))
+        found = np.asarray(Cropper(size=24).training(image, position))
         np.testing.assert_array_equal(found, np.asarray(resize(image, 24)))
-    assert Crops(size=0).training(image, 0) is image
+    assert Cropper(size=0).training(image, 0) is image
 
 
 def test_evaluation_takes_the_middle():
     image = gradient(90, 60)
-    found = np.asarray(Crops(size=24, eval_short_side=30, crop="area").evaluation(image))
+    found = np.asarray(
+        Cropper(size=24, eval_short_side=30, crop="random-resized").evaluation(image)
+    )
     assert found.shape == (24, 24, 3)
     assert abs(found[..., 0].mean() - 127.5) < 4  # half a pixel
     # 24 of 45 pixels in width, of 30 in height

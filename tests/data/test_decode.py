@@ -24,10 +24,10 @@ def test_colour_and_grey_images_become_what_is_asked_for():
     pixels = noise()
     png = encoded(Image.fromarray(pixels), "PNG")
     np.testing.assert_array_equal(np.asarray(decode(png, "a")), pixels)
-    grey = noise(channels=1)
-    png = encoded(Image.fromarray(grey), "PNG")
-    np.testing.assert_array_equal(np.asarray(decode(png, "a")), np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(np.asarray(decode(png, "a", channels=1)), grey)
+    gray = noise(channels=1)
+    png = encoded(Image.fromarray(gray), "PNG")
+    np.testing.assert_array_equal(np.asarray(decode(png, "a")), np.stack([gray] * 3, -1))
+    np.testing.assert_array_equal(np.asarray(decode(png, "a", channels=1)), gray)
 
 
 def test_of_sixteen_bits_the_upper_eight_count():

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from flaxres.cpu.processor import available_cores
-from flaxres.data.crops import Crops
+from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.decode_workers import Decoder, Stream, num_workers
+from flaxres.data.decode_workers import Decoder, DecodeStream, num_workers
 from flaxres.data.folder import open_folder
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.sampler import EpochSampler
 from flaxres.data.source import ArraySource
-from flaxres.data.stream_schedule import Schedule
+from flaxres.data.stream_schedule import StreamSchedule
 from flaxres.errors import DatasetError
 from tests.data.jpegs import write_folder
 
@@ -26,12 +26,12 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("folder"), sides=(14, 30))
 
 
-def decoder(folder, crop="area", skip=False, size=12):
+def decoder(folder, crop="random-resized", skip=False, size=12):
     sources = open_folder(folder, "train", "test")
-    crops = Crops(size=size, crop=crop, short_side=(size, 2 * size), seed=3)
+    crops = Cropper(size=size, crop=crop, short_side=(size, 2 * size), seed=3)
     return Decoder(
         {"train": sources.train, "test": sources.test},
-        EpochOrder(len(sources.train), BATCH, seed=3),
+        EpochSampler(len(sources.train), BATCH, seed=3),
         crops,
         (size, size, 3),
         3,
@@ -40,7 +40,7 @@ def decoder(folder, crop="area", skip=False, size=12):
 
 
 def schedule():
-    return Schedule(BATCH, STEPS, 4, {"test": 21}, 10)
+    return StreamSchedule(BATCH, STEPS, 4, {"test": 21}, 10)
 
 
 def taken(stream, count=None):
@@ -61,11 +61,11 @@ def assert_same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def straight(folder):
-    return taken(Stream(schedule(), decoder(folder), workers=0, ahead=3))
+    return taken(DecodeStream(schedule(), decoder(folder), workers=0, ahead=3))
 
 
 def test_a_stream_is_what_one_image_after_another_gives(folder, straight):
-    decode, order = decoder(folder), EpochOrder(45, BATCH, seed=3)
+    decode, order = decoder(folder), EpochSampler(45, BATCH, seed=3)
     parts = [schedule()[i] for i in range(len(schedule()))]
     for part, pixels in zip(parts, straight, strict=True):
         source = decode.sources[part.split]
@@ -92,7 +92,7 @@ def shared_memory():
 
 def test_workers_change_nothing_and_leave_nothing(folder, straight):
     before, start = shared_memory(), schedule().start(5)
-    stream = Stream(schedule(), decoder(folder), workers=2, ahead=5, start=start)
+    stream = DecodeStream(schedule(), decoder(folder), workers=2, ahead=5, start=start)
     assert_same(taken(stream), straight[start:])
     deadline = time.monotonic() + 10
     while shared_memory() - before and time.monotonic() < deadline:
@@ -103,26 +103,26 @@ def test_workers_change_nothing_and_leave_nothing(folder, straight):
 def test_it_begins_anywhere(folder, straight):
     for step in (1, 4, 8):
         start = schedule().start(step)
-        stream = Stream(schedule(), decoder(folder), workers=0, ahead=1, start=start)
+        stream = DecodeStream(schedule(), decoder(folder), workers=0, ahead=1, start=start)
         assert_same(taken(stream, 2), straight[start : start + 2])
 
 
 def test_a_broken_image_stops_it_or_is_replaced_by_the_next(tmp_path):
     folder = write_folder(tmp_path, sides=(14, 30))
-    whole = taken(Stream(schedule(), decoder(folder), 0, 3))
+    whole = taken(DecodeStream(schedule(), decoder(folder), 0, 3))
     broken = [open_folder(folder, "train", "test").train.where(i) for i in (7, 30)]
     in_test = open_folder(folder, "train", "test").test.where(3)
     for name in (*broken, in_test):
         with open(name, "r+b") as file:
             file.truncate(200)
     with pytest.raises(BrokenImageError) as caught:
-        taken(Stream(schedule(), decoder(folder), 0, 3))
+        taken(DecodeStream(schedule(), decoder(folder), 0, 3))
     assert any(name in str(caught.value) for name in broken)
-    mended = taken(Stream(schedule(), decoder(folder, skip=True), 0, 3))
+    mended = taken(DecodeStream(schedule(), decoder(folder, skip=True), 0, 3))
 
     parts = [schedule()[i] for i in range(len(schedule()))]
     # All training images, as they were, by position; two more batches, for those after the last.
-    order = EpochOrder(45, BATCH, seed=3)
+    order = EpochSampler(45, BATCH, seed=3)
     old = {}
     for part, pixels in zip(parts, whole, strict=True):
         if part.training:
@@ -156,7 +156,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     with open(name, "wb"):
         pass
     with pytest.raises(BrokenImageError) as caught:
-        taken(Stream(schedule(), decoder(folder), workers=1, ahead=3))
+        taken(DecodeStream(schedule(), decoder(folder), workers=1, ahead=3))
     assert str(caught.value) == f"{name} is empty; remove it or write it again"
     assert not getattr(caught.value, "__notes__", [])
 
@@ -165,19 +165,19 @@ def test_images_of_another_size_and_labels_that_there_are_not(folder):
     plain = decoder(folder, crop="pad", size=0)
     plain = Decoder(plain.sources, plain.order, plain.crops, (14, 14, 3), 3, False)
     with pytest.raises(DatasetError, match=r"pixels and not the 14 x 14 of the first image"):
-        taken(Stream(schedule(), plain, 0, 3))
+        taken(DecodeStream(schedule(), plain, 0, 3))
     source = ArraySource("set", np.zeros((45, 4, 4, 3), np.uint8), np.full(45, 9, np.int32))
     labels = Decoder(
-        {"train": source}, EpochOrder(45, BATCH, 0), Crops(size=0), (4, 4, 3), 3, False
+        {"train": source}, EpochSampler(45, BATCH, 0), Cropper(size=0), (4, 4, 3), 3, False
     )
     with pytest.raises(DatasetError, match="of set has the label 9; there are 3 classes"):
-        taken(Stream(schedule(), labels, 0, 3))
+        taken(DecodeStream(schedule(), labels, 0, 3))
 
 
 def test_a_killed_worker_is_said_in_one_line(folder):
     before = set(multiprocessing.active_children())
-    long = Schedule(BATCH, 100_000, 100_000, {"test": 21}, 10)
-    stream = Stream(long, decoder(folder), workers=1, ahead=2)
+    long = StreamSchedule(BATCH, 100_000, 100_000, {"test": 21}, 10)
+    stream = DecodeStream(long, decoder(folder), workers=1, ahead=2)
     try:
         next(stream)
         (worker,) = set(multiprocessing.active_children()) - before

@@ -3,7 +3,7 @@ import pytest
 
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.folder import open_folder
-from flaxres.data.in_memory import read_all
+from flaxres.data.in_memory import load_sources
 from flaxres.data.resize import resize
 from flaxres.data.source import ArraySource, Sources
 from flaxres.errors import DatasetError
@@ -17,7 +17,7 @@ def folder(tmp_path):
 
 def test_all_images_in_one_size(folder):
     sources = open_folder(folder, "train", "test")
-    dataset = read_all(sources, 16, eval_short_side=20)
+    dataset = load_sources(sources, 16, eval_short_side=20)
     assert dataset.train.images.shape == (12, 16, 16, 3)
     assert (dataset.num_classes, dataset.validation) == (3, None)
     for index in range(12):
@@ -34,7 +34,7 @@ def test_all_images_in_one_size(folder):
 
 def test_images_of_several_sizes(folder):
     with pytest.raises(DatasetError, match=r"has \d+ x \d+ pixels and not the"):
-        read_all(open_folder(folder, "train", "test"), 0)
+        load_sources(open_folder(folder, "train", "test"), 0)
 
 
 def test_broken_images(folder, capsys):
@@ -43,8 +43,8 @@ def test_broken_images(folder, capsys):
     with open(name, "wb") as file:
         file.write(b"broken")
     with pytest.raises(BrokenImageError, match=f"{name} cannot be decoded"):
-        read_all(sources, 16)
-    dataset = read_all(sources, 16, skip_broken=True)
+        load_sources(sources, 16)
+    dataset = load_sources(sources, 16, skip_broken=True)
     assert len(dataset.train) == 11
     assert "1 of 12 images cannot be decoded" in capsys.readouterr().err
     np.testing.assert_array_equal(dataset.train.labels, np.delete(sources.train.labels(), 4))
@@ -54,4 +54,4 @@ def test_a_label_that_there_is_not():
     images = np.zeros((3, 4, 4, 3), np.uint8)
     source = ArraySource("set", images, np.array([0, 5, 1], np.int32))
     with pytest.raises(DatasetError, match="image 1 of set has the label 5; there are 2 classes"):
-        read_all(Sources("set", source, source, ("a", "b"), 3), 0)
+        load_sources(Sources("set", source, source, ("a", "b"), 3), 0)

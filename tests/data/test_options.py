@@ -11,25 +11,31 @@ from tests.conftest import small_config
         ({"dataset.placement": "disk"}, "dataset.placement must be one of auto, device, stream"),
         ({"dataset.mean": "grey"}, "dataset.mean must be one of pixel, channel"),
         ({"dataset.broken_images": "mend"}, "must be one of fail, skip"),
-        ({"augment.crop": "zoom"}, "augment.crop must be one of pad, scale, area"),
+        ({"augment.crop": "zoom"}, "augment.crop must be one of pad, scale, random-resized"),
         ({"dataset.workers": -2}, "dataset.workers must be 0 or more, or -1"),
         ({"dataset.prefetch": 0}, "dataset.prefetch must be at least 1"),
         ({"dataset.mean_images": 0}, "dataset.mean_images must be at least 1"),
         ({"dataset.device_gib": -1.0}, "dataset.device_gib must be 0 or more"),
         ({"dataset.eval_short_side": 32}, r"at least image_size \(0, not 0\)"),
         ({"dataset.eval_short_side": 8, "dataset.image_size": 16}, r"at least image_size \(16"),
-        ({"augment.crop": "area"}, "dataset.image_size must be the size of the crops"),
+        ({"augment.crop": "random-resized"}, "dataset.image_size must be the size of the crops"),
         (
             {"augment.crop": "scale", "dataset.image_size": 16, "dataset.placement": "device"},
             "dataset.placement must be auto or stream for crop 'scale', got 'device'",
         ),
         (
             {"augment.crop": "scale", "dataset.image_size": 300},
-            "augment.short_side must be two rising numbers of pixels, from 300 on",
+            "augment.short_side_range must be two rising numbers of pixels, from 300 on",
         ),
-        ({"augment.short_side": (300, 200)}, "augment.short_side must be two rising numbers"),
-        ({"augment.area": (0.1, 1.5)}, "augment.area must be two rising parts"),
-        ({"augment.aspect": (2.0, 1.0)}, "augment.aspect must be two rising ratios"),
+        (
+            {"augment.short_side_range": (300, 200)},
+            "augment.short_side_range must be two rising numbers",
+        ),
+        ({"augment.area_range": (0.1, 1.5)}, "augment.area_range must be two rising parts"),
+        (
+            {"augment.aspect_ratio_range": (2.0, 1.0)},
+            "augment.aspect_ratio_range must be two rising ratios",
+        ),
         ({"num_replicas": 2, "dataset.placement": "stream"}, "where num_replicas is above 1"),
     ],
 )
@@ -45,5 +51,5 @@ def test_what_is_fine():
     config.dataset.image_size, config.augment.crop = 224, "scale"
     config.dataset.eval_short_side = 256
     check_config(config)
-    config.augment.crop, config.augment.short_side = "area", (100, 120)
+    config.augment.crop, config.augment.short_side_range = "random-resized", (100, 120)
     check_config(config)

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from flaxres.data.prefetch import Ahead
+from flaxres.data.prefetch import Prefetcher
 
 
 def test_elements_come_in_order_and_no_more_than_asked_for_are_made():
@@ -14,7 +14,7 @@ def test_elements_come_in_order_and_no_more_than_asked_for_are_made():
             made.append(i)
             yield i
 
-    ahead = Ahead(elements(), 2, closed.set)
+    ahead = Prefetcher(elements(), 2, closed.set)
     deadline = time.monotonic() + 5
     while len(made) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -34,7 +34,7 @@ def test_an_error_comes_in_its_place():
         raise KeyError("lost")
 
     closed = threading.Event()
-    ahead = Ahead(elements(), 5, closed.set)
+    ahead = Prefetcher(elements(), 5, closed.set)
     assert ahead.take() == 1
     with pytest.raises(KeyError, match="lost"):
         ahead.take()

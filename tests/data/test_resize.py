@@ -25,8 +25,8 @@ def test_the_short_side_is_scaled_and_the_middle_taken():
 def test_images_of_the_size_asked_for_stay_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_arrays(images, 8), images)
-    grey = images[..., :1]
-    assert resize_arrays(grey, 16).shape == (3, 16, 16, 1)
+    gray = images[..., :1]
+    assert resize_arrays(gray, 16).shape == (3, 16, 16, 1)
     uniform = np.full((1, 5, 9, 3), 77, np.uint8)
     np.testing.assert_array_equal(resize_arrays(uniform, 32), np.full((1, 32, 32, 3), 77))
 

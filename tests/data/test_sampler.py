@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from flaxres.data.sampler import EpochOrder, evaluation_rows
+from flaxres.data.sampler import EpochSampler, evaluation_batches
 
 
 @pytest.mark.parametrize(("images", "batch"), [(12, 4), (10, 4), (7, 7), (1437, 128)])
 def test_every_image_exactly_once_an_epoch(images, batch):
-    order = EpochOrder(images, batch, seed=3)
+    order = EpochSampler(images, batch, seed=3)
     epochs = 4
     steps = -(-epochs * images // batch)
     visited = np.concatenate([order.indices(step)[0] for step in range(steps)])
@@ -16,26 +16,26 @@ def test_every_image_exactly_once_an_epoch(images, batch):
 
 
 def test_a_new_order_each_epoch_and_seed():
-    first, second = EpochOrder(100, 100, 0).indices(0, 2)
-    other = EpochOrder(100, 100, 1).indices(0)[0]
+    first, second = EpochSampler(100, 100, 0).indices(0, 2)
+    other = EpochSampler(100, 100, 1).indices(0)[0]
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, np.arange(100))
 
 
 def test_a_function_of_seed_and_step_alone():
-    straight = EpochOrder(10, 4, seed=5)
+    straight = EpochSampler(10, 4, seed=5)
     all_steps = np.concatenate([straight.indices(step) for step in range(20)])
     for step in (17, 3, 0):
-        np.testing.assert_array_equal(EpochOrder(10, 4, 5).indices(step)[0], all_steps[step])
-    np.testing.assert_array_equal(EpochOrder(10, 4, 5).indices(2, 13), all_steps[2:15])
+        np.testing.assert_array_equal(EpochSampler(10, 4, 5).indices(step)[0], all_steps[step])
+    np.testing.assert_array_equal(EpochSampler(10, 4, 5).indices(2, 13), all_steps[2:15])
     assert all_steps.dtype == np.int32
 
 
 def test_positions_are_uniform():
     """Over many epochs each image comes equally often at each position."""
     epochs = 6_000
-    positions = EpochOrder(5, 5, 0).indices(0, epochs)
+    positions = EpochSampler(5, 5, 0).indices(0, epochs)
     counts = np.array([np.bincount(positions[:, i], minlength=5) for i in range(5)])
     expected = epochs / 5
     chi_squared = ((counts - expected) ** 2 / expected).sum()
@@ -47,6 +47,6 @@ def test_positions_are_uniform():
     [(10_000, 500, 8, (20, 504)), (10, 4, 1, (3, 4)), (3, 100, 4, (1, 4)), (8, 8, 8, (1, 8))],
 )
 def test_evaluation_takes_every_image_once(size, batch_size, devices, shape):
-    rows = evaluation_rows(size, batch_size, devices)
+    rows = evaluation_batches(size, batch_size, devices)
     assert rows.shape == shape
     np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(size))

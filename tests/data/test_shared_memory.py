@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxres.data import shared_memory
-from flaxres.data.shared_memory import DecodedBatches, Pixels, Slots
+from flaxres.data.shared_memory import DecodedBatches, DecodedImages, SharedBuffers
 from flaxres.errors import DatasetError
 
 SHAPE = (2, 3, 3)
@@ -14,7 +14,7 @@ SHAPE = (2, 3, 3)
 
 @pytest.fixture
 def slots():
-    made = Slots(2, 4, SHAPE, start=5)
+    made = SharedBuffers(2, 4, SHAPE, start=5)
     yield made
     made.close()
 
@@ -28,7 +28,7 @@ def test_what_another_process_fills_is_taken_in_turn(slots):
     for number in (5, 6):
         fill(other.slot(number, 3), number)
     for number in (5, 6):
-        out = Pixels.empty(3, SHAPE)
+        out = DecodedImages.empty(3, SHAPE)
         slots.take(number, out)
         assert (out.images == number).all()
         np.testing.assert_array_equal(out.labels, np.full(3, number))
@@ -48,7 +48,7 @@ def test_a_slot_is_filled_again_only_when_it_was_taken(slots):
     thread.start()
     time.sleep(0.05)
     assert not filled.is_set()
-    out = Pixels.empty(4, SHAPE)
+    out = DecodedImages.empty(4, SHAPE)
     slots.take(5, out)
     thread.join(10)
     assert filled.is_set()
@@ -63,7 +63,7 @@ def test_nobody_waits_for_what_is_closed(slots):
 def test_too_little_shared_memory_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
     with pytest.raises(DatasetError, match=r"MiB of .* are needed .* --shm-size"):
-        Slots(2**30, 32, (224, 224, 3))
+        SharedBuffers(2**30, 32, (224, 224, 3))
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")  # as on other systems
     shared_memory._check_room(2**60)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxres.data.source import ArraySource, Sources, Subset, check_label, part_of
+from flaxres.data.source import ArraySource, Sources, Subset, check_label, parse_split
 from flaxres.errors import DatasetError
 
 RNG = np.random.default_rng(0)
@@ -20,8 +20,8 @@ def test_arrays():
     image, label = source.load(7)
     np.testing.assert_array_equal(np.asarray(image), IMAGES[7])
     assert (label, len(source), source.where(7)) == (3, 12, "image 7 of animals")
-    grey = ArraySource("grey", IMAGES[..., :1], LABELS)
-    np.testing.assert_array_equal(np.asarray(grey.load(1)[0]), IMAGES[1, ..., 0])
+    gray = ArraySource("grey", IMAGES[..., :1], LABELS)
+    np.testing.assert_array_equal(np.asarray(gray.load(1)[0]), IMAGES[1, ..., 0])
 
 
 def test_chosen_classes_get_new_labels_in_their_order():
@@ -72,16 +72,16 @@ def test_classes_that_cannot_be_kept(classes, message):
 def test_parts(spec, rows):
     if not len(rows):
         with pytest.raises(DatasetError, match="is empty"):
-            part_of(spec, {"train": 200}, "set")
+            parse_split(spec, {"train": 200}, "set")
         return
-    name, found = part_of(spec, {"train": 200}, "set")
+    name, found = parse_split(spec, {"train": 200}, "set")
     assert (name, range(200)[found]) == ("train", rows)
 
 
 @pytest.mark.parametrize("spec", ["validation", "train[1:2:3]", "train+test", ""])
 def test_parts_that_do_not_exist(spec):
     with pytest.raises(DatasetError, match=r"has the splits train \(200\)"):
-        part_of(spec, {"train": 200}, "set")
+        parse_split(spec, {"train": 200}, "set")
 
 
 def test_labels():

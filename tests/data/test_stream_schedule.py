@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxres.data import stream_schedule as module
-from flaxres.data.stream_schedule import Schedule, parts_of
+from flaxres.data.stream_schedule import StreamSchedule, split_into_tasks
 from flaxres.training.loop import due
 from tests.conftest import small_config
 
@@ -29,11 +29,11 @@ def by_hand(config, sizes, share=(0, 1)):
 @pytest.mark.parametrize("num_steps", [20, 23])
 @pytest.mark.parametrize("share", [(0, 1), (1, 2)])
 def test_parts_come_in_the_order_of_the_loop(monkeypatch, num_steps, share):
-    monkeypatch.setattr(module, "PART", 5)
+    monkeypatch.setattr(module, "MAX_TASK_SIZE", 5)
     config = small_config()
     config.num_steps, config.batch_size, config.eval_batch_size = num_steps, 12, 8
     sizes = {"test": 19, "validation": 8}
-    schedule = Schedule(12, num_steps, config.eval_every, sizes, 8, share[1], share)
+    schedule = StreamSchedule(12, num_steps, config.eval_every, sizes, 8, share[1], share)
     schedule = pickle.loads(pickle.dumps(schedule))
     parts = [schedule[i] for i in range(len(schedule))]
     assert all(len(part) <= 5 for part in parts)
@@ -56,13 +56,13 @@ def test_parts_come_in_the_order_of_the_loop(monkeypatch, num_steps, share):
 
 
 def test_a_schedule_without_steps_is_one_evaluation():
-    schedule = Schedule(32, 0, 10, {"test": 70}, 40)
+    schedule = StreamSchedule(32, 0, 10, {"test": 70}, 40)
     rows = np.concatenate([schedule[i].numbers for i in range(len(schedule))])
     np.testing.assert_array_equal(rows[rows >= 0], np.arange(70))
 
 
 def test_the_batch_of_a_step_again():
-    schedule = Schedule(80, 10, 10, {"test": 7}, 7)
+    schedule = StreamSchedule(80, 10, 10, {"test": 7}, 7)
     for step in (0, 3, 10):  # 10 is beyond the last
         numbers = np.concatenate([part.numbers for part in schedule.step_parts(step)])
         np.testing.assert_array_equal(numbers, np.arange(80) + 80 * step)
@@ -70,7 +70,7 @@ def test_the_batch_of_a_step_again():
 
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 100])
 def test_parts_are_nearly_equal(size):
-    lengths = [len(part) for part in parts_of(np.arange(size))]
+    lengths = [len(part) for part in split_into_tasks(np.arange(size))]
     assert sum(lengths) == size
     assert max(lengths) <= 32
     assert max(lengths) - min(lengths) <= 1

@@ -34,7 +34,7 @@ def test_where_the_images_go(config):
     config.dataset.placement = "device"
     assert isinstance(open_dataset(config), Dataset)
     config.dataset.placement, config.dataset.device_gib = "auto", 4.0
-    config.augment.crop = "area"
+    config.augment.crop = "random-resized"
     assert isinstance(open_dataset(config), StreamedDataset)
 
 
@@ -65,7 +65,7 @@ def test_the_mean_of_all_images_is_that_of_the_set_in_memory(config, kind):
 
 
 def test_the_mean_of_some_images_and_of_the_middle_of_them(config):
-    config.augment.crop, config.dataset.eval_short_side = "area", 14
+    config.augment.crop, config.dataset.eval_short_side = "random-resized", 14
     config.dataset.mean_images = 20
     found = open_dataset(config).mean_image()
     np.testing.assert_array_equal(found, open_dataset(config).mean_image())

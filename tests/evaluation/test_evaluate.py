@@ -6,10 +6,10 @@ import pytest
 from flaxres.data import load_dataset
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
-from flaxres.inference.trained_model import load_net
+from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.test_main import SMALL, fails
@@ -19,10 +19,10 @@ from tests.test_main import SMALL, fails
 def test_every_image_counts_once_at_any_batch_size(config, batch_size):
     config.eval_batch_size = batch_size
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    state = programs.initial_state()
-    test = programs.put(dataset.test)
-    sums = programs.evaluate(state, test)
+    compiled_steps = CompiledSteps(config, dataset)
+    state = compiled_steps.initial_state()
+    test = compiled_steps.put(dataset.test)
+    sums = compiled_steps.evaluate(state, test)
     images = dataset.test.images.astype(np.float32) / 255 - dataset.mean_image()
     logits = create_model(config.model, 10).apply(state.variables, images, train=False)
     assert sums.count == 360
@@ -42,7 +42,7 @@ def test_evaluating_a_run(tmp_path, config):
 
 def probabilities(directory, split="test"):
     """Those of the images of a split, by the run's net in one batch; and their labels."""
-    net = load_net(directory)
+    net = load_trained_model(directory)
     dataset = load_dataset(net.config.dataset)
     split = getattr(dataset, split)
     images = split.images.astype(np.float32) / 255 - dataset.mean_image()
@@ -50,7 +50,7 @@ def probabilities(directory, split="test"):
     return np.asarray(jax.nn.softmax(logits), np.float64), split.labels
 
 
-def rates(p, labels):
+def averages(p, labels):
     """Loss, top-1 and top-5 error of probabilities."""
     order = np.argsort(-p, axis=1)
     own = p[np.arange(len(p)), labels]
@@ -77,11 +77,11 @@ def test_ensembles(digits_run, other_run, config):
     """Of a run with itself: the run. Of two: the mean of their probabilities, either way round."""
     (one, labels), (other, _) = probabilities(digits_run), probabilities(other_run)
     single = evaluate_run(None, digits_run, splits=["test"])
-    assert single == {"step": 20} | rates(one, labels)
+    assert single == {"step": 20} | averages(one, labels)
     twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
-    assert twice == {"nets": 2} | rates(one, labels)
+    assert twice == {"nets": 2} | averages(one, labels)
     assert twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
-    both = {"nets": 2} | rates((one + other) / 2, labels)
+    both = {"nets": 2} | averages((one + other) / 2, labels)
     assert evaluate_ensemble(config, digits_run, [other_run], splits=["test"]) == both
     assert evaluate_ensemble(None, other_run, [digits_run], splits=["test"]) == both
 
@@ -91,8 +91,8 @@ def test_a_protocol_that_shows_images_as_they_are(digits_run):
     for batch_stats in ("running", "population"):
         options = {"splits": ["test"], "batch_stats": batch_stats, "say": lambda _: None}
         whole = evaluate_run(None, digits_run, **options)
-        centre = evaluate_run(None, digits_run, protocol="centre", short_side=8, **options)
-        assert centre == pytest.approx(whole)
+        center = evaluate_run(None, digits_run, protocol="center", short_side=8, **options)
+        assert center == pytest.approx(whole)
 
 
 def test_what_is_not_for_a_protocol_or_an_ensemble(tmp_path, digits_run):
@@ -104,7 +104,7 @@ def test_what_is_not_for_a_protocol_or_an_ensemble(tmp_path, digits_run):
         ({"splits": ["validation"]}, "dataset.validation_split is None"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate_run(None, digits_run, say=said.append, **options)
+            evaluate_run(None, digits_run, log=said.append, **options)
     with pytest.raises(CheckpointError, match="nowhere holds no run"):
         evaluate_ensemble(None, digits_run, [tmp_path / "nowhere"])
     assert said == []
@@ -120,7 +120,7 @@ def with_statistics_of_all_images(config, workdir):
     """Test loss and error, the training split being the batch whose statistics are taken."""
     dataset = load_dataset(config.dataset)
     with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(Programs(config, dataset).state_shape, print)
+        state = checkpoints.restore(CompiledSteps(config, dataset).state_shape, print)
     fields = config.model.copy_and_resolve_references()
     fields.norm_momentum = 0.0
     net = create_model(fields, 10)

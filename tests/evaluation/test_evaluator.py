@@ -8,12 +8,12 @@ from PIL import Image
 
 from flaxres.data import open_sources
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.resize import as_array, resize_mean
+from flaxres.data.resize import image_to_array, resize_mean
 from flaxres.errors import DatasetError
-from flaxres.evaluation.evaluator import evaluate_source, read
-from flaxres.evaluation.test_crops import make_protocol
+from flaxres.evaluation.evaluator import evaluate_split, read
+from flaxres.evaluation.test_crops import make_crop_protocol
 from flaxres.inference.predictor import Predictor
-from flaxres.inference.trained_model import load_net
+from flaxres.inference.trained_model import load_trained_model
 from tests.conftest import quick_jit
 
 
@@ -65,41 +65,41 @@ def test_every_image_counts_once_with_its_label(count, batch_size):
     shapes = rng.integers(8, 20, (count, 2))
     images = [Image.new("L", tuple(map(int, shape)), i) for i, shape in enumerate(shapes)]
     source = Images(images, list(range(count)))
-    protocol = make_protocol("multi-scale", (8, 8), scales=[8, 10])
+    protocol = make_crop_protocol("multi-scale", (8, 8), scales=[8, 10])
     net = Echo(batch_size)
-    scores = evaluate_source(net, protocol, source, "test")
+    scores = evaluate_split(net, protocol, source, "test")
     assert scores.count == count
-    assert scores.rates("x")["x_error"] == 0
+    assert scores.averages("x")["x_error"] == 0
     assert sum(net.sizes) == 2 * count
     source.labels = [(i + 1) % 256 for i in range(count)]
-    assert evaluate_source(net, protocol, source, "test").rates("x")["x_error"] == 100
+    assert evaluate_split(net, protocol, source, "test").averages("x")["x_error"] == 100
 
 
 def test_images_are_read_in_order_and_broken_ones_left_out():
     images = [Image.new("L", (8, 8), i) for i in range(90)]
     source = Images(images, list(range(90)), broken=(0, 40, 89))
-    protocol = make_protocol("split", (8, 8))
+    protocol = make_crop_protocol("split", (8, 8))
     found = list(read(source, protocol, 256, skip_broken=True))
     assert [i for i, item in enumerate(found) if item is None] == [0, 40, 89]
     assert [item[0] for item in found if item] == [i for i in range(90) if i not in source.broken]
     said = []
-    scores = evaluate_source(Echo(7), protocol, source, "split test", True, said.append)
+    scores = evaluate_split(Echo(7), protocol, source, "split test", True, said.append)
     assert scores.count == 87
     assert said == ["3 of 90 images of split test cannot be decoded; left out"]
     with pytest.raises(BrokenImageError, match="image 0 cannot be decoded"):
-        evaluate_source(Echo(7), protocol, source, "split test")
+        evaluate_split(Echo(7), protocol, source, "split test")
     source = Images(images[:2], [0, 1], broken=(0, 1))
     with pytest.raises(DatasetError, match="none of the 2 images"):
-        evaluate_source(Echo(7), protocol, source, "split test", True, said.append)
+        evaluate_split(Echo(7), protocol, source, "split test", True, said.append)
 
 
 def test_an_image_of_another_size_or_class_is_named():
     source = Images([Image.new("L", (8, 8)), Image.new("L", (8, 9))], [0, 0])
     with pytest.raises(DatasetError, match="image 1 has 9 x 8 pixels and not the 8 x 8"):
-        list(read(source, make_protocol("split", (8, 8)), 10, False))
+        list(read(source, make_crop_protocol("split", (8, 8)), 10, False))
     source = Images([Image.new("L", (8, 8))], [-1])
     with pytest.raises(DatasetError, match="image 0 has the label -1; there are 10 classes"):
-        list(read(source, make_protocol("split", (8, 8)), 10, False))
+        list(read(source, make_crop_protocol("split", (8, 8)), 10, False))
 
 
 def by_hand(net, views):
@@ -132,7 +132,7 @@ def rates_of(probabilities, labels):
 
 @pytest.fixture(scope="module")
 def net(digits_run):
-    return load_net(digits_run)
+    return load_trained_model(digits_run)
 
 
 def test_ten_crops_and_centre_are_means_of_single_crops(net):
@@ -141,18 +141,18 @@ def test_ten_crops_and_centre_are_means_of_single_crops(net):
     images = [Image.fromarray(rng.integers(0, 256, size, np.uint8)) for size in sizes]
     labels = np.array([3, 1, 4, 1, 5])
     net.config.eval_batch_size = 3
-    protocol = make_protocol("10-crop", (8, 8), short_side=11)
+    protocol = make_crop_protocol("10-crop", (8, 8), short_side=11)
     crops = [protocol.views(image) for image in images]  # see test_views
     everything = [by_hand(net, [*five, *(mirrored(net, v) for v in five)]) for five in crops]
     predictor = Predictor([net], net.config, mirror=True)
-    scores = evaluate_source(predictor, protocol, Images(images, labels), "test")
-    assert scores.rates("test") == rates_of(everything, labels)
+    scores = evaluate_split(predictor, protocol, Images(images, labels), "test")
+    assert scores.averages("test") == rates_of(everything, labels)
 
-    protocol = make_protocol("centre", (8, 8), short_side=11)
-    centres = [by_hand(net, [five[4]]) for five in crops]
+    protocol = make_crop_protocol("center", (8, 8), short_side=11)
+    centers = [by_hand(net, [five[4]]) for five in crops]
     predictor = Predictor([net], net.config)
-    scores = evaluate_source(predictor, protocol, Images(images, labels), "test")
-    assert scores.rates("test") == rates_of(centres, labels)
+    scores = evaluate_split(predictor, protocol, Images(images, labels), "test")
+    assert scores.averages("test") == rates_of(centers, labels)
 
 
 def test_multi_scale_is_the_mean_over_whole_images(net):
@@ -160,11 +160,13 @@ def test_multi_scale_is_the_mean_over_whole_images(net):
     sizes = [(8, 8), (16, 8), (8, 16), (9, 9)]
     images = [Image.fromarray(rng.integers(0, 256, size, np.uint8)) for size in sizes]
     labels = np.array([3, 1, 4, 1])
-    protocol = make_protocol("multi-scale", (8, 8), scales=[8, 14])
+    protocol = make_crop_protocol("multi-scale", (8, 8), scales=[8, 14])
     expected = []
     for image in images:
         scaled = [
-            as_array(image.resize((w * s // h, s) if w >= h else (s, h * s // w), Image.BILINEAR))
+            image_to_array(
+                image.resize((w * s // h, s) if w >= h else (s, h * s // w), Image.BILINEAR)
+            )
             for s in (8, 14)
             for w, h in [image.size]
         ]
@@ -172,9 +174,9 @@ def test_multi_scale_is_the_mean_over_whole_images(net):
             np.mean([by_hand(net, [view, mirrored(net, view)]) for view in scaled], axis=0)
         )
     predictor = Predictor([net], net.config, mirror=True)
-    scores = evaluate_source(predictor, protocol, Images(images, labels), "test")
-    rates = rates_of(expected, labels)
-    assert scores.rates("test") == rates
+    scores = evaluate_split(predictor, protocol, Images(images, labels), "test")
+    averages = rates_of(expected, labels)
+    assert scores.averages("test") == averages
 
 
 def test_a_batch_has_as_many_pixels_at_any_size(net):
@@ -188,7 +190,7 @@ def test_a_batch_has_as_many_pixels_at_any_size(net):
 def test_the_devices_share_a_batch(net):
     """Eight devices, or one, or pmap: the same probabilities."""
     source = open_sources(net.config.dataset).test
-    images = np.stack([as_array(source.load(i)[0]) for i in range(11)])
+    images = np.stack([image_to_array(source.load(i)[0]) for i in range(11)])
     config = net.config.copy_and_resolve_references()
     results = []
     for devices, parallelism in ((1, "jit"), (8, "jit"), (2, "pmap"), (10_000, "jit")):

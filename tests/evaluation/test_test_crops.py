@@ -4,7 +4,7 @@ from PIL import Image
 
 from flaxres.data.resize import resize
 from flaxres.errors import ConfigError, DatasetError
-from flaxres.evaluation.test_crops import make_protocol, whole
+from flaxres.evaluation.test_crops import make_crop_protocol, whole
 
 
 def random_image(width, height, mode="RGB", seed=0):
@@ -15,7 +15,7 @@ def random_image(width, height, mode="RGB", seed=0):
 @pytest.mark.parametrize(("width", "height"), [(15, 11), (11, 30), (12, 12)])
 def test_ten_crops_are_slices_of_the_central_square(width, height):
     image = random_image(width, height)
-    views = make_protocol("10-crop", (8, 8), short_side=11).views(image)
+    views = make_crop_protocol("10-crop", (8, 8), short_side=11).views(image)
     square = np.asarray(resize(image, 11))
     expected = [
         *(square[:8, :8], square[:8, 3:], square[3:, :8], square[3:, 3:]),
@@ -27,31 +27,31 @@ def test_ten_crops_are_slices_of_the_central_square(width, height):
 def test_the_central_square_of_an_image_that_needs_no_scaling():
     image = random_image(20, 10)
     pixels = np.asarray(image)[:, 5:15]
-    views = make_protocol("10-crop", (8, 8), short_side=10).views(image)
+    views = make_crop_protocol("10-crop", (8, 8), short_side=10).views(image)
     np.testing.assert_array_equal(views[1], pixels[:8, 2:])
     np.testing.assert_array_equal(
-        make_protocol("centre", (8, 6), short_side=10).views(image)[0], pixels[1:9, 2:8]
+        make_crop_protocol("center", (8, 6), short_side=10).views(image)[0], pixels[1:9, 2:8]
     )
 
 
 def test_grey_images_have_a_channel():
-    views = make_protocol("centre", (8, 8)).views(random_image(9, 9, "L"))
+    views = make_crop_protocol("center", (8, 8)).views(random_image(9, 9, "L"))
     assert [view.shape for view in views] == [(8, 8, 1)]
 
 
 def test_the_papers_numbers_and_their_ratios():
-    assert make_protocol("10-crop", (224, 224)).short_sides == (256,)
-    assert make_protocol("centre", (32, 32)).short_sides == (37,)  # 36.6
-    assert make_protocol("multi-scale", (224, 224)).short_sides == (224, 256, 384, 480, 640)
-    assert make_protocol("multi-scale", (32, 32)).short_sides == (32, 37, 55, 69, 91)
+    assert make_crop_protocol("10-crop", (224, 224)).short_sides == (256,)
+    assert make_crop_protocol("center", (32, 32)).short_sides == (37,)  # 36.6
+    assert make_crop_protocol("multi-scale", (224, 224)).short_sides == (224, 256, 384, 480, 640)
+    assert make_crop_protocol("multi-scale", (32, 32)).short_sides == (32, 37, 55, 69, 91)
 
 
 def test_views_and_mirror_images_of_each_protocol():
-    protocols = [make_protocol(name, (8, 8)) for name in ("split", "centre", "10-crop")]
-    assert [(p.num_views, p.mirror) for p in protocols] == [(1, False), (1, False), (5, True)]
-    multi = make_protocol("multi-scale", (8, 8), scales=[8, 12, 16])
+    protocols = [make_crop_protocol(name, (8, 8)) for name in ("split", "center", "10-crop")]
+    assert [(p.num_crops, p.mirror) for p in protocols] == [(1, False), (1, False), (5, True)]
+    multi = make_crop_protocol("multi-scale", (8, 8), scales=[8, 12, 16])
     image = random_image(9, 8)
-    assert (multi.num_views, multi.mirror) == (3, True) == (len(multi.views(image)), True)
+    assert (multi.num_crops, multi.mirror) == (3, True) == (len(multi.views(image)), True)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_whole_images_have_few_shapes():
 
 
 def test_extreme_shapes_hold_all_others():
-    protocol = make_protocol("multi-scale", (8, 8), scales=[8, 21])
+    protocol = make_crop_protocol("multi-scale", (8, 8), scales=[8, 21])
     assert protocol.extreme_shapes() == [(8, 8), (8, 16), (21, 21), (21, 42)]
     assert whole(random_image(90, 9), 8).size == (16, 8)
     assert whole(random_image(8, 15), 8).size == (8, 14)  # of 8, 9, 10, 11, 12, 13, 14 and 16
@@ -85,26 +85,26 @@ def test_extreme_shapes_hold_all_others():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("9-crop", {}, "one of split, centre, 10-crop, multi-scale, got '9-crop'"),
-        ("split", {"short_side": 9}, "short_side is for the protocols centre and 10-crop"),
+        ("9-crop", {}, "one of split, center, 10-crop, multi-scale, got '9-crop'"),
+        ("split", {"short_side": 9}, "short_side is for the protocols center and 10-crop"),
         (
             "10-crop",
             {"short_side": 7},
             "short_side must be at least 8, the pixels of a crop, got 7",
         ),
-        ("centre", {"scales": [9]}, "scales are for the protocol multi-scale, got centre"),
+        ("center", {"scales": [9]}, "scales are for the protocol multi-scale, got center"),
         ("multi-scale", {"scales": [9, 0]}, "from 1 on, got 9, 0"),
         ("multi-scale", {"scales": [9, 9]}, "different numbers of pixels"),
     ],
 )
 def test_protocols_that_there_are_not(name, options, message):
     with pytest.raises(ConfigError, match=message):
-        make_protocol(name, (8, 8), **options)
+        make_crop_protocol(name, (8, 8), **options)
 
 
 def test_a_split_with_images_of_another_size():
     with pytest.raises(DatasetError, match="has 9 x 8 pixels and not the 8 x 8 of the net"):
-        make_protocol("split", (8, 8)).views(random_image(8, 9))
+        make_crop_protocol("split", (8, 8)).views(random_image(8, 9))
     image = random_image(20, 9)
-    views = make_protocol("split", (8, 8), split_short_side=10).views(image)
+    views = make_crop_protocol("split", (8, 8), split_short_side=10).views(image)
     np.testing.assert_array_equal(views[0], np.asarray(resize(image, 8, 10)))

@@ -20,7 +20,7 @@ def is_override(argument):
 
 
 def test_trains_draws_skips_and_adds(python, tmp_path):
-    done = python(*SMALL, "--nets=plain-8,resnet-8", f"--workdir={tmp_path}")
+    done = python(*SMALL, "--models=plain-8,resnet-8", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "resnet-8/seed-0: finished" in done.stderr
     assert "| plain-8 |" in done.stdout
@@ -29,7 +29,7 @@ def test_trains_draws_skips_and_adds(python, tmp_path):
         assert (tmp_path / name).stat().st_size > 50
     before = (tmp_path / "plain-8/seed-0/metrics.jsonl").stat().st_mtime_ns
 
-    done = python(*SMALL, "--nets=plain-8", "--seeds=0,1", f"--workdir={tmp_path}")
+    done = python(*SMALL, "--models=plain-8", "--seeds=0,1", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "plain-8/seed-0: started" not in done.stderr
     assert "(2 seeds)" in done.stdout
@@ -52,8 +52,8 @@ def test_plot_only_draws_what_is_there_and_trains_nothing(python, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (("--nets=plain-8,resnet-9",), 2, "depth must be 6n+2"),
-        (("--nets=alexnet",), 2, "net must be"),
+        (("--models=plain-8,resnet-9",), 2, "depth must be 6n+2"),
+        (("--models=alexnet",), 2, "net must be"),
         (("--seeds=a",), 2, "--seeds must be numbers"),
         (
             ("--config=configs/digits.py:resnet-20", "--config.seed=1"),
@@ -77,7 +77,7 @@ def test_bad_input_before_any_training(python, tmp_path, arguments, code, part):
 def test_a_net_that_diverges_does_not_stop_the_others(python, tmp_path):
     done = python(
         *SMALL,
-        *("--nets=plain-8,resnet-8", f"--workdir={tmp_path}", "--config.learning_rate=1e30"),
+        *("--models=plain-8,resnet-8", f"--workdir={tmp_path}", "--config.learning_rate=1e30"),
     )
     assert done.returncode == 1
     assert "2 of 2 runs failed: " in done.stderr

@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.slow
 SMALL = (
     *("-m", "experiments.reproduction", "--config=configs/digits.py"),
-    *("--nets=plain-8", "--deep_nets=plain-14", "--seeds=2", "--workers=1"),
+    *("--models=plain-8", "--deep_models=plain-14", "--seeds=2", "--workers=1"),
     *("--config.num_steps=12", "--config.boundaries=(6,9)", "--config.batch_size=16"),
     *("--config.model.widths=(4,4,4)", "--config.log_every=4", "--config.eval_every=4"),
 )
@@ -69,7 +69,7 @@ def test_results_of_another_config_are_refused(reproduce):
 def test_slices_of_time_and_peers(python, directory):
     runs, results = directory / "slices", directory / "slices-results"
     own = (*SMALL, f"--workdir={runs}", f"--results={results}", "--config.num_steps=100000")
-    flags = ("--nets=resnet-8", "--deep_nets=", "--seeds=1", "--config.checkpoint_every=50")
+    flags = ("--models=resnet-8", "--deep_models=", "--seeds=1", "--config.checkpoint_every=50")
     peer = runs / "pytorch" / "resnet-8" / "seed-0"
     done = python(*own, *flags, "--minutes=0.25")
     assert done.returncode == 0, done.stderr
@@ -90,9 +90,9 @@ def test_slices_of_time_and_peers(python, directory):
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (("--nets=", "--deep_nets="), "--nets and --deep_nets are empty"),
-        (("--nets=resnet-9",), "depth must be 6n+2"),
-        (("--nets=preact-20",), "take the plain and residual nets of section 4.2, got preact-20"),
+        (("--models=", "--deep_models="), "--models and --deep_models are empty"),
+        (("--models=resnet-9",), "depth must be 6n+2"),
+        (("--models=preact-20",), "take the plain and residual nets of section 4.2, got preact-20"),
         (("--seeds=0",), "seeds"),
     ],
 )

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from flaxres.data import open_sources
-from flaxres.data.resize import as_array
+from flaxres.data.resize import image_to_array
 from flaxres.errors import ConfigError
 from flaxres.inference.export import about, export_net, write_export
 from flaxres.inference.predictor import Predictor
-from flaxres.inference.trained_model import load_net
+from flaxres.inference.trained_model import load_trained_model
 from tests.inference.test_trained_model import random_net
 from tests.test_main import fails
 
@@ -32,7 +32,7 @@ assert "flaxres" not in sys.modules and "flax" not in sys.modules
 
 def images_of(net, count):
     source = open_sources(net.config.dataset).test
-    return np.stack([as_array(source.load(i)[0]) for i in range(count)])
+    return np.stack([image_to_array(source.load(i)[0]) for i in range(count)])
 
 
 def test_jax_alone_runs_an_export(python, tmp_path, digits_run):
@@ -43,7 +43,7 @@ def test_jax_alone_runs_an_export(python, tmp_path, digits_run):
     assert done.returncode == 0, done.stderr
     assert "resnet-8 in " in done.stdout
     assert "after 20 steps" in done.stdout
-    net = load_net(digits_run)
+    net = load_trained_model(digits_run)
     images = images_of(net, 7)
     np.save(tmp_path / "images.npy", images)
     script = tmp_path / "alone.py"
@@ -64,7 +64,7 @@ def test_jax_alone_runs_an_export(python, tmp_path, digits_run):
 
 
 def test_an_export_is_plain_stablehlo_for_all_platforms(digits_run):
-    exported = export_net(load_net(digits_run))
+    exported = export_net(load_trained_model(digits_run))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert "flaxres" not in exported.mlir_module()  # names of the CPU kernels, paths of files
     assert str(exported.in_avals[0]) == "uint8[n,8,8,1]"
@@ -83,7 +83,7 @@ def test_nets_of_other_layers(name, fields):
 
 
 def test_where_an_export_cannot_be_written(tmp_path, digits_run, python):
-    net = load_net(digits_run)
+    net = load_trained_model(digits_run)
     with pytest.raises(ConfigError, match="--output must be a file"):
         write_export(net, tmp_path)
     with pytest.raises(ConfigError, match="there is no directory"):

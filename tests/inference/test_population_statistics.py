@@ -8,8 +8,8 @@ from flax import traverse_util
 from flaxres.data import Dataset, Split
 from flaxres.errors import ConfigError
 from flaxres.inference.population_statistics import (
-    Pool,
-    check_population,
+    MomentAccumulator,
+    check_has_statistics,
     epoch_batches,
     make_batch_statistics,
     population_statistics,
@@ -167,7 +167,7 @@ def test_a_pool_of_a_large_mean_and_a_small_variance():
     """Where float32, or the difference of squares, would have no digit left."""
     rng = np.random.default_rng(0)
     parts = [rng.normal(1e6, 1e-2, (size, 3)) for size in (1, 7, 30, 2)]
-    pool = Pool()
+    pool = MomentAccumulator()
     for part in parts:
         statistics = {"mean": part.mean(0), "var": part.var(0)}
         pool.add({"norm": statistics}, len(part))
@@ -198,4 +198,4 @@ def test_norms_without_statistics(config, dataset, norm):
 def test_several_replicas(config):
     config.num_replicas = 2
     with pytest.raises(ConfigError, match="for num_replicas=1, got 2"):
-        check_population(config)
+        check_has_statistics(config)

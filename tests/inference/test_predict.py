@@ -8,7 +8,7 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.inference.predict import PredictionError, find, predict
 from flaxres.inference.predictor import Predictor
-from flaxres.inference.trained_model import load_net
+from flaxres.inference.trained_model import load_trained_model
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.test_main import fails
@@ -43,7 +43,7 @@ def lines_of(capsys):
 
 def test_predictions_are_those_of_the_evaluation(folder, capsys):
     """Every class of every test image, against the arrays that the split is evaluated with."""
-    net = load_net(folder / "run")
+    net = load_trained_model(folder / "run")
     assert net.inputs.class_names == ("bright", "dark", "striped")
     net.config.eval_batch_size = 4  # fifteen images, so the last batch is filled up
     predict(net, [f"{folder}/test/*/*.jpg"], as_json=True)
@@ -69,7 +69,7 @@ def test_predictions_are_those_of_the_evaluation(folder, capsys):
 
 
 def test_files_that_fail_get_a_line_each_and_others_are_shown(folder, tmp_path, capsys):
-    net = load_net(folder / "run")
+    net = load_trained_model(folder / "run")
     (tmp_path / "cut.jpg").write_bytes((folder / "test/dark/0.jpg").read_bytes()[:200])
     (tmp_path / "text.jpg").write_text("nothing")
     (tmp_path / "empty.jpg").write_text("")
@@ -115,12 +115,12 @@ def test_a_table_on_the_command_line(folder, python):
 
 def test_fewer_than_one_class(folder):
     with pytest.raises(ConfigError, match="top must be at least 1, got 0"):
-        predict(load_net(folder / "run"), ["a.jpg"], top=0)
+        predict(load_trained_model(folder / "run"), ["a.jpg"], top=0)
 
 
 def test_protocols_of_a_folder_on_the_command_line(folder, python):
     arguments = ("-m", "flaxres.main", "--mode=eval", f"--workdir={folder / 'run'}")
-    done = python(*arguments, "--protocol=multi-scale", "--scales=8,11", "--splits=test")
+    done = python(*arguments, "--test_crops=multi-scale", "--scales=8,11", "--splits=test")
     assert done.returncode == 0, done.stderr
     shown = dict(line.split(": ") for line in done.stdout.splitlines())
     assert set(shown) == {"step", "test_loss", "test_error", "test_images"}  # of three classes

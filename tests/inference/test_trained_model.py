@@ -8,9 +8,14 @@ import pytest
 
 from configs import digits
 from flaxres.errors import CheckpointError, ConfigError
-from flaxres.inference.trained_model import TrainedNet, check_same_data, load_net, run_config
+from flaxres.inference.trained_model import (
+    TrainedModel,
+    check_same_data,
+    load_trained_model,
+    run_config,
+)
 from flaxres.models import create_model
-from flaxres.run.input_spec import Inputs
+from flaxres.run.input_spec import InputSpec
 from tests.conftest import quick_jit
 
 
@@ -21,36 +26,36 @@ def random_net(name, shape=(8, 8, 1), **fields):
     config.num_devices = 1
     model = create_model(config.model, 10)
     init = quick_jit(lambda images: model.init(jax.random.key(0), images, train=False))
-    inputs = Inputs(np.full(shape, 0.25, np.float32), tuple("0123456789"))
+    inputs = InputSpec(np.full(shape, 0.25, np.float32), tuple("0123456789"))
     variables = {"batch_stats": {}} | init(np.zeros((1, *shape), np.float32))
-    return TrainedNet(Path("somewhere"), config, 0, variables, inputs, model)
+    return TrainedModel(Path("somewhere"), config, 0, variables, inputs, model)
 
 
 def test_the_newest_checkpoint_is_loaded(digits_run, config):
-    net = load_net(digits_run)
+    net = load_trained_model(digits_run)
     assert (net.step, net.name) == (20, f"resnet-8 in {digits_run}")
     assert net.config.to_dict() == config.to_dict()
     assert net.variables["params"]["dense"]["kernel"].shape == (8, 10)
-    assert load_net(digits_run, config).inputs.image_shape == (8, 8, 1)
+    assert load_trained_model(digits_run, config).inputs.image_shape == (8, 8, 1)
     config.seed = 1
     with pytest.raises(Exception, match="seed is 0 there and 1 here"):
-        load_net(digits_run, config)
+        load_trained_model(digits_run, config)
 
 
 def test_what_cannot_be_loaded(tmp_path, digits_run, config):
-    for load in (load_net, run_config):
+    for load in (load_trained_model, run_config):
         with pytest.raises(CheckpointError, match="holds no run; train it first"):
             load(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="batch_stats must be running or population"):
-        load_net(digits_run, batch_stats="all")
+        load_trained_model(digits_run, batch_stats="all")
     config.num_replicas = 2
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(ConfigError, match="num_replicas=2 nets in one program"):
-        load_net(tmp_path)
+        load_trained_model(tmp_path)
     config.num_replicas = 1
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
-        load_net(tmp_path)
+        load_trained_model(tmp_path)
 
 
 def test_sizes_that_a_net_takes():
@@ -75,7 +80,7 @@ def test_sizes_that_a_net_takes():
     ],
 )
 def test_nets_of_an_ensemble_have_the_same_data(digits_run, field, value, message):
-    net = load_net(digits_run)
+    net = load_trained_model(digits_run)
     config = net.config.copy_and_resolve_references()
     config.dataset[field] = value
     nets = [net, dataclasses.replace(net, config=config)]
@@ -87,10 +92,13 @@ def test_nets_of_an_ensemble_have_the_same_data(digits_run, field, value, messag
 
 
 def test_nets_of_an_ensemble_have_the_same_classes_and_images(digits_run):
-    net = load_net(digits_run)
+    net = load_trained_model(digits_run)
     for inputs, message in (
-        (Inputs(net.inputs.mean, tuple("0123456798")), "its classes are others than those of"),
-        (Inputs(net.inputs.mean[:7], net.inputs.class_names), r"\(7, 8, 1\) there and \(8, 8, 1\)"),
+        (InputSpec(net.inputs.mean, tuple("0123456798")), "its classes are others than those of"),
+        (
+            InputSpec(net.inputs.mean[:7], net.inputs.class_names),
+            r"\(7, 8, 1\) there and \(8, 8, 1\)",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             check_same_data([net, dataclasses.replace(net, inputs=inputs)], net.config)

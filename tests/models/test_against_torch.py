@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 from flaxres.models import create_model
 from flaxres.pretrained.torch_state_dict import convert
 from flaxres.training.optimizer import make_optimizer
@@ -54,7 +54,7 @@ def close(ours, theirs, rtol):
 @pytest.mark.slow
 @pytest.mark.parametrize(("net", "stem", "pixels", "size"), NETS)
 def test_logits_and_a_step(net, stem, pixels, size):
-    config = set_net(default_config(), net, stem)
+    config = set_model(default_config(), net, stem)
     config.augment.pad, config.augment.flip = 0, False
     config.learning_rate, config.weight_decay = 0.01, 1e-3
     torch.manual_seed(0)

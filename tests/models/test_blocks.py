@@ -15,12 +15,12 @@ CONV = make_conv()
 def centre_kernels(params):
     """Kernels that copy channel i of the middle pixel to channel i."""
 
-    def centre(kernel):
+    def center(kernel):
         values = np.zeros(kernel.shape, np.float32)
         values[1, 1] = np.eye(*kernel.shape[2:])
         return jnp.asarray(values)
 
-    return jax.tree.map(centre, params)
+    return jax.tree.map(center, params)
 
 
 @pytest.mark.parametrize("size", [8, 9])

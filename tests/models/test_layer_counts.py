@@ -2,14 +2,14 @@ import pytest
 
 from configs import cifar10, imagenet
 from flaxres.models import create_model
-from flaxres.models.layer_counts import block_weights, summarise
+from flaxres.models.layer_counts import block_weights, summarize
 
 IMAGE = (32, 32, 3)
 
 
 def totals(net):
     config = cifar10.get_config(net)
-    layers = summarise(create_model(config.model, 10), IMAGE)
+    layers = summarize(create_model(config.model, 10), IMAGE)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
 
 
@@ -34,7 +34,7 @@ def test_totals_of_the_paper(net, params, macs):
 
 def test_layers_by_hand():
     config = cifar10.get_config("resnet-8-B").model
-    layers = {layer.name: layer for layer in summarise(create_model(config, 10), IMAGE)}
+    layers = {layer.name: layer for layer in summarize(create_model(config, 10), IMAGE)}
     first = layers["conv"]
     assert (first.kind, first.output_shape) == ("Conv", (32, 32, 16))
     assert (first.params, first.macs) == (3 * 3 * 3 * 16, 32 * 32 * 3 * 3 * 3 * 16)
@@ -55,7 +55,7 @@ def test_weights_of_blocks_by_their_channels():
     nets = {}
     for net in ("resnet-34", "resnet-50", "densenet-121"):
         model = imagenet.get_config(net).model
-        nets[net] = block_weights(summarise(create_model(model, 1000), (224, 224, 3)))
+        nets[net] = block_weights(summarize(create_model(model, 1000), (224, 224, 3)))
     assert nets["resnet-34"] == {c: 2 * 9 * c * c for c in (64, 128, 256, 512)}
     assert nets["resnet-34"][256] == 1_179_648
     assert nets["resnet-50"][256] == 69_632
@@ -68,9 +68,9 @@ def test_a_layer_counts_once_with_and_without_the_cpu_kernels(config):
 
     config.model.widths = (16, 16, 32)
     model = create_model(config.model, 10)
-    layers = summarise(model, (8, 8, 1))
-    with kernels.left_out():
-        assert [layer.params for layer in summarise(model, (8, 8, 1))] == [
+    layers = summarize(model, (8, 8, 1))
+    with kernels.kernels_disabled():
+        assert [layer.params for layer in summarize(model, (8, 8, 1))] == [
             layer.params for layer in layers
         ]
     assert len({layer.name for layer in layers}) == len(layers)

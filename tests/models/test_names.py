@@ -1,6 +1,6 @@
 import pytest
 
-from flaxres.config import check_config, default_config, net_name, set_net
+from flaxres.config import check_config, default_config, model_name, set_model
 from flaxres.errors import ConfigError
 
 NAMES = {
@@ -19,14 +19,14 @@ NAMES = {
 
 @pytest.mark.parametrize(("stem", "net"), [(s, net) for s, nets in NAMES.items() for net in nets])
 def test_names_there_and_back(stem, net):
-    config = set_net(default_config(), net, stem)
+    config = set_model(default_config(), net, stem)
     check_config(config)
-    assert net_name(config.model) == net
+    assert model_name(config.model) == net
 
 
 def test_a_name_leaves_nothing_of_the_one_before():
-    config = set_net(set_net(default_config(), "densenet-bc-100-12"), "resnet-20")
-    assert config.to_json() == set_net(default_config(), "resnet-20").to_json()
+    config = set_model(set_model(default_config(), "densenet-bc-100-12"), "resnet-20")
+    assert config.to_json() == set_model(default_config(), "resnet-20").to_json()
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_name_leaves_nothing_of_the_one_before():
     ],
 )
 def test_what_a_name_stands_for(net, stem, fields):
-    model = set_net(default_config(), net, stem).model
+    model = set_model(default_config(), net, stem).model
     assert (model.block, model.shortcut, model.widths, model.stride_on) == fields
 
 
@@ -51,14 +51,14 @@ def test_what_a_name_stands_for(net, stem, fields):
 )
 def test_names_that_mean_no_net(net):
     with pytest.raises(ConfigError, match=rf"net must be FAMILY-DEPTH, .*, got '{net}'"):
-        set_net(default_config(), net)
+        set_model(default_config(), net)
 
 
 def test_the_warm_up_is_of_deep_residual_nets_on_cifar():
     warm = [
         net
         for net in ("plain-110", "resnet-56", "resnet-110", "preact-164", "densenet-bc-190-40")
-        if set_net(default_config(), net).warmup.enabled
+        if set_model(default_config(), net).warmup.enabled
     ]
     assert warm == ["resnet-110", "preact-164"]
-    assert not set_net(default_config(), "resnet-152", "imagenet").warmup.enabled
+    assert not set_model(default_config(), "resnet-152", "imagenet").warmup.enabled

@@ -2,10 +2,10 @@
 
 import pytest
 
-from flaxres.config import check_config, default_config, set_net
+from flaxres.config import check_config, default_config, set_model
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
-from flaxres.models.layer_counts import summarise
+from flaxres.models.layer_counts import summarize
 
 CIFAR = [
     # He16 (arXiv 1603.05027), table 4, says 1.7M for 164 and 10.2M for 1001 layers.
@@ -41,10 +41,10 @@ IMAGENET = [
 
 
 def count(net, stem, shape, num_classes, **fields):
-    config = set_net(default_config(), net, stem)
+    config = set_model(default_config(), net, stem)
     config.model.update(fields)
     check_config(config)
-    layers = summarise(create_model(config.model, num_classes), shape)
+    layers = summarize(create_model(config.model, num_classes), shape)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
 
 
@@ -75,9 +75,9 @@ def test_a_bottleneck_is_cheaper():
     """Two 3x3 convolutions at 256 channels against 256-64-64-256; He15, figure 5."""
 
     def weights(net, **fields):
-        config = set_net(default_config(), net, "imagenet")
+        config = set_model(default_config(), net, "imagenet")
         config.model.update(fields)
-        layers = summarise(create_model(config.model, 10), (64, 64, 3))
+        layers = summarize(create_model(config.model, 10), (64, 64, 3))
         block = [layer for layer in layers if layer.name.startswith("stage1_block2/conv")]
         return sum(layer.params for layer in block)
 
@@ -124,7 +124,7 @@ def test_images_and_channels_that_do_not_fit(net, stem, pixels, norm, message):
     ],
 )
 def test_fields_that_make_no_net(net, fields, message):
-    config = set_net(default_config(), net)
+    config = set_model(default_config(), net)
     config.model.update(fields)
     with pytest.raises(ConfigError, match=message) as caught:
         check_config(config)

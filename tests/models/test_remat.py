@@ -121,7 +121,7 @@ def test_the_compiled_program_needs_less_memory(own_kernels):
     """XLA does not merge the second computation with the first, nor do it too early."""
     images = batch(16, 16)
     needed = []
-    with contextlib.nullcontext() if own_kernels else kernels.left_out():
+    with contextlib.nullcontext() if own_kernels else kernels.kernels_disabled():
         for remat in (False, True):
             net = cifar_net(20, "A", 10, widths=(16, 16, 16), remat=remat)
             step = jax.jit(functools.partial(trained, net))

@@ -15,7 +15,7 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DistributedError
 from flaxres.parallel import multihost
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from tests.conftest import ROOT, small_config
 from tests.training.test_train import metrics
 
@@ -56,7 +56,7 @@ def start_two(workdir, *flags):
 
 def last_state(workdir):
     config = small_config()
-    like = Programs(config, load_dataset(config.dataset)).state_shape
+    like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(like, pytest.fail)
 
@@ -138,22 +138,24 @@ def test_a_failure_of_one_ends_both_in_one_line_each(tmp_path):
     ],
 )
 def test_what_an_environment_asks_for(environment, expected):
-    assert multihost.asked_by(environment) == expected
+    assert multihost.settings_from_environment(environment) == expected
 
 
 def test_half_an_environment():
     with pytest.raises(ConfigError, match="JAX_PROCESS_ID=None"):
-        multihost.asked_by({"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2"})
+        multihost.settings_from_environment(
+            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2"}
+        )
 
 
 @pytest.mark.parametrize("given", [("host:1", 2, None), ("host", 2, 0), ("host:1", 2, 2)])
 def test_arguments_that_make_no_sense(given):
     with pytest.raises(ConfigError, match="needs coordinator_address HOST:PORT"):
-        multihost.initialise(*given)
+        multihost.initialize(*given)
 
 
 def test_nobody_at_the_address():
     with pytest.raises(
         DistributedError, match=r"process 1 could not reach process 0 at 127.0.0.1:9"
     ):
-        multihost.initialise("127.0.0.1:9", 2, 1, timeout=1)
+        multihost.initialize("127.0.0.1:9", 2, 1, timeout=1)

@@ -13,7 +13,7 @@ from flaxres.evaluation.evaluate import evaluate_run
 from flaxres.parallel import replicas
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.metric_writers import read_metrics
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.training.test_train import metrics, send_signal_at
@@ -36,9 +36,9 @@ def together(tmp_path_factory):
 
 
 def last_state(config, workdir):
-    programs = Programs(config, load_dataset(config.dataset))
+    compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
     with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore(programs.state_shape, pytest.fail)
+        return checkpoints.restore(compiled_steps.state_shape, pytest.fail)
 
 
 def test_each_seed_is_the_run_that_it_is_alone(together, tmp_path):

@@ -10,15 +10,15 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxres.data import load_dataset
-from flaxres.data.augment import normalise
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.augment import normalize
+from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
 from flaxres.models.norms import make_norm, pool_running_statistics
 from flaxres.parallel import sharding
 from flaxres.parallel.sharding import AXIS, Devices
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.training.test_train import send_signal_at
@@ -35,10 +35,10 @@ def train(num_devices=8, **changes):
     config.num_devices = num_devices
     config.update_from_flattened_dict(changes)
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    state, arrays = programs.initial_state(), programs.put(dataset.train)
-    step = programs.compile_train_steps(state, arrays, 1)
-    order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+    compiled_steps = CompiledSteps(config, dataset)
+    state, arrays = compiled_steps.initial_state(), compiled_steps.put(dataset.train)
+    step = compiled_steps.compile_train_steps(state, arrays, 1)
+    order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
     for i in range(STEPS):
         state, sums = step(state, arrays, order.indices(i))
     return jax.device_get(state), jax.device_get(sums)
@@ -78,7 +78,7 @@ def test_batch_norm_per_device_is_a_loop_over_shards():
     changes = {"augment.pad": 0, "augment.flip": False, "learning_rate": 0.01}
     state, _ = train(bn_scope="device", **changes)
     dataset = load_dataset(config.dataset)
-    start = Programs(config, dataset).initial_state()
+    start = CompiledSteps(config, dataset).initial_state()
     model = create_model(config.model, 10)
 
     @jax.jit
@@ -92,7 +92,7 @@ def test_batch_norm_per_device_is_a_loop_over_shards():
 
     params = start.params
     velocity = jax.tree.map(jnp.zeros_like, params)
-    order = EpochOrder(len(dataset.train), config.batch_size, config.seed)
+    order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
     mean = dataset.mean_image()
     for i in range(STEPS):
         shards = order.indices(i)[0].reshape(8, -1)
@@ -100,7 +100,7 @@ def test_batch_norm_per_device_is_a_loop_over_shards():
             shard_gradient(
                 params,
                 start.batch_stats,
-                normalise(jnp.asarray(dataset.train.images[rows]), mean),
+                normalize(jnp.asarray(dataset.train.images[rows]), mean),
                 dataset.train.labels[rows],
             )
             for rows in shards
@@ -143,11 +143,11 @@ def test_evaluation_on_many_devices_counts_every_image_once(config, parallelism,
     config.parallelism = parallelism
     config.eval_batch_size = batch_size
     dataset = load_dataset(config.dataset)
-    alone = Programs(config, dataset)
+    alone = CompiledSteps(config, dataset)
     expected = alone.evaluate(alone.initial_state(), alone.put(dataset.test))
     config.num_devices = 8
-    programs = Programs(config, dataset)
-    sums = programs.evaluate(programs.initial_state(), programs.put(dataset.test))
+    compiled_steps = CompiledSteps(config, dataset)
+    sums = compiled_steps.evaluate(compiled_steps.initial_state(), compiled_steps.put(dataset.test))
     assert (sums.count, sums.wrong) == (360, expected.wrong)
     np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-5)
 
@@ -166,11 +166,13 @@ def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch,
         [(8, "jit"), (1, "jit"), (4, "pmap"), (2, "jit")], start=1
     ):
         config.num_devices, config.parallelism = num_devices, parallelism
-        programs = Programs(config, load_dataset(config.dataset))
+        compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
         with Checkpoints(tmp_path) as checkpoints:
-            host = checkpoints.restore(programs.state_shape, pytest.fail) if step > 1 else None
+            host = (
+                checkpoints.restore(compiled_steps.state_shape, pytest.fail) if step > 1 else None
+            )
         if host is not None:
-            restored = jax.device_get(programs.devices.replicate(host))
+            restored = jax.device_get(compiled_steps.devices.replicate(host))
             jax.tree.map(np.testing.assert_array_equal, restored, host)
         stop_at(monkeypatch, tmp_path, config, step)
     assert "up to here it took 32 of each of 1" in capsys.readouterr().err
@@ -192,15 +194,15 @@ def test_devices_that_do_not_fit(config, changes, message):
 def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch):
     monkeypatch.setattr(sharding, "LARGE", 0)
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    state, arrays = programs.initial_state(), programs.put(dataset.train)
-    step = programs.compile_train_steps(state, arrays, 1)
-    state, metrics = step(state, arrays, programs.indices(0, 1))
+    compiled_steps = CompiledSteps(config, dataset)
+    state, arrays = compiled_steps.initial_state(), compiled_steps.put(dataset.train)
+    step = compiled_steps.compile_train_steps(state, arrays, 1)
+    state, metrics = step(state, arrays, compiled_steps.indices(0, 1))
     for i in range(1, 4):
         before = metrics
-        state, metrics = step(state, arrays, programs.indices(i, 1))
+        state, metrics = step(state, arrays, compiled_steps.indices(i, 1))
         assert all(leaf.is_ready() for leaf in jax.tree.leaves(before))
-    *before, _ = programs.launch_evaluation(state, programs.put(dataset.test))
+    *before, _ = compiled_steps.launch_evaluation(state, compiled_steps.put(dataset.test))
     assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, before)))
 
 

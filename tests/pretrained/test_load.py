@@ -20,26 +20,26 @@ from flaxres.pretrained.load import (
 )
 from flaxres.run.checkpoint import CHECKPOINTS, Checkpoints
 from flaxres.run.workdir import open_workdir
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from tests.conftest import small_config
 
 
 @pytest.fixture(scope="module")
-def programs():
+def compiled_steps():
     config = small_config()
-    return Programs(config, load_dataset(config.dataset))
+    return CompiledSteps(config, load_dataset(config.dataset))
 
 
-def shapes_of(programs):
-    return {name: getattr(programs.state_shape, name) for name in ("params", "batch_stats")}
+def shapes_of(compiled_steps):
+    return {name: getattr(compiled_steps.state_shape, name) for name in ("params", "batch_stats")}
 
 
 @pytest.fixture(scope="module")
-def variables(programs):
+def variables(compiled_steps):
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes_of(programs)
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes_of(compiled_steps)
     )
 
 
@@ -48,9 +48,9 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def write_run(workdir, config, programs, variables, steps=(5, 10)):
+def write_run(workdir, config, compiled_steps, variables, steps=(5, 10)):
     """A run of two checkpoints; the weights of the older one are all doubled."""
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), programs.state_shape)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), compiled_steps.state_shape)
     with open_workdir(workdir, config, {}), Checkpoints(workdir, keep=3) as checkpoints:
         for step in steps:
             factor = 1 if step == steps[-1] else 2
@@ -102,7 +102,7 @@ def test_training_begins_with_them(tmp_path, variables, num_replicas):
     config.num_replicas = num_replicas
     config.init_from = str(tmp_path / "net.msgpack")
     write_variables(tmp_path / "net.msgpack", variables)
-    state = Programs(config, load_dataset(config.dataset)).initial_state()
+    state = CompiledSteps(config, load_dataset(config.dataset)).initial_state()
     for i in range(num_replicas):
         own = jax.tree.map(lambda leaf, i=i: leaf[i], state) if num_replicas > 1 else state
         assert_same(jax.device_get(own.variables), variables)
@@ -147,9 +147,9 @@ def without(tree, *names):
         ),
     ],
 )
-def test_files_of_other_nets(programs, variables, change, message):
+def test_files_of_other_nets(compiled_steps, variables, change, message):
     with pytest.raises(WeightsError, match=message) as caught:
-        check_fit(change(variables), shapes_of(programs), small_config().model, "x.msgpack")
+        check_fit(change(variables), shapes_of(compiled_steps), small_config().model, "x.msgpack")
     assert "\n" not in str(caught.value)
 
 
@@ -200,15 +200,17 @@ def test_names_that_are_numbers_and_lists_are_refused_in_one_line(tmp_path):
         load_pretrained_weights(path, {"params": {}, "batch_stats": {}}, model)
 
 
-def test_the_newest_checkpoint_of_a_run(tmp_path, programs, variables, capsys):
-    write_run(tmp_path / "run", small_config(), programs, variables)
+def test_the_newest_checkpoint_of_a_run(tmp_path, compiled_steps, variables, capsys):
+    write_run(tmp_path / "run", small_config(), compiled_steps, variables)
     before = files_of(tmp_path)
     assert_same(read_run_variables(tmp_path / "run"), variables)
-    found = load_pretrained_weights(tmp_path / "run", shapes_of(programs), small_config().model)
+    found = load_pretrained_weights(
+        tmp_path / "run", shapes_of(compiled_steps), small_config().model
+    )
     assert_same(found, variables)
     other = small_config()
     other.model.depth = 14
-    shapes = shapes_of(Programs(other, load_dataset(other.dataset)))
+    shapes = shapes_of(CompiledSteps(other, load_dataset(other.dataset)))
     with pytest.raises(WeightsError, match="is not of this resnet-14: it has no params/stage1_"):
         load_pretrained_weights(tmp_path / "run", shapes, other.model)
     assert files_of(tmp_path) == before
@@ -228,9 +230,9 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, programs, variables, capsys):
         read_run_variables(tmp_path / "run")
 
 
-def test_directories_that_are_no_run_of_a_net(tmp_path, programs):
+def test_directories_that_are_no_run_of_a_net(tmp_path, compiled_steps):
     with pytest.raises(WeightsError, match=r"holds no run \(config\.json\); give that of a run"):
-        load_pretrained_weights(tmp_path, shapes_of(programs), small_config().model)
+        load_pretrained_weights(tmp_path, shapes_of(compiled_steps), small_config().model)
     with pytest.raises(WeightsError, match=r"there is no file .*absent"):
         load_pretrained_weights(tmp_path / "absent", {}, small_config().model)
     config = small_config()

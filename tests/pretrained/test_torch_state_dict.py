@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 from flaxres.errors import ConfigError, WeightsError
 from flaxres.models import create_model
 from flaxres.pretrained.torch_state_dict import convert, read_state_dict
@@ -19,7 +19,7 @@ from tests.models import torch_nets  # noqa: E402
 
 def net_of(name, stem="cifar", pixels=32, **fields):
     """Our net, the shapes of its variables, and PyTorch's net."""
-    config = set_net(default_config(), name, stem).model
+    config = set_model(default_config(), name, stem).model
     config.update(fields)
     torch.manual_seed(0)
     theirs = torch_nets.build(config, 10, pixels).eval()
@@ -116,7 +116,7 @@ def test_state_dicts_of_other_nets(change, message):
 
 
 def test_nets_that_pytorch_has_no_names_for():
-    model = set_net(default_config(), "lenet-5").model
+    model = set_model(default_config(), "lenet-5").model
     with pytest.raises(ConfigError, match="names of lenet nets are not known"):
         convert({}, {"params": {"dense": {"bias": np.zeros(3)}}}, model)
 
@@ -163,13 +163,13 @@ def test_training_begins_with_them(tmp_path, python):
     assert done.returncode == 0, done.stderr
     from flaxres.data import load_dataset
     from flaxres.run.checkpoint import Checkpoints
-    from flaxres.training.compiled_steps import Programs
+    from flaxres.training.compiled_steps import CompiledSteps
 
     experiment = default_config()
     experiment.dataset.name, experiment.batch_size = "digits", 128
     experiment.num_devices = 1
     experiment.model.update(config)
-    like = Programs(experiment, load_dataset(experiment.dataset)).state_shape
+    like = CompiledSteps(experiment, load_dataset(experiment.dataset)).state_shape
     with Checkpoints(tmp_path / "run") as checkpoints:
         state = checkpoints.restore(like, pytest.fail)
     shapes = {"params": like.params, "batch_stats": like.batch_stats}

@@ -4,20 +4,20 @@ import pytest
 from flaxres.data import load_dataset
 from flaxres.errors import DatasetError, WorkdirError
 from flaxres.run.input_spec import (
-    INPUTS_FILE,
-    Inputs,
+    INPUT_SPEC_FILE,
+    InputSpec,
     class_names,
-    keep_inputs,
-    read_inputs,
-    write_inputs,
+    read_input_spec,
+    store_input_spec,
+    write_input_spec,
 )
 from tests.conftest import write_tfds
 
 
 def test_a_run_keeps_its_mean_image_and_class_names(digits_run, config):
-    assert (digits_run / INPUTS_FILE).exists()
+    assert (digits_run / INPUT_SPEC_FILE).exists()
     config.dataset.name = "nothing"  # so that it cannot be the data set's
-    inputs = read_inputs(digits_run, config)
+    inputs = read_input_spec(digits_run, config)
     config.dataset.name = "digits"
     np.testing.assert_array_equal(inputs.mean, load_dataset(config.dataset).mean_image())
     assert inputs.class_names == tuple("0123456789")
@@ -26,21 +26,21 @@ def test_a_run_keeps_its_mean_image_and_class_names(digits_run, config):
 
 def test_names_of_any_script_go_around(tmp_path, config):
     mean = np.random.default_rng(0).random((2, 3, 3), np.float32)
-    write_inputs(tmp_path, Inputs(mean, ("n01440764 tench, Tinca tinca", "Schleie", "鯉")))
-    found = read_inputs(tmp_path, config)
+    write_input_spec(tmp_path, InputSpec(mean, ("n01440764 tench, Tinca tinca", "Schleie", "鯉")))
+    found = read_input_spec(tmp_path, config)
     np.testing.assert_array_equal(found.mean, mean)
     assert found.class_names == ("n01440764 tench, Tinca tinca", "Schleie", "鯉")
-    keep_inputs(tmp_path, config, lambda: 1 / 0)  # they are there
-    assert [path.name for path in tmp_path.iterdir()] == [INPUTS_FILE]
+    store_input_spec(tmp_path, config, lambda: 1 / 0)  # they are there
+    assert [path.name for path in tmp_path.iterdir()] == [INPUT_SPEC_FILE]
 
 
 def test_of_an_older_run_they_are_the_data_sets(tmp_path, config):
-    inputs = read_inputs(tmp_path, config)
+    inputs = read_input_spec(tmp_path, config)
     np.testing.assert_array_equal(inputs.mean, load_dataset(config.dataset).mean_image())
     config.dataset.name = "folder"
     config.dataset.data_dir = str(tmp_path / "photos")
     with pytest.raises(DatasetError, match=r"has no inputs\.npz, and .* there is no folder"):
-        read_inputs(tmp_path, config)
+        read_input_spec(tmp_path, config)
 
 
 def test_class_names(tmp_path, config):
@@ -53,12 +53,12 @@ def test_class_names(tmp_path, config):
 
 @pytest.mark.parametrize("content", [b"", b"PK nothing"])
 def test_a_damaged_file(tmp_path, config, content):
-    (tmp_path / INPUTS_FILE).write_bytes(content)
+    (tmp_path / INPUT_SPEC_FILE).write_bytes(content)
     with pytest.raises(WorkdirError, match=r"inputs\.npz is damaged .* remove it"):
-        read_inputs(tmp_path, config)
+        read_input_spec(tmp_path, config)
 
 
 def test_no_room(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match="cannot be written"):
-        write_inputs(tmp_path / "file", Inputs(np.zeros((1, 1, 1), np.float32), ("a", "b")))
+        write_input_spec(tmp_path / "file", InputSpec(np.zeros((1, 1, 1), np.float32), ("a", "b")))

@@ -7,7 +7,13 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from flaxres.errors import WorkdirError
-from flaxres.run.metric_writers import MetricsFile, TensorBoardFile, Terminal, Writers, read_metrics
+from flaxres.run.metric_writers import (
+    JsonLinesWriter,
+    MetricWriters,
+    TensorBoardWriter,
+    TerminalWriter,
+    read_metrics,
+)
 from tests.conftest import ROOT
 
 
@@ -16,7 +22,7 @@ def records(*steps):
 
 
 def test_lines_can_be_read_while_the_file_is_open(tmp_path):
-    file = MetricsFile(tmp_path, 0)
+    file = JsonLinesWriter(tmp_path, 0)
     for record in records(1, 3):
         file.write(record)
     assert read_metrics(tmp_path) == records(1, 3)
@@ -29,14 +35,14 @@ def test_no_file(tmp_path):
 
 
 def test_a_restart_takes_out_what_it_will_write_again(tmp_path):
-    file = MetricsFile(tmp_path, 0)
+    file = JsonLinesWriter(tmp_path, 0)
     for record in records(1, 2, 3, 4):
         file.write(record)
     file.close()
     with (tmp_path / "metrics.jsonl").open("a") as cut:
         cut.write('{"step": 5, "train_')  # the process was killed here
     assert read_metrics(tmp_path) == records(1, 2, 3, 4)
-    file = MetricsFile(tmp_path, 2)
+    file = JsonLinesWriter(tmp_path, 2)
     file.write(records(3)[0])
     file.close()
     assert read_metrics(tmp_path) == records(1, 2, 3)
@@ -46,7 +52,7 @@ def test_a_metrics_file_that_is_something_else(tmp_path):
     for content in ("a,b\n1,2\n", '{"step": 1}\n{"loss": 1}\n', "[1]\n", '{"step": "1"}\n'):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(WorkdirError, match=r"line [12], is not a record of metrics"):
-            MetricsFile(tmp_path, 0)
+            JsonLinesWriter(tmp_path, 0)
         assert (tmp_path / "metrics.jsonl").read_text() == content
 
 
@@ -65,7 +71,7 @@ def read_events(directory):
 
 
 def test_tensorboard_gets_the_same_values(tmp_path):
-    writer = TensorBoardFile(tmp_path, 0)
+    writer = TensorBoardWriter(tmp_path, 0)
     writer.write({"step": 10, "train_loss": 0.5, "test_error": 25.0})
     writer.close()
     scalars = read_events(tmp_path / "tensorboard")
@@ -73,7 +79,7 @@ def test_tensorboard_gets_the_same_values(tmp_path):
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
-    with Terminal("net", 20) as terminal:
+    with TerminalWriter("net", 20) as terminal:
         terminal.restart_clock(0)
         terminal.update(5, {"train_loss": 0.1, "train_error": 1.0})
         terminal.write(
@@ -85,7 +91,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
                 "images_per_second": 1234.5,
             }
         )
-        terminal.say("a [note]")
+        terminal.log("a [note]")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "net  step 10/20  loss 0.2500  train error 12.50%  test error 20.00%  1,234 images/s"
@@ -100,7 +106,7 @@ def test_a_full_disk_is_one_error(tmp_path, name):
     """Files that open and then take no byte, as on a full disk."""
 
     def run():
-        with Terminal("net", 20), Writers([tmp_path], 0) as writers:
+        with TerminalWriter("net", 20), MetricWriters([tmp_path], 0) as writers:
             full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             if name == "tensorboard":
                 record_writer = writers._files[0][1]._file._py_recordio_writer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from flaxres.config import set_net
+from flaxres.config import set_model
 from flaxres.training.train import train_and_evaluate
 
 # Families in a size that compiles in seconds: net, stem, pixels, other fields of the model.
@@ -36,7 +36,7 @@ def train(workdir, net, stem, pixels, fields, batch_size):
     """An epoch under each compiler; returns the last records."""
     records = []
     for parallelism in ("jit", "pmap"):
-        config = set_net(digits.get_config(), net, stem)
+        config = set_model(digits.get_config(), net, stem)
         config.model.update(fields)
         config.dataset.image_size = pixels
         config.parallelism, config.num_devices = parallelism, 2

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, WeightsError
 from flaxres.inference.population_statistics import population_statistics
 from flaxres.models import create_model
 from flaxres.models.layers import is_frozen
 from flaxres.pretrained.load import write_variables
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.fine_tuning import frozen_leaves
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from flaxres.training.train import train_and_evaluate
@@ -35,12 +35,12 @@ def train(steps=3, **fields):
     config.weight_decay = 0.1
     config.update_from_flattened_dict(fields)
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    before = jax.device_get(programs.initial_state())
-    state, arrays = programs.devices.replicate(before), programs.put(dataset.train)
+    compiled_steps = CompiledSteps(config, dataset)
+    before = jax.device_get(compiled_steps.initial_state())
+    state, arrays = compiled_steps.devices.replicate(before), compiled_steps.put(dataset.train)
     for step in range(steps):
-        run = programs.compile_train_steps(state, arrays, 1)
-        state, _ = run(state, arrays, programs.indices(step, 1))
+        run = compiled_steps.compile_train_steps(state, arrays, 1)
+        state, _ = run(state, arrays, compiled_steps.indices(step, 1))
     return before, jax.device_get(state)
 
 
@@ -54,10 +54,10 @@ def train(steps=3, **fields):
         ("stage1_block2/conv", ("conv",), False),
         ("stage10_block1", ("stage1",), False),
         ("stage1_conv2", ("stage1",), True),
-        ("dense", ("body",), False),
-        ("hidden1", ("body",), True),
+        ("dense", ("backbone",), False),
+        ("hidden1", ("backbone",), True),
         ("dense", ("dense",), True),
-        ("", ("body", "stage1"), False),
+        ("", ("backbone", "stage1"), False),
         ("conv", (), False),
     ],
 )
@@ -71,7 +71,7 @@ def test_names(path, frozen, expected):
         (FIRST, {}),
         (FIRST, {"weight_decay_on": "kernels", "nesterov": True}),
         # The statistics of devices are pooled, which three of them would not do exactly.
-        (("body",), {"num_devices": 3, "bn_scope": "device", "batch_size": 33}),
+        (("backbone",), {"num_devices": 3, "bn_scope": "device", "batch_size": 33}),
         # Stage 3 alone is one loop, with the statistics of its batch.
         (FIRST, {"model.depth": 20, "model.scan": True, "model.remat": True}),
     ],
@@ -104,7 +104,7 @@ NETS = {
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_frozen_body_computes_in_training_what_it_does_in_evaluation(net):
-    config = set_net(default_config(), net).model
+    config = set_model(default_config(), net).model
     config.update(NETS[net])
     pixels = 32 if config.name == "vgg" else 8
     images = jax.random.normal(jax.random.key(0), (4, pixels, pixels, 3))
@@ -124,7 +124,7 @@ def test_a_frozen_body_computes_in_training_what_it_does_in_evaluation(net):
         last = "unit1" if config.name == "stargan" else "stage3"
         first = [name for name in variables["params"] if not is_frozen(name, [last])]
         evaluated = free.apply(variables, images, train=False)
-        return evaluated, in_training(("body",)), in_training(first)[1]
+        return evaluated, in_training(("backbone",)), in_training(first)[1]
 
     evaluated, (trained, updated), partly = all_three(variables, images)
     np.testing.assert_allclose(trained, evaluated, rtol=1e-4, atol=1e-5)
@@ -137,12 +137,12 @@ def test_a_frozen_body_computes_in_training_what_it_does_in_evaluation(net):
 
 
 def test_a_step_of_the_head_on_a_frozen_body_by_hand():
-    fields = {"transfer.frozen": ("body",), "augment.pad": 0}
+    fields = {"transfer.frozen": ("backbone",), "augment.pad": 0}
     before, after = train(steps=1, **fields)
     config = small_config()
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    rows = programs.indices(0, 1)[0]
+    compiled_steps = CompiledSteps(config, dataset)
+    rows = compiled_steps.indices(0, 1)[0]
     images = dataset.train.images[rows] / 255 - dataset.mean_image()
     net = create_model(config.model, 10)
     logits = np.asarray(net.apply(before.variables, jnp.float32(images), train=False))
@@ -155,7 +155,7 @@ def test_a_step_of_the_head_on_a_frozen_body_by_hand():
 
 def test_the_body_s_rate_by_hand():
     before, whole = train(steps=1)
-    _, slow = train(steps=1, **{"transfer.body_rate": 0.25})
+    _, slow = train(steps=1, **{"transfer.backbone_learning_rate_scale": 0.25})
     old, new, other = (flatten(state.params) for state in (before, whole, slow))
     for name in old:
         factor = 1 if name.startswith("dense/") else 0.25
@@ -167,7 +167,7 @@ def test_the_body_s_rate_by_hand():
 def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
     config = small_config()
     dataset = load_dataset(config.dataset)
-    shapes = Programs(config, dataset).state_shape.variables
+    shapes = CompiledSteps(config, dataset).state_shape.variables
     rng = np.random.default_rng(0)
     found = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
     found["params"]["dense"] = {"kernel": np.ones((8, 3), np.float32), "bias": np.ones(3)}
@@ -181,9 +181,9 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
     with pytest.raises(WeightsError, match=message):
         load_pretrained_weights(path, shapes, config.model)
     config.seed, config.num_replicas = 5, 2
-    own = jax.device_get(Programs(config, dataset).initial_state().variables)
+    own = jax.device_get(CompiledSteps(config, dataset).initial_state().variables)
     config.init_from, config.transfer.new_head = str(path), True
-    state = jax.device_get(Programs(config, dataset).initial_state().variables)
+    state = jax.device_get(CompiledSteps(config, dataset).initial_state().variables)
     for name, leaf in flatten(state).items():
         is_head = name.startswith("params/dense/")
         expected = flatten(own)[name] if is_head else np.stack([flatten(found)[name]] * 2)
@@ -202,7 +202,7 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
 def test_population_statistics_leave_frozen_layers_alone():
     config = small_config()
     dataset = load_dataset(config.dataset)
-    shapes = Programs(config, dataset).state_shape.variables
+    shapes = CompiledSteps(config, dataset).state_shape.variables
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: np.float32(rng.uniform(0.5, 1, leaf.shape)), shapes)
     config.transfer.frozen, config.batch_size = FIRST, 500
@@ -217,17 +217,17 @@ def test_population_statistics_leave_frozen_layers_alone():
     [
         (
             ("conv", "stage7"),
-            r"transfer\.frozen must be of body, stage1, stage2, stage3, conv, dense, norm, "
+            r"transfer\.frozen must be of backbone, stage1, stage2, stage3, conv, dense, norm, "
             r"stage1_block1, .*; this net has no 'stage7'",
         ),
-        (("body", "dense"), r"must leave something to train, got body, dense: all layers"),
+        (("backbone", "dense"), r"must leave something to train, got backbone, dense: all layers"),
     ],
 )
 def test_frozen_layers_that_cannot_be(frozen, message):
     config = small_config()
     config.transfer.frozen = frozen
     with pytest.raises(ConfigError, match=message) as caught:
-        Programs(config, load_dataset(config.dataset)).info()
+        CompiledSteps(config, load_dataset(config.dataset)).info()
     assert "\n" not in str(caught.value)
 
 
@@ -244,7 +244,7 @@ def test_fine_tuning_on_other_classes(python, tmp_path):
     done = python(*two, f"--workdir={tmp_path / 'wrong'}")
     fails(done, 1, "other shapes are params/dense/bias float32 (8,) for float32 (2,)")
     assert "--config.transfer.new_head=True" in done.stderr
-    transfer = ("--config.transfer.new_head=True", "--config.transfer.frozen=('body',)")
+    transfer = ("--config.transfer.new_head=True", "--config.transfer.frozen=('backbone',)")
     done = python(*two, *transfer, f"--workdir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
 

@@ -9,8 +9,8 @@ import pytest
 from flaxres.data import open_dataset
 from flaxres.errors import ConfigError, DatasetError, InterruptedRunError
 from flaxres.run.metric_writers import read_metrics
-from flaxres.training.compiled_steps import Programs
-from flaxres.training.input_pipeline import StreamFeed, next_steps
+from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.input_pipeline import StreamPipeline, next_dispatch_size
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.data.jpegs import write_folder
@@ -45,7 +45,7 @@ def resident(folder, tmp_path_factory):
 
 def stop_at(monkeypatch, step):
     """Sends SIGTERM to this process when the images of the steps up to `step` are taken."""
-    take, sent = StreamFeed.next, []
+    take, sent = StreamPipeline.next, []
 
     def wrapped(self, begin, num_steps):
         if begin + num_steps == step and not sent:
@@ -53,7 +53,7 @@ def stop_at(monkeypatch, step):
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, begin, num_steps)
 
-    monkeypatch.setattr(StreamFeed, "next", wrapped)
+    monkeypatch.setattr(StreamPipeline, "next", wrapped)
 
 
 def test_a_streamed_run_is_the_resident_one(tmp_path, folder, resident):
@@ -114,7 +114,7 @@ def test_random_crops_of_larger_images(tmp_path, monkeypatch):
     """Training and an interruption in it, with crops that are made where images are decoded."""
     config = make_config(write_folder(tmp_path / "folder", sides=(10, 20)))
     config.dataset.image_size, config.dataset.eval_short_side = 8, 10
-    config.augment.crop, config.dataset.mean_images = "area", 30
+    config.augment.crop, config.dataset.mean_images = "random-resized", 30
     config.learning_rate = 0.02
     train_and_evaluate(config, tmp_path / "straight")
     records = metrics(tmp_path / "straight")
@@ -151,8 +151,8 @@ def test_a_batch_larger_than_the_split(tmp_path, folder):
 def test_batches_come_in_turn(folder):
     config = make_config(folder)
     dataset = open_dataset(config)
-    programs = Programs(config, dataset)
-    feed = StreamFeed(config, programs, dataset)
+    compiled_steps = CompiledSteps(config, dataset)
+    feed = StreamPipeline(config, compiled_steps, dataset)
     feed.start(0, 1)
     try:
         arrays, rows = feed.next(0, 1)
@@ -163,4 +163,4 @@ def test_batches_come_in_turn(folder):
             feed.next(5, 1)
     finally:
         feed.close()
-    assert [next_steps(step, 4, 10) for step in (0, 3, 4, 8)] == [4, 1, 4, 2]
+    assert [next_dispatch_size(step, 4, 10) for step in (0, 3, 4, 8)] == [4, 1, 4, 2]

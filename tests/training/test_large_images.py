@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.jpegs import make_folder
-from flaxres.config import default_config, set_net
+from flaxres.config import default_config, set_model
 from flaxres.data import open_sources
 from flaxres.errors import InterruptedRunError
 from flaxres.training.train import train_and_evaluate
@@ -26,12 +26,12 @@ STEPS = 24
 
 
 def make_config(folder):
-    config = set_net(default_config(), "resnet-18", stem="imagenet")
+    config = set_model(default_config(), "resnet-18", stem="imagenet")
     config.dataset.name, config.dataset.data_dir = "folder", str(folder)
     config.dataset.placement, config.dataset.workers = "stream", 2
     config.dataset.image_size, config.dataset.eval_short_side = 224, 256
     config.dataset.mean_images = 200
-    config.augment.crop, config.augment.pad = "area", 0
+    config.augment.crop, config.augment.pad = "random-resized", 0
     config.batch_size, config.eval_batch_size = 16, 20
     config.learning_rate, config.boundaries = 0.003, ()
     config.num_steps = config.eval_every = STEPS

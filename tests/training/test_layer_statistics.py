@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from flaxres.data import load_dataset
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
 from flaxres.run.metric_writers import read_metrics
 from flaxres.run.workdir import LAYERS_FILE
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.layer_statistics import QUANTITIES
 from flaxres.training.steps import make_loss
 from flaxres.training.train import train_and_evaluate
@@ -28,11 +28,11 @@ def measured(**fields):
     """The small experiment's statistics before its first step, with what they are of."""
     config = small_config()
     config.update(fields)
-    programs = Programs(config, load_dataset(config.dataset))
-    arrays = programs.put(load_dataset(config.dataset).train)
-    state = programs.initial_state()
-    values = jax.device_get(programs.launch_layer_statistics(state, arrays, 0))
-    return config, programs, arrays, state, programs.layer_statistics.record(0, values)
+    compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
+    arrays = compiled_steps.put(load_dataset(config.dataset).train)
+    state = compiled_steps.initial_state()
+    values = jax.device_get(compiled_steps.launch_layer_statistics(state, arrays, 0))
+    return config, compiled_steps, arrays, state, compiled_steps.layer_statistics.record(0, values)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_layers_in_order(small):
 
 
 def test_gradients_are_those_of_finite_differences(small):
-    config, programs, arrays, state, record = small
-    rows = programs.indices(0, 1)[0]
-    images = normalise(arrays.images[rows], arrays.mean)
+    config, compiled_steps, arrays, state, record = small
+    rows = compiled_steps.indices(0, 1)[0]
+    images = normalize(arrays.images[rows], arrays.mean)
     loss = make_loss(create_model(config.model, 10), config, state, images, arrays.labels[rows])
 
     @jax.jit
@@ -73,9 +73,9 @@ def test_gradients_are_those_of_finite_differences(small):
 
 
 def test_what_is_propagated_backwards_and_activations_by_numpy(small):
-    config, programs, arrays, state, record = small
-    rows = programs.indices(0, 1)[0]
-    images = np.asarray(normalise(arrays.images[rows], arrays.mean))
+    config, compiled_steps, arrays, state, record = small
+    rows = compiled_steps.indices(0, 1)[0]
+    images = np.asarray(normalize(arrays.images[rows], arrays.mean))
     labels = np.asarray(arrays.labels[rows])
     logits = create_model(config.model, 10).apply(
         state.variables, images, train=True, mutable=["batch_stats"]

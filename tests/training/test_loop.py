@@ -1,9 +1,9 @@
 import pytest
 
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.metric_writers import Writers, read_metrics
+from flaxres.run.metric_writers import MetricWriters, read_metrics
 from flaxres.training import loop
-from flaxres.training.compiled_steps import Programs, steps_per_dispatch
+from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
 from flaxres.training.loop import due
 from flaxres.training.train import train_and_evaluate
 
@@ -20,15 +20,15 @@ def noted(monkeypatch, owner, name, events, note):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize(("num_devices", "most_ahead"), [(1, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize(("num_devices", "max_ahead"), [(1, 1), (1, 4), (2, 4)])
 def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
-    tmp_path, config, monkeypatch, num_devices, most_ahead
+    tmp_path, config, monkeypatch, num_devices, max_ahead
 ):
     config.num_steps, config.boundaries = 6, ()
     config.log_every, config.eval_every, config.checkpoint_every = 2, 3, 6
     config.num_devices = num_devices
     events = []
-    compile_train_steps = Programs.compile_train_steps
+    compile_train_steps = CompiledSteps.compile_train_steps
 
     def compiled(self, *args):
         steps = compile_train_steps(self, *args)
@@ -40,10 +40,10 @@ def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
 
         return launch
 
-    monkeypatch.setattr(Programs, "compile_train_steps", compiled)
-    monkeypatch.setattr(loop, "MOST_AHEAD", most_ahead)
-    noted(monkeypatch, Programs, "launch_evaluation", events, lambda *_: "evaluate")
-    noted(monkeypatch, Writers, "write", events, lambda _, records: records[0]["step"])
+    monkeypatch.setattr(CompiledSteps, "compile_train_steps", compiled)
+    monkeypatch.setattr(loop, "MAX_AHEAD", max_ahead)
+    noted(monkeypatch, CompiledSteps, "launch_evaluation", events, lambda *_: "evaluate")
+    noted(monkeypatch, MetricWriters, "write", events, lambda _, records: records[0]["step"])
     noted(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
     train_and_evaluate(config, tmp_path)
     assert events.pop(0) == "copy"  # of the first state, to have it compiled
@@ -62,7 +62,7 @@ def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
 def test_records_are_on_disk_before_their_checkpoint_is_begun(tmp_path, config, monkeypatch):
     events = []
     steps = lambda *_: ("synced", max(r["step"] for r in read_metrics(tmp_path)))  # noqa: E731
-    noted(monkeypatch, Writers, "sync", events, steps)
+    noted(monkeypatch, MetricWriters, "sync", events, steps)
     noted(monkeypatch, Checkpoints, "_save", events, lambda _, step, *__: ("save", step))
     train_and_evaluate(config, tmp_path)
     assert [event for event in events if event[0] == "save"] == [

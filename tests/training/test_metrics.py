@@ -1,17 +1,17 @@
 import jax.numpy as jnp
 import pytest
 
-from flaxres.training.metrics import Sums
+from flaxres.training.metrics import MetricSums
 
 
 def test_sums_by_hand():
     logits = jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [0.0, 1.0]])
     labels = jnp.array([0, 0, 1, 1])
     weights = jnp.array([True, True, True, False])
-    sums = Sums.of(jnp.array([0.5, 1.0, 2.0, 100.0]), logits, labels, weights)
+    sums = MetricSums.of(jnp.array([0.5, 1.0, 2.0, 100.0]), logits, labels, weights)
     assert (float(sums.loss), int(sums.wrong), int(sums.count)) == (3.5, 2, 3)
-    both = sums + sums + Sums.zeros()
-    assert both.rates("test") == {
+    both = sums + sums + MetricSums.zeros()
+    assert both.averages("test") == {
         "test_loss": pytest.approx(3.5 / 3),
         "test_error": pytest.approx(200 / 3),
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import cifar10
-from flaxres.training.optimizer import Warmup, decay_mask, learning_rate, make_optimizer
+from flaxres.training.optimizer import Warmup, kernel_mask, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_learning_rate_of_the_paper(step, rate):
     )
 
 
-def rates(config, errors):
+def averages(config, errors):
     """Learning rate of each step, where step i misclassifies errors(i) percent of its batch."""
     batch = config.batch_size
 
@@ -42,7 +42,7 @@ def rates(config, errors):
 def test_warm_up_of_resnet_110_ends_with_the_training_error():
     # He15, section 4.2: 0.01 until the training error is under 80%, after about 400 iterations.
     config = cifar10.get_config("resnet-110")
-    out = rates(config, lambda step: jnp.where(step < 350, 85.0, 79.0))
+    out = averages(config, lambda step: jnp.where(step < 350, 85.0, 79.0))
     assert config.warmup.window == 50  # so the window of steps 350..399 is the first below 80%
     expected = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 1e-3, 63_999: 1e-3}
     for step, rate in expected.items():
@@ -51,14 +51,14 @@ def test_warm_up_of_resnet_110_ends_with_the_training_error():
 
 def test_warm_up_never_comes_back():
     config = cifar10.get_config("resnet-110")
-    out = rates(config, lambda step: jnp.where((step >= 50) & (step < 100), 79.0, 95.0))
+    out = averages(config, lambda step: jnp.where((step >= 50) & (step < 100), 79.0, 95.0))
     assert out[99] == np.float32(0.01)
     np.testing.assert_allclose(out[100:32_000], 0.1, rtol=1e-6)
 
 
 def test_warm_up_ends_even_if_the_error_stays():
     config = cifar10.get_config("resnet-110")
-    out = rates(config, lambda step: 90.0)
+    out = averages(config, lambda step: 90.0)
     last = config.warmup.max_steps
     np.testing.assert_allclose(out[last - 1 : last + 1], [0.01, 0.1], rtol=1e-6)
 
@@ -100,9 +100,9 @@ def test_what_weight_decay_covers(decayed, others):
     update, _ = optimizer.update(
         jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
     )
-    expected = jax.tree.map(lambda kernel: 1.0 if kernel else others, decay_mask(params))
+    expected = jax.tree.map(lambda kernel: 1.0 if kernel else others, kernel_mask(params))
     assert jax.tree.map(lambda leaf: float(leaf.ravel()[0]), update) == expected
-    assert sum(jax.tree.leaves(decay_mask(params))) == 2
+    assert sum(jax.tree.leaves(kernel_mask(params))) == 2
 
 
 def rate_of(step, **fields):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flaxres.data import load_dataset
-from flaxres.data.augment import normalise
+from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.steps import cross_entropy, make_evaluate, make_loss, make_train_step
 from flaxres.training.train_state import create_state
@@ -59,11 +59,11 @@ def test_a_step_by_hand(config):
 def test_the_learning_rate_drops_at_its_boundary(config):
     config.boundaries = (2,)
     _, state, train_step = build(config)
-    rates = []
+    averages = []
     for _ in range(3):
         state, _ = train_step(state, *batch(config))
-        rates.append(float(state.learning_rate))
-    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01], rtol=1e-6)
+        averages.append(float(state.learning_rate))
+    np.testing.assert_allclose(averages, [0.1, 0.1, 0.01], rtol=1e-6)
 
 
 def test_augmentation_is_a_function_of_seed_and_step(config):
@@ -98,18 +98,18 @@ def test_labels_are_smoothed_in_training_alone(config):
     np.testing.assert_allclose(losses, cross_entropy(logits, labels, 0.3), rtol=1e-6)
     np.testing.assert_allclose(mean, losses.mean(), rtol=1e-6)
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    arrays = programs.put(dataset.test)
+    compiled_steps = CompiledSteps(config, dataset)
+    arrays = compiled_steps.put(dataset.test)
     rows = np.arange(40, dtype=np.int32)[None]
     evaluated = quick_jit(make_evaluate(model))(state, arrays, rows)
-    images = normalise(arrays.images[:40], arrays.mean)
+    images = normalize(arrays.images[:40], arrays.mean)
     logits = quick_jit(functools.partial(model.apply, train=False))(state.variables, images)
     expected = cross_entropy(logits, arrays.labels[:40]).sum()
     np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
 
 
 def test_colour_is_a_function_of_seed_and_step(config):
-    config.augment.colour = 0.1
+    config.augment.color = 0.1
     model = create_model(config.model, 10)
     optimizer = make_optimizer(config)
     create = functools.partial(create_state, model, optimizer, config, (8, 8, 3))
@@ -127,9 +127,9 @@ def test_colour_is_a_function_of_seed_and_step(config):
 
 
 def test_colour_of_grey_images(config):
-    config.augment.colour = 0.1
+    config.augment.color = 0.1
     with pytest.raises(ConfigError, match=r"not RGB, got 0\.1 with 1 channel$"):
-        Programs(config, load_dataset(config.dataset))
+        CompiledSteps(config, load_dataset(config.dataset))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -148,16 +148,16 @@ def test_a_net_learns_a_batch_by_heart(config, dtype):
 
 def test_several_steps_in_one_dispatch_equal_single_ones(config):
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    train = programs.put(dataset.train)
+    compiled_steps = CompiledSteps(config, dataset)
+    train = compiled_steps.put(dataset.train)
     rng = np.random.default_rng(0)
     indices = rng.integers(0, len(dataset.train), (4, config.batch_size), dtype=np.int32)
-    single = programs.initial_state()
-    one = programs.compile_train_steps(single, train, 1)
+    single = compiled_steps.initial_state()
+    one = compiled_steps.compile_train_steps(single, train, 1)
     for row in indices:
         single, _ = one(single, train, row[None])
-    together = programs.initial_state()
-    four = programs.compile_train_steps(together, train, 4)
+    together = compiled_steps.initial_state()
+    four = compiled_steps.compile_train_steps(together, train, 4)
     together, metrics = four(together, train, indices)
     assert int(metrics.sums.count) == 4 * config.batch_size
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), single, together)
@@ -165,11 +165,11 @@ def test_several_steps_in_one_dispatch_equal_single_ones(config):
 
 def test_the_state_is_donated(config):
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
-    train = programs.put(dataset.train)
-    state = programs.initial_state()
+    compiled_steps = CompiledSteps(config, dataset)
+    train = compiled_steps.put(dataset.train)
+    state = compiled_steps.initial_state()
     indices = np.zeros((1, config.batch_size), np.int32)
-    step = programs.compile_train_steps(state, train, 1)
+    step = compiled_steps.compile_train_steps(state, train, 1)
     after, metrics = step(state, train, indices)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     # The metrics that a step returns outlive the donation of its state to the next step.
@@ -182,14 +182,14 @@ def test_the_state_is_donated(config):
 def test_evaluation_takes_running_statistics_and_no_augmentation(config, batches):
     config.augment.pad = 2
     dataset = load_dataset(config.dataset)
-    programs = Programs(config, dataset)
+    compiled_steps = CompiledSteps(config, dataset)
     model = create_model(config.model, 10)
-    state = programs.initial_state()
+    state = compiled_steps.initial_state()
     state = state.replace(batch_stats=jax.tree.map(lambda s: s + 0.3, state.batch_stats))
-    test = programs.put(dataset.test)
+    test = compiled_steps.put(dataset.test)
     rows = np.array([4, 9, 200, -1, 7, -1], np.int32)
     sums = jax.jit(make_evaluate(model))(state, test, rows.reshape(batches, -1))
-    images = normalise(test.images, test.mean)
+    images = normalize(test.images, test.mean)
     logits = np.asarray(model.apply(state.variables, images, train=False))
     used = rows[rows >= 0]
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -15,7 +15,7 @@ from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, Work
 from flaxres.run.checkpoint import Checkpoints, digest
 from flaxres.run.metric_writers import read_metrics
 from flaxres.training import loop, train
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import ROOT, small_config
 from tests.run.test_metric_writers import read_events
@@ -32,7 +32,7 @@ def metrics(workdir):
 
 def final_digest(config, workdir):
     """Digest of parameters, batch statistics, momentum, everything in the last checkpoint."""
-    like = Programs(config, load_dataset(config.dataset)).state_shape
+    like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(like, pytest.fail)
         assert int(state.step) == config.num_steps
@@ -52,7 +52,7 @@ def straight(tmp_path_factory):
 
 def send_signal_at(monkeypatch, step, signum):
     """Sends a signal to this process before it launches the steps that lead to `step`."""
-    indices, sent = Programs.indices, []
+    indices, sent = CompiledSteps.indices, []
 
     def wrapped(self, begin, num_steps):
         if begin + num_steps == step and not sent:
@@ -60,7 +60,7 @@ def send_signal_at(monkeypatch, step, signum):
             os.kill(os.getpid(), signum)
         return indices(self, begin, num_steps)
 
-    monkeypatch.setattr(Programs, "indices", wrapped)
+    monkeypatch.setattr(CompiledSteps, "indices", wrapped)
 
 
 def test_what_a_run_leaves(tmp_path, config):
@@ -77,7 +77,7 @@ def test_what_a_run_leaves(tmp_path, config):
     )
     assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 20
     info = json.loads((tmp_path / "info.json").read_text())
-    assert info["params"] == Programs(config, load_dataset(config.dataset)).info()["params"]
+    assert info["params"] == CompiledSteps(config, load_dataset(config.dataset)).info()["params"]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [10, 15, 20]
     scalars = read_events(tmp_path / "tensorboard")
@@ -169,7 +169,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
     assert "try a lower learning_rate than 1e+30" in message
     with Checkpoints(tmp_path) as checkpoints:
         steps = checkpoints.steps()
-        like = Programs(config, load_dataset(config.dataset)).state_shape
+        like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
         state = checkpoints.restore(like, pytest.fail)
     kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
     assert kept in message

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from flaxres.data import load_dataset
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train_state import AUGMENT_STREAM, INIT_STREAM, stream_key
 
 
@@ -12,18 +12,18 @@ def same(a, b):
 
 def test_parameters_are_a_function_of_the_seed(config):
     dataset = load_dataset(config.dataset)
-    first = Programs(config, dataset).initial_state()
-    again = Programs(config, dataset).initial_state()
+    first = CompiledSteps(config, dataset).initial_state()
+    again = CompiledSteps(config, dataset).initial_state()
     config.seed = 1
-    other = Programs(config, dataset).initial_state()
+    other = CompiledSteps(config, dataset).initial_state()
     assert same(first, again)
     assert not same(first.params["conv"], other.params["conv"])
     assert int(other.seed) == 1
 
 
 def test_shapes_are_known_without_computing(config):
-    programs = Programs(config, load_dataset(config.dataset))
-    state, shape = programs.initial_state(), programs.state_shape
+    compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
+    state, shape = compiled_steps.initial_state(), compiled_steps.state_shape
     assert jax.tree.structure(state) == jax.tree.structure(shape)
     for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(shape), strict=True):
         assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)
@@ -36,9 +36,9 @@ def test_streams_differ():
 
 def test_a_gain_of_the_initial_kernels(config):
     dataset = load_dataset(config.dataset)
-    one = Programs(config, dataset).initial_state().params
+    one = CompiledSteps(config, dataset).initial_state().params
     config.model.init_gain = 2.0
-    two = Programs(config, dataset).initial_state().params
+    two = CompiledSteps(config, dataset).initial_state().params
     np.testing.assert_array_equal(two["conv"]["kernel"], 2 * one["conv"]["kernel"])
     block = [params["stage2_block1"]["conv1"]["kernel"] for params in (one, two)]
     np.testing.assert_array_equal(block[1], 2 * block[0])

@@ -35,7 +35,7 @@ struct Convolution {
   int64_t padded_image() const { return padded(height, out_height) * row(); }
 
   // Copies images that follow each other into this thread's zero-padded buffer. With `scale` and
-  // `shift`, of each channel, what is copied is normalised by them and goes through a ReLU.
+  // `shift`, of each channel, what is copied is normalized by them and goes through a ReLU.
   const float* pad_images(const float* x, int64_t count, const float* scale = nullptr,
                           const float* shift = nullptr) const {
     thread_local std::vector<float> buffer;
@@ -59,7 +59,7 @@ struct Convolution {
   }
 };
 
-// What the images that go into a convolution are normalised by: null pointers if by nothing.
+// What the images that go into a convolution are normalized by: null pointers if by nothing.
 struct Prologue {
   const float *scale = nullptr, *shift = nullptr;
 

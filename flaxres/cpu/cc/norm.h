@@ -88,7 +88,7 @@ static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
 FLAXRES_FUNCTION(norm_sums);
 
 template <bool kRelu, bool kAdd>
-static void normalise_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
+static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
                              const float* x, const float* add, float* y) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data()](
                       int64_t, int64_t c, int64_t i, int64_t end) {
@@ -103,17 +103,17 @@ static void normalise_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const
 }
 
 // y = norm(x), with `add` to it if `adds`, and 0 for negative numbers if `relu`.
-static void normalise(ffi::ThreadPool& pool, const Call& call) {
+static void normalize(ffi::ThreadPool& pool, const Call& call) {
   const Array x = call.array(0), add = call.array(5), y = call.result(0);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 1);
-  const auto run = adds   ? normalise_pixels<true, true>
-                   : relu ? normalise_pixels<true, false>
-                          : normalise_pixels<false, false>;
+  const auto run = adds   ? normalize_pixels<true, true>
+                   : relu ? normalize_pixels<true, false>
+                          : normalize_pixels<false, false>;
   run(pool, norm, affine, x.typed_data(), add.typed_data(), y.typed_data());
 }
-FLAXRES_FUNCTION(normalise);
+FLAXRES_FUNCTION(normalize);
 
 // Sums of d and d * x, where d is dy, but 0 where y was negative if kRelu: that is worked out again,
 // or where kAdd looked up in y, and then d is written too.
@@ -179,7 +179,7 @@ static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
   });
 }
 
-// dx = scale * (d - (dbeta + normalised x * dgamma) / count); count are the pixels that the mean and
+// dx = scale * (d - (dbeta + normalized x * dgamma) / count); count are the pixels that the mean and
 // the variance come from, those on other devices included.
 static void norm_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Array d = call.array(0), x = call.array(1), mean = call.array(4), dx = call.result(0);

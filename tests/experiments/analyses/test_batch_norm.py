@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.analyses.base import Trained
+from experiments.analyses.base import TrainedRun
 from experiments.analyses.batch_norm import gap_of, parameters_of, rows_of_run, study
 from experiments.analyses.norms import (
     NUM_BINS,
@@ -19,7 +19,7 @@ from experiments.analyses.norms import (
     measure,
     norms_of,
 )
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import open_workdir
 from tests.conftest import small_config
@@ -36,7 +36,7 @@ def run(config, dataset, tmp_path):
     """ResNet-8 with random weights and statistics."""
     config.batch_size = 6
     variables = some_variables(config, dataset)
-    return Trained("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
+    return TrainedRun("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
 
 
 def direct(run, images, statistics):
@@ -85,7 +85,7 @@ def test_norms_in_the_order_in_which_they_are_called(run):
 def test_norms_of_projections_too(config, dataset, tmp_path):
     config.model.shortcut = "B"
     variables = some_variables(config, dataset)
-    names = list(norms_of(Trained("b", config, tmp_path, dataset, variables, 0)))
+    names = list(norms_of(TrainedRun("b", config, tmp_path, dataset, variables, 0)))
     assert len(names) == 9
     at = names.index("stage2_block1/shortcut/norm")
     assert names[at - 1 : at + 2 : 2] == ["stage2_block1/norm1", "stage2_block1/norm2"]
@@ -96,7 +96,7 @@ def test_moments_histograms_and_errors_by_hand(run, statistics):
     told = []
     ours = measure(run, statistics, done=lambda what, images: told.append(images))
     assert told == [6, 6, 6, 4]
-    order = EpochOrder(SIZE, SIZE, 0).indices(0)[0]
+    order = EpochSampler(SIZE, SIZE, 0).indices(0)[0]
     batches = [order[begin : begin + 6] for begin in range(0, SIZE, 6)]
     parts = [direct(run, run.dataset.test.images[rows], statistics) for rows in batches]
     together = {
@@ -121,8 +121,8 @@ def test_moments_histograms_and_errors_by_hand(run, statistics):
 
     logits, labels = np.concatenate([part[1] for part in parts]), run.dataset.test.labels[order]
     losses = optax.softmax_cross_entropy_with_integer_labels(np.float32(logits), labels)
-    assert ours.rates["loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
-    assert ours.rates["error"] == pytest.approx(100 * np.mean(np.argmax(logits, 1) != labels))
+    assert ours.averages["loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
+    assert ours.averages["error"] == pytest.approx(100 * np.mean(np.argmax(logits, 1) != labels))
 
 
 def test_a_net_that_goes_by_the_statistics_of_its_images_has_no_gap(run):
@@ -135,7 +135,7 @@ def test_a_net_that_goes_by_the_statistics_of_its_images_has_no_gap(run):
         for part in name.split("/"):
             place = place[part]
         place["mean"], place["var"] = mean, var
-    fitting = Trained(
+    fitting = TrainedRun(
         run.name, run.config, run.workdir, run.dataset, {**run.variables, "batch_stats": stats}, 20
     )
     tables = rows_of_run(fitting, "test")

@@ -14,7 +14,7 @@ from configs import digits
 from experiments.analyses import blocks, surgery
 from experiments.analyses.base import Evaluation, load
 from experiments.analyses.blocks import Options, cuts, study
-from flaxres.config import set_net
+from flaxres.config import set_model
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.models.blocks import Block
@@ -129,7 +129,7 @@ def test_blocks_that_keep_the_shape_can_be_dropped(name, block, stem):
 
 @pytest.mark.parametrize("net", ["densenet-40-12", "vgg-13", "lenet-5", "stargan-6", "preact-8"])
 def test_nets_without_blocks_that_can_be_dropped(tmp_path, net):
-    config = set_net(digits.get_config(), net)
+    config = set_model(digits.get_config(), net)
     with open_workdir(tmp_path / net / "seed-0", config, {}):
         pass
     with pytest.raises(ConfigError, match=rf"{net}/seed-0: .*(blocks can be|none can be) dropped"):
@@ -227,7 +227,7 @@ def test_the_study_of_a_run(tmp_path, run):
 
 def test_mean_and_deviation_of_trials():
     chosen = [blocks.Cut("dropped", 1), blocks.Cut("dropped", 2), blocks.Cut("dropped", 2)]
-    assert blocks.summarise(chosen, [4.0, 10.0, 20.0]) == [
+    assert blocks.summarize(chosen, [4.0, 10.0, 20.0]) == [
         {"kind": "dropped", "number": 1, "trials": 1, "error": 4.0, "error_std": 0.0},
         {
             "kind": "dropped",
@@ -242,7 +242,7 @@ def test_mean_and_deviation_of_trials():
 def test_flags(tmp_path, monkeypatch, parse):
     monkeypatch.setattr(blocks, "study", lambda directories, output, options: options)
     parse(blocks, "--trials=3", "--images=0")
-    assert blocks.analyse([], tmp_path) == Options(trials=3, seed=0, images=0)
+    assert blocks.analyze([], tmp_path) == Options(trials=3, seed=0, images=0)
     for wrong in ("--trials=0", "--seed=-1", "--images=all"):
         with pytest.raises(flags.IllegalFlagValueError):
             parse(blocks, wrong)

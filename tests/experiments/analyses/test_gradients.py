@@ -29,7 +29,7 @@ def directories(workdir):
 
 
 def test_numbers_are_those_of_the_log(sweep, tmp_path):
-    files = gradients.analyse(directories(sweep), tmp_path)
+    files = gradients.analyze(directories(sweep), tmp_path)
     names = ("gradients.csv", "gradients.png", "gradients.svg")
     more = ("gradients_over_training.png", "gradients_over_training.svg")
     assert [file.name for file in files] == [*names, *more]
@@ -65,4 +65,4 @@ def test_numbers_that_are_not_finite_or_zero_can_be_drawn(tmp_path):
 
 def test_more_runs_than_can_be_told_apart(tmp_path):
     with pytest.raises(ConfigError, match="at most 21 runs can be told apart, got 22"):
-        gradients.analyse([tmp_path] * 22, tmp_path)
+        gradients.analyze([tmp_path] * 22, tmp_path)

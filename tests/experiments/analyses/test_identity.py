@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.analyses.base import Trained
+from experiments.analyses.base import TrainedRun
 from experiments.analyses.identity import Start, Variant, collect
 from experiments.analyses.identity_runs import Pair
 from flaxres.pretrained.load import read_variables
@@ -47,7 +47,7 @@ def variants_of(workdir, seed, made=(40.0, 2.0)):
     directory = workdir / "plain-8" / f"seed-{seed}"
     write_run(directory, plain(8, seed), (60.0, 0.5))
     pair = Pair(directory, "plain-8", "plain-14", plain(14, seed))
-    trained = Trained(f"plain-8/seed-{seed}", plain(8, seed), directory, None, {}, 20)
+    trained = TrainedRun(f"plain-8/seed-{seed}", plain(8, seed), directory, None, {}, 20)
     start = Start(pair, trained, workdir / "net.msgpack", ERRORS, 1e-6, 12.0)
     variants = []
     for name, origin, errors in (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Trained
+from experiments.analyses.base import TrainedRun
 from experiments.analyses.identity_init import (
     activation_statistics,
     added_blocks,
@@ -17,7 +17,7 @@ from experiments.analyses.identity_init import (
     identity_layers,
     make_logits,
 )
-from flaxres.config import set_net
+from flaxres.config import set_model
 from flaxres.data import Dataset, Split
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
@@ -30,7 +30,7 @@ DEAD = 2  # a channel of the second stage that is always zero in plain nets
 
 def experiment(kind, depth, **fields):
     name, _, shortcut = kind.partition("-")
-    config = set_net(small_config(), f"{name}-{depth}" + (f"-{shortcut}" if shortcut else ""))
+    config = set_model(small_config(), f"{name}-{depth}" + (f"-{shortcut}" if shortcut else ""))
     config.model.widths = (4, 8, 8)
     config.eval_batch_size = 5
     config.model.update(fields)
@@ -122,7 +122,7 @@ def trained(kind, depth):
         norm["scale"][DEAD], norm["bias"][DEAD] = 0, -1
         data = dataset()
         forward(variables, depth, data.train.images / 255.0 - data.mean_image(), calibrate=True)
-    return Trained(f"{kind}-{depth}", experiment(kind, depth), Path(), dataset(), variables, 0)
+    return TrainedRun(f"{kind}-{depth}", experiment(kind, depth), Path(), dataset(), variables, 0)
 
 
 @functools.cache
@@ -243,7 +243,7 @@ def test_an_identity_layer_by_hand():
 
 def test_blocks_of_nets_for_imagenet():
     names = added_blocks(
-        *(set_net(small_config(), f"resnet-{d}", "imagenet").model for d in (18, 34))
+        *(set_model(small_config(), f"resnet-{d}", "imagenet").model for d in (18, 34))
     )
     assert names == {
         "stage1_block3": "stage1_block2",
@@ -279,7 +279,7 @@ def test_blocks_of_nets_for_imagenet():
     ],
 )
 def test_nets_that_do_not_fit(net, deeper, message):
-    shallow, other = (set_net(small_config(), name).model for name in (net, deeper))
+    shallow, other = (set_model(small_config(), name).model for name in (net, deeper))
     with pytest.raises(ConfigError, match=message) as caught:
         check_deeper(shallow, other)
     assert "\n" not in str(caught.value)

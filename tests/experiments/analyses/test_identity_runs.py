@@ -112,8 +112,8 @@ def test_runs_that_go_on(sweep, tmp_path, monkeypatch):
         "plain-56-from-plain-20-lr0.01",
         "plain-56-from-plain-20-lr0.0333333",
     ]
-    rates = [config.learning_rate for config in runs.values()]
-    assert rates == [0.1, 0.01, 0.0333333]
+    averages = [config.learning_rate for config in runs.values()]
+    assert averages == [0.1, 0.01, 0.0333333]
     assert {config.init_from for config in runs.values()} == {"weights/net.msgpack"}
     assert pair.config.init_from is None
     pair.config.warmup.enabled = True

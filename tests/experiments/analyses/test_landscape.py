@@ -9,7 +9,7 @@ from absl import flags
 from experiments.analyses import landscape, landscape_figures
 from experiments.analyses.base import load
 from experiments.analyses.landscape import Options, Surface, measure, study
-from flaxres.config import set_net
+from flaxres.config import set_model
 from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluate import evaluate_run
 from flaxres.run.workdir import open_workdir
@@ -170,7 +170,7 @@ def test_planes_where_no_level_lies(tmp_path):
 def test_options_that_do_not_go_together(tmp_path, options, message):
     configs = {
         "resnet-8": small(),
-        "plain-8": set_net(small(), "plain-8"),
+        "plain-8": set_model(small(), "plain-8"),
         "layers-8": small(**{"model.norm": "layer"}),
     }
     directories = [tmp_path / net / "seed-0" for net in configs]
@@ -184,12 +184,12 @@ def test_options_that_do_not_go_together(tmp_path, options, message):
 
 def test_flags(tmp_path, runs, parse):
     parse(landscape, "--kind=plane", "--points=3", "--images=40", "--reach=0.5", "--seed=7")
-    rows = read(landscape.analyse(runs[:1], tmp_path)[0])
+    rows = read(landscape.analyze(runs[:1], tmp_path)[0])
     assert {row["x"] for row in rows} == {row["y"] for row in rows} == {-0.5, 0, 0.5}
     assert {row["seed"] for row in rows} == {"7"}
     parse(landscape, "--between=resnet-8/seed-0,plain-8/seed-0", "--kind=between")
     with pytest.raises(ConfigError, match="names 'plain-8/seed-0', which is none of resnet-8"):
-        landscape.analyse(runs, tmp_path)
+        landscape.analyze(runs, tmp_path)
     for wrong in ("--kind=cube", "--points=-1", "--statistics=own", "--reach=0"):
         with pytest.raises(flags.IllegalFlagValueError):
             parse(landscape, wrong)

@@ -7,15 +7,15 @@ import optax
 import pytest
 from flax import traverse_util
 
-from experiments.analyses.base import Trained
+from experiments.analyses.base import TrainedRun
 from experiments.analyses.population import Options, image_counts, measure, study
 from flaxres.data import load_dataset
-from flaxres.data.sampler import EpochOrder
+from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.workdir import open_workdir
-from flaxres.training.compiled_steps import Programs
+from flaxres.training.compiled_steps import CompiledSteps
 from tests.conftest import quick_jit, small_config
 from tests.inference.test_population_statistics import (
     SIZE,
@@ -34,9 +34,9 @@ def untrained(directory):
     config.batch_size = 512
     with open_workdir(directory, config, {}):
         pass
-    programs = Programs(config, load_dataset(config.dataset))
+    compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
     with Checkpoints(directory, 1) as checkpoints:
-        checkpoints.save(0, programs.initial_state())
+        checkpoints.save(0, compiled_steps.initial_state())
         checkpoints.wait()
 
 
@@ -55,7 +55,7 @@ def test_image_counts(num_images, batch_size, counts):
 def test_errors_are_those_of_statistics_pooled_by_hand(config, dataset, tmp_path):
     config.batch_size, config.eval_batch_size = 6, 10
     variables = some_variables(config, dataset)
-    run = Trained("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
+    run = TrainedRun("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
     told = []
     rows = measure(run, Options(trials=3, seed=5), lambda what, cost: told.append((what, cost)))
     assert told == [("resnet-8/seed-0", 8)] * 3
@@ -65,18 +65,18 @@ def test_errors_are_those_of_statistics_pooled_by_hand(config, dataset, tmp_path
     images, labels = dataset.test.images / np.float32(255) - mean, dataset.test.labels
     apply = quick_jit(lambda stats: net.apply({**variables, "batch_stats": stats}, images, False))
 
-    def rates(stats):
+    def averages(stats):
         logits = apply(stats)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return float(losses.mean()), 100 * np.mean(np.argmax(logits, 1) != labels)
 
-    loss, error = rates(variables["batch_stats"])
+    loss, error = averages(variables["batch_stats"])
     for row in rows:
         assert row["running_loss"] == pytest.approx(loss, rel=1e-4)
         assert row["running_error"] == pytest.approx(error)
     trials = []
     for trial in range(3):
-        order = EpochOrder(SIZE, SIZE, 5).indices(trial)[0]
+        order = EpochSampler(SIZE, SIZE, 5).indices(trial)[0]
         parts, sizes, found = [], [], []
         for begin, end in ((0, 6), (6, 12), (12, 18), (18, SIZE)):
             own = dataset.train.images[order[begin:end]]
@@ -85,7 +85,7 @@ def test_errors_are_those_of_statistics_pooled_by_hand(config, dataset, tmp_path
             if end != 18:
                 pooled = pooled_by_hand(parts, sizes)
                 pooled = {path: np.float32(leaf) for path, leaf in pooled.items()}
-                found.append(rates(traverse_util.unflatten_dict(pooled)))
+                found.append(averages(traverse_util.unflatten_dict(pooled)))
         trials.append(found)
     for row, own in zip(rows, np.swapaxes(trials, 0, 1), strict=True):
         assert row["loss"] == pytest.approx(own[:, 0].mean(), rel=1e-3)

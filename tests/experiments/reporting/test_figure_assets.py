@@ -36,7 +36,7 @@ def test_data_is_the_svg_unless_it_is_large(drawn, monkeypatch):
     png, svg = (file.read_bytes() for file in drawn)
     head, _, content = picture.data().partition(",")
     assert (head, base64.b64decode(content)) == ("data:image/svg+xml;base64", svg)
-    monkeypatch.setattr(module, "MOST_SVG_BYTES", len(svg) - 1)
+    monkeypatch.setattr(module, "MAX_SVG_BYTES", len(svg) - 1)
     head, _, content = picture.data().partition(",")
     assert (head, base64.b64decode(content)) == ("data:image/png;base64", png)
     (alone,) = pictures(drawn[1:])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reporting.run_status import gather
+from experiments.reporting.run_status import read_status
 from flaxres.errors import WorkdirError
 from tests.experiments.results.test_runs import write_run
 
@@ -32,7 +32,7 @@ def test_states_of_a_sweep(tmp_path):
         for net in ("plain-44", "resnet-20", "resnet-56")
     }
     (tmp_path / "sweep.json").write_text(json.dumps(plan))
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     assert standing(facts) == [
         ("plain-20/seed-0", "unfinished", 20, 66),
         ("plain-20/seed-1", "failed", 10, 33),
@@ -53,7 +53,7 @@ def test_what_runs_share_and_where_they_differ(tmp_path):
     write_run(tmp_path, "resnet-20", seed=3)
     # A plan that is older than a field: runs had its default.
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-20/seed-9": {"seed": 9}}))
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     assert {"seed", "model.name", "model.shortcut", "num_steps"} < set(facts.differing)
     assert facts.shared["model.widths"] == [16, 32, 64]
     assert facts.shared["momentum"] == 0.9
@@ -66,7 +66,7 @@ def test_what_runs_share_and_where_they_differ(tmp_path):
 
 def test_a_plan_alone(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-20/seed-0": {"num_steps": 7}}))
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     assert standing(facts) == [("plain-20/seed-0", "not begun", 0, 0)]
     assert (facts.results, facts.by_net, facts.differing) == ([], {}, [])
 
@@ -77,7 +77,7 @@ def test_the_workdir_of_one_run(tmp_path, name, expected, monkeypatch):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / "plain-20" / "seed-0").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path / name)
-    for facts in (gather(tmp_path / name), gather(Path("."))):
+    for facts in (read_status(tmp_path / name), read_status(Path("."))):
         assert standing(facts) == [(expected, "unfinished", 10, 33)]
         assert facts.name == expected.split("/")[-1]
         assert [row["net"] for row in facts.results] == [expected.split("/")[0]]
@@ -91,7 +91,7 @@ def test_seeds_that_were_trained_in_one_program(tmp_path):
     (workdir / "config.json").write_text(json.dumps(config | {"num_replicas": 2}))
     write_log(workdir)
     expected = [("plain-20/seed-2", "finished", 30, 100), ("plain-20/seed-10", "finished", 30, 100)]
-    for facts in (gather(workdir), gather(tmp_path)):  # the run, and the sweep of it
+    for facts in (read_status(workdir), read_status(tmp_path)):  # the run, and the sweep of it
         assert standing(facts) == expected
         assert [len(run.starts) for run in facts.runs] == [1, 1]
         assert facts.results[0]["seeds"] == 2
@@ -101,7 +101,7 @@ def test_peers_stand_beside(tmp_path):
     write_run(tmp_path, "plain-20")
     write_run(tmp_path / "pytorch", "plain-20", errors=(9.0, 9.0, 5.0))
     write_run(tmp_path / "pytorch", "plain-32", errors=())
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     assert [run.name for run in facts.runs] == ["plain-20/seed-0"]
     assert facts.results[0]["peer_test_error"] == 6.0
 
@@ -110,13 +110,13 @@ def test_peers_stand_beside(tmp_path):
 def test_plans_that_cannot_be_read(tmp_path, plan):
     (tmp_path / "sweep.json").write_text(plan)
     with pytest.raises(WorkdirError, match=r"sweep\.json cannot be read"):
-        gather(tmp_path)
+        read_status(tmp_path)
 
 
 def test_no_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match=r"must be a directory, but .*file is a file"):
-        gather(tmp_path / "file")
+        read_status(tmp_path / "file")
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json in it"):
-            gather(path)
+            read_status(path)

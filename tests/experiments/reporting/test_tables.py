@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments.reporting.run_status import gather
+from experiments.reporting.run_status import read_status
 from experiments.reporting.tables import differing, results, runs, shared, short
 from experiments.results.tables import as_cells
 from tests.experiments.results.test_runs import write_run
@@ -15,7 +15,7 @@ def by_name(table):
 def test_results_are_those_of_the_table_where_all_is_finished(tmp_path):
     write_run(tmp_path, "plain-20", 0)
     write_run(tmp_path, "plain-20", 1, errors=(3.0, 2.0, 1.0))
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     table = results(facts)
     assert table.rows[0][1] == "2 of 2"
     without = [[c for i, c in enumerate(row) if i != 1] for row in (table.header, *table.rows)]
@@ -30,7 +30,7 @@ def test_unfinished_runs_are_never_averaged(tmp_path):
     write_run(tmp_path, "plain-44", 0, errors=(80.0,))
     write_run(tmp_path, "plain-44", 1, errors=(80.0, 70.0))
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-56/seed-0": {}}))
-    table = results(gather(tmp_path))
+    table = results(read_status(tmp_path))
     errors = "final training error %", "final test error %"
     shown = {
         net: [row[h] for h in ("runs finished", "steps", *errors)]
@@ -51,7 +51,7 @@ def test_runs_as_they_stand(tmp_path):
     info = {"device": "H100", "devices": 2, "processes": 2, "jax": "0.1", "flaxres": "0.2"}
     info |= {"params": 1234567, "commit": 40 * "a" + "-dirty"}
     (tmp_path / "plain-20" / "seed-0" / "info.json").write_text(json.dumps(info))
-    rows = by_name(runs(gather(tmp_path)))
+    rows = by_name(runs(read_status(tmp_path)))
     assert rows["plain-20/seed-0"] == {
         "run": "plain-20/seed-0",
         "state": "finished",
@@ -74,9 +74,9 @@ def test_runs_as_they_stand(tmp_path):
 
 def test_configs(tmp_path):
     write_run(tmp_path, "plain-20")
-    assert differing(gather(tmp_path)) is None
+    assert differing(read_status(tmp_path)) is None
     write_run(tmp_path, "plain-32")
-    facts = gather(tmp_path)
+    facts = read_status(tmp_path)
     table = differing(facts)
     assert table.header == ["run", "model.depth"]
     assert table.rows == [["plain-20/seed-0", "20"], ["plain-32/seed-0", "32"]]

@@ -5,8 +5,8 @@ from rich.console import Console
 
 from experiments.sweeps import progress_table
 from experiments.sweeps.plan import grid, make_plans
-from experiments.sweeps.progress_table import LiveTable
-from experiments.sweeps.scheduler import Progress, State
+from experiments.sweeps.progress_table import ProgressTable
+from experiments.sweeps.scheduler import RunProgress, RunState
 from tests.conftest import ROOT
 
 
@@ -15,7 +15,7 @@ def runs(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     nets = {net: (net, {}) for net in ("plain-8", "plain-14", "resnet-8")}
     plans = make_plans(grid("configs/digits.py", nets, [0]), {})
-    return [Progress(plan, tmp_path, cost=1.0) for plan in plans]
+    return [RunProgress(plan, tmp_path, cost=1.0) for plan in plans]
 
 
 def shown(table):
@@ -27,10 +27,10 @@ def shown(table):
 
 def test_a_row_for_each_run_those_at_work_first(runs):
     waiting, running, failed = runs
-    table = LiveTable(runs, "runs/sweep")
-    running.state, running.attempts, running.test_error = State.RUNNING, 2, 12.5
+    table = ProgressTable(runs, "runs/sweep")
+    running.state, running.attempts, running.test_error = RunState.RUNNING, 2, 12.5
     running.record = {"step": 50, "train_error": 10.0, "images_per_second": 640.0}
-    failed.state = State.FAILED
+    failed.state = RunState.FAILED
     header, *rows, summary = shown(table)
     assert header.split() == ["run", "state", "step", "train", "error", "test", "error", "ETA"]
     assert [row.split()[0] for row in rows] == [
@@ -56,16 +56,16 @@ def test_the_time_left_follows_from_the_work_done(runs, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(progress_table.time, "monotonic", lambda: clock[0])
     runs[0].record = {"step": 150}  # of 300, from an earlier start
-    table = LiveTable(runs, "sweep")
+    table = ProgressTable(runs, "sweep")
     assert table.summary().endswith("ETA -")
     clock[0] += 30
-    runs[0].record, runs[0].state = {"step": 300}, State.FINISHED
+    runs[0].record, runs[0].state = {"step": 300}, RunState.FINISHED
     # Half a run in 30 s; two runs are left.
     assert table.summary().endswith("ETA 0:02:00")
 
 
 def test_more_runs_than_lines(runs, monkeypatch):
-    table = LiveTable(runs * 30, "sweep")
+    table = ProgressTable(runs * 30, "sweep")
     monkeypatch.setattr(type(table._console), "height", 20)
     lines = shown(table)
     assert len(lines) <= 20

@@ -9,7 +9,7 @@ import pytest
 from experiments.executors.base import End
 from experiments.sweeps import scheduler
 from experiments.sweeps.plan import LOG_FILE, grid, make_plans
-from experiments.sweeps.scheduler import State, drive, make_progress
+from experiments.sweeps.scheduler import RunState, read_progress, run_queue
 from flaxres.errors import InterruptedRunError, UserError
 from tests.conftest import ROOT
 from tests.experiments.results.test_runs import write_run
@@ -69,10 +69,10 @@ def sweep(tmp_path, monkeypatch):
         names = {net: (net, {}) for net in nets}
         codes = {f"{net}/seed-0": list(values) for net, values in dict(codes).items()}
         executor = Script(tmp_path, codes, capacity)
-        runs = make_progress(make_plans(grid("configs/digits.py", names, [0]), {}), tmp_path)
+        runs = read_progress(make_plans(grid("configs/digits.py", names, [0]), {}), tmp_path)
         said = []
         try:
-            drive(runs, tmp_path, executor, retries, said.append, update)
+            run_queue(runs, tmp_path, executor, retries, said.append, update)
         except InterruptedRunError as error:
             said.append(str(error))
         return {run.plan.name: run for run in runs}, said, executor
@@ -85,12 +85,12 @@ def test_longest_first_and_never_more_than_there_is_room_for(sweep, capacity, mo
     runs, _, executor = sweep(["plain-8", "resnet-20", "plain-14"], capacity=capacity)
     assert executor.order == ["resnet-20/seed-0", "plain-14/seed-0", "plain-8/seed-0"]
     assert executor.most == most
-    assert {run.state for run in runs.values()} == {State.FINISHED}
+    assert {run.state for run in runs.values()} == {RunState.FINISHED}
 
 
 def test_a_failed_run_is_tried_again_and_leaves_the_others_alone(sweep):
     runs, said, executor = sweep(["plain-8", "plain-14"], {"plain-8": [-9, 1]})
-    assert [run.state for run in runs.values()] == [State.FINISHED] * 2
+    assert [run.state for run in runs.values()] == [RunState.FINISHED] * 2
     assert executor.order.count("plain-8/seed-0") == 3
     assert executor.order.count("plain-14/seed-0") == 1
     assert "plain-8/seed-0: killed by SIGKILL, by the out-of-memory killer" in "\n".join(said)
@@ -102,8 +102,8 @@ def test_in_the_end_it_has_failed(sweep):
     runs, _, executor = sweep(["plain-8", "plain-14"], {"plain-8": [lost] * 5}, retries=1)
     assert executor.order.count("plain-8/seed-0") == 2
     failed = runs["plain-8/seed-0"]
-    assert (failed.state, failed.message) == (State.FAILED, "its node died")
-    assert runs["plain-14/seed-0"].state is State.FINISHED
+    assert (failed.state, failed.message) == (RunState.FAILED, "its node died")
+    assert runs["plain-14/seed-0"].state is RunState.FINISHED
 
 
 @pytest.mark.parametrize("code", [2, 3, 4])
@@ -118,7 +118,7 @@ def test_what_trying_again_does_not_change(sweep, tmp_path, code):
 def test_what_is_left_of_a_run_may_be_saving_when_it_is_tried_again(sweep):
     runs, _, executor = sweep(["plain-8"], {"plain-8": [-9, 4]})
     assert len(executor.order) == 3
-    assert runs["plain-8/seed-0"].state is State.FINISHED
+    assert runs["plain-8/seed-0"].state is RunState.FINISHED
 
 
 def test_an_exit_without_an_end_is_a_failure(sweep, tmp_path):
@@ -142,7 +142,7 @@ def test_a_cluster_that_is_busy_for_a_while(sweep, monkeypatch):
     monkeypatch.setattr(Script, "submit", busy)
     runs, said, _ = sweep(["plain-8", "resnet-20"], {"plain-8": [-9]})
     assert said.count("the controller is busy; trying again") == 2
-    assert {run.state for run in runs.values()} == {State.FINISHED}
+    assert {run.state for run in runs.values()} == {RunState.FINISHED}
 
 
 def test_a_signal_stops_all(sweep):
@@ -155,8 +155,8 @@ def test_a_signal_stops_all(sweep):
     runs, said, _ = sweep(["plain-8", "resnet-20", "plain-14"], update=update)
     states = {name: run.state for name, run in runs.items()}
     assert states == {
-        "resnet-20/seed-0": State.STOPPED,
-        "plain-14/seed-0": State.STOPPED,
-        "plain-8/seed-0": State.WAITING,
+        "resnet-20/seed-0": RunState.STOPPED,
+        "plain-14/seed-0": RunState.STOPPED,
+        "plain-8/seed-0": RunState.WAITING,
     }
     assert said[-1] == "stopped; the same command goes on with 3 of 3 runs"

@@ -1,0 +1,132 @@
+"""Former names of config fields, config values and flags, which keep working.
+
+An old name is accepted on a command line, in a config or sweep file and in the files of an older
+run. It is replaced by the new name, and one notice on standard error says so.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+# Former name of a config field -> its name.
+FIELDS = {
+    "augment.area": "augment.area_range",
+    "augment.aspect": "augment.aspect_ratio_range",
+    "augment.colour": "augment.color",
+    "augment.colour_values": "augment.color_eigenvalues",
+    "augment.colour_vectors": "augment.color_eigenvectors",
+    "augment.short_side": "augment.short_side_range",
+    "transfer.body_rate": "transfer.backbone_learning_rate_scale",
+    "transfer.std": "transfer.image_std",
+}
+# Name of a config field -> former names of its values, or of the elements of its value.
+VALUES = {
+    "augment.crop": {"area": "random-resized"},
+    "schedule": {"drops": "piecewise-constant"},
+    "transfer.frozen": {"body": "backbone"},
+}
+# Former name of a flag -> its name.
+FLAGS = {
+    "deep_nets": "deep_models",
+    "nets": "models",
+    "protocol": "test_crops",
+}
+# Name of a flag -> former names of its values.
+FLAG_VALUES = {
+    "test_crops": {"centre": "center"},
+}
+
+_noticed: set[str] = set()  # old names that this process has printed a notice about
+
+
+def rename_fields(fields: Mapping[str, object]) -> dict[str, object]:
+    """Replaces former names in a flattened config.
+
+    Args:
+      fields: values by dotted name, such as {'augment.colour': 0.1}.
+
+    Returns:
+      The same fields in the same order. Where both names of a field are given, the last one wins.
+    """
+    renamed = {}
+    for field, value in fields.items():
+        name = _renamed(field, FIELDS, "config field")
+        renamed[name] = _renamed_value(name, value)
+    return renamed
+
+
+def rename_in_config(config: ConfigDict) -> None:
+    """Replaces former names in a config that a user's config file made, in place."""
+    for old, new in FIELDS.items():
+        group, _, name = old.rpartition(".")
+        if group in config and name in config[group]:
+            with config.unlocked():
+                config.update_from_flattened_dict({new: config[group][name]})
+                del config[group][name]
+            _notice("config field", old, new)
+    for field in VALUES:
+        group, _, name = field.rpartition(".")
+        place = config[group] if group else config
+        if name in place and (value := _renamed_value(field, place[name])) != place[name]:
+            place[name] = value
+
+
+def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
+    """Replaces former names of flags, config fields and their values on a command line.
+
+    Args:
+      arguments: without the program's name, such as ['--config.augment.colour=0.1'].
+    """
+    renamed: list[str] = []
+    for argument in arguments:
+        previous = renamed[-1] if renamed else ""
+        match = re.fullmatch(r"(--?(?:no)?)([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            separate = re.fullmatch(r"--?([\w.]+)", previous)
+            renamed.append(_renamed_text(separate[1], argument) if separate else argument)
+            continue
+        dashes, name, value = match.groups()
+        prefix = "config." if name.startswith("config.") else ""
+        table, kind = (FIELDS, "config field") if prefix else (FLAGS, "flag")
+        name = prefix + _renamed(name.removeprefix(prefix), table, kind)
+        end = "" if value is None else f"={_renamed_text(name, value)}"
+        renamed.append(f"{dashes}{name}{end}")
+    return renamed
+
+
+def _renamed(name: str, table: Mapping[str, str], kind: str) -> str:
+    if name not in table:
+        return name
+    _notice(kind, name, table[name])
+    return table[name]
+
+
+def _renamed_value(field: str, value: object) -> object:
+    """Replaces the former name of a value, also within a list or tuple."""
+    table = VALUES.get(field, {})
+    if isinstance(value, list | tuple):
+        return type(value)(_renamed_value(field, element) for element in value)
+    if isinstance(value, str) and value in table:
+        return _renamed(value, table, f"value of {field}")
+    return value
+
+
+def _renamed_text(name: str, text: str) -> str:
+    """Replaces former names of values in the text after a flag, such as "('body',)"."""
+    is_field = name.startswith("config.")
+    table = VALUES.get(name.removeprefix("config."), {}) if is_field else FLAG_VALUES.get(name, {})
+    if not table:
+        return text
+    kind = f"value of {name.removeprefix('config.')}"
+    return re.sub(r"\w+", lambda word: _renamed(word[0], table, kind), text)
+
+
+def _notice(kind: str, old: str, new: str) -> None:
+    if old in _noticed:
+        return
+    _noticed.add(old)
+    print(f"note: the {kind} {old!r} is now called {new!r}", file=sys.stderr)

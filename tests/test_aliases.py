@@ -1,0 +1,126 @@
+"""Former names of fields, values and flags: accepted everywhere, with one notice each."""
+
+import json
+
+import pytest
+
+from experiments.sweeps.plan import load_config, make_plans
+from flaxres import aliases
+from flaxres.config import check_config, default_config, flatten
+from flaxres.run.workdir import check_same_config, read_config, read_run_config
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(aliases, "_noticed", set())
+
+
+def test_every_new_name_is_a_field_and_no_old_one():
+    known = flatten(default_config())
+    assert set(aliases.FIELDS.values()) | set(aliases.VALUES) <= known.keys()
+    assert not aliases.FIELDS.keys() & known.keys()
+
+
+def test_a_flattened_config(capsys):
+    old = {
+        "seed": 1,
+        "augment.colour": 0.1,
+        "schedule": "drops",
+        "transfer.frozen": ["conv", "body"],
+        "augment.crop": "area",
+    }
+    assert aliases.rename_fields(old) == {
+        "seed": 1,
+        "augment.color": 0.1,
+        "schedule": "piecewise-constant",
+        "transfer.frozen": ["conv", "backbone"],
+        "augment.crop": "random-resized",
+    }
+    aliases.rename_fields(old)
+    assert capsys.readouterr().err.splitlines() == [
+        "note: the config field 'augment.colour' is now called 'augment.color'",
+        "note: the value of schedule 'drops' is now called 'piecewise-constant'",
+        "note: the value of transfer.frozen 'body' is now called 'backbone'",
+        "note: the value of augment.crop 'area' is now called 'random-resized'",
+    ]
+
+
+def test_new_names_are_left_alone(capsys):
+    fields = flatten(default_config())
+    assert aliases.rename_fields(fields) == fields
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--config.augment.colour=0.1"], ["--config.augment.color=0.1"]),
+        (["-config.transfer.body_rate", "0.1"],
+         ["-config.transfer.backbone_learning_rate_scale", "0.1"]),
+        (["--config.transfer.frozen=('body',)"], ["--config.transfer.frozen=('backbone',)"]),
+        (["--config.schedule", "drops"], ["--config.schedule", "piecewise-constant"]),
+        (["--nets=plain-20,resnet-20"], ["--models=plain-20,resnet-20"]),
+        (["--protocol=centre"], ["--test_crops=center"]),
+        (["--workdir=runs/body", "--images=area/*.jpg"],
+         ["--workdir=runs/body", "--images=area/*.jpg"]),
+        (["--config=configs/digits.py:resnet-20"], ["--config=configs/digits.py:resnet-20"]),
+        (["responses", "--workdir", "centre"], ["responses", "--workdir", "centre"]),
+    ],
+)  # fmt: skip
+def test_command_lines(given, expected):
+    assert aliases.rename_in_arguments(given) == expected
+
+
+CONFIG = """
+from flaxres.config import default_config, set_net
+
+def get_config(net="resnet-8"):
+    config = set_net(default_config(), net)
+    config.schedule = "drops"
+    config.augment.colour = 0.25
+    config.transfer.frozen = ("body",)
+    return config
+"""
+
+
+def test_config_files(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    config = load_config(str(path), {})
+    assert config.schedule == "piecewise-constant"
+    assert config.augment.color == 0.25
+    assert "colour" not in config.augment
+    assert config.transfer.frozen == ("backbone",)
+
+
+def test_sweep_entries():
+    entry = {
+        "name": "slow/seed-0",
+        "config": "configs/digits.py:resnet-8",
+        "overrides": {"transfer.body_rate": 0.5, "schedule": "drops"},
+    }
+    (plan,) = make_plans([entry], {"seed": 0})
+    assert plan.config.transfer.backbone_learning_rate_scale == 0.5
+    assert plan.config.schedule == "piecewise-constant"
+
+
+def test_an_old_config_json(tmp_path):
+    fields = default_config().to_dict()
+    fields["augment"]["colour"] = fields["augment"].pop("color")
+    fields["schedule"] = "drops"
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert read_config(tmp_path) == flatten(default_config())
+    assert check_same_config(tmp_path, default_config())
+    check_config(read_run_config(tmp_path))
+
+
+def test_a_whole_command_with_old_names(python, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG.replace("0.25", "0.0"))
+    done = python(
+        *("-m", "flaxres.main", f"--config={tmp_path / 'config.py'}", "--mode=summary"),
+        *("--config.dataset.name=digits", "--config.augment.colour=0.0", "--nets=resnet-8"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resnet-8" in done.stdout
+    for old, new in (("augment.colour", "augment.color"), ("nets", "models")):
+        assert done.stderr.count(f"{old!r} is now called {new!r}") == 1
