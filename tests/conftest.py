@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from jaxtyping import install_import_hook
+
+import tests.runtime_types  # noqa: F401  (the hook looks it up by name)
+
+# Annotations of flaxres are checked at every call, shapes and dtypes of arrays too.
+install_import_hook("flaxres", "tests.runtime_types.check")
 
 from flaxres import cpu
 from flaxres.cpu import compilation_cache

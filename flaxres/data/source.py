@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from flaxres.errors import DatasetError
 
 
+@runtime_checkable
 class Source(Protocol):
     """A split whose images are read when they are needed; can be pickled."""
 
