@@ -40,6 +40,8 @@ benchmark: .venv/benchmarks
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 # Stamps: what is installed in .venv, made anew when the requirements change.
 .venv/run: requirements.txt
