@@ -169,7 +169,7 @@ def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
     """Adds the runs to those that the sweep's directory is for."""
     known = planned_runs(workdir)
     for plan in plans:
-        own = replicas.runs(plan.config, Path(plan.name)) or {Path(plan.name): plan.config}
+        own = replicas.replica_runs(plan.config, Path(plan.name)) or {Path(plan.name): plan.config}
         known |= {str(name): flatten(config) for name, config in own.items()}
     write_atomically(workdir / PLAN_FILE, json.dumps(known, indent=1) + "\n")
 

@@ -20,7 +20,7 @@ from flaxres.inference.trained_model import (
     load_trained_model,
     run_config,
 )
-from flaxres.parallel.replicas import mean
+from flaxres.parallel.replicas import mean_record
 from flaxres.run.metric_writers import Record
 from flaxres.run.workdir import check_same_config
 from flaxres.training.compiled_steps import CompiledSteps
@@ -166,7 +166,7 @@ def _evaluate_replicas(
     record: Record = {"step": int(np.max(state.step))}
     for name in _present(splits, dataset):
         split = compiled_steps.put(getattr(dataset, name))
-        record |= mean(compiled_steps.evaluate(state, split).averages(name))
+        record |= mean_record(compiled_steps.evaluate(state, split).averages(name))
     return record
 
 

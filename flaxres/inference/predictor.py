@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from flaxres.data.augment import normalize
 from flaxres.data.resize import resize_mean
 from flaxres.inference.trained_model import TrainedModel
-from flaxres.parallel.sharding import AXIS, Devices, Function
+from flaxres.parallel.sharding import AXIS, Devices, StepFunction
 
 
 class Predictor:
@@ -42,7 +42,7 @@ class Predictor:
         self._most = config.eval_batch_size
         self._devices = Devices(_of_evaluation(config))
         self._variables = self._devices.replicate([net.variables for net in nets])
-        self._compiled: dict[tuple[int, ...], Function] = {}
+        self._compiled: dict[tuple[int, ...], StepFunction] = {}
         self._means: dict[tuple[int, int], list[jax.Array]] = {}
 
     def batch_size(self, size: tuple[int, int], count: int) -> int:
@@ -54,7 +54,7 @@ class Predictor:
         height, width, _ = self._nets[0].inputs.image_shape
         pixels = size[0] * size[1] * (2 if self._mirror else 1)
         most = max(1, self._most * height * width // pixels)
-        devices = self._devices.size
+        devices = self._devices.num_devices
         return -(-min(most, count) // devices) * devices
 
     def launch(self, images: np.ndarray, batch_size: int) -> jax.Array:
@@ -92,7 +92,7 @@ class Predictor:
             for view in (x, x[:, :, ::-1]) if self._mirror else (x,):
                 parts.append(jax.nn.log_softmax(net.model.apply(own, view, train=False)))
         mean = average(jnp.stack(parts))
-        if self._devices.size == 1:
+        if self._devices.num_devices == 1:
             return mean
         return jax.lax.all_gather(mean, AXIS, tiled=True)
 

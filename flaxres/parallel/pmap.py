@@ -16,7 +16,7 @@ def pmap(
     axis: str,
     devices: Sequence[jax.Device],
     donated: tuple[int, ...],
-    split: Any = False,
+    sharded: Any = False,
 ) -> Callable:
     """Maps `function(state, arrays, rows)` over devices that name themselves `axis`.
 
@@ -25,12 +25,12 @@ def pmap(
       axis: the name by which collectives in `function` mean all devices.
       devices: those of all processes.
       donated: numbers of the arguments whose memory the result may take.
-      split: which of `arrays` are split over the devices as `rows` are; a tree, or one for all.
+      sharded: which of `arrays` are split over the devices as `rows` are; a tree, or one for all.
 
     Returns:
       A function with `lower`, whose `rows` are (batches, devices, images of each).
     """
-    axes = jax.tree.map(lambda own: 1 if own else None, split)
+    axes = jax.tree.map(lambda own: 1 if own else None, sharded)
     return jax.pmap(
         function,
         axis_name=axis,

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 # A record of metrics whose values may be lists, one value for each seed.
-Stacked = Mapping[str, float | list[float]]
+StackedRecord = Mapping[str, float | list[float]]
 
 
 def seeds(config: ConfigDict) -> list[int]:
@@ -22,7 +22,7 @@ def seeds(config: ConfigDict) -> list[int]:
     return [config.seed + i for i in range(config.num_replicas)]
 
 
-def runs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
+def replica_runs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
     """Workdir and config of each seed; {} where there is one replica."""
     if config.num_replicas == 1:
         return {}
@@ -33,13 +33,13 @@ def runs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
     return configs
 
 
-def mean(record: Stacked) -> dict[str, float]:
+def mean_record(record: StackedRecord) -> dict[str, float]:
     """The record with means over the seeds."""
     means = {name: float(np.mean(value)) for name, value in record.items()}
     return means | {"step": record["step"]} if "step" in record else means
 
 
-def each(record: Stacked, num_replicas: int) -> list[dict[str, float]]:
+def split_record(record: StackedRecord, num_replicas: int) -> list[dict[str, float]]:
     """A record for each seed; values that are no lists are those of all."""
     return [
         {name: value[i] if isinstance(value, list) else value for name, value in record.items()}

@@ -32,7 +32,7 @@ VERY_LARGE = 512 * 2**20
 SETTLE = 0.01
 
 # (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
-Function = Callable[[PyTree, PyTree, Any], PyTree]
+StepFunction = Callable[[PyTree, PyTree, Any], PyTree]
 
 
 def device_name() -> str:
@@ -47,9 +47,9 @@ class Devices:
     """The devices of a run, those of other processes included.
 
     Attributes:
-      size: how many there are.
-      share: the part of each batch that is this process's, (number, of how many).
-      one_at_a_time: each call waits for its result, so nothing is launched ahead.
+      num_devices: how many there are.
+      process_shard: the part of each batch that is this process's, (number, of how many).
+      synchronous: each call waits for its result, so nothing is launched ahead.
     """
 
     def __init__(self, config: ConfigDict):
@@ -68,11 +68,11 @@ class Devices:
         for device in jax.devices():
             taken.setdefault(device.process_index, []).append(device)
         self._devices = [d for own in taken.values() for d in own[: wanted or len(own)]]
-        self.size = len(self._devices)
-        self.share = list(taken).index(jax.process_index()), len(taken)
-        if config.batch_size % self.size:
+        self.num_devices = len(self._devices)
+        self.process_shard = list(taken).index(jax.process_index()), len(taken)
+        if config.batch_size % self.num_devices:
             raise ConfigError(
-                f"batch_size must be a multiple of {self.size}, the devices that share a batch, "
+                f"batch_size must be a multiple of {self.num_devices}, the devices that share a batch, "
                 f"got {config.batch_size:,}; or choose num_devices"
             )
         self._pmap = config.parallelism == "pmap"
@@ -80,7 +80,7 @@ class Devices:
         # Of the calls that need much memory: when the newest was launched, and one of its results.
         self._newest: tuple[float, jax.Array] | None = None
         # With few threads, executions that wait for one another on a CPU can lock each other out.
-        self.synchronous = self.size > 1 and self._devices[0].platform == "cpu"
+        self.synchronous = self.num_devices > 1 and self._devices[0].platform == "cpu"
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Puts a tree of arrays, equal in all processes, on every device."""
@@ -100,7 +100,7 @@ class Devices:
           What a function takes that is compiled with `split` for it.
         """
         shape = self._batches_shape(array)
-        own = (len(array), shape[1] // self.share[1], *shape[2:])
+        own = (len(array), shape[1] // self.process_shard[1], *shape[2:])
         sharding = NamedSharding(self._mesh, ROWS)
         return jax.make_array_from_process_local_data(sharding, array.reshape(own), shape)
 
@@ -113,23 +113,27 @@ class Devices:
     def _batches_shape(self, own: np.ndarray | jax.ShapeDtypeStruct) -> tuple[int, ...]:
         """Of the batches of all processes, where `own` are those of this one."""
         batches, images, *rest = own.shape
-        images *= self.share[1]
-        return (batches, *((self.size, images // self.size) if self._pmap else (images,)), *rest)
+        images *= self.process_shard[1]
+        return (
+            batches,
+            *((self.num_devices, images // self.num_devices) if self._pmap else (images,)),
+            *rest,
+        )
 
     def compile(
         self,
-        function: Function,
+        function: StepFunction,
         *examples: PyTree,
         donate: bool = False,
-        split: PyTree = False,
-    ) -> Function:
+        sharded: PyTree = False,
+    ) -> StepFunction:
         """Compiles `function(state, arrays, rows)` for all devices.
 
         Args:
           function: returns a tree that is equal on all devices.
           examples: state, arrays and rows to compile it for; rows is a host array.
           donate: let the result take the memory of the state.
-          split: which of `arrays` are split over the devices (`put_batches`), and not on each of
+          sharded: which of `arrays` are split over the devices (`put_batches`), and not on each of
             them: a tree of the same form, or one for all.
 
         Returns:
@@ -138,9 +142,9 @@ class Devices:
         """
         donated = (0,) if donate else ()
         if self._pmap:
-            mapped = pmap.pmap(function, AXIS, self._devices, donated, split)
+            mapped = pmap.pmap(function, AXIS, self._devices, donated, sharded)
         else:
-            of_arrays = jax.tree.map(lambda own: ROWS if own else EVERYWHERE, split)
+            of_arrays = jax.tree.map(lambda own: ROWS if own else EVERYWHERE, sharded)
             specs = (EVERYWHERE, of_arrays, ROWS)
             # Without the check of varying values, gradients are per device here as under pmap.
             shard = jax.shard_map(
@@ -171,6 +175,6 @@ class Devices:
     def _split(self, rows: np.ndarray) -> jax.Array:
         """Puts this process's part of the rows on its devices."""
         if self._pmap:  # it wants an axis of devices
-            rows = rows.reshape(len(rows), self.size, -1)
+            rows = rows.reshape(len(rows), self.num_devices, -1)
         sharding = NamedSharding(self._mesh, ROWS)
         return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)

@@ -24,8 +24,8 @@ from flaxres.errors import CheckpointError, DivergedError, UserError, one_line
 from flaxres.parallel.multihost import is_main_process, max_over_processes, raise_on_all_processes
 
 PyTree = Any
-CHECKPOINTS = "checkpoints"  # directories named by their step, in Orbax's format
-DAMAGED = "checkpoints_damaged"  # where those that cannot be read are moved
+CHECKPOINTS_DIRECTORY = "checkpoints"  # directories named by their step, in Orbax's format
+DAMAGED_DIRECTORY = "checkpoints_damaged"  # where those that cannot be read are moved
 
 
 class Snapshot:
@@ -79,7 +79,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int | None = None):
         """Opens `workdir`; keeps the `keep` newest checkpoints (None: all, for reading only)."""
-        self.directory = workdir.absolute() / CHECKPOINTS
+        self.directory = workdir.absolute() / CHECKPOINTS_DIRECTORY
         self._workdir = workdir
         self._read_only = keep is None
         options = ocp.CheckpointManagerOptions(
@@ -126,7 +126,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: PyTree | Snapshot, first: Callable[[], None] = lambda: None
+        self, step: int, state: PyTree | Snapshot, before_save: Callable[[], None] = lambda: None
     ) -> None:
         """Starts to save `state` as the checkpoint of `step`, unless there is one.
 
@@ -135,7 +135,7 @@ class Checkpoints:
         Args:
           step: steps done.
           state: arrays, or the snapshot of them that was taken when they were there.
-          first: called before the save begins, in the same thread.
+          before_save: called before the save begins, in the same thread.
 
         Raises:
           DivergedError: the state of the save before held a NaN or an infinity; nothing was saved.
@@ -145,13 +145,13 @@ class Checkpoints:
         snapshot = state if isinstance(state, Snapshot) else Snapshot(state)
         if jax.process_count() > 1:
             with raise_on_all_processes():
-                first()
+                before_save()
                 self.check()
             self._save(step, snapshot)
             return
 
         def save() -> None:
-            first()
+            before_save()
             self._save(step, snapshot)
             with self._failing():
                 self._manager.wait_until_finished()
@@ -253,7 +253,7 @@ class Checkpoints:
         if self._read_only:
             return
         if is_main_process():
-            directory = self._workdir / DAMAGED
+            directory = self._workdir / DAMAGED_DIRECTORY
             directory.mkdir(exist_ok=True)
             # Those of an earlier accident stay as they are.
             target = directory / f"{step}-{len(list(directory.iterdir()))}"

@@ -18,7 +18,7 @@ from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
-from flaxres.parallel.sharding import AXIS, Devices, Function, device_name
+from flaxres.parallel.sharding import AXIS, Devices, StepFunction, device_name
 from flaxres.pretrained.load import without_head
 from flaxres.training.initial_weights import load_pretrained_weights
 from flaxres.training.layer_statistics import LayerStatistics
@@ -64,7 +64,7 @@ class CompiledSteps:
             )
         self._config = config
         self.devices = Devices(config)
-        axis = AXIS if self.devices.size > 1 else None
+        axis = AXIS if self.devices.num_devices > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None
         self._model = create_model(
             config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
@@ -78,17 +78,17 @@ class CompiledSteps:
         self._train_steps = make_train_steps(train_step)
         self._evaluate = make_evaluate(self._model, axis)
         if config.num_replicas > 1:
-            if self.devices.size > 1:
+            if self.devices.num_devices > 1:
                 raise ConfigError(
                     f"num_replicas above 1 is for a single device, got {config.num_replicas} on "
-                    f"{self.devices.size} devices; choose num_devices=1"
+                    f"{self.devices.num_devices} devices; choose num_devices=1"
                 )
             self._train_steps = jax.vmap(self._train_steps, in_axes=(0, None, 0))
             self._evaluate = jax.vmap(self._evaluate, in_axes=(0, None, None))
         self._orders = [
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
-        self._compiled: dict[tuple, Function] = {}
+        self._compiled: dict[tuple, StepFunction] = {}
 
     def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8."""
@@ -138,7 +138,7 @@ class CompiledSteps:
         return {
             "params": sum(leaf.size for leaf in params) // self._config.num_replicas,
             "device": device_name(),
-            "devices": self.devices.size,
+            "devices": self.devices.num_devices,
             "processes": jax.process_count(),
             "jax": jax.__version__,
             "flaxres": flaxres.__version__,
@@ -147,14 +147,14 @@ class CompiledSteps:
 
     def compile_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
-    ) -> Function:
+    ) -> StepFunction:
         """Compiles `num_steps` steps in one dispatch, once; the state passed to them is donated."""
         rows = self.indices(0, num_steps)
         return self._compile(self._train_steps, state, arrays, rows, donate=True)
 
     def _compile(
-        self, function: Function, state: TrainState, arrays: DeviceData, rows: np.ndarray, **options
-    ) -> Function:
+        self, function: StepFunction, state: TrainState, arrays: DeviceData, rows: np.ndarray, **options
+    ) -> StepFunction:
         """Compiles a function for arrays and rows of such shapes, once.
 
         The arrays are a split, or batches (`flaxres.training.input_pipeline`), of which each device has its own part.
@@ -162,7 +162,7 @@ class CompiledSteps:
         key = (id(function), arrays.labels.shape, rows.shape)
         if key not in self._compiled:
             if is_batched(arrays):
-                function, options["split"] = (
+                function, options["sharded"] = (
                     on_flat_batches(function),
                     DeviceData(True, True, False),
                 )
@@ -188,7 +188,7 @@ class CompiledSteps:
 
     def compile_evaluation(
         self, state: TrainState, arrays: DeviceData, rows: np.ndarray | None = None
-    ) -> Function:
+    ) -> StepFunction:
         """Compiles the evaluation of a split of that size, or of batches of such `rows`, once."""
         rows = self._evaluation_parts(arrays)[0] if rows is None else rows
         return self._compile(self._evaluate, state, arrays, rows)
@@ -198,7 +198,7 @@ class CompiledSteps:
         """Those of the config's net, not compiled."""
         return LayerStatistics(self._config, *self._layer_options)
 
-    def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> Function:
+    def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> StepFunction:
         """Compiles them for a split of that size, or for batches, once."""
         return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
 
@@ -215,7 +215,7 @@ class CompiledSteps:
     def _evaluation_parts(self, arrays: DeviceData) -> list[np.ndarray]:
         """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""
         rows = evaluation_batches(
-            len(arrays.labels), self._config.eval_batch_size, self.devices.size
+            len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
         )
         return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
 

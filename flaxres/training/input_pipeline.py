@@ -131,8 +131,8 @@ class StreamPipeline:
             config.eval_every,
             sizes,
             config.eval_batch_size,
-            self._devices.size,
-            self._devices.share,
+            self._devices.num_devices,
+            self._devices.process_shard,
         )
         self._ahead: Prefetcher | None = None
         self.max_ahead = 0
@@ -274,8 +274,8 @@ class StreamPipeline:
     def _put(self, batches: DecodedBatches) -> tuple[DeviceData, np.ndarray, int]:
         """Puts batches on the devices; the rows; broken images."""
         count, own = batches.labels.shape
-        share, shares = self._devices.share
-        each = own * shares // self._devices.size  # images of a device
+        share, shares = self._devices.process_shard
+        each = own * shares // self._devices.num_devices  # images of a device
         counted = np.arange(count * each, dtype=np.int32).reshape(count, each)
         rows = np.full((count, own * shares), -1, np.int32)  # other processes have theirs
         rows[:, share * own : (share + 1) * own] = np.where(

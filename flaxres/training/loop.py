@@ -19,7 +19,7 @@ from flaxres.data import Dataset, StreamedDataset
 from flaxres.errors import DivergedError
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import max_over_processes, raise_on_all_processes
-from flaxres.parallel.sharding import Function
+from flaxres.parallel.sharding import StepFunction
 from flaxres.run.checkpoint import Checkpoints, Snapshot
 from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
 from flaxres.run.preemption import StopRequest
@@ -83,7 +83,7 @@ class TrainLoop:
         self._checkpoints = checkpoints
         self._terminal = terminal
         self._pipeline = make_input_pipeline(config, compiled_steps, dataset)
-        self._compiled: dict[int, Function] = {}
+        self._compiled: dict[int, StepFunction] = {}
         self._launched: deque[Dispatch] = deque()
         self._ahead = 1
         self._clock = StepTimer(0)
@@ -204,7 +204,7 @@ class TrainLoop:
             if dispatch.is_logged or self._terminal.is_due():
                 metrics = jax.device_get(dispatch.metrics)
                 averages = metrics.sums.averages("train")
-                self._terminal.update(dispatch.step, replicas.mean(averages))
+                self._terminal.update(dispatch.step, replicas.mean_record(averages))
             else:
                 jax.block_until_ready(dispatch.metrics.learning_rate)
             if dispatch.is_logged:
@@ -213,7 +213,7 @@ class TrainLoop:
                 self._write_layers(dispatch.step, dispatch.layers)
             if dispatch.snapshot is not None:
                 # Its record is on disk before, so that no restart leaves a gap.
-                self._checkpoints.save(dispatch.step, dispatch.snapshot, first=self._writers.sync)
+                self._checkpoints.save(dispatch.step, dispatch.snapshot, before_save=self._writers.sync)
 
     def _write(self, dispatch: Dispatch, averages: dict, learning_rate: np.ndarray) -> None:
         """Writes the record of a dispatch whose training metrics are there."""
@@ -225,11 +225,11 @@ class TrainLoop:
         for name, sums in dispatch.evaluations.items():
             averages |= total(sums).averages(name)
         self._clock.restart(dispatch.step)
-        self.record = replicas.mean(averages)
+        self.record = replicas.mean_record(averages)
         with raise_on_all_processes():
             self._checkpoints.check()
             _check_finite(averages)
-            self._writers.write([self.record, *replicas.each(averages, self._config.num_replicas)])
+            self._writers.write([self.record, *replicas.split_record(averages, self._config.num_replicas)])
         self._terminal.write(self.record)
 
     def _write_layers(self, step: int, layers: Mapping[str, jax.Array]) -> None:

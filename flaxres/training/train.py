@@ -54,7 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
 
 def _train(config: ConfigDict, workdir: Path) -> Record:
     """Opens what the run needs, and closes it again however the run ends."""
-    own_runs = replicas.runs(config, workdir)
+    own_runs = replicas.replica_runs(config, workdir)
     directories = [workdir, *own_runs]
     with explain_lost_processes(), contextlib.ExitStack() as stack:
         net = model_name(config.model)
@@ -88,7 +88,7 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
             terminal.log(f"{net} in {workdir} goes on from step {step:,}")
             if (
                 config.bn_scope == "device"
-                and before.get("devices", 1) != compiled_steps.devices.size
+                and before.get("devices", 1) != compiled_steps.devices.num_devices
             ):
                 terminal.log(_other_devices(config, before, compiled_steps))
         writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
@@ -104,7 +104,7 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
 
 def _other_devices(config: ConfigDict, before: dict, compiled_steps: CompiledSteps) -> str:
     """What to say where the number of devices changes the images that batch norm sees together."""
-    now, then = compiled_steps.devices.size, before.get("devices", 1)
+    now, then = compiled_steps.devices.num_devices, before.get("devices", 1)
     return (
         f"batch norm takes {config.batch_size // now} images of each of {now} devices together; "
         f"up to here it took {config.batch_size // then} of each of {then}"

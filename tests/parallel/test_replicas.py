@@ -85,8 +85,16 @@ def test_stopped_and_gone_on_bit_for_bit(together, tmp_path, monkeypatch):
 
 def test_means_and_single_records():
     record = {"step": 5, "train_error": [10.0, 30.0], "images_per_second": 7.0}
-    assert replicas.mean(record) == {"step": 5, "train_error": 20.0, "images_per_second": 7.0}
-    assert replicas.each(record, 2)[1] == {"step": 5, "train_error": 30.0, "images_per_second": 7.0}
+    assert replicas.mean_record(record) == {
+        "step": 5,
+        "train_error": 20.0,
+        "images_per_second": 7.0,
+    }
+    assert replicas.split_record(record, 2)[1] == {
+        "step": 5,
+        "train_error": 30.0,
+        "images_per_second": 7.0,
+    }
 
 
 def test_what_they_do_not_go_with(tmp_path):

@@ -18,7 +18,7 @@ from flaxres.pretrained.load import (
     read_variables,
     write_variables,
 )
-from flaxres.run.checkpoint import CHECKPOINTS, Checkpoints
+from flaxres.run.checkpoint import CHECKPOINTS_DIRECTORY, Checkpoints
 from flaxres.run.workdir import open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
@@ -215,7 +215,7 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, compiled_steps, variables, cap
         load_pretrained_weights(tmp_path / "run", shapes, other.model)
     assert files_of(tmp_path) == before
 
-    for part in (tmp_path / "run" / CHECKPOINTS / "10" / "state").rglob("*"):
+    for part in (tmp_path / "run" / CHECKPOINTS_DIRECTORY / "10" / "state").rglob("*"):
         if part.is_file():
             part.write_bytes(b"x" * part.stat().st_size)
     before = files_of(tmp_path)
@@ -225,7 +225,7 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, compiled_steps, variables, cap
     assert "checkpoint 10 is damaged" in capsys.readouterr().err
     assert files_of(tmp_path) == before  # left to the run itself
 
-    shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
+    shutil.rmtree(tmp_path / "run" / CHECKPOINTS_DIRECTORY)
     with pytest.raises(WeightsError, match=r"run .*run holds no checkpoint yet; train it first"):
         read_run_variables(tmp_path / "run")
 

@@ -139,7 +139,7 @@ def test_what_fails_in_the_background_is_raised_once(tmp_path, monkeypatch, by, 
         checkpoints.wait()
         if what == "manager":
             monkeypatch.setattr(checkpoints._manager, "save", full)
-        checkpoints.save(2, make_state(2), first=first)
+        checkpoints.save(2, make_state(2), before_save=first)
         if by == "check":
             concurrent.futures.wait([checkpoints._saving], timeout=60)
 
