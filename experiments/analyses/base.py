@@ -25,7 +25,7 @@ from flaxres.errors import ConfigError, WorkdirError
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
-from flaxres.training.metrics import MetricSums, total
+from flaxres.training.metrics import MetricSums, sum_on_host
 
 ANALYSES = "analyses"  # the directory of results, in the workdir
 
@@ -197,14 +197,14 @@ class Evaluation:
             logits = apply(variables, normalize(images[rows], mean), *more)
             own = labels[rows]
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, own)
-            return MetricSums.of(losses, logits, own, rows >= 0)
+            return MetricSums.from_batch(losses, logits, own, rows >= 0)
 
         self._sums = sums
 
     def __call__(self, variables: Mapping, *more: object) -> dict[str, float]:
         """Mean cross-entropy in nats and top-1 error in percent; `more` goes to `apply`."""
         parts = [self._sums(variables, self._images, self._labels, r, *more) for r in self._rows]
-        averages = total(parts).averages("x")
+        averages = sum_on_host(parts).averages("x")
         return {"loss": averages["x_loss"], "error": averages["x_error"]}
 
 

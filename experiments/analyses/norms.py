@@ -20,7 +20,7 @@ from experiments.analyses.base import TrainedRun
 from flaxres.data.augment import normalize
 from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
 from flaxres.models.norms import BatchNorm
-from flaxres.training.metrics import MetricSums, total
+from flaxres.training.metrics import MetricSums, sum_on_host
 
 STATISTICS = ("batch", "running")
 QUANTITIES = ("input", "normalised", "output")  # normalised: before scale and shift
@@ -149,7 +149,7 @@ def measure(
         with nn.intercept_methods(watch):
             logits = model.apply(variables, normalize(images, run.mean), train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        sums = MetricSums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
+        sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
         return {"moments": moments, "histograms": histograms, "sums": sums}
 
     images, labels = getattr(run.dataset, split).images, getattr(run.dataset, split).labels
@@ -160,7 +160,7 @@ def measure(
         sums.append(seen["sums"])
         counts = {key: n + seen["histograms"][key].astype(np.int64) for key, n in counts.items()}
         done(run.name, len(rows))
-    averages, pooled = total(sums).averages("x"), pool.statistics()
+    averages, pooled = sum_on_host(sums).averages("x"), pool.statistics()
     return Measured(
         {name: (pooled[name]["mean"], pooled[name]["var"]) for name in norms},
         {(name, quantity): counts[f"{name} {quantity}"] for name, quantity in chosen},

@@ -41,10 +41,10 @@ class Prefetcher:
         return False
 
     def is_ready(self) -> bool:
-        """Whether `take` returns at once."""
+        """Whether `next` returns at once."""
         return not self._queue.empty()
 
-    def take(self) -> Any:
+    def next(self) -> Any:
         """The next element, or the error that came in its place."""
         element, error = self._queue.get()
         if error is not None:

@@ -22,7 +22,7 @@ from flaxres.parallel.sharding import AXIS, Devices, StepFunction, device_name
 from flaxres.pretrained.load import without_head
 from flaxres.training.initial_weights import load_pretrained_weights
 from flaxres.training.layer_statistics import LayerStatistics
-from flaxres.training.metrics import MetricSums, total
+from flaxres.training.metrics import MetricSums, sum_on_host
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.steps import (
     DeviceData,
@@ -179,10 +179,10 @@ class CompiledSteps:
         Returns:
           `MetricSums` with `count` equal to the size of the split; of each replica if there are several.
         """
-        return total(self.launch_evaluation(state, arrays))
+        return sum_on_host(self.launch_evaluation(state, arrays))
 
     def launch_evaluation(self, state: TrainState, arrays: DeviceData) -> list[MetricSums]:
-        """Starts an evaluation and returns at once; `metrics.total` of what it returns waits."""
+        """Starts an evaluation and returns at once; `metrics.sum_on_host` of what it returns waits."""
         evaluate = self.compile_evaluation(state, arrays)
         return [evaluate(state, arrays, part) for part in self._evaluation_parts(arrays)]
 

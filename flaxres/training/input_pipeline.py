@@ -80,7 +80,7 @@ class ResidentPipeline:
         """What the steps from `step` on take."""
         return self._train, self._compiled_steps.indices(step, num_steps)
 
-    def again(self, step: int) -> Batches:
+    def batch_at(self, step: int) -> Batches:
         """What the step after `step` takes, before or after its turn."""
         return self.next(step, 1)
 
@@ -90,7 +90,7 @@ class ResidentPipeline:
             self._compiled_steps.compile_evaluation(state, split)
 
     def launch_evaluation(self, state: TrainState, name: str) -> list[MetricSums]:
-        """Starts the evaluation of a split; `metrics.total` of what it returns waits for it."""
+        """Starts the evaluation of a split; `metrics.sum_on_host` of what it returns waits for it."""
         return self._compiled_steps.launch_evaluation(state, self._evaluated[name])
 
     def record(self) -> dict[str, float]:
@@ -172,7 +172,7 @@ class StreamPipeline:
         self._new_broken += broken
         return arrays, rows
 
-    def again(self, step: int) -> Batches:
+    def batch_at(self, step: int) -> Batches:
         """What the step after `step` takes, decoded here and now, out of turn."""
         parts = self._schedule.step_parts(step)
         batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
@@ -242,7 +242,7 @@ class StreamPipeline:
 
     def _take(self, name: tuple) -> tuple[DeviceData, np.ndarray, int]:
         with raise_on_all_processes():
-            found, *rest = self._ahead.take()
+            found, *rest = self._ahead.next()
         if found != name:
             raise RuntimeError(f"the stream has {found} next, but {name} is asked for")
         return tuple(rest)

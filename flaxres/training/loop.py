@@ -25,7 +25,7 @@ from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
 from flaxres.run.preemption import StopRequest
 from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
 from flaxres.training.input_pipeline import Batches, make_input_pipeline, next_dispatch_size
-from flaxres.training.metrics import MetricSums, TrainMetrics, total
+from flaxres.training.metrics import MetricSums, TrainMetrics, sum_on_host
 from flaxres.training.steps import DeviceData
 from flaxres.training.train_state import TrainState
 
@@ -150,7 +150,7 @@ class TrainLoop:
 
     def _launch_layers(self, state: TrainState, step: int) -> Mapping[str, jax.Array]:
         """Starts the statistics of the layers in the step that follows `step` steps."""
-        arrays, rows = self._pipeline.again(step)
+        arrays, rows = self._pipeline.batch_at(step)
         return self._compiled_steps.launch_layer_statistics(state, arrays, step, rows)
 
     def _compile(self, state: TrainState, arrays: DeviceData, num_steps: int) -> None:
@@ -223,7 +223,7 @@ class TrainLoop:
         averages["images_per_second"] = speed * self._config.batch_size
         averages |= self._pipeline.record()
         for name, sums in dispatch.evaluations.items():
-            averages |= total(sums).averages(name)
+            averages |= sum_on_host(sums).averages(name)
         self._clock.restart(dispatch.step)
         self.record = replicas.mean_record(averages)
         with raise_on_all_processes():

@@ -31,7 +31,7 @@ class MetricSums:
         return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     @classmethod
-    def of(
+    def from_batch(
         cls, losses: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array
     ) -> MetricSums:
         """Sums over a batch of n images.
@@ -63,7 +63,7 @@ class MetricSums:
         }
 
 
-def total(parts: Sequence[MetricSums]) -> MetricSums:
+def sum_on_host(parts: Sequence[MetricSums]) -> MetricSums:
     """Adds up sums on the host, in their order; waits until they are computed."""
     parts = jax.device_get(list(parts))
     # By numpy: an addition by JAX would be one more program for a device that is at work.

@@ -63,7 +63,7 @@ def make_train_step(
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
         loss_fn = make_loss(model, config, state, images, labels, axis)
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        sums = MetricSums.of(losses, logits, labels, jnp.ones(labels.shape, bool))
+        sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
             sums = jax.lax.psum(sums, axis)
@@ -204,7 +204,7 @@ def make_evaluate(model: nn.Module, axis: str | None = None) -> Evaluate:
         labels = arrays.labels[rows]
         logits = model.apply(state.variables, images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return MetricSums.of(losses, logits, labels, rows >= 0)
+        return MetricSums.from_batch(losses, logits, labels, rows >= 0)
 
     def evaluate(state: TrainState, arrays: DeviceData, rows: jax.Array) -> MetricSums:
         if len(rows) == 1:  # no loop, for the same reason as above

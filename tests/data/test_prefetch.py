@@ -21,7 +21,7 @@ def test_elements_come_in_order_and_no_more_than_asked_for_are_made():
     time.sleep(0.05)
     assert made == [0, 1, 2]  # two wait, and one has no room yet
     assert ahead.is_ready()
-    assert [ahead.take() for _ in range(4)] == [0, 1, 2, 3]
+    assert [ahead.next() for _ in range(4)] == [0, 1, 2, 3]
     assert not closed.is_set()
     ahead.close()
     assert closed.is_set()
@@ -35,8 +35,8 @@ def test_an_error_comes_in_its_place():
 
     closed = threading.Event()
     ahead = Prefetcher(elements(), 5, closed.set)
-    assert ahead.take() == 1
+    assert ahead.next() == 1
     with pytest.raises(KeyError, match="lost"):
-        ahead.take()
+        ahead.next()
     ahead.close()
     assert closed.is_set()

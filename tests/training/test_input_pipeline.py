@@ -156,7 +156,7 @@ def test_batches_come_in_turn(folder):
     feed.start(0, 1)
     try:
         arrays, rows = feed.next(0, 1)
-        again, _ = feed.again(0)
+        again, _ = feed.batch_at(0)
         np.testing.assert_array_equal(arrays.images, again.images)
         np.testing.assert_array_equal(rows, np.arange(32)[None])
         with pytest.raises(RuntimeError, match="is asked for"):
