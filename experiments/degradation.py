@@ -89,7 +89,7 @@ def main() -> None:
         return
     there = [read_config(path) for path in run_directories(workdir)]
     check_comparable([*there, *(flatten(plan.config) for plan in plans)], workdir)
-    launch.run(plans, workdir, then=draw)
+    launch.run(plans, workdir, on_end=draw)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def main() -> None:
     launch.run(
         left,
         workdir,
-        then=lambda _: results.collect(plans),
+        on_end=lambda _: results.collect(plans),
         in_order=True,
         minutes=MINUTES.value,
         watch=results.watch,

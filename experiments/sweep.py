@@ -50,7 +50,7 @@ def main() -> None:
         ):
             print_plan(plans, workdir, executor, Path(directory))
         return
-    launch.run(plans, workdir, then=launch.collect)
+    launch.run(plans, workdir, on_end=launch.collect)
 
 
 if __name__ == "__main__":

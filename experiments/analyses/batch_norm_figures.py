@@ -14,8 +14,11 @@ from experiments.results import plot_style
 
 Rows = Sequence[dict[str, object]]
 
-LOOKS = {"batch": plot_style.curve(2), "running": plot_style.curve(3) | {"linestyle": "--"}}
-NORMAL = {"color": plot_style.WEAK, "linestyle": ":", "linewidth": 1.4}
+LOOKS = {
+    "batch": plot_style.curve_style(2),
+    "running": plot_style.curve_style(3) | {"linestyle": "--"},
+}
+NORMAL = {"color": plot_style.GRAY, "linestyle": ":", "linewidth": 1.4}
 QUANTITIES = {
     "input": "input of the norm",
     "normalised": "normalised",
@@ -62,7 +65,7 @@ def _panels(rows: Rows, **options: object) -> tuple[Figure, list[Axes], list[str
 def _finish(panels: list[Axes], nets: list[str], label: str) -> None:
     for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
         below = "norm, in order" if number + COLUMNS >= len(nets) else ""
-        plot_style.finish(axes, below, "" if number % COLUMNS else label)
+        plot_style.label_axes(axes, below, "" if number % COLUMNS else label)
         axes.set_title(net)
 
 
@@ -84,7 +87,9 @@ def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -
             for field, (_, look) in fields.items():
                 numbers, values = _by_layer(own, field)
                 axes.plot(
-                    numbers, values, **plot_style.curve(look, len(numbers)) | {"linestyle": line}
+                    numbers,
+                    values,
+                    **plot_style.curve_style(look, len(numbers)) | {"linestyle": line},
                 )
         axes.set_yscale("log")
     _finish(panels, nets, "distance")
@@ -95,7 +100,7 @@ def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -
             means.append(f"{np.mean([row['error'] for row in own]):.2f}% {kind}")
         axes.set_title(f"{net}\nerror {', '.join(means)}", fontsize="small")
     handles = [
-        Line2D([], [], label=name, **plot_style.curve(look)) for name, look in fields.values()
+        Line2D([], [], label=name, **plot_style.curve_style(look)) for name, look in fields.values()
     ]
     handles += [
         Line2D([], [], label=f"all norms by {kind} statistics", color="0.3", linestyle=line)
@@ -124,14 +129,16 @@ def draw_parameters(rows: Rows, note: Callable[[str], str], path: Path) -> list[
         for name, look in looks.items():
             numbers, mean = _by_layer(own, f"{name}_mean")
             std = _by_layer(own, f"{name}_std")[1]
-            curve = plot_style.curve(look, len(numbers))
+            curve = plot_style.curve_style(look, len(numbers))
             axes.plot(numbers, mean, **curve)
             axes.fill_between(
                 numbers, mean - std, mean + std, color=curve["color"], alpha=0.2, linewidth=0
             )
-        axes.axhline(0, color=plot_style.WEAK, linewidth=0.8, zorder=0)
+        axes.axhline(0, color=plot_style.GRAY, linewidth=0.8, zorder=0)
     _finish(panels, nets, "scale, shift")
-    handles = [Line2D([], [], label=name, **plot_style.curve(look)) for name, look in looks.items()]
+    handles = [
+        Line2D([], [], label=name, **plot_style.curve_style(look)) for name, look in looks.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     what = "learned scales and shifts, mean and standard deviation over channels"
     return plot_style.save(figure, path, note(what))
@@ -153,7 +160,7 @@ def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Pa
         own = [row for row in rows if (row["quantity"], row["layer"]) == (quantity, layer)]
         _histogram(axes, own, quantity == "normalised")
         title = layer if quantity == places[0][0] else ""
-        plot_style.finish(
+        plot_style.label_axes(
             axes, QUANTITIES[quantity], "density" if layer == layers[0] else "", title
         )
     handles = [

@@ -243,9 +243,11 @@ def draw(
             for axes, kind in zip(line, KINDS, strict=True):
                 _curve(axes, [row for row in own if row["kind"] == kind], net, number)
         for axes, (kind, label) in zip(line, KINDS.items(), strict=True):
-            axes.axhline(chance, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
+            axes.axhline(chance, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
             bottom = group == groups[-1]
-            plot_style.finish(axes, label if bottom else "", "error (%)" if axes is line[0] else "")
+            plot_style.label_axes(
+                axes, label if bottom else "", "error (%)" if axes is line[0] else ""
+            )
             if kind == "swaps":
                 axes.set_xscale("symlog", base=2, linthresh=1)
                 axes.set_xticks(SWAPS, map(str, SWAPS))
@@ -278,7 +280,9 @@ def _curve(axes: Axes, rows: Sequence[dict[str, object]], net: str, look: int) -
         mean.append(np.mean(means) if own else np.nan)
         std.append(np.sqrt(np.mean(within) + np.var(means)) if own else np.nan)
     mean, std = np.array(mean), np.array(std)
-    drawn = plot_style.curve(look)  # marked everywhere, as a point between two gaps has no line
+    drawn = plot_style.curve_style(
+        look
+    )  # marked everywhere, as a point between two gaps has no line
     axes.plot(numbers, mean, label=net, **drawn)
     if np.nansum(std) > 0:
         color = drawn["color"]

@@ -109,7 +109,7 @@ def _draw_layers(runs: dict[str, list[Record]], path: Path, where: str) -> list[
             for number, (name, records) in enumerate(runs.items()):
                 record = records[0] if column == 0 else records[-1]
                 values = _numbers(record[quantity].values())
-                look = plot_style.curve(number, len(values))
+                look = plot_style.curve_style(number, len(values))
                 axes.plot(range(1, len(values) + 1), values, label=name, **look)
             _finish(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
             axes.set_title(title if row == 0 else "")
@@ -127,7 +127,7 @@ def _draw_training(runs: dict[str, list[Record]], path: Path, where: str) -> lis
         for number, layer in enumerate((*chosen, layers[-1])):
             values = _numbers(record["backward"].get(layer) for record in records)
             place = f"layer {layers.index(layer) + 1} of {len(layers)}"
-            axes.plot(steps, values, label=place, **plot_style.curve(number, len(steps)))
+            axes.plot(steps, values, label=place, **plot_style.curve_style(number, len(steps)))
         _finish(axes, "iterations", LABELS["backward"])
         axes.set_title(name, fontsize="medium")
         axes.label_outer()
@@ -142,7 +142,7 @@ def _numbers(values) -> np.ndarray:
 
 
 def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
-    plot_style.finish(axes, xlabel, ylabel)
+    plot_style.label_axes(axes, xlabel, ylabel)
     axes.set_yscale("log")
 
 

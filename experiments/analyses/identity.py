@@ -128,7 +128,7 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     files: list[Path] = []
     if own:
         plans = make_plans([plan_entry(name, v.config) for name, v in own.items()], {})
-        launch.run(plans, workdir, then=lambda _: files.extend(collect(variants, output)))
+        launch.run(plans, workdir, on_end=lambda _: files.extend(collect(variants, output)))
     return files or collect(variants, output)
 
 
@@ -256,9 +256,11 @@ def draw(variants: Sequence[Variant], path: Path) -> list[Path]:
             axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
             config = group[0].config
             for step in config.boundaries if config.schedule == "piecewise-constant" else ():
-                axes.axvline(step, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
+                axes.axvline(step, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
             axes.set_xlim(0, config.num_steps)
-            plot_style.finish(axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}")
+            plot_style.label_axes(
+                axes, "iterations", "error (%)" * (axes is left), f"{deeper}, {what}"
+            )
         # What is kept or lost may be a hundredth or all of it.
         left.set_yscale("symlog", linthresh=1, linscale=0.5)
         left.set_ylim(-0.1, 100)  # so that curves at 0 are seen
@@ -276,10 +278,10 @@ def _curve(axes: Axes, runs: list[Run], metric: str, number: int, shift: float) 
     if not runs:
         return
     steps, mean, std = mean_and_std(runs, metric)
-    look = plot_style.curve(number, len(steps))
+    look = plot_style.curve_style(number, len(steps))
     every = look["markevery"][1]
     look["markevery"] = (int(shift * every), every)
-    axes.plot(steps, mean, label=runs[0].net, **look)
+    axes.plot(steps, mean, label=runs[0].variant, **look)
     if std.any():
         axes.fill_between(steps, mean - std, mean + std, color=look["color"], alpha=0.2, lw=0)
 

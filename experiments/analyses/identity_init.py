@@ -219,7 +219,7 @@ def activation_statistics(
         return own
 
     pool = MomentAccumulator()
-    for rows in evaluation_batches(len(images), batch_size, devices=1):
+    for rows in evaluation_batches(len(images), batch_size, num_devices=1):
         is_there = (rows >= 0).astype(np.float32)
         pool.add(moments(variables, images[rows], is_there), int(is_there.sum()))
     return pool.statistics()
@@ -239,7 +239,7 @@ def make_logits(model: nn.Module, mean: np.ndarray, batch_size: int) -> Callable
         return model.apply(variables, normalize(batch, mean), train=False)
 
     def logits(variables: Variables, images: np.ndarray) -> np.ndarray:
-        batches = evaluation_batches(len(images), batch_size, devices=1)
+        batches = evaluation_batches(len(images), batch_size, num_devices=1)
         parts = [np.asarray(apply(variables, images[rows])) for rows in batches]
         return np.concatenate(parts)[: len(images)]
 

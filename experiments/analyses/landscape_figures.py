@@ -91,7 +91,7 @@ def draw_lines(rows: Rows, groups: dict[str, str], path: Path, note: str) -> lis
     for (group, own), panels in zip(nets.items(), lines, strict=True):
         for row in by_run(rows).values():
             if row[0]["net"] in own:
-                _curves(panels, row, plot_style.curve(own.index(row[0]["net"]), len(row)))
+                _curves(panels, row, plot_style.curve_style(own.index(row[0]["net"]), len(row)))
         _finish(panels, DISTANCE if group == list(nets)[-1] else "")
         panels[0].set_title(group, loc="left")
         panels[0].set_xticks(np.linspace(rows[0]["x"], rows[-1]["x"], TICKS))
@@ -114,7 +114,7 @@ def draw_between(rows: Rows, path: Path, note: str) -> list[Path]:
     rows, losses, said = _drawable_rows(rows)
     figure = Figure(figsize=(10, 4.0), layout="constrained")
     panels = figure.subplots(1, 2)
-    _curves(panels, rows, plot_style.curve(2, len(rows)))
+    _curves(panels, rows, plot_style.curve_style(2, len(rows)))
     _finish(panels, f"0: {rows[0]['run']}, 1: {rows[0]['other']}")
     _limit(panels, losses)
     return plot_style.save(figure, path, note + said)
@@ -128,8 +128,8 @@ def _curves(panels: Sequence[Axes], rows: Rows, look: dict[str, object]) -> None
 
 
 def _finish(panels: Sequence[Axes], label: str) -> None:
-    plot_style.finish(panels[0], label, "loss (nats)")
-    plot_style.finish(panels[1], label, "training error (%)")
+    plot_style.label_axes(panels[0], label, "loss (nats)")
+    plot_style.label_axes(panels[1], label, "training error (%)")
 
 
 def _limit(panels: Sequence[Axes], losses: np.ndarray) -> None:

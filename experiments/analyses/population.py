@@ -33,7 +33,7 @@ METRICS = {
     "error": ("population", "error (%)"),
     "loss": ("population_loss", "cross-entropy (nats)"),
 }
-POPULATION = plot_style.curve(2)
+POPULATION = plot_style.curve_style(2)
 RUNNING = {"color": plot_style.COLORS[3], "linestyle": "--", "linewidth": 1.6}
 BETWEEN_TICKS = 2.5  # each that has a label is so many times the one before, or more
 
@@ -173,7 +173,9 @@ def draw(
     for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
         _panel(axes, [row for row in rows if row["net"] == net], metric)
         label = METRICS[metric][1] if number % 4 == 0 else ""
-        plot_style.finish(axes, "training images" if number + 4 >= len(nets) else "", label, net)
+        plot_style.label_axes(
+            axes, "training images" if number + 4 >= len(nets) else "", label, net
+        )
     handles = [
         Line2D([], [], label="population statistics", **POPULATION),
         Line2D([], [], label="running statistics", **RUNNING),

@@ -25,7 +25,7 @@ def draw_sweep(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     """
     if are_nets(runs):
         return draw_figures(runs, directory)
-    looks = {net: plot_style.curve(i) for i, net in enumerate(runs)}
+    looks = {net: plot_style.curve_style(i) for i, net in enumerate(runs)}
     rows = -(-len(runs) // 4)  # of the legend
     figure = Figure(figsize=(10, 4.0 + 0.25 * rows), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -52,7 +52,7 @@ def draw_figures(runs: dict[str, list[Run]], directory: Path) -> list[Path]:
     """
     depths = sorted({_depth(net) for net in runs})
     # By depth, so that a plain net and its residual twin look alike.
-    looks = {depth: plot_style.curve(i) for i, depth in enumerate(depths)}
+    looks = {depth: plot_style.curve_style(i) for i, depth in enumerate(depths)}
     plain = {net: group for net, group in runs.items() if net.startswith("plain")}
     residual = {net: group for net, group in runs.items() if net not in plain}
 
@@ -113,12 +113,12 @@ def draw_responses(runs: dict[str, list[Run]], path: Path) -> list[Path]:
     order = sorted({depths.get(net, net) for net in chosen}, key=str)
     for net in chosen:
         responses = np.mean([list(run.responses.values()) for run in runs[net]], axis=0)
-        look = plot_style.curve(order.index(depths.get(net, net)), len(responses))
+        look = plot_style.curve_style(order.index(depths.get(net, net)), len(responses))
         look["linestyle"] = "--" if net.startswith("plain") else "-"
         for axes, values in zip(panels, (responses, -np.sort(-responses)), strict=True):
             axes.plot(range(1, len(values) + 1), values, label=net, **look)
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
-        plot_style.finish(axes, label, "standard deviation")
+        plot_style.label_axes(axes, label, "standard deviation")
     shown = [values for line in panels[0].lines for values in line.get_ydata()]
     if max(shown) > MAX_RATIO_ON_LINEAR_AXIS * max(min(shown), 1e-9):
         panels[0].set_yscale("log")
@@ -144,7 +144,9 @@ def _curve(axes: Axes, group: list[Run], metric: str, look: dict[str, object]) -
     if not len(steps):
         return
     steps = steps / _scale({"": group})[0]
-    every = plot_style.curve(plot_style.MARKERS.index(look["marker"]), len(steps))["markevery"]
+    every = plot_style.curve_style(plot_style.MARKERS.index(look["marker"]), len(steps))[
+        "markevery"
+    ]
     axes.plot(steps, mean, **look, markevery=every)
     if std.any():
         color = look["color"]
@@ -154,12 +156,12 @@ def _curve(axes: Axes, group: list[Run], metric: str, look: dict[str, object]) -
 def _finish(axes: Axes, nets: dict[str, list[Run]], title: str) -> None:
     """Axes and learning-rate drops of one panel."""
     unit, label = _scale(nets) if nets else (1, "")
-    plot_style.finish(axes, label, "error (%)", title)
+    plot_style.label_axes(axes, label, "error (%)", title)
     if not nets:
         return
     config = next(iter(nets.values()))[0].config
     for step in config["boundaries"] if config["schedule"] == "piecewise-constant" else ():
-        axes.axvline(step / unit, color=plot_style.WEAK, linestyle=":", linewidth=1.0, zorder=0)
+        axes.axvline(step / unit, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config["num_steps"] / unit)
 
 

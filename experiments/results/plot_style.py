@@ -15,13 +15,13 @@ COLORS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#00
 # For readers who see no colours at all; filled and of about one size.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":")  # where there are more curves than colours
-WEAK = "0.6"  # grey of what is not data
+GRAY = "0.6"  # grey of what is not data
 MARKERS_PER_CURVE = 8
 EXTENSIONS = ("png", "svg")
 LETTERS_PER_INCH = 12  # of the lines on top
 
 
-def curve(number: int, points: int | None = None) -> dict[str, object]:
+def curve_style(number: int, points: int | None = None) -> dict[str, object]:
     """Colour, line and marker of curve `number`, from 0: arguments for `Axes.plot`.
 
     Curves are told apart by their markers where colours cannot be seen.
@@ -44,7 +44,7 @@ def curve(number: int, points: int | None = None) -> dict[str, object]:
     return style
 
 
-def finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+def label_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     """Labels and grid of a panel."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(axis="y", color="0.9")

@@ -48,7 +48,7 @@ class Run:
       responses: standard deviation of each layer's response, from the first on; {} if not known.
     """
 
-    net: str
+    variant: str
     config: dict[str, object]
     info: dict[str, object]
     records: list[Record]
@@ -89,14 +89,14 @@ def find_runs(workdir: Path) -> dict[str, list[Run]]:
     found = [run for path in run_directories(workdir) if (run := read_run(path)) is not None]
     if not found:
         raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
-    return group_by_net(found)
+    return group_by_variant(found)
 
 
-def group_by_net(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def group_by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """The runs of each net, by seed; plain before residual nets, by depth."""
     groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config["seed"]):
-        groups.setdefault(run.net, []).append(run)
+        groups.setdefault(run.variant, []).append(run)
 
     def place(net: str) -> tuple:
         config = groups[net][0].config

@@ -140,8 +140,8 @@ def run_rows(
     for group in runs.values():
         for run in group:
             row = {
-                "name": f"{run.net}/seed-{run.config['seed']}",
-                "net": run.net,
+                "name": f"{run.variant}/seed-{run.config['seed']}",
+                "net": run.variant,
                 "seed": run.config["seed"],
                 "state": "finished" if run.finished else "unfinished",
                 "step": int(run.records[-1]["step"]),
@@ -175,7 +175,7 @@ def _best_by_validation(run: Run) -> dict[str, object]:
     return dict(zip(names, (int(steps[best]), float(errors[best]), float(test_error)), strict=True))
 
 
-def settings(run: Run) -> str:
+def describe_settings(run: Run) -> str:
     """What a reader of the results has to know of how they were made."""
     config = run.config
     decayed = dict(zip(DECAYED, ("all parameters", "the kernels alone"), strict=True))
@@ -211,7 +211,7 @@ def write_tables(
     rows = result_rows(runs, planned_runs(directory), peers)
     table = markdown(rows, details)
     if details:
-        table += f"\n{settings(next(iter(runs.values()))[0])}\n"
+        table += f"\n{describe_settings(next(iter(runs.values()))[0])}\n"
     files = [directory / "table.md", directory / "table.csv"]
     for file, content in zip(files, (table, as_csv(rows)), strict=True):
         file.write_text(content)

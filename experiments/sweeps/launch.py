@@ -112,7 +112,7 @@ def _pairs(flag: str) -> list[tuple[str, str]]:
 def run(
     plans: Sequence[Plan],
     workdir: Path,
-    then: Callable[[Path], None],
+    on_end: Callable[[Path], None],
     in_order: bool = False,
     minutes: float = math.inf,
     watch: Callable[[RunProgress], None] = lambda run: None,
@@ -122,7 +122,7 @@ def run(
     Args:
       plans: the runs.
       workdir: of the sweep.
-      then: told `workdir` when something is there, also after an interruption.
+      on_end: told `workdir` when something is there, also after an interruption.
       in_order: start them as they are in `plans`, not the longest first.
       minutes: after which all runs save and stop.
       watch: told each run, every half second.
@@ -156,7 +156,7 @@ def run(
                 run_queue(runs, workdir, executor, RETRIES.value, table.log, update, deadline)
         finally:
             if any(run.step for run in runs):
-                then(workdir)
+                on_end(workdir)
     failed = [run for run in runs if run.state is RunState.FAILED]
     if failed:
         raise SweepError(

@@ -68,7 +68,7 @@ def test_a_plan_alone(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-20/seed-0": {"num_steps": 7}}))
     facts = read_status(tmp_path)
     assert standing(facts) == [("plain-20/seed-0", "not begun", 0, 0)]
-    assert (facts.results, facts.by_net, facts.differing) == ([], {}, [])
+    assert (facts.results, facts.by_variant, facts.differing) == ([], {}, [])
 
 
 @pytest.mark.parametrize(("name", "expected"), [("mine", "mine"), ("net/seed-0", "net/seed-0")])
