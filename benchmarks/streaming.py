@@ -107,7 +107,7 @@ class Bare:
     def run(self, batches: int) -> float:
         """Images per second over so many batches."""
         steps = range(self._step, self._step + batches)
-        parts = [part for step in steps for part in self._schedule.step_parts(step)]
+        parts = [part for step in steps for part in self._schedule.step_tasks(step)]
         self._step += batches
         shares = [parts[i :: self._workers] for i in range(self._workers)]
         began = time.perf_counter()

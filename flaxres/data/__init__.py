@@ -49,7 +49,7 @@ def open_sources(config: ConfigDict) -> Sources:
         sources = Sources("digits", class_names=classes, channels=1, **parts)
     else:
         sources = open_tfds(config.name, config.data_dir, *splits)
-    return sources.keep(config.classes)
+    return sources.select_classes(config.classes)
 
 
 def open_dataset(config: ConfigDict) -> Dataset | StreamedDataset:

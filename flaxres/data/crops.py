@@ -42,7 +42,7 @@ class Cropper:
     seed: int = 0
 
     @classmethod
-    def of(cls, config: ConfigDict) -> Cropper:
+    def from_config(cls, config: ConfigDict) -> Cropper:
         """Those of an experiment."""
         options = config.augment
         return cls(
@@ -55,7 +55,7 @@ class Cropper:
             seed=config.seed,
         )
 
-    def training(self, image: Image.Image, position: int) -> Image.Image:
+    def train_crop(self, image: Image.Image, position: int) -> Image.Image:
         """What the net is trained on: a function of the image, the seed and the position alone.
 
         Args:
@@ -71,7 +71,7 @@ class Cropper:
         # One operation for the crop and the change of size, that leaves out what is cut off.
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
 
-    def evaluation(self, image: Image.Image) -> Image.Image:
+    def eval_crop(self, image: Image.Image) -> Image.Image:
         """The middle of the image."""
         return resize(image, self.size, self.eval_short_side) if self.size else image
 

@@ -83,7 +83,7 @@ class Decoder:
                 if not self.skip_broken:
                     raise
                 continue
-            image = self.crops.training(image, position + missed)
+            image = self.crops.train_crop(image, position + missed)
             return self._checked(source, index, image, label), missed
         raise DatasetError(f"none of the {len(source):,} training images can be decoded")
 
@@ -98,7 +98,7 @@ class Decoder:
             if not self.skip_broken:
                 raise
             return None, 1
-        return self._checked(source, index, self.crops.evaluation(image), label), 0
+        return self._checked(source, index, self.crops.eval_crop(image), label), 0
 
     def _checked(
         self, source: Source, index: int, image: Image.Image, label: int
@@ -106,11 +106,11 @@ class Decoder:
         height, width, channels = self.image_shape
         if (image.height, image.width) != (height, width):
             raise DatasetError(
-                f"{source.where(index)} has {image.height} x {image.width} pixels and not the "
+                f"{source.describe(index)} has {image.height} x {image.width} pixels and not the "
                 f"{height} x {width} of the first image; choose one size for all, e.g. "
                 "--config.dataset.image_size=224"
             )
-        check_label(label, self.num_classes, source.where(index))
+        check_label(label, self.num_classes, source.describe(index))
         return np.asarray(image).reshape(height, width, channels), label
 
 
@@ -133,7 +133,7 @@ class DecodeStream:
         workers: int,
         ahead: int,
         start: int = 0,
-        part_size: int = MAX_TASK_SIZE,
+        max_task_size: int = MAX_TASK_SIZE,
     ):
         """Starts the workers.
 
@@ -143,7 +143,7 @@ class DecodeStream:
           workers: processes; 0 for threads of this one.
           ahead: parts that are decoded before they are asked for, about; at least four a worker.
           start: number of the first part to decode.
-          part_size: images of the largest part.
+          max_task_size: images of the largest part.
 
         Raises:
           DatasetError: there is too little shared memory for the processes.
@@ -165,7 +165,7 @@ class DecodeStream:
             self.max_ahead = workers * (2 * buffer + 2)
             reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             self._slots = SharedBuffers(
-                self.max_ahead + workers, part_size, decoder.image_shape, start
+                self.max_ahead + workers, max_task_size, decoder.image_shape, start
             )
         else:
             self.max_ahead = ahead + len(available_cores())
@@ -183,7 +183,7 @@ class DecodeStream:
             steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
         self._iterator = iter(steps)
 
-    def take(self, out: DecodedImages) -> None:
+    def read_into(self, out: DecodedImages) -> None:
         """Copies the next part, of as many images as `out` has.
 
         Raises:
@@ -215,7 +215,7 @@ class DecodeStream:
         if self._next >= len(self._parts):
             raise StopIteration
         out = DecodedImages.empty(len(self._parts[self._next]), self._image_shape)
-        self.take(out)
+        self.read_into(out)
         return out
 
     def close(self) -> None:

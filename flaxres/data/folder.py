@@ -39,14 +39,14 @@ class FolderSource:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """See `flaxres.data.source.Source`."""
-        file = self.where(index)
+        file = self.describe(index)
         try:
             data = Path(file).read_bytes()
         except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
         return decode(data, file), int(self.own_labels[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See there."""
         return os.path.join(self.directory, os.fsdecode(self.files[index]))
 

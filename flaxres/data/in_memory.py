@@ -61,11 +61,11 @@ def _read(
         image = view(image) if view else image
         images.append(np.asarray(image).reshape(image.height, image.width, sources.channels))
         labels.append(label)
-        check_label(label, sources.num_classes, source.where(index))
+        check_label(label, sources.num_classes, source.describe(index))
         if images[-1].shape != images[0].shape:
             (height, width), (first, second) = (i.shape[:2] for i in (images[-1], images[0]))
             raise DatasetError(
-                f"{source.where(index)} has {height} x {width} pixels and not the {first} x "
+                f"{source.describe(index)} has {height} x {width} pixels and not the {first} x "
                 f"{second} of the first image; choose one size for all, e.g. "
                 "--config.dataset.image_size=224"
             )

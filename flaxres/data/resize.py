@@ -44,7 +44,7 @@ def image_to_array(image: Image.Image) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def fit(image: Image.Image, size: tuple[int, int], short_side: int = 0) -> np.ndarray:
+def resize_to_shape(image: Image.Image, size: tuple[int, int], short_side: int = 0) -> np.ndarray:
     """The middle of an image of any size, scaled to cover height and width `size`.
 
     An image of that size is left as it is; where the size is a square, this is

@@ -52,13 +52,13 @@ class EpochSampler:
         return np.concatenate(parts)
 
 
-def evaluation_batches(size: int, batch_size: int, devices: int) -> np.ndarray:
+def evaluation_batches(size: int, batch_size: int, num_devices: int) -> np.ndarray:
     """Every image of a split once, in batches that `devices` can share evenly.
 
     Returns:
       int32 (batches, images of a batch): at most `batch_size` images, rounded up to a multiple of
       `devices`; the last batch is filled up with -1.
     """
-    batch_size = -(-min(batch_size, size) // devices) * devices
+    batch_size = -(-min(batch_size, size) // num_devices) * num_devices
     rows = np.arange(-(-size // batch_size) * batch_size, dtype=np.int32)
     return np.where(rows < size, rows, -1).reshape(-1, batch_size)

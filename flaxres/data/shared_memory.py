@@ -67,7 +67,7 @@ class DecodedBatches:
     images: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
-    parts: list[DecodedImages]
+    task_outputs: list[DecodedImages]
 
     @classmethod
     def empty(

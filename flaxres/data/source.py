@@ -31,7 +31,7 @@ class Source(Protocol):
           DatasetError: it cannot be read.
         """
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """What to call image `index` in a message: its file, or its record."""
 
     def labels(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Sources:
         """Number of labels."""
         return len(self.class_names)
 
-    def keep(self, classes: Sequence[str]) -> Sources:
+    def select_classes(self, classes: Sequence[str]) -> Sources:
         """The images of `classes` alone, which get the labels 0, 1, ... in that order.
 
         Raises:
@@ -113,9 +113,9 @@ class Subset:
         image, label = self.source.load(int(self.rows[index]))
         return image, self._new(label)
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See `Source`."""
-        return self.source.where(int(self.rows[index]))
+        return self.source.describe(int(self.rows[index]))
 
     def labels(self) -> np.ndarray:
         """See `Source`."""
@@ -150,7 +150,7 @@ class ArraySource:
             self.own_labels[index]
         )
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See `Source`."""
         return f"image {index} of {self.name}"
 

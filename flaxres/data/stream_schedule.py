@@ -73,48 +73,48 @@ class StreamSchedule:
         self._num_steps, self._eval_every = num_steps, eval_every
         self._share = share
         self._batch_size = batch_size
-        self._own = self.own(np.arange(batch_size, dtype=np.int64))
+        self._own = self.process_rows(np.arange(batch_size, dtype=np.int64))
         self._step_parts = split_into_tasks(self._own)
-        self.batches = {
+        self.eval_batches = {
             split: evaluation_batches(size, eval_batch_size, devices)
             for split, size in sizes.items()
         }
         self._evaluation = [
             DecodeTask(split, False, part.astype(np.int64))
-            for split, batches in self.batches.items()
+            for split, batches in self.eval_batches.items()
             for rows in batches
-            for part in self.parts_of_batch(rows)
+            for part in self.split_process_rows(rows)
         ]
 
     @property
-    def part_size(self) -> int:
+    def max_task_size(self) -> int:
         """Images of the largest part."""
         parts = [*self._step_parts, *(part.numbers for part in self._evaluation)]
         return max(map(len, parts))
 
-    def own(self, rows: np.ndarray) -> np.ndarray:
+    def process_rows(self, rows: np.ndarray) -> np.ndarray:
         """This process's part of a batch, which lies together."""
         number, count = self._share
         size = len(rows) // count
         return rows[number * size : (number + 1) * size]
 
-    def parts_of_batch(self, rows: np.ndarray) -> list[np.ndarray]:
+    def split_process_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         """This process's part of a batch of an evaluation, in parts."""
-        return split_into_tasks(self.own(rows))
+        return split_into_tasks(self.process_rows(rows))
 
-    def start(self, step: int) -> int:
+    def first_task(self, step: int) -> int:
         """Number of the first part of the batch that follows `step` steps."""
         evaluations = step // self._eval_every
         return step * len(self._step_parts) + evaluations * len(self._evaluation)
 
     def __len__(self) -> int:
         rest = self._num_steps % self._eval_every or not self._num_steps
-        return self.start(self._num_steps) + (len(self._evaluation) if rest else 0)
+        return self.first_task(self._num_steps) + (len(self._evaluation) if rest else 0)
 
     def __getitem__(self, number: int) -> DecodeTask:
         """Part `number`, from 0."""
         number = int(number)
-        period = self.start(self._eval_every)
+        period = self.first_task(self._eval_every)
         periods, rest = divmod(number, period)
         steps = min(self._num_steps - periods * self._eval_every, self._eval_every)
         before = steps * len(self._step_parts)
@@ -124,7 +124,7 @@ class StreamSchedule:
         first = (periods * self._eval_every + step) * self._batch_size
         return DecodeTask("train", True, first + self._step_parts[part])
 
-    def step_parts(self, step: int) -> list[DecodeTask]:
+    def step_tasks(self, step: int) -> list[DecodeTask]:
         """Parts of the batch that follows `step` steps, beyond the last one too."""
         return [
             DecodeTask("train", True, step * self._batch_size + own) for own in self._step_parts

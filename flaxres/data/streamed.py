@@ -53,7 +53,7 @@ class StreamedDataset:
         """Number of labels."""
         return self.sources.num_classes
 
-    def evaluated(self) -> dict[str, Source]:
+    def evaluation_splits(self) -> dict[str, Source]:
         """The splits that are evaluated during training."""
         splits = {"test": self.sources.test, "validation": self.sources.validation}
         return {name: split for name, split in splits.items() if split is not None}
@@ -62,9 +62,9 @@ class StreamedDataset:
         """What decodes parts of the splits; with other crops than the experiment's, if given."""
         config = self.config
         return Decoder(
-            sources={"train": self.train} | self.evaluated(),
+            sources={"train": self.train} | self.evaluation_splits(),
             order=EpochSampler(len(self.train), config.batch_size, config.seed),
-            crops=crops or Cropper.of(config),
+            crops=crops or Cropper.from_config(config),
             image_shape=self.image_shape,
             num_classes=self.num_classes,
             skip_broken=config.dataset.broken_images == "skip",
@@ -88,7 +88,7 @@ class StreamedDataset:
         if config.dataset.mean_images < size:
             rng = np.random.default_rng((MEAN_STREAM, size))
             rows = np.sort(rng.choice(size, config.dataset.mean_images, replace=False))
-        crops = Cropper.of(config)
+        crops = Cropper.from_config(config)
         if not crops_on_host(config):
             crops = dataclasses.replace(crops, eval_short_side=0)
         parts = [DecodeTask("train", False, part) for part in split_into_tasks(rows)]

@@ -57,9 +57,9 @@ class RecordSource:
 
     def decode(self, record: dict, index: int) -> Image.Image:
         """The image of a record that has been read."""
-        return decode(record[self.image_key], self.where(index), self.channels)
+        return decode(record[self.image_key], self.describe(index), self.channels)
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See there."""
         return f"image {index} of {self.name}"
 
@@ -285,7 +285,7 @@ def _read(
     except Exception as error:
         raise _incomplete(source.name, error) from error
     for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
-        check_label(int(labels[row]), num_classes, source.where(int(row)))
+        check_label(int(labels[row]), num_classes, source.describe(int(row)))
     return Split(images, labels)
 
 

@@ -135,11 +135,11 @@ def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool
             if not skip_broken:
                 raise
             return None
-        check_label(label, num_classes, source.where(index))
+        check_label(label, num_classes, source.describe(index))
         try:
             return index, label, protocol.views(image)
         except DatasetError as error:
-            raise DatasetError(f"{source.where(index)} {error}") from None
+            raise DatasetError(f"{source.describe(index)} {error}") from None
 
     pool = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "read")
     try:

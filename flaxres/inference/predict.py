@@ -21,7 +21,7 @@ from rich import box
 from rich.table import Table
 
 from flaxres.data.decode import BrokenImageError, decode
-from flaxres.data.resize import fit
+from flaxres.data.resize import resize_to_shape
 from flaxres.errors import ConfigError, UserError
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import TrainedModel
@@ -111,7 +111,7 @@ def predictions(
     for number, file in enumerate(files, start=1):
         try:
             image = decode(_read(file), file, channels)
-            pixels.append(fit(image, (height, width), short_side))
+            pixels.append(resize_to_shape(image, (height, width), short_side))
             names.append(file)
         except BrokenImageError as error:  # its message goes on with what is for data sets
             errors.append(str(error).partition(");")[0] + ")" * (");" in str(error)))

@@ -123,7 +123,7 @@ class StreamPipeline:
         self._shape = dataset.image_shape
         self._mean = self._devices.replicate(dataset.mean_image())
         self._decoder: Decoder = dataset.decoder()
-        sizes = {name: len(split) for name, split in dataset.evaluated().items()}
+        sizes = {name: len(split) for name, split in dataset.evaluation_splits().items()}
         self.splits = tuple(sizes)
         self._schedule = StreamSchedule(
             config.batch_size,
@@ -142,14 +142,14 @@ class StreamPipeline:
     def start(self, step: int, most: int) -> None:
         """Begins to decode what is needed after `step` steps, in dispatches of up to `most`."""
         config = self._config
-        parts = len(self._schedule.step_parts(0))
+        parts = len(self._schedule.step_tasks(0))
         stream = DecodeStream(
             self._schedule,
             self._decoder,
             min(num_workers(config.dataset.workers), config.dataset.prefetch * parts),
             ahead=config.dataset.prefetch * parts,
-            start=self._schedule.start(step),
-            part_size=self._schedule.part_size,
+            start=self._schedule.first_task(step),
+            max_task_size=self._schedule.max_task_size,
         )
         # Besides those of the stream, what waits on the devices, and what has no room there yet.
         self.max_ahead = -(-stream.max_ahead // parts) + (ON_DEVICE + 1) * most
@@ -174,21 +174,21 @@ class StreamPipeline:
 
     def batch_at(self, step: int) -> Batches:
         """What the step after `step` takes, decoded here and now, out of turn."""
-        parts = self._schedule.step_parts(step)
+        parts = self._schedule.step_tasks(step)
         batches = DecodedBatches.empty(1, [*map(len, parts)], self._shape)
         with (
             raise_on_all_processes(),
             ThreadPoolExecutor(min(len(parts), len(available_cores()))) as threads,
         ):
-            for _ in threads.map(self._decoder, parts, batches.parts):
+            for _ in threads.map(self._decoder, parts, batches.task_outputs):
                 pass  # raises what was raised there
         arrays, rows, _ = self._put(batches)
         return arrays, rows
 
     def compile_evaluation(self, state: TrainState) -> None:
         """Compiles the evaluations."""
-        for batches in self._schedule.batches.values():
-            own = (1, len(self._schedule.own(batches[0])))
+        for batches in self._schedule.eval_batches.values():
+            own = (1, len(self._schedule.process_rows(batches[0])))
             arrays = DeviceData(
                 self._devices.batches_shape_struct((*own, *self._shape), np.uint8),
                 self._devices.batches_shape_struct(own, np.int32),
@@ -204,7 +204,7 @@ class StreamPipeline:
         """
         sums: list[MetricSums] = []
         broken = 0
-        for number in range(len(self._schedule.batches[name])):
+        for number in range(len(self._schedule.eval_batches[name])):
             arrays, rows, missed = self._take((name, number))
             evaluate = self._compiled_steps.compile_evaluation(state, arrays, rows)
             sums.append(evaluate(state, arrays, rows))
@@ -250,16 +250,16 @@ class StreamPipeline:
     def _batches(self, stream: DecodeStream, step: int, most: int) -> Iterator[tuple]:
         """All that the run will ask for, in order: name, arrays, rows and broken images."""
         config, schedule = self._config, self._schedule
-        sizes = [len(part) for part in schedule.step_parts(0)]
+        sizes = [len(part) for part in schedule.step_tasks(0)]
         while step < config.num_steps:
             num_steps = next_dispatch_size(step, most, config.num_steps)
             yield ("train", step, num_steps), *self._next_batches(stream, num_steps, sizes)
             step += num_steps
             if step % config.eval_every and step < config.num_steps:
                 continue
-            for name, batches in schedule.batches.items():
+            for name, batches in schedule.eval_batches.items():
                 for number, rows in enumerate(batches):
-                    own = [len(part) for part in schedule.parts_of_batch(rows)]
+                    own = [len(part) for part in schedule.split_process_rows(rows)]
                     yield (name, number), *self._next_batches(stream, 1, own)
 
     def _next_batches(
@@ -267,8 +267,8 @@ class StreamPipeline:
     ) -> tuple[DeviceData, np.ndarray, int]:
         """Takes batches, each in parts of these sizes, and puts them on the devices."""
         batches = DecodedBatches.empty(count, sizes, self._shape)
-        for part in batches.parts:
-            stream.take(part)
+        for part in batches.task_outputs:
+            stream.read_into(part)
         return self._put(batches)
 
     def _put(self, batches: DecodedBatches) -> tuple[DeviceData, np.ndarray, int]:

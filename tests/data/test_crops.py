@@ -82,26 +82,26 @@ def test_crops_are_functions_of_seed_and_position(crop):
     image = gradient(90, 60)
     crops = Cropper(size=24, crop=crop, short_side=(24, 48), seed=1)
     other = Cropper(size=24, crop=crop, short_side=(24, 48), seed=2)
-    first = np.asarray(crops.training(image, 2**40))
+    first = np.asarray(crops.train_crop(image, 2**40))
     assert first.shape == (24, 24, 3)
-    np.testing.assert_array_equal(first, np.asarray(crops.training(image, 2**40)))
-    assert (first != np.asarray(crops.training(image, 2**40 + 1))).any()
-    assert (first != np.asarray(other.training(image, 2**40))).any()
-    assert (first != np.asarray(crops.training(image, 0))).any()
+    np.testing.assert_array_equal(first, np.asarray(crops.train_crop(image, 2**40)))
+    assert (first != np.asarray(crops.train_crop(image, 2**40 + 1))).any()
+    assert (first != np.asarray(other.train_crop(image, 2**40))).any()
+    assert (first != np.asarray(crops.train_crop(image, 0))).any()
 
 
 def test_pad_leaves_the_crop_to_the_device():
     image = gradient(40, 30)
     for position in (0, 1):
-        found = np.asarray(Cropper(size=24).training(image, position))
+        found = np.asarray(Cropper(size=24).train_crop(image, position))
         np.testing.assert_array_equal(found, np.asarray(resize(image, 24)))
-    assert Cropper(size=0).training(image, 0) is image
+    assert Cropper(size=0).train_crop(image, 0) is image
 
 
 def test_evaluation_takes_the_middle():
     image = gradient(90, 60)
     found = np.asarray(
-        Cropper(size=24, eval_short_side=30, crop="random-resized").evaluation(image)
+        Cropper(size=24, eval_short_side=30, crop="random-resized").eval_crop(image)
     )
     assert found.shape == (24, 24, 3)
     assert abs(found[..., 0].mean() - 127.5) < 4  # half a pixel

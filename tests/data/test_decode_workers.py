@@ -76,10 +76,10 @@ def test_a_stream_is_what_one_image_after_another_gives(folder, straight):
             if part.training:
                 step, place = divmod(int(number), BATCH)
                 image, label = source.load(int(order.indices(step)[0, place]))
-                image = decode.crops.training(image, int(number))
+                image = decode.crops.train_crop(image, int(number))
             else:
                 image, label = source.load(int(number))
-                image = decode.crops.evaluation(image)
+                image = decode.crops.eval_crop(image)
             np.testing.assert_array_equal(pixels.images[i], np.asarray(image))
             assert pixels.labels[i] == label
 
@@ -91,7 +91,7 @@ def shared_memory():
 
 
 def test_workers_change_nothing_and_leave_nothing(folder, straight):
-    before, start = shared_memory(), schedule().start(5)
+    before, start = shared_memory(), schedule().first_task(5)
     stream = DecodeStream(schedule(), decoder(folder), workers=2, ahead=5, start=start)
     assert_same(taken(stream), straight[start:])
     deadline = time.monotonic() + 10
@@ -102,7 +102,7 @@ def test_workers_change_nothing_and_leave_nothing(folder, straight):
 
 def test_it_begins_anywhere(folder, straight):
     for step in (1, 4, 8):
-        start = schedule().start(step)
+        start = schedule().first_task(step)
         stream = DecodeStream(schedule(), decoder(folder), workers=0, ahead=1, start=start)
         assert_same(taken(stream, 2), straight[start : start + 2])
 
@@ -110,8 +110,8 @@ def test_it_begins_anywhere(folder, straight):
 def test_a_broken_image_stops_it_or_is_replaced_by_the_next(tmp_path):
     folder = write_folder(tmp_path, sides=(14, 30))
     whole = taken(DecodeStream(schedule(), decoder(folder), 0, 3))
-    broken = [open_folder(folder, "train", "test").train.where(i) for i in (7, 30)]
-    in_test = open_folder(folder, "train", "test").test.where(3)
+    broken = [open_folder(folder, "train", "test").train.describe(i) for i in (7, 30)]
+    in_test = open_folder(folder, "train", "test").test.describe(3)
     for name in (*broken, in_test):
         with open(name, "r+b") as file:
             file.truncate(200)
@@ -152,7 +152,7 @@ def test_a_broken_image_stops_it_or_is_replaced_by_the_next(tmp_path):
 
 def test_an_error_in_a_worker_is_one_line(tmp_path):
     folder = write_folder(tmp_path, sides=(14, 30))
-    name = open_folder(folder, "train", "test").train.where(7)
+    name = open_folder(folder, "train", "test").train.describe(7)
     with open(name, "wb"):
         pass
     with pytest.raises(BrokenImageError) as caught:

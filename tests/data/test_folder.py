@@ -22,7 +22,7 @@ def test_images_and_labels_of_a_folder(folder):
     seen = set()
     for index in range(30):
         image, label = sources.train.load(index)
-        where = sources.train.where(index)
+        where = sources.train.describe(index)
         assert f"/train/{CLASSES[label]}/" in where
         np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(where)))
         assert sources.train.labels()[index] == label
@@ -30,22 +30,22 @@ def test_images_and_labels_of_a_folder(folder):
     assert len(seen) == 30
     assert list(sources.train.labels()) != sorted(sources.train.labels())  # mixed
     again = open_folder(folder, "train", "test")
-    assert [again.train.where(i) for i in range(30)] == [sources.train.where(i) for i in range(30)]
+    assert [again.train.describe(i) for i in range(30)] == [sources.train.describe(i) for i in range(30)]
 
 
 def test_it_can_be_sent_to_another_process(folder):
     source = open_folder(folder, "train[:50%]", "test").train
     other = pickle.loads(pickle.dumps(source))
-    assert [other.where(i) for i in range(15)] == [source.where(i) for i in range(15)]
+    assert [other.describe(i) for i in range(15)] == [source.describe(i) for i in range(15)]
     assert other.load(3)[1] == source.load(3)[1]
 
 
 def test_parts_of_splits(folder):
     whole = open_folder(folder, "train", "test").train
     sources = open_folder(folder, "train[:20]", "test", "train[20:]")
-    names = [sources.train.where(i) for i in range(20)]
-    names += [sources.validation.where(i) for i in range(10)]
-    assert names == [whole.where(i) for i in range(30)]
+    names = [sources.train.describe(i) for i in range(20)]
+    names += [sources.validation.describe(i) for i in range(10)]
+    assert names == [whole.describe(i) for i in range(30)]
 
 
 def test_hidden_folders_and_other_files_are_left_out(tmp_path):
@@ -85,7 +85,7 @@ def test_classes_that_differ_and_a_class_without_images(tmp_path):
 def test_a_file_that_cannot_be_read(tmp_path):
     write_folder(tmp_path, (("train", 6), ("test", 3)))
     source = open_folder(tmp_path, "train", "test").train
-    name = source.where(2)
+    name = source.describe(2)
     with open(name, "wb"):
         pass
     with pytest.raises(BrokenImageError, match=f"{name} is empty"):

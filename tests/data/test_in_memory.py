@@ -39,7 +39,7 @@ def test_images_of_several_sizes(folder):
 
 def test_broken_images(folder, capsys):
     sources = open_folder(folder, "train", "test")
-    name = sources.train.where(4)
+    name = sources.train.describe(4)
     with open(name, "wb") as file:
         file.write(b"broken")
     with pytest.raises(BrokenImageError, match=f"{name} cannot be decoded"):

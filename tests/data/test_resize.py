@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from flaxres.data import dataset_shape, load_dataset
-from flaxres.data.resize import fit, resize, resize_arrays, resize_mean
+from flaxres.data.resize import resize, resize_arrays, resize_mean, resize_to_shape
 from tests.conftest import small_config, write_tfds
 
 
@@ -48,17 +48,17 @@ def test_data_sets_in_another_size(tmp_path):
 @pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 13), (8, 8), (40, 7)])
 def test_fitting_a_square_is_what_the_data_sets_do(width, height):
     image = random_image(width, height)
-    np.testing.assert_array_equal(fit(image, (8, 8)), np.asarray(resize(image, 8)))
-    np.testing.assert_array_equal(fit(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
+    np.testing.assert_array_equal(resize_to_shape(image, (8, 8)), np.asarray(resize(image, 8)))
+    np.testing.assert_array_equal(resize_to_shape(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
 
 
 def test_fitting_another_shape_covers_it():
     image = random_image(5, 6)
-    np.testing.assert_array_equal(fit(image, (6, 5)), np.asarray(image))
+    np.testing.assert_array_equal(resize_to_shape(image, (6, 5)), np.asarray(image))
     half = Image.new("RGB", (20, 10), (200, 0, 0))
-    assert fit(half, (6, 5)).shape == (6, 5, 3)
-    assert (fit(half, (6, 5)) == (200, 0, 0)).all()
-    assert (fit(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
+    assert resize_to_shape(half, (6, 5)).shape == (6, 5, 3)
+    assert (resize_to_shape(half, (6, 5)) == (200, 0, 0)).all()
+    assert (resize_to_shape(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
 
 
 def test_the_mean_image_at_other_sizes():

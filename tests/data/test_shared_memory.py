@@ -71,7 +71,7 @@ def test_too_little_shared_memory_is_said(monkeypatch, tmp_path):
 def test_batches_are_filled_by_parts():
     batches = DecodedBatches.empty(2, [3, 2], SHAPE)
     assert batches.images.ctypes.data % shared_memory.ALIGNMENT == 0
-    for number, part in enumerate(batches.parts):
+    for number, part in enumerate(batches.task_outputs):
         fill(part, number)
     np.testing.assert_array_equal(batches.labels, [[0, 0, 0, 1, 1], [2, 2, 2, 3, 3]])
     np.testing.assert_array_equal(batches.images[:, :, 0, 0, 0], batches.labels)

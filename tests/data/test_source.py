@@ -19,13 +19,13 @@ def test_arrays():
     source = sources().train
     image, label = source.load(7)
     np.testing.assert_array_equal(np.asarray(image), IMAGES[7])
-    assert (label, len(source), source.where(7)) == (3, 12, "image 7 of animals")
+    assert (label, len(source), source.describe(7)) == (3, 12, "image 7 of animals")
     gray = ArraySource("grey", IMAGES[..., :1], LABELS)
     np.testing.assert_array_equal(np.asarray(gray.load(1)[0]), IMAGES[1, ..., 0])
 
 
 def test_chosen_classes_get_new_labels_in_their_order():
-    kept = sources().keep(("pig", "cat"))
+    kept = sources().select_classes(("pig", "cat"))
     assert kept.class_names == ("pig", "cat")
     assert kept.num_classes == 2
     rows = [i for i in range(12) if LABELS[i] in (0, 3)]
@@ -35,14 +35,14 @@ def test_chosen_classes_get_new_labels_in_their_order():
         np.testing.assert_array_equal(np.asarray(image), IMAGES[row])
         assert label == {3: 0, 0: 1}[LABELS[row]]
         assert kept.train.labels()[index] == label
-        assert kept.train.where(index) == f"image {row} of animals"
-    assert sources().keep(()).class_names == NAMES
+        assert kept.train.describe(index) == f"image {row} of animals"
+    assert sources().select_classes(()).class_names == NAMES
 
 
 def test_subsets_of_subsets():
     inner = Subset(sources().train, np.array([5, 3, 1]))
     outer = Subset(inner, np.array([2, 0]))
-    assert [outer.where(i) for i in range(2)] == ["image 1 of animals", "image 5 of animals"]
+    assert [outer.describe(i) for i in range(2)] == ["image 1 of animals", "image 5 of animals"]
     np.testing.assert_array_equal(outer.labels(), LABELS[[1, 5]])
 
 
@@ -56,7 +56,7 @@ def test_subsets_of_subsets():
 )
 def test_classes_that_cannot_be_kept(classes, message):
     with pytest.raises(DatasetError, match=message):
-        sources().keep(classes)
+        sources().select_classes(classes)
 
 
 @pytest.mark.parametrize(

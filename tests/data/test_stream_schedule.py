@@ -52,7 +52,7 @@ def test_parts_come_in_the_order_of_the_loop(monkeypatch, num_steps, share):
             number += 1
         np.testing.assert_array_equal(np.concatenate(collected), numbers)
     assert next(found, None) is None
-    assert {step: schedule.start(step) for step in range(num_steps)} == starts
+    assert {step: schedule.first_task(step) for step in range(num_steps)} == starts
 
 
 def test_a_schedule_without_steps_is_one_evaluation():
@@ -64,7 +64,7 @@ def test_a_schedule_without_steps_is_one_evaluation():
 def test_the_batch_of_a_step_again():
     schedule = StreamSchedule(80, 10, 10, {"test": 7}, 7)
     for step in (0, 3, 10):  # 10 is beyond the last
-        numbers = np.concatenate([part.numbers for part in schedule.step_parts(step)])
+        numbers = np.concatenate([part.numbers for part in schedule.step_tasks(step)])
         np.testing.assert_array_equal(numbers, np.arange(80) + 80 * step)
 
 

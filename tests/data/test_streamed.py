@@ -83,7 +83,7 @@ def test_broken_images_are_left_out_of_the_mean(config, tmp_path):
     config.dataset.data_dir = str(write_folder(tmp_path, sides=(14, 30)))
     config.dataset.placement = "stream"
     source = open_folder(config.dataset.data_dir, "train", "test").train
-    with open(source.where(0), "wb"):
+    with open(source.describe(0), "wb"):
         pass
     with pytest.raises(DatasetError, match="is empty"):
         open_dataset(config).mean_image()

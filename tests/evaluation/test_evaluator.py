@@ -34,7 +34,7 @@ class Images:
             raise BrokenImageError(f"image {index} cannot be decoded")
         return self.images[index], self.labels[index]
 
-    def where(self, index):
+    def describe(self, index):
         return f"image {index}"
 
 

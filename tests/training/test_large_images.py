@@ -74,7 +74,7 @@ def test_cifar10_as_files(tmp_path):
     from_files = make_config(tmp_path / "folder")
     files = open_sources(from_files.dataset)
     assert sorted(files.class_names) == sorted(sources.class_names)
-    where = Path(files.train.where(7))
+    where = Path(files.train.describe(7))
     image, label = files.train.load(7)
     assert files.class_names[label] == where.parent.name
     np.testing.assert_array_equal(image, sources.train.load(int(where.stem))[0])
