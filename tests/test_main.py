@@ -196,6 +196,6 @@ def test_a_full_disk(tmp_path):
     errors = [line for line in limited.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "could not save a checkpoint" in errors[0]
-    assert "File too large; there is no earlier checkpoint; make room" in errors[0]
+    assert "File too large; there is no earlier checkpoint; free disk space" in errors[0]
     assert "Traceback" not in limited.stderr
     assert (workdir / "config.json").exists()

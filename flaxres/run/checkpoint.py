@@ -1,4 +1,8 @@
-"""Checkpoints of the training state: asynchronous, verified, falling back to the one before."""
+"""Asynchronous, verified checkpoints of the train state.
+
+`Checkpoints` saves and restores the states of one workdir. If the newest checkpoint is damaged, it
+restores the one before.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +28,29 @@ from flaxres.errors import CheckpointError, DivergedError, UserError, one_line
 from flaxres.parallel.multihost import is_main_process, max_over_processes, raise_on_all_processes
 
 PyTree = Any
-CHECKPOINTS_DIRECTORY = "checkpoints"  # directories named by their step, in Orbax's format
-DAMAGED_DIRECTORY = "checkpoints_damaged"  # where those that cannot be read are moved
+Template = TypeVar("Template")
+
+CHECKPOINTS_DIRECTORY = "checkpoints"  # one subdirectory per step, in Orbax's format
+DAMAGED_DIRECTORY = "checkpoints_damaged"  # receives checkpoints that cannot be read
 
 
 class Snapshot:
-    """A copy of a state on its device, of which the next step may donate the buffers.
+    """A copy of a state on its device, so that the next step may donate the state's buffers.
 
-    The copy is only launched: it is made when the device has computed the state. It takes the
-    device's memory once more until it has been fetched.
+    The copy is only launched here; it runs once the device has computed the state. It occupies
+    device memory until the snapshot is released.
     """
 
     def __init__(self, state: PyTree):
-        """Copies `state`, a tree of arrays that are equal on all devices, on one of them."""
+        """Copies a state on one device.
+
+        Args:
+          state: tree of arrays that are equal on all devices.
+        """
         self._state = _copy(jax.tree.map(_on_one_device, state))
 
     def fetch(self) -> PyTree:
-        """The state as numpy arrays; waits until it is computed."""
+        """Returns the state as NumPy arrays. Waits until it has been computed."""
         return jax.device_get(self._state)
 
 
@@ -55,30 +65,38 @@ def _on_one_device(leaf: Any) -> Any:
     return leaf
 
 
-def _step_aside() -> None:
-    """Has this thread, and those that it starts, take turns on a CPU after those of the steps.
+def _lower_thread_priority() -> None:
+    """Gives the train steps priority over this thread, and over threads that it starts, on a CPU.
 
-    Only a little: it would else be kept from going on in the middle of Python code, which the main
-    thread then waits for. Systems other than Linux know no priority of a thread.
+    The priority is only a little lower. With a much lower one, the thread could be suspended while
+    it holds Python's global lock, and the main thread would wait for it. Only Linux has priorities
+    of threads.
     """
     if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
+        thread_id = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread_id, os.getpriority(os.PRIO_PROCESS, thread_id) + 5)
 
 
 class Checkpoints:
-    """The checkpoints of one working directory.
+    """The checkpoints of one workdir.
 
-    A save copies the state on its device and leaves all else to a background thread: the fetch to
-    the host, the check for NaNs, a digest, which shows damage that the file format itself does not
-    notice, and the files. So a step may donate the state's buffers at once, and checkpoints do not
-    depend on how many devices wrote them. What fails there is raised by the next call of `check`,
-    `save` or `wait`. Several processes, which wait for one another during a save, keep to their
-    main threads, where only the files are written in the background.
+    A save copies the state on its device; a background thread does the rest. It fetches the copy,
+    checks it for NaNs, computes a digest, and writes the files. The digest detects damage that the
+    file format does not. A step may therefore donate the state's buffers at once, and a checkpoint
+    does not depend on the number of devices that wrote it. Errors of the thread are raised by the
+    next call of `check`, `save` or `wait`.
+
+    In a run of several processes, which wait for one another during a save, the main thread does
+    this work, and only the files are written in the background.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
-        """Opens `workdir`; keeps the `keep` newest checkpoints (None: all, for reading only)."""
+        """Opens the checkpoints of a workdir.
+
+        Args:
+          workdir: directory of the run.
+          keep: number of newest checkpoints to keep. With None, the directory is opened read-only.
+        """
         self.directory = workdir.absolute() / CHECKPOINTS_DIRECTORY
         self._workdir = workdir
         self._read_only = keep is None
@@ -89,37 +107,37 @@ class Checkpoints:
             cleanup_tmp_directories=keep is not None,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_step_aside)
-        self._saving: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_thread_priority)
+        self._pending_save: Future[None] | None = None
         self._read_failed = False
 
     def __enter__(self) -> Checkpoints:
         self._unraisablehook = sys.unraisablehook
-        sys.unraisablehook = self._without_noise
+        sys.unraisablehook = self._ignore_closed_event_loop
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
         try:
-            self._thread.shutdown()  # waits for a save that is still going on
-            with contextlib.suppress(Exception) if kind else self._failing():
+            self._thread.shutdown()  # waits for a pending save
+            with contextlib.suppress(Exception) if exception_type else self._as_checkpoint_error():
                 self._manager.close()
                 self.check()
         finally:
-            if kind is not None or self._read_failed:
-                time.sleep(0.5)  # for reads and writes that a failure left under way
+            if exception_type is not None or self._read_failed:
+                time.sleep(0.5)  # a failure leaves reads and writes in progress
             sys.unraisablehook = self._unraisablehook
 
-    def _without_noise(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Keeps one failed array from printing a traceback for each other one under way.
+    def _ignore_closed_event_loop(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Suppresses the tracebacks of array reads and writes that end after a failed one.
 
-        Orbax closes its event loop when it cannot read or write an array, and tensorstore's threads
-        then fail to report the rest to it. They say nothing that the first error does not.
+        Orbax closes its event loop when it cannot read or write an array. TensorStore's threads
+        then fail to report the remaining arrays to it, which adds nothing to the first error.
         """
         if str(unraisable.exc_value) != "Event loop is closed":
             self._unraisablehook(unraisable)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, rising."""
+        """Returns the steps of all complete checkpoints in ascending order."""
         if not self.directory.is_dir():
             return []
         self._manager.reload()
@@ -128,19 +146,19 @@ class Checkpoints:
     def save(
         self, step: int, state: PyTree | Snapshot, before_save: Callable[[], None] = lambda: None
     ) -> None:
-        """Starts to save `state` as the checkpoint of `step`, unless there is one.
+        """Starts to save a state, unless its step already has a checkpoint.
 
-        A save that is still under way is waited for: no more than one snapshot is ever kept.
+        Waits for a pending save first, so that at most one snapshot is held.
 
         Args:
-          step: steps done.
-          state: arrays, or the snapshot of them that was taken when they were there.
+          step: number of completed steps.
+          state: tree of arrays, or a snapshot of it.
           before_save: called before the save begins, in the same thread.
 
         Raises:
-          DivergedError: the state of the save before held a NaN or an infinity; nothing was saved.
-          CheckpointError: the save before failed, for example on a full disk.
-          UserError: whatever its `first` raised.
+          DivergedError: the state of the previous save held a NaN or an infinity and was not saved.
+          CheckpointError: the previous save failed, for example because the disk is full.
+          UserError: `before_save` of the previous save raised it.
         """
         snapshot = state if isinstance(state, Snapshot) else Snapshot(state)
         if jax.process_count() > 1:
@@ -153,139 +171,143 @@ class Checkpoints:
         def save() -> None:
             before_save()
             self._save(step, snapshot)
-            with self._failing():
+            with self._as_checkpoint_error():
                 self._manager.wait_until_finished()
 
         self._wait_for_thread()
-        self._saving = self._thread.submit(save)
+        self._pending_save = self._thread.submit(save)
 
     def _save(self, step: int, snapshot: Snapshot) -> None:
         if step in self._manager.all_steps():
             return
-        host = snapshot.fetch()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(host):
+        state = snapshot.fetch()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             if not np.all(np.isfinite(leaf)):
                 raise DivergedError(f"{jax.tree_util.keystr(path)} is not finite at step {step}")
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"sha256": digest(host)})
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": digest(state)})
         )
-        with self._failing():
-            self._manager.save(step, args=arguments)
+        with self._as_checkpoint_error():
+            self._manager.save(step, args=items)
 
     def _wait_for_thread(self) -> None:
-        """Raises what went wrong in it, once."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        """Waits for the pending save and raises its error, once."""
+        pending, self._pending_save = self._pending_save, None
+        if pending is not None:
+            pending.result()
 
     def check(self) -> None:
-        """Raises what went wrong with a save that was started, see `save`; waits for none."""
-        if self._saving is not None and not self._saving.done():
+        """Raises the error of a save that has failed, as `save` does. Does not wait for a save."""
+        if self._pending_save is not None and not self._pending_save.done():
             return
         self._wait_for_thread()
-        with self._failing():
+        with self._as_checkpoint_error():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when all saves are on disk.
+        """Waits until all saves are on disk.
 
         Raises:
-          UserError: one of them failed, see `save`.
+          UserError: a save failed; `save` lists the errors.
         """
         self._wait_for_thread()
-        with self._failing():
+        with self._as_checkpoint_error():
             self._manager.wait_until_finished()
         self.check()
 
-    def restore(self, like: PyTree, log: Callable[[str], None]) -> PyTree | None:
-        """Reads the newest checkpoint that is whole.
+    def restore(self, template: Template, log: Callable[[str], None]) -> Template | None:
+        """Restores the newest valid checkpoint.
 
-        Damaged ones that are newer are moved to `checkpoints_damaged/`, unless opened for reading.
+        Newer, damaged checkpoints are moved to `checkpoints_damaged/`, unless the directory is open
+        read-only.
 
         Args:
-          like: a state of the shapes and dtypes to expect (arrays or `jax.ShapeDtypeStruct`s).
-          say: told in one line about each damaged checkpoint.
+          template: state with the expected shapes and dtypes (arrays or `jax.ShapeDtypeStruct`s).
+          log: receives one line for each damaged checkpoint.
 
         Returns:
-          The state with numpy arrays as leaves, or None if there is no checkpoint.
+          The state with NumPy arrays as leaves, or None if there is no checkpoint.
 
         Raises:
           CheckpointError: there are checkpoints, but none can be read.
         """
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
         damaged = []
         for step in reversed(self.steps()):
             reason = ""
             try:
-                state = self._read(step, like)
+                state = self._read(step, zeros)
             except MemoryError:
                 raise
-            except Exception as error:  # Orbax raises many kinds for damaged files
+            except Exception as error:  # Orbax raises many types for damaged files
                 self._read_failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            if max_over_processes(bool(reason)):  # all processes go back, or none
+            # All processes must restore the same checkpoint.
+            if max_over_processes(bool(reason)):
                 damaged.append((step, reason or "another process cannot read it"))
                 continue
-            for bad, reason in damaged:
-                log(f"checkpoint {bad} is damaged ({reason}); going back to checkpoint {step}")
-                self._set_aside(bad)
+            for damaged_step, reason in damaged:
+                log(
+                    f"checkpoint {damaged_step} is damaged ({reason}); "
+                    f"falling back to checkpoint {step}"
+                )
+                self._move_damaged(damaged_step)
             return state
         if damaged:
             step, reason = damaged[0]
             raise CheckpointError(
                 f"none of the {len(damaged)} checkpoints in {self.directory} can be read "
-                f"(checkpoint {step}: {reason}); remove {self._workdir} to begin again"
+                f"(checkpoint {step}: {reason}); remove {self._workdir} to start over"
             )
         return None
 
-    def _read(self, step: int, like: PyTree) -> PyTree:
+    def _read(self, step: int, template: PyTree) -> PyTree:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), digest=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(template), digest=ocp.args.JsonRestore()
             ),
         )
         if digest(restored.state) != restored.digest["sha256"]:
             raise ValueError("its arrays do not match the digest saved with them")
         return restored.state
 
-    def _set_aside(self, step: int) -> None:
+    def _move_damaged(self, step: int) -> None:
         if self._read_only:
             return
         if is_main_process():
             directory = self._workdir / DAMAGED_DIRECTORY
             directory.mkdir(exist_ok=True)
-            # Those of an earlier accident stay as they are.
+            # The number keeps checkpoints of the same step that were moved earlier.
             target = directory / f"{step}-{len(list(directory.iterdir()))}"
             shutil.move(self.directory / str(step), target)
-        max_over_processes(0)  # the others wait until it is away
+        max_over_processes(0)  # the other processes wait for the move
         self._manager.reload()
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Context in which what goes wrong is a CheckpointError, if it is no UserError already."""
+    def _as_checkpoint_error(self) -> Iterator[None]:
+        """Context in which an exception other than a UserError becomes a CheckpointError."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # Orbax raises many kinds
+        except Exception as error:  # Orbax raises many types
             raise self._save_error(error) from error
 
     def _save_error(self, error: Exception) -> CheckpointError:
         steps = self.steps()
         kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
-        system = re.search(
-            r"os_error_code='(\d+)'", str(error)
-        )  # tensorstore's, after a lot of detail
-        reason = os.strerror(int(system[1])) if system else one_line(error, 300)
+        # TensorStore puts the system's error code after many details.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else one_line(error, 300)
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
-            "make room and run the same command again"
+            "free disk space and rerun the same command"
         )
 
 
 def digest(tree: PyTree) -> str:
-    """SHA-256 of the paths, dtypes, shapes and values of a tree of numpy arrays."""
+    """Returns the SHA-256 of the paths, dtypes, shapes and values of a tree of NumPy arrays."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         leaf = np.ascontiguousarray(leaf)

@@ -105,7 +105,7 @@ def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
         assert (overwrite(state)["kernel"] == -1).all()
         assert state["kernel"].is_deleted()
         checkpoints.check()  # waits for nothing
-        assert checkpoints._saving is not None
+        assert checkpoints._pending_save is not None
         returned.set()
         checkpoints.wait()
         assert in_time == [True]
@@ -141,7 +141,7 @@ def test_what_fails_in_the_background_is_raised_once(tmp_path, monkeypatch, by, 
             monkeypatch.setattr(checkpoints._manager, "save", full)
         checkpoints.save(2, make_state(2), before_save=first)
         if by == "check":
-            concurrent.futures.wait([checkpoints._saving], timeout=60)
+            concurrent.futures.wait([checkpoints._pending_save], timeout=60)
 
     if by == "exit":
         with pytest.raises(error, match=message), Checkpoints(tmp_path, keep=5) as checkpoints:
@@ -186,7 +186,7 @@ def test_damage_falls_back_to_the_one_before(tmp_path, damage):
         assert equal(restored, make_state(2))
         assert len(messages) == 1
         assert messages[0].startswith("checkpoint 3 is damaged (")
-        assert messages[0].endswith("going back to checkpoint 2")
+        assert messages[0].endswith("falling back to checkpoint 2")
         assert "\n" not in messages[0]
         # It is set aside, not lost, and its step can be saved again.
         assert (tmp_path / "checkpoints_damaged" / "3-0").is_dir()
