@@ -46,7 +46,7 @@ def test_train_evaluate_and_again(python, tmp_path):
     assert "is finished: 12 steps" in done.stdout
 
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--config.seed=1")
-    fails(done, 1, "seed is 0 there and 1 here", "choose another --workdir")
+    fails(done, 1, "seed is 0 in the workdir and 1 in this config", "choose another --workdir")
 
 
 def test_a_table_of_nets(python):

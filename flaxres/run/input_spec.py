@@ -1,7 +1,7 @@
-"""What a trained net needs beside its weights to be used: the mean image and the classes' names.
+"""Mean image and class names of a trained model.
 
-A run keeps them in its workdir, in inputs.npz, so that predictions need no data set. Of a run that
-is older than this file they are taken from its data set.
+A run stores them in inputs.npz in its workdir, so that predictions do not need the data set. Runs
+older than this file read them from their data set.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
 from flaxres.data import open_dataset, open_sources
@@ -23,55 +24,65 @@ INPUT_SPEC_FILE = "inputs.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InputSpec:
-    """What a net takes, and what its outputs are called.
+    """Mean image and class names of a trained model.
 
     Attributes:
-      mean: float32 (height, width, channels) of the net's images, in 0..1: what is subtracted.
-      class_names: by label.
+      mean: float32 (height, width, channels) in 0..1; subtracted from every image.
+      class_names: names of the classes, ordered by label.
     """
 
-    mean: np.ndarray
+    mean: Float32[np.ndarray, "height width channels"]
     class_names: tuple[str, ...]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return self.mean.shape
+        """(height, width, channels) of the model's images."""
+        height, width, channels = self.mean.shape
+        return height, width, channels
 
     @property
     def num_classes(self) -> int:
-        """Number of labels."""
+        """Number of classes."""
         return len(self.class_names)
 
 
-def class_names(config: ConfigDict) -> tuple[str, ...]:
-    """Names of the classes of a data set (`config.dataset`), by label; no image is read.
+def class_names(dataset_config: ConfigDict) -> tuple[str, ...]:
+    """Returns the class names of a data set, ordered by label, without reading an image.
+
+    Args:
+      dataset_config: the data set, an experiment's `config.dataset`.
 
     Raises:
-      DatasetError: see `flaxres.data.open_sources`.
+      DatasetError: the data set is unknown, missing or incomplete.
     """
-    if config.classes:
-        return tuple(config.classes)
-    return open_sources(config).class_names
+    if dataset_config.classes:
+        return tuple(dataset_config.classes)
+    return open_sources(dataset_config).class_names
 
 
-def make_input_spec(config: ConfigDict, mean: np.ndarray) -> InputSpec:
-    """Those of a run, with the mean image of its data set.
+def make_input_spec(
+    config: ConfigDict, mean: Float[np.ndarray, "height width channels"]
+) -> InputSpec:
+    """Returns the input spec of a run.
+
+    Args:
+      config: config of the run.
+      mean: mean image of its training set in 0..1.
 
     Raises:
-      DatasetError: the classes are not known.
+      DatasetError: the class names cannot be read.
     """
     return InputSpec(np.asarray(mean, np.float32), class_names(config.dataset))
 
 
-def write_input_spec(workdir: Path, inputs: InputSpec) -> None:
-    """Keeps them in a run's directory.
+def write_input_spec(workdir: Path, input_spec: InputSpec) -> None:
+    """Writes inputs.npz.
 
     Raises:
-      WorkdirError: they cannot be written.
+      WorkdirError: the file cannot be written.
     """
     content = io.BytesIO()
-    np.savez(content, mean=inputs.mean, class_names=np.array(inputs.class_names, np.str_))
+    np.savez(content, mean=input_spec.mean, class_names=np.array(input_spec.class_names, np.str_))
     try:
         write_atomically(workdir / INPUT_SPEC_FILE, content.getvalue())
     except OSError as error:
@@ -80,23 +91,31 @@ def write_input_spec(workdir: Path, inputs: InputSpec) -> None:
         ) from error
 
 
-def store_input_spec(workdir: Path, config: ConfigDict, mean: Callable[[], np.ndarray]) -> None:
-    """Keeps those of a run in its directory, unless they are there.
+def store_input_spec(
+    workdir: Path,
+    config: ConfigDict,
+    mean_image: Callable[[], Float[np.ndarray, "height width channels"]],
+) -> None:
+    """Writes the input spec of a run, unless its workdir has one.
 
     Args:
-      workdir: of the run.
-      config: of the run.
-      mean: returns the mean image, float32 (height, width, channels) in 0..1.
+      workdir: directory of the run.
+      config: config of the run.
+      mean_image: returns the mean image, float32 (height, width, channels) in 0..1.
 
     Raises:
-      UserError: the classes are not known, or the file cannot be written.
+      UserError: the class names cannot be read, or the file cannot be written.
     """
     if not (workdir / INPUT_SPEC_FILE).exists():
-        write_input_spec(workdir, make_input_spec(config, mean()))
+        write_input_spec(workdir, make_input_spec(config, mean_image()))
 
 
 def read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec:
-    """Those that a run keeps; of an older run, those of its data set.
+    """Reads the input spec of a run, or computes it from the data set if there is no file.
+
+    Args:
+      workdir: directory of the run.
+      config: config of the run.
 
     Raises:
       WorkdirError: the file is damaged.
@@ -111,10 +130,10 @@ def read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec:
         return InputSpec(mean, names)
     except FileNotFoundError:
         pass
-    except Exception as error:  # many kinds, where bytes are damaged
+    except Exception as error:  # damaged bytes raise many types
         raise WorkdirError(
-            f"{path} is damaged ({one_line(error)}); remove it, and the mean image is computed "
-            "from the data set"
+            f"{path} is damaged ({one_line(error)}); remove it to recompute the mean image from "
+            "the data set"
         ) from error
     try:
         return make_input_spec(config, open_dataset(config).mean_image())

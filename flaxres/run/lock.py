@@ -1,4 +1,4 @@
-"""A lock on a directory: two processes must never write one."""
+"""File lock that keeps two processes from writing to the same workdir."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from pathlib import Path
 
 from flaxres.errors import InUseError, WorkdirError
 
-LOCK_FILE = "lock"  # stays in the directory; only a lock on it says that somebody is there
+# The file stays in the directory. Only a lock on it means that a process uses the directory.
+LOCK_FILE = "lock"
 
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Context in which this process alone uses `directory`; the system ends it with the process.
+    """Context in which no other process can lock the directory.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+      directory: an existing directory.
 
     Raises:
-      InUseError: another live process uses it.
-      WorkdirError: the file system has no locks.
+      InUseError: another live process holds the lock.
+      WorkdirError: the file system does not support locks.
       OSError: the lock file cannot be written.
     """
     path = directory / LOCK_FILE
@@ -29,8 +35,8 @@ def lock(directory: Path) -> Iterator[None]:
         except OSError as error:
             if not isinstance(error, BlockingIOError):
                 raise WorkdirError(
-                    f"workdir {directory} cannot be locked ({error.strerror}); choose one on a "
-                    "file system with locks"
+                    f"workdir {directory} cannot be locked ({error.strerror}); choose a --workdir "
+                    "on a file system that supports locks"
                 ) from error
             file.seek(0)
             owner = file.read().strip() or "another process"

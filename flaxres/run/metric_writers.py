@@ -1,4 +1,7 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, and the terminal."""
+"""Metric writers: metrics.jsonl and TensorBoard files, and the progress bar on the terminal.
+
+`MetricWriters` opens the files of a run; `read_metrics` reads them back.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,20 @@ from flaxres.parallel.multihost import is_main_process
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE, write_atomically
 from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
 
-Record = dict[str, float]
+Record = dict[str, float]  # values of one logged step by name, 'step' among them
 
 
 def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
-    """The records of `metrics.jsonl`, or of another such file, in order; [] if there are none.
+    """Reads the records of `metrics.jsonl`, or of another JSON-lines file, in order.
 
-    A last line that a killed process left unfinished is left out.
+    Ignores an incomplete last line, which a killed process leaves.
+
+    Args:
+      workdir: directory of the run.
+      name: name of the file.
+
+    Returns:
+      The records; [] if there is no file.
 
     Raises:
       WorkdirError: a line is not a record, or the file cannot be read.
@@ -38,7 +48,7 @@ def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
                 record = json.loads(line)
-                record["step"] += 0  # it has a step, and that is a number
+                record["step"] += 0  # raises if the line has no step, or if it is not a number
                 records.append(record)
     except FileNotFoundError:
         return []
@@ -50,21 +60,27 @@ def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
 
 
 class JsonLinesWriter:
-    """Appends to `metrics.jsonl`, or such a file: one JSON object a line, a line a logged step."""
+    """Writer of `metrics.jsonl` or a similar file: one JSON object per line and logged step."""
 
     def __init__(self, workdir: Path, step: int, name: str = METRICS_FILE):
-        """Opens the file for a run that goes on after `step`; later lines are taken out."""
+        """Opens the file for a run that resumes after `step`, and removes the lines of later steps.
+
+        Args:
+          workdir: directory of the run.
+          step: number of completed steps.
+          name: name of the file.
+        """
         path = workdir / name
         kept = [json.dumps(r) + "\n" for r in read_metrics(workdir, name) if r["step"] <= step]
         write_atomically(path, "".join(kept))
-        self._file = path.open("ab", buffering=0)  # a killed process keeps what it wrote
+        self._file = path.open("ab", buffering=0)  # unbuffered, so a kill loses no written line
 
     def write(self, record: Mapping[str, object]) -> None:
         """Writes one line."""
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def sync(self) -> None:
-        """Returns when the lines are on disk."""
+        """Waits until the lines are on disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -73,35 +89,40 @@ class JsonLinesWriter:
 
 
 class TensorBoardWriter:
-    """The same records as scalars for TensorBoard."""
+    """Writer of records as TensorBoard scalars."""
 
     def __init__(self, workdir: Path, step: int):
-        """Opens a file in `tensorboard/` for a run that goes on after `step`."""
-        # Not tensorboardX's SummaryWriter: its thread dies, and hangs the run, on a full disk.
+        """Opens a file in `tensorboard/` for a run that resumes after `step`.
+
+        Args:
+          workdir: directory of the run.
+          step: number of completed steps.
+        """
+        # On a full disk, the thread of tensorboardX's SummaryWriter dies and the run hangs.
         directory = workdir / "tensorboard"
         directory.mkdir(exist_ok=True)
         self._file = EventsWriter(str(directory / "events"))
         restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # TensorBoard takes this as: what other files say of later steps is void.
-        self._write(event_pb2.Event(step=step + 1, session_log=restart))
+        # With this event TensorBoard discards later steps from other files.
+        self._write_event(event_pb2.Event(step=step + 1, session_log=restart))
 
     def write(self, record: Record) -> None:
-        """Adds each value of a record under its name."""
+        """Writes each value of a record as a scalar of the same name."""
         values = [
             summary_pb2.Summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
             if name != "step"
         ]
         summary = summary_pb2.Summary(value=values)
-        self._write(event_pb2.Event(step=int(record["step"]), summary=summary))
+        self._write_event(event_pb2.Event(step=int(record["step"]), summary=summary))
 
     def sync(self) -> None:
-        """Nothing to do: what is lost of this file is in metrics.jsonl."""
+        """Does nothing: metrics.jsonl holds the same records."""
 
-    def _write(self, event: event_pb2.Event) -> None:
+    def _write_event(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()
         self._file.write_event(event)
-        # Not the flush of EventsWriter, which waits until the record is on disk.
+        # EventsWriter.flush would wait until the record is on disk.
         self._file._py_recordio_writer._writer.flush()
 
     def close(self) -> None:
@@ -113,7 +134,13 @@ class TerminalWriter:
     """A live progress bar on a terminal, plain lines elsewhere; both on standard error."""
 
     def __init__(self, title: str, num_steps: int, quiet: bool = False):
-        """Shows a run called `title` of `num_steps` steps; nothing at all if `quiet`."""
+        """Prepares the progress bar; entering the context shows it.
+
+        Args:
+          title: name of the run.
+          num_steps: total number of steps.
+          quiet: if True, nothing is printed.
+        """
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._title = title
         self._num_steps = num_steps
@@ -125,8 +152,8 @@ class TerminalWriter:
             transient=False,
         )
         self._task = self._bar.add_task(title, total=num_steps, note="")
-        self._moved = 0.0
-        self._last: Record = {}  # test error and speed stay on the bar until there are newer ones
+        self._last_update_time = 0.0
+        self._latest: Record = {}  # keeps test error and speed on the bar between evaluations
         self.restart_clock(0)
 
     def __enter__(self) -> TerminalWriter:
@@ -137,109 +164,123 @@ class TerminalWriter:
         self._bar.stop()
 
     def log(self, message: str) -> None:
-        """Prints one line, above the bar if there is one."""
+        """Prints one line, above the progress bar if there is one."""
         self._console.print(message, markup=False)
 
     def restart_clock(self, step: int) -> None:
-        """Starts the estimate of the time left anew, with `step` steps done."""
-        self._step, self._time = step, time.monotonic()
+        """Restarts the estimate of the remaining time after `step` completed steps."""
+        self._start_step, self._start_time = step, time.monotonic()
         self._bar.reset(self._task, completed=step)
 
     def is_due(self) -> bool:
-        """Whether there is a bar, and time for it to move."""
-        return not self._bar.disable and time.monotonic() - self._moved >= 1 / REFRESHES_PER_SECOND
+        """Returns True if there is a progress bar that should be refreshed now."""
+        elapsed = time.monotonic() - self._last_update_time
+        return not self._bar.disable and elapsed >= 1 / REFRESHES_PER_SECOND
 
     def update(self, step: int, record: Record | None = None, note: str = "") -> None:
-        """Moves the bar to `step`, beside it the values of `record`, or a note."""
-        self._last |= record or {}
-        self._moved = time.monotonic()
-        self._bar.update(self._task, completed=step, note=note or _show(self._last))
+        """Moves the progress bar.
+
+        Args:
+          step: number of completed steps.
+          record: values to show beside the bar, in addition to earlier ones.
+          note: text to show instead of the values.
+        """
+        self._latest |= record or {}
+        self._last_update_time = time.monotonic()
+        self._bar.update(self._task, completed=step, note=note or _format_record(self._latest))
 
     def write(self, record: Record) -> None:
-        """Shows a logged record: as a line of its own where there is no bar."""
+        """Shows a record on the progress bar, or prints it as a line if there is no terminal."""
         step = int(record["step"])
         self.update(step, record)
         if self._console.is_terminal:
             return
-        seconds_per_step = (time.monotonic() - self._time) / max(1, step - self._step)
-        left = datetime.timedelta(seconds=round(seconds_per_step * (self._num_steps - step)))
-        self.log(f"{self._title}  step {step}/{self._num_steps}  {_show(record)}  ETA {left}")
+        elapsed = time.monotonic() - self._start_time
+        seconds_per_step = elapsed / max(1, step - self._start_step)
+        eta = datetime.timedelta(seconds=round(seconds_per_step * (self._num_steps - step)))
+        self.log(
+            f"{self._title}  step {step}/{self._num_steps}  {_format_record(record)}  ETA {eta}"
+        )
 
 
 class MetricWriters:
-    """The files where the records of a run and its replicas go; a context manager.
+    """Context that holds the metric files of a run and of its replicas.
 
-    All its methods raise a WorkdirError where a file cannot be written.
+    All methods raise a WorkdirError if a file cannot be written.
     """
 
     def __init__(self, workdirs: Sequence[Path], step: int, layers: bool = False):
-        """Opens the files of a run that goes on after `step`.
+        """Opens the files of a run that resumes after `step`.
 
-        Of several processes, only the first has files.
+        In a run of several processes, only the main process has files.
 
         Args:
-          workdirs: of the run, then of its replicas if it has several.
-          step: steps done.
-          layers: there will be records of layers.
+          workdirs: directory of the run, then those of its replicas if it has several.
+          step: number of completed steps.
+          layers: if True, opens a file for layer statistics too.
         """
         self._workdir = workdirs[0]
         self._files: list[list[JsonLinesWriter | TensorBoardWriter]] = []
-        self._layers: list[JsonLinesWriter] = []
+        self._layer_files: list[JsonLinesWriter] = []
         if is_main_process():
-            with self._writing():
+            with self._as_workdir_error():
                 for workdir in workdirs:
                     self._files.append(
                         [JsonLinesWriter(workdir, step), TensorBoardWriter(workdir, step)]
                     )
-                if layers:  # there is one of step 0 too, written before that step
-                    self._layers.append(JsonLinesWriter(self._workdir, step or -1, LAYERS_FILE))
+                if layers:
+                    # A run that starts at step 0 writes the layer statistics of step 0 again.
+                    self._layer_files.append(
+                        JsonLinesWriter(self._workdir, step or -1, LAYERS_FILE)
+                    )
 
     def __enter__(self) -> MetricWriters:
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        for file in self._all():
-            with contextlib.suppress(OSError) if kind else self._writing():
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        for file in self._all_files():
+            with contextlib.suppress(OSError) if exception_type else self._as_workdir_error():
                 file.close()
 
     def write(self, records: Sequence[Record]) -> None:
-        """Writes a record for each of the workdirs."""
-        with self._writing():
+        """Writes one record to each workdir."""
+        with self._as_workdir_error():
             for files, record in zip(self._files, records, strict=False):
                 for file in files:
                     file.write(record)
 
     def sync(self) -> None:
-        """Returns when the records are on disk."""
-        with self._writing():
-            for file in self._all():
+        """Waits until the records are on disk."""
+        with self._as_workdir_error():
+            for file in self._all_files():
                 file.sync()
 
     def write_layers(self, record: Mapping[str, object]) -> None:
-        """Writes a record of layers; see `flaxres.training.layer_statistics`."""
-        with self._writing():
-            for file in self._layers:
+        """Writes a record of layer statistics (`flaxres.training.layer_statistics`)."""
+        with self._as_workdir_error():
+            for file in self._layer_files:
                 file.write(record)
 
-    def _all(self) -> Iterator[JsonLinesWriter | TensorBoardWriter]:
-        return itertools.chain(self._layers, *self._files)
+    def _all_files(self) -> Iterator[JsonLinesWriter | TensorBoardWriter]:
+        return itertools.chain(self._layer_files, *self._files)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _as_workdir_error(self) -> Iterator[None]:
+        """Context in which an OSError becomes a WorkdirError."""
         try:
             yield
         except OSError as error:
             raise WorkdirError(
                 f"metrics in {self._workdir} cannot be written ({error.strerror}); "
-                "make room and run the same command again"
+                "free disk space and rerun the same command"
             ) from error
 
 
-def _show(record: Record) -> str:
-    parts = (
+def _format_record(record: Record) -> str:
+    formats = (
         ("train_loss", "loss {:.4f}"),
         ("train_error", "train error {:.2f}%"),
         ("test_error", "test error {:.2f}%"),
         ("images_per_second", "{:,.0f} images/s"),
     )
-    return "  ".join(form.format(record[name]) for name, form in parts if name in record)
+    return "  ".join(text.format(record[name]) for name, text in formats if name in record)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to stop at its next step, so that its state can be saved."""
+"""Stop requests: SIGINT (Ctrl-C) and SIGTERM stop a run at its next step, after a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,59 +6,68 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
-# The process that started this one on behalf of a sweep; without it, nobody waits for the run.
+# Holds the id of the sweep process that started this one. Unset if no process waits for the run.
 PARENT_VARIABLE = "FLAXRES_PARENT"
+
+SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM are noted; a second SIGINT acts as it would outside.
+    """Context in which SIGINT and SIGTERM are recorded instead of ending the process.
 
-    A second SIGTERM does nothing: schedulers send it to a process and to its parent, which passes
-    it on, and would otherwise end the process in the middle of its save.
+    A second SIGINT has its usual effect. A second SIGTERM has none: schedulers send it both to a
+    process and to its parent, which passes it on, and it must not interrupt the save.
 
     Attributes:
-      signum: the signal that came, or None.
+      signum: number of the last signal received, or None.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, promise: str = "saving and stopping"):
-        """Notes nothing yet; `promise` is what a signal is answered with."""
-        self._promise = promise
+    def __init__(self, reply: str = "saving and stopping"):
+        """Initializes a request that no signal has made yet.
+
+        Args:
+          reply: text printed to standard error when the first signal arrives.
+        """
+        self._reply = reply
         self.signum: int | None = None
-        self._before: dict[int, object] = {}
+        self._previous_handlers: dict[int, SignalHandler] = {}
 
     def __enter__(self) -> StopRequest:
         for signum in self.SIGNALS:
-            self._before[signum] = signal.signal(signum, self._note)
+            self._previous_handlers[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._previous_handlers.items():
             signal.signal(signum, handler)
 
-    def _note(self, signum: int, _frame: object) -> None:
-        first, self.signum = self.signum is None, signum
+    def _record(self, signum: int, _frame: FrameType | None) -> None:
+        is_first, self.signum = self.signum is None, signum
         hint = ""
         if signum == signal.SIGINT:
-            signal.signal(signum, self._before[signum])
-            hint = "; once more stops at once"
-        if first:
-            # Not print: the signal may have come in the middle of one.
+            signal.signal(signum, self._previous_handlers[signum])
+            hint = "; press Ctrl-C again to stop at once"
+        if is_first:
+            # The signal may interrupt a call of print, which cannot be entered again.
             name = signal.Signals(signum).name
-            os.write(2, f"\n{name}: {self._promise}{hint}\n".encode())
+            os.write(2, f"\n{name}: {self._reply}{hint}\n".encode())
 
 
 def stop_with_parent() -> None:
-    """Has SIGTERM sent to this process when the one named in FLAXRES_PARENT ends, even by kill -9.
+    """Requests SIGTERM for this process when the process in FLAXRES_PARENT ends, even by kill -9.
 
-    Without the variable, and on systems other than Linux, it does nothing.
+    Does nothing if the variable is not set or the system is not Linux.
     """
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is None or sys.platform != "linux":
         return
-    pr_set_pdeathsig = 1  # prctl(2); lasts when the process starts another program in its place
+    pr_set_pdeathsig = 1  # prctl(2); stays in effect after exec
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it ended before
+    if os.getppid() != int(parent):  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,12 +1,16 @@
-"""The working directory of a run: its config, and who may use it."""
+"""Workdir of a run: its config, its info, and the lock on it.
+
+`open_workdir` creates or reopens a workdir for training; the other functions read one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,59 +24,63 @@ INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 LAYERS_FILE = "layers.jsonl"
 
-# Fields that may change between the runs of one workdir, as they leave its results alone.
-MAY_CHANGE = (
+# Fields that may differ when a run resumes, because its results do not depend on them.
+CHANGEABLE_FIELDS = (
     *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints", "log_layers_every"),
-    # These but for rounding, and the number of devices where batch norm is per device.
+    # Results depend on the following fields only through rounding, and on the number of devices
+    # also if batch norm is per device.
     *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices", "model.remat"),
     *("model.scan", "dataset.workers", "dataset.prefetch"),
 )
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """runs/<name>/<net>-seed<seed>."""
+    """Returns runs/NAME/MODEL-seedSEED."""
     return Path("runs") / config.name / f"{model_name(config.model)}-seed{config.seed}"
 
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: Path, config: ConfigDict, info: dict[str, object]
-) -> Iterator[dict[str, object]]:
-    """Context in which `workdir` is the directory of the run of `config`, and this process's alone.
+    workdir: Path, config: ConfigDict, info: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Context in which this process holds the lock on the workdir of a run.
 
     Args:
-      workdir: made if it is not there.
-      config: kept in config.json.
-      info: what else is worth knowing of the run (params, device, versions), in info.json.
+      workdir: directory of the run; created if it does not exist.
+      config: config of the run, written to config.json.
+      info: further facts about the run (parameters, device, versions), written to info.json.
 
     Yields:
-      What info.json said before; {} for a new run.
+      The previous content of info.json; {} for a new run.
 
     Raises:
-      InUseError: another process trains there.
-      WorkdirError: it is a file, cannot be written, or holds the run of another config; then
-        nothing in it is changed.
+      InUseError: another process trains in the workdir.
+      WorkdirError: the workdir is a file, cannot be written, or holds a run of another config. In
+        the last case nothing in it changes.
     """
     check_same_config(workdir, config)
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(workdir))
-            before = read_info(workdir)
+            previous_info = read_info(workdir)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
-        yield before
+        yield previous_info
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> bool:
-    """True if `workdir` holds the run of `config`, False if it holds none.
+    """Checks that a workdir holds no run of another config.
+
+    Returns:
+      True if the workdir holds a run of `config`, False if it holds none.
 
     Raises:
-      WorkdirError: it is a file, cannot be read, or holds the run of another config.
+      WorkdirError: the workdir is a file, cannot be read, or holds a run of another config.
     """
     try:
         is_file = workdir.exists() and not workdir.is_dir()
@@ -90,23 +98,23 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
                 f"workdir {workdir} holds a run without {CONFIG_FILE}; choose another --workdir"
             )
         return False
-    there, here = read_config(workdir), flatten(config)
+    stored, given = read_config(workdir), flatten(config)
     differences = [
-        f"{field} is {there.get(field)!r} there and {here.get(field)!r} here"
-        for field in differing_fields(there, here)
+        f"{field} is {stored.get(field)!r} in the workdir and {given.get(field)!r} in this config"
+        for field in differing_fields(stored, given)
     ]
     if differences:
         raise WorkdirError(
-            f"workdir {workdir} holds the run of another config: {'; '.join(differences)}; "
+            f"workdir {workdir} holds a run of another config: {'; '.join(differences)}; "
             "choose another --workdir"
         )
     return True
 
 
-def read_config(workdir: Path) -> dict[str, object]:
-    """Fields of the config kept in `workdir`, by dotted name.
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Reads the config of a run, flattened to dotted names.
 
-    Fields that are newer than the run have their defaults, which are what it was trained with.
+    Fields that were added after the run get their defaults, which describe how it was trained.
 
     Raises:
       WorkdirError: config.json cannot be read.
@@ -119,42 +127,50 @@ def read_config(workdir: Path) -> dict[str, object]:
 
 
 def read_run_config(workdir: Path) -> ConfigDict:
-    """The config that the run in `workdir` was trained with.
+    """Reads the config of a run as a ConfigDict.
 
     Raises:
-      WorkdirError: it cannot be read.
+      WorkdirError: config.json cannot be read or does not hold a config.
     """
     config = default_config()
-    known = {
+    fields = {
         field: tuple(value) if isinstance(value, list) else value
         for field, value in read_config(workdir).items()
     }
     try:
-        config.update_from_flattened_dict(known)
+        config.update_from_flattened_dict(fields)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkdirError(f"{workdir / CONFIG_FILE} is not a config: {error}") from error
     return config
 
 
-def read_info(workdir: Path) -> dict[str, object]:
-    """What info.json says; {} if there is none that can be read."""
+def read_info(workdir: Path) -> dict[str, Any]:
+    """Reads info.json; returns {} if it does not exist or cannot be read."""
     try:
         return json.loads((workdir / INFO_FILE).read_text())
     except (OSError, ValueError):
         return {}
 
 
-def differing_fields(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    """Names of the fields in which two flattened configs differ, but for those that may."""
+def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the fields in which two flattened configs differ.
+
+    Fields in `CHANGEABLE_FIELDS` are not compared.
+    """
     return [
         field
-        for field in sorted(one.keys() | other.keys())
-        if field not in MAY_CHANGE and one.get(field) != other.get(field)
+        for field in sorted(config.keys() | other.keys())
+        if field not in CHANGEABLE_FIELDS and config.get(field) != other.get(field)
     ]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    """Writes a file. Readers see the old content or the new one, never a part, even after a crash.
+
+    Args:
+      path: file to create or replace.
+      content: bytes, or text to encode as UTF-8.
+    """
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         with temporary.open("wb") as file:

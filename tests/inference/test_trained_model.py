@@ -38,7 +38,7 @@ def test_the_newest_checkpoint_is_loaded(digits_run, config):
     assert net.variables["params"]["dense"]["kernel"].shape == (8, 10)
     assert load_trained_model(digits_run, config).inputs.image_shape == (8, 8, 1)
     config.seed = 1
-    with pytest.raises(Exception, match="seed is 0 there and 1 here"):
+    with pytest.raises(Exception, match="seed is 0 in the workdir and 1 in this config"):
         load_trained_model(digits_run, config)
 
 

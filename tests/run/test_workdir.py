@@ -47,9 +47,9 @@ def test_another_config_says_which_fields_differ_and_changes_nothing(tmp_path, c
     config.boundaries = (7,)
     with pytest.raises(WorkdirError) as caught:
         make_workdir(tmp_path, config, {})
-    assert "boundaries is [10, 15] there and [7] here" in str(caught.value)
-    assert "model.depth is 8 there and 14 here" in str(caught.value)
-    assert "seed is 0 there and 5 here" in str(caught.value)
+    assert "boundaries is [10, 15] in the workdir and [7] in this config" in str(caught.value)
+    assert "model.depth is 8 in the workdir and 14 in this config" in str(caught.value)
+    assert "seed is 0 in the workdir and 5 in this config" in str(caught.value)
     assert (tmp_path / "config.json").read_text() == before
 
 

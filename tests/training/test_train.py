@@ -206,7 +206,7 @@ def test_another_config_never_overwrites(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     config.learning_rate = 0.05
-    with pytest.raises(WorkdirError, match=r"learning_rate is 0.1 there and 0.05 here"):
+    with pytest.raises(WorkdirError, match=r"learning_rate is 0.1 in the workdir and 0.05 in this config"):
         train_and_evaluate(config, tmp_path)
     assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
 
