@@ -1,4 +1,4 @@
-"""The report of a workdir: the status of its runs, tables, figures and page templates.
+"""Report of a workdir: status of its runs, tables, figures and page templates.
 
-Imported by `experiments.report`; imports the other packages of `experiments` and `flaxres`.
+`experiments.report` is the command line.
 """

@@ -1,105 +1,108 @@
-"""What there is to tell of a workdir: how its runs stand, and in what their configs differ."""
+"""Status of the runs in a workdir: state, progress, configs and results."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from experiments.results.logs import Log, Start, read_log
 from experiments.results.run_names import run_directories, run_name
-from experiments.results.runs import PLAN_FILE, Run, group_by_net, planned_runs, read_run
-from experiments.results.tables import result_rows, run_rows, settings
+from experiments.results.runs import PLAN_FILE, Run, group_by_variant, planned_runs, read_run
+from experiments.results.tables import describe_settings, result_rows, run_rows
 from experiments.sweeps.plan import LOG_FILE
 from flaxres.config import default_config, flatten
 from flaxres.errors import WorkdirError
 from flaxres.run.workdir import CONFIG_FILE, read_config
 
-PEERS = "pytorch"  # below a workdir: the same nets in PyTorch (`experiments.reproduction`)
+PEERS = "pytorch"  # directory in a workdir with PyTorch runs of the same models
 STATES = FINISHED, UNFINISHED, FAILED, NOT_BEGUN = ("finished", "unfinished", "failed", "not begun")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """A run as it stands.
+    """Status of one run.
 
     Attributes:
-      name: NET/seed-N; that of its directory if it is not part of a sweep.
+      name: VARIANT/seed-N in a sweep, otherwise the name of the run's directory.
       state: one of STATES.
-      step: steps of which there are metrics.
-      config: fields by dotted name.
-      row: of `experiments.results.tables.run_rows`; of a run without metrics its state alone.
-      failure: why it failed; empty if it has not.
-      starts: in their order, as far as they are known.
+      step: last step with metrics; 0 without metrics.
+      config: values by dotted field name.
+      row: the run's row of `experiments.results.tables.run_rows`; only 'state' without metrics.
+      failure: error of the last start in one line; empty if the run has not failed.
+      starts: starts of the run in order, as far as output.log has them.
     """
 
     name: str
     state: str
     step: int
-    config: dict[str, object]
-    row: dict[str, object]
+    config: dict[str, Any]
+    row: dict[str, Any]
     failure: str = ""
     starts: tuple[Start, ...] = ()
 
     @property
-    def net(self) -> str:
-        """The net, or the variant that a sweep made of it."""
-        return _net(self.name)
+    def variant(self) -> str:
+        """Name of the model, or of the variant of it in a sweep."""
+        return _variant(self.name)
 
     @property
     def num_steps(self) -> int:
-        """Those that it is to make."""
-        return self.config["num_steps"]
+        """Number of steps of the finished run."""
+        num_steps: int = self.config["num_steps"]
+        return num_steps
 
     @property
     def commands(self) -> list[str]:
-        """Those of the starts, each once, in their order."""
+        """Commands that started the run, without duplicates, in order."""
         return list(dict.fromkeys(start.command for start in self.starts))
 
     @property
     def percent(self) -> int:
-        """Of its steps, those made; rounded down, so that 100 means all of them."""
+        """Percentage of steps done; rounded down, so that 100 means all of them."""
         return 100 * self.step // self.num_steps
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkdirStatus:
-    """What there is to tell of a workdir.
+    """Status of all runs in a workdir.
 
     Attributes:
-      name: of the directory.
-      by_net: the runs that have metrics, as `experiments.results.runs.find_runs` has them.
-      runs: all of them, also those that are only planned.
+      name: name of the directory.
+      runs_by_variant: runs with metrics, grouped and ordered as in
+        `experiments.results.runs.find_runs`.
+      runs: status of every run, including planned ones.
       results: rows of `experiments.results.tables.result_rows`; empty before the first metrics.
     """
 
     name: str
-    by_net: dict[str, list[Run]]
+    runs_by_variant: dict[str, list[Run]]
     runs: list[RunStatus]
-    results: list[dict[str, object]]
+    results: list[dict[str, Any]]
 
     def count(self, state: str) -> int:
-        """Runs in this state."""
+        """Returns the number of runs in a state."""
         return sum(run.state == state for run in self.runs)
 
     @property
     def incomplete(self) -> list[RunStatus]:
-        """The runs that are not finished."""
+        """Runs that are not finished."""
         return [run for run in self.runs if run.state != FINISHED]
 
     @property
     def percent(self) -> int:
-        """Of the steps of all runs, those made; rounded down."""
+        """Percentage of the steps of all runs that are done, rounded down."""
         return 100 * sum(run.step for run in self.runs) // sum(run.num_steps for run in self.runs)
 
     @property
     def settings(self) -> list[str]:
-        """How the runs were trained, a line for each way."""
-        lines = (settings(Run(run.net, run.config, {}, [])) for run in self.runs)
+        """Training settings of the runs, one line for each distinct setting."""
+        lines = (describe_settings(Run(run.variant, run.config, {}, [])) for run in self.runs)
         return list(dict.fromkeys(lines))
 
     @property
-    def differing(self) -> list[str]:
-        """Fields of the configs in which the runs differ."""
+    def differing_fields(self) -> list[str]:
+        """Config fields whose values differ between runs."""
         fields = sorted(set().union(*(run.config for run in self.runs)))
         first = self.runs[0].config
         return [
@@ -109,72 +112,82 @@ class WorkdirStatus:
         ]
 
     @property
-    def shared(self) -> dict[str, object]:
-        """Fields of the configs that are the same in all runs, with their values."""
+    def shared_fields(self) -> dict[str, Any]:
+        """Config fields with the same value in all runs, and these values."""
         config = self.runs[0].config
-        return {field: config[field] for field in sorted(config.keys() - set(self.differing))}
+        return {
+            field: config[field] for field in sorted(config.keys() - set(self.differing_fields))
+        }
 
 
 def read_status(workdir: Path) -> WorkdirStatus:
-    """Reads the runs of a workdir.
+    """Reads the status of the runs in a workdir.
 
     Args:
-      workdir: of a sweep or of one run, finished or not, or a directory of results.
+      workdir: directory of a sweep or of one run, finished or not, or a directory of results.
 
     Raises:
-      WorkdirError: there is no run, or one cannot be read.
+      WorkdirError: there is no run, or a run cannot be read.
     """
     if workdir.exists() and not workdir.is_dir():
         raise WorkdirError(f"workdir must be a directory, but {workdir} is a file")
     directories, planned = _directories(workdir), _planned(workdir)
     if not directories and not planned:
         raise WorkdirError(
-            f"{workdir} holds no run: there is no {CONFIG_FILE} in it or in NET/seed-N below it, "
-            f"and no {PLAN_FILE}; give --workdir that of a run or a sweep"
+            f"{workdir} holds no run: there is no {CONFIG_FILE} in it or in NAME/seed-N below it, "
+            f"and no {PLAN_FILE}; set --workdir to the directory of a run or a sweep"
         )
-    begun = {
-        name: dataclasses.replace(run, net=_net(name))
+    started = {
+        name: dataclasses.replace(run, variant=_variant(name))
         for name, path in directories.items()
         if (run := read_run(path))
     }
-    by_net = group_by_net(begun.values())
-    names = {id(run): name for name, run in begun.items()}
-    in_order = [names[id(run)] for group in by_net.values() for run in group]
-    rows = dict(zip(in_order, run_rows(by_net, {}), strict=True))
+    runs_by_variant = group_by_variant(started.values())
+    names = {id(run): name for name, run in started.items()}
+    ordered_names = [names[id(run)] for group in runs_by_variant.values() for run in group]
+    rows: dict[str, dict[str, Any]]
+    rows = dict(zip(ordered_names, run_rows(runs_by_variant, {}), strict=True))
     configs = planned | {name: read_config(path) for name, path in directories.items()}
     runs = []
-    for name in dict.fromkeys([*in_order, *configs]):
-        config = {field: _plain(value) for field, value in configs[name].items()}
-        log = _log(directories.get(name, workdir / name))
-        begun_without_metrics = name in directories or log.starts
-        row = rows.get(name, {"state": UNFINISHED if begun_without_metrics else NOT_BEGUN})
-        # What became of the log of a run that made all its steps does not matter.
+    for name in dict.fromkeys([*ordered_names, *configs]):
+        config = {field: _as_json(value) for field, value in configs[name].items()}
+        log = _read_log(directories.get(name, workdir / name))
+        has_started = name in directories or log.starts
+        row = rows.get(name, {"state": UNFINISHED if has_started else NOT_BEGUN})
+        # A run that did all its steps has not failed, whatever a later start logged.
         failure = log.failure if row["state"] != FINISHED else ""
         state = FAILED if failure else row["state"]
         runs.append(RunStatus(name, state, row.get("step", 0), config, row, failure, log.starts))
-    in_sweep = [f"{run.net}/{run.name.rpartition('/')[2]}" for run in runs]
-    results = result_rows(by_net, in_sweep, _peers(workdir)) if by_net else []
-    return WorkdirStatus(workdir.resolve().name, by_net, runs, results)
+    planned_names = [f"{run.variant}/{run.name.rpartition('/')[2]}" for run in runs]
+    results: list[dict[str, Any]] = []
+    if runs_by_variant:
+        results = result_rows(runs_by_variant, planned_names, _read_peers(workdir))
+    return WorkdirStatus(workdir.resolve().name, runs_by_variant, runs, results)
 
 
 def _directories(workdir: Path) -> dict[str, Path]:
-    """Directories of runs, by name: those of a sweep, or one that is a run's, or its seeds'."""
+    """Returns the run directories by run name: of a sweep, one run, or several seeds of one run."""
     if not (workdir / CONFIG_FILE).exists():
         return {run_name(path): path for path in run_directories(workdir)}
     path = workdir.resolve()
-    seeds = [seed.parent for seed in path.glob(f"seed-*/{CONFIG_FILE}")]
-    if seeds:  # trained in one program
-        seeds.sort(key=lambda seed: read_config(seed)["seed"])
-        return {f"{path.name}/{seed.name}": seed for seed in seeds}
+    seed_directories = [file.parent for file in path.glob(f"seed-*/{CONFIG_FILE}")]
+    if seed_directories:  # num_replicas seeds, trained in one program
+        return {f"{path.name}/{seed.name}": seed for seed in sorted(seed_directories, key=_seed)}
     in_sweep = path.name.startswith("seed-")
     return {f"{path.parent.name}/{path.name}" if in_sweep else path.name: path}
 
 
-def _planned(workdir: Path) -> dict[str, dict[str, object]]:
-    """Fields of the runs that a sweep is for; those that are newer than it have their defaults.
+def _seed(directory: Path) -> int:
+    config: dict[str, Any] = read_config(directory)
+    seed: int = config["seed"]
+    return seed
+
+
+def _planned(workdir: Path) -> dict[str, dict[str, Any]]:
+    """Returns configs of a sweep's planned runs by name; fields newer than it have their defaults.
 
     Raises:
-      WorkdirError: the list of them cannot be read.
+      WorkdirError: the plan cannot be read.
     """
     defaults = flatten(default_config())
     try:
@@ -186,27 +199,27 @@ def _planned(workdir: Path) -> dict[str, dict[str, object]]:
         ) from None
 
 
-def _net(name: str) -> str:
+def _variant(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _log(directory: Path) -> Log:
-    """That of a run; of one of several seeds in one program, theirs."""
+def _read_log(directory: Path) -> Log:
+    """Reads a run's log; seeds that were trained in one program share the log of their parent."""
     log = read_log(directory / LOG_FILE)
     if not log.starts and directory.name.startswith("seed-"):
         log = read_log(directory.parent / LOG_FILE)
     return log
 
 
-def _peers(workdir: Path) -> dict[str, list[Run]]:
-    """The same nets in PyTorch, where they stand beside the runs."""
+def _read_peers(workdir: Path) -> dict[str, list[Run]]:
+    """Reads the PyTorch runs in a workdir, grouped by model name."""
     peers: dict[str, list[Run]] = {}
     for path in run_directories(workdir / PEERS):
         if run := read_run(path):
-            peers.setdefault(run.net, []).append(run)
+            peers.setdefault(run.variant, []).append(run)
     return peers
 
 
-def _plain(value: object) -> object:
-    """A value as JSON would keep it."""
+def _as_json(value: object) -> object:
+    """Converts a value to what it would be after a round trip through JSON."""
     return list(value) if isinstance(value, tuple) else value

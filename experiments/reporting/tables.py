@@ -1,57 +1,61 @@
-"""The tables of a report, as text that is the same in HTML and in Markdown."""
+"""Tables of a report: cells of text, the same in HTML and in Markdown."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from experiments.reporting.run_status import FINISHED, UNFINISHED, RunStatus, WorkdirStatus
 from experiments.results.tables import as_cells
 from experiments.sweeps.plan import as_flag
 
-DIGITS_OF_A_COMMIT = 10
-# Of `experiments.results.tables.result_rows`.
+COMMIT_DIGITS = 10
+# Keys in the rows of `experiments.results.tables.result_rows`.
 ERRORS = ("train_error", "train_error_std", "test_error", "test_error_std")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row names it.
+    """A table; the first cell of a row is its name.
 
     Attributes:
-      header: of each column.
-      rows: of cells.
-      states: of each row, one of `experiments.reporting.run_status.STATES`, where they are told; else empty.
-      numbers: whether a column holds numbers, or what is as short.
+      header: title of each column.
+      rows: cells of each row.
+      states: state of each row, one of `experiments.reporting.run_status.STATES`, or empty.
+      is_number: for each column, True if it holds numbers, which are aligned right.
     """
 
     header: list[str]
     rows: list[list[str]]
     states: list[str]
-    numbers: list[bool]
+    is_number: list[bool]
 
 
-def results(facts: WorkdirStatus) -> Table | None:
-    """Means and standard deviations over seeds, by net, with how many of its runs are finished.
+def results_table(status: WorkdirStatus) -> Table | None:
+    """Returns errors by model as mean and standard deviation over seeds; None without metrics.
 
-    Errors are those of finished runs. A net without any has those so far of its unfinished run, and
-    none if several are unfinished: they are at different steps, and a mean would hide it.
+    Errors are those of finished runs. A model without a finished run shows the latest errors of its
+    unfinished run. It shows none if several are unfinished: they are at different steps, which a
+    mean would hide.
     """
-    if not facts.results:
+    if not status.results:
         return None
-    shown, finished, states = [], [], []
-    for row in facts.results:
-        own = [run for run in facts.runs if run.net == row["net"]]
-        count = sum(run.state == FINISHED for run in own)
-        begun = sum(run.step > 0 for run in own)
-        shown.append(row if count or begun < 2 else row | dict.fromkeys(ERRORS))
-        so_far = ", so far" if begun == 1 and not count else ""
-        finished.append(f"{count} of {len(own)}{so_far}")
-        states.append(FINISHED if count == len(own) else UNFINISHED)
-    table = as_cells(shown)
-    for cells, text in zip(table, ["runs finished", *finished], strict=True):
-        cells.insert(1, text)
-    header, *rows = table
+    shown_rows: list[dict[str, Any]] = []
+    finished_cells, states = [], []
+    for row in status.results:
+        runs = [run for run in status.runs if run.variant == row["net"]]
+        num_finished = sum(run.state == FINISHED for run in runs)
+        num_started = sum(run.step > 0 for run in runs)
+        has_errors = num_finished or num_started < 2
+        shown_rows.append(row if has_errors else row | dict.fromkeys(ERRORS))
+        note = " (latest errors)" if num_started == 1 and not num_finished else ""
+        finished_cells.append(f"{num_finished} of {len(runs)}{note}")
+        states.append(FINISHED if num_finished == len(runs) else UNFINISHED)
+    cells = as_cells(shown_rows)
+    for row_cells, text in zip(cells, ["runs finished", *finished_cells], strict=True):
+        row_cells.insert(1, text)
+    header, *rows = cells
     return Table(header, rows, states, [False, *[True] * (len(header) - 1)])
 
 
@@ -60,93 +64,104 @@ class Column:
     """A column of the table of runs.
 
     Attributes:
-      header: what stands on top.
-      cell: of a run.
-      number: whether it is one.
-      always: also where no run has it.
+      header: title of the column.
+      cell: returns the text of a run's cell.
+      is_number: True if the cells are numbers.
+      always_shown: if False, the column is left out when all its cells are empty.
     """
 
     header: str
     cell: Callable[[RunStatus], str]
-    number: bool = False
-    always: bool = True
+    is_number: bool = False
+    always_shown: bool = True
 
 
-def _value(field: str, form: str = "") -> Callable[[RunStatus], str]:
-    """A field of the runs' rows; empty where a run has none."""
+def _format_value(key: str, format_spec: str = "") -> Callable[[RunStatus], str]:
+    """Returns a function that formats one value of a run's row, and missing values as ''."""
 
     def cell(run: RunStatus) -> str:
-        value = run.row.get(field)
-        return "" if value is None else format(value, form)
+        value = run.row.get(key)
+        return "" if value is None else format(value, format_spec)
 
     return cell
 
 
-def _step(run: RunStatus) -> str:
+def _format_step(run: RunStatus) -> str:
     if run.state == FINISHED:
         return f"{run.step:,}"
     return f"{run.step:,} of {run.num_steps:,} ({run.percent}%)"
 
 
-def _device(run: RunStatus) -> str:
-    row = run.row
-    text = row.get("device") or ""
-    if (row.get("devices") or 1) > 1:
-        text += f", {row['devices']} of them"
-    if (row.get("processes") or 1) > 1:
-        text += f", {row['processes']} processes"
+def _format_device(run: RunStatus) -> str:
+    text: str = run.row.get("device") or ""
+    if (run.row.get("devices") or 1) > 1:
+        text += f", {run.row['devices']} devices"
+    if (run.row.get("processes") or 1) > 1:
+        text += f", {run.row['processes']} processes"
     return text
 
 
-def short(commit: str | None) -> str:
-    """The first digits of a commit, and whether it is dirty."""
+def short_commit(commit: str | None) -> str:
+    """Returns the first digits of a commit hash, with '-dirty' if it has that suffix."""
     if not commit:
         return ""
-    digits, *dirty = commit.partition("-")
-    return digits[:DIGITS_OF_A_COMMIT] + "".join(dirty)
+    digits, *suffix = commit.partition("-")
+    return digits[:COMMIT_DIGITS] + "".join(suffix)
 
 
 COLUMNS = (
     Column("run", lambda run: run.name),
     Column("state", lambda run: run.state),
-    Column("step", _step, number=True),
-    Column("training error %", _value("final_train_error", ".2f"), number=True),
-    Column("test error %", _value("final_test_error", ".2f"), number=True),
-    Column("best step", _value("best_step", ","), number=True, always=False),
-    Column("validation error %, best", _value("best_validation_error", ".2f"), True, False),
-    Column("test error % at best", _value("test_error_at_best", ".2f"), True, False),
-    Column("training time, s", _value("train_seconds", ",.1f"), number=True),
-    Column("images/s", _value("images_per_second", ",.0f"), number=True),
-    Column("params", _value("params", ","), number=True),
-    Column("device", _device),
-    Column("jax", _value("jax")),
-    Column("flaxres", _value("flaxres")),
-    Column("commit", lambda run: short(run.row.get("commit"))),
-    Column("failure", lambda run: run.failure, always=False),
+    Column("step", _format_step, is_number=True),
+    Column("training error %", _format_value("final_train_error", ".2f"), is_number=True),
+    Column("test error %", _format_value("final_test_error", ".2f"), is_number=True),
+    Column("best step", _format_value("best_step", ","), is_number=True, always_shown=False),
+    Column(
+        "best validation error %",
+        _format_value("best_validation_error", ".2f"),
+        is_number=True,
+        always_shown=False,
+    ),
+    Column(
+        "test error % at best step",
+        _format_value("test_error_at_best", ".2f"),
+        is_number=True,
+        always_shown=False,
+    ),
+    Column("training time, s", _format_value("train_seconds", ",.1f"), is_number=True),
+    Column("images/s", _format_value("images_per_second", ",.0f"), is_number=True),
+    Column("params", _format_value("params", ","), is_number=True),
+    Column("device", _format_device),
+    Column("jax", _format_value("jax")),
+    Column("flaxres", _format_value("flaxres")),
+    Column("commit", lambda run: short_commit(run.row.get("commit"))),
+    Column("failure", lambda run: run.failure, always_shown=False),
 )
 
 
-def runs(facts: WorkdirStatus) -> Table:
-    """A row for each run: how it stands, its last errors, how fast it was, and where."""
-    shown = [column for column in COLUMNS if column.always or any(map(column.cell, facts.runs))]
+def runs_table(status: WorkdirStatus) -> Table:
+    """Returns one row per run: state, latest errors, speed, device and versions."""
+    columns = [
+        column for column in COLUMNS if column.always_shown or any(map(column.cell, status.runs))
+    ]
     return Table(
-        [column.header for column in shown],
-        [[column.cell(run) for column in shown] for run in facts.runs],
-        [run.state for run in facts.runs],
-        [column.number for column in shown],
+        [column.header for column in columns],
+        [[column.cell(run) for column in columns] for run in status.runs],
+        [run.state for run in status.runs],
+        [column.is_number for column in columns],
     )
 
 
-def differing(facts: WorkdirStatus) -> Table | None:
-    """The fields of the configs in which the runs differ, by run; None if they do in none."""
-    fields = facts.differing
+def differing_fields_table(status: WorkdirStatus) -> Table | None:
+    """Returns the config fields that differ between runs, one row per run; None if none differ."""
+    fields = status.differing_fields
     if not fields:
         return None
-    rows = [[run.name, *(as_flag(run.config.get(f)) for f in fields)] for run in facts.runs]
+    rows = [[run.name, *(as_flag(run.config.get(f)) for f in fields)] for run in status.runs]
     return Table(["run", *fields], rows, [""] * len(rows), [False] * (1 + len(fields)))
 
 
-def shared(facts: WorkdirStatus) -> Table:
-    """The fields that are the same in all runs, with their values."""
-    rows = [[field, as_flag(value)] for field, value in facts.shared.items()]
+def shared_fields_table(status: WorkdirStatus) -> Table:
+    """Returns the config fields with the same value in all runs, one row per field."""
+    rows = [[field, as_flag(value)] for field, value in status.shared_fields.items()]
     return Table(["field", "value"], rows, [""] * len(rows), [False, False])

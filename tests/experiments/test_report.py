@@ -1,4 +1,4 @@
-"""The report of a half-finished sweep, read as a browser and a reader of Markdown would."""
+"""Report of a half-finished sweep, parsed as HTML and as Markdown."""
 
 import datetime
 import html.parser
@@ -9,19 +9,19 @@ import urllib.parse
 
 import pytest
 
-from experiments.report import escape_markdown, write_report
+from experiments.reporting.report import escape_markdown, write_report
 from experiments.results.runs import find_runs
 from flaxres.errors import WorkdirError
 from tests.experiments.results.test_runs import write_run
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-NASTY = "a<b>&\"'|`*_c_"
+SPECIAL = "a<b>&\"'|`*_c_"
 COMMAND = "/somewhere/python -m flaxres.main --config=a.py:plain-56 '--workdir=/a & b/<c>'"
-VOID = {"meta", "link", "img", "br", "hr"}
+VOID_TAGS = {"meta", "link", "img", "br", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-    """Its tags, its texts, and its tables by label: rows of cells."""
+    """Parsed HTML page: tags with attributes, text, and rows of cells by label of the table."""
 
     def __init__(self, text):
         super().__init__()
@@ -33,7 +33,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.append((tag, attributes))
-        if tag not in VOID:
+        if tag not in VOID_TAGS:
             self._open.append(tag)
         if tag == "table":
             self.tables[self._label] = []
@@ -57,13 +57,13 @@ class Page(html.parser.HTMLParser):
         return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
-def change(path, **fields):
+def update_json(path, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Finished, unfinished, failed and not begun; with a report."""
+    """Sweep with finished, unfinished, failed and planned runs, and its report."""
     workdir = tmp_path_factory.mktemp("sweep") / "half <b>"
     write_run(workdir, "plain-20", 0)
     write_run(workdir, "plain-20", 1, errors=(40.0, 30.0))
@@ -71,17 +71,18 @@ def sweep(tmp_path_factory):
     write_run(workdir, "resnet-20", 1, errors=(5.0, 4.0, 3.0))
     write_run(workdir, "plain-56", 0, errors=(90.0,))
     for path in workdir.glob("*/seed-0/config.json"):
-        change(path, name=NASTY)
+        update_json(path, name=SPECIAL)
     for path in workdir.glob("*/seed-*/info.json"):
-        change(path, commit=40 * "c", device="<CPU>")
+        update_json(path, commit=40 * "c", device="<CPU>")
     log = f"# 2026-01-02T03:04:05+00:00 host: {COMMAND}\nerror: no <room>\n"
     (workdir / "plain-56" / "seed-0" / "output.log").write_text(log)
-    plan = {f"{net}/seed-0": {"num_steps": 30} for net in ("plain-20", "plain-56", "net<i>")}
+    plan = {f"{model}/seed-0": {"num_steps": 30} for model in ("plain-20", "plain-56", "net<i>")}
     (workdir / "sweep.json").write_text(json.dumps(plan))
     (workdir / "analyses").mkdir()
     write_report(workdir, NOW)
-    for kind in ("png", "svg"):  # any figure will do
-        shutil.copy(workdir / f"figure6.{kind}", workdir / "analyses" / f"responses.{kind}")
+    for extension in ("png", "svg"):  # any image will do
+        source = workdir / f"figure6.{extension}"
+        shutil.copy(source, workdir / "analyses" / f"responses.{extension}")
     shutil.copy(workdir / "figure6.png", workdir / "analyses" / "of <mine> (2).png")
     files = write_report(workdir, NOW)
     assert files == [workdir / "report.html", workdir / "report.md"]
@@ -98,7 +99,7 @@ def markdown(sweep):
     return (sweep / "report.md").read_text()
 
 
-def test_the_page_needs_nothing_else(page):
+def test_page_is_self_contained(page):
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "iframe", "object", "base"} & set(tags)
     images = [a for tag, a in page.tags if tag == "img"]
@@ -118,11 +119,11 @@ def test_the_page_needs_nothing_else(page):
     assert {a["href"][1:] for tag, a in page.tags if tag == "a"} <= targets
 
 
-def test_what_is_incomplete_comes_first(page, markdown):
+def test_incomplete_runs_come_first(page, markdown):
     for text in (page.text, markdown):
         top = text[: text.index("Results")]
         assert "Incomplete: 3 of 6 runs finished" in top
-        assert "1 unfinished, 1 failed, 1 not begun; 66% of all steps are made" in top
+        assert "1 unfinished, 1 failed, 1 not begun; 66% of all steps are done" in top
         assert "at step 20 of 30 (66%)" in top
         assert "failed at step 10 of 30 (33%): no" in top
     states = {name: row["state"] for name, row in page.rows("Runs").items()}
@@ -138,7 +139,7 @@ def test_what_is_incomplete_comes_first(page, markdown):
     assert set(classes) == {"finished", "unfinished", "failed", "not-begun"}
 
 
-def test_numbers_are_those_of_the_runs(page, sweep):
+def test_numbers_equal_the_metrics_of_the_runs(page, sweep):
     rows = page.rows("Runs")
     for net, group in find_runs(sweep).items():
         for run in group:
@@ -147,37 +148,37 @@ def test_numbers_are_those_of_the_runs(page, sweep):
             assert float(row["test error %"]) == run.records[-1]["test_error"]
             assert row["device"] == "<CPU>"
             assert row["commit"] == "cccccccccc"
-    results = page.rows("Results by net")
+    results = page.rows("Results by model")
     assert results["resnet-20"]["final training error %"] == "2.00 ± 1.41 (2 seeds)"
     assert results["plain-20"]["final test error %"] == "13.50 (1 of 2 seeds)"
-    assert results["plain-56"]["runs finished"] == "0 of 1, so far"
+    assert results["plain-56"]["runs finished"] == "0 of 1 (latest errors)"
     assert results["net<i>"]["steps"] == "not begun"
 
 
-def test_texts_are_shown_as_they_are(page, markdown, sweep):
-    assert page.rows("Fields in which the runs differ")["plain-20/seed-0"]["name"] == NASTY
+def test_special_characters_are_displayed(page, markdown, sweep):
+    assert page.rows("Fields that differ between runs")["plain-20/seed-0"]["name"] == SPECIAL
     assert COMMAND in page.text
     assert COMMAND in markdown
     assert "half <b>" in page.text
     raw = (sweep / "report.html").read_text()
-    for harm in ("<b>&", "<room>", "<CPU>", "<i>", "<mine>", "<c>"):
-        assert harm not in raw
+    for tag in ("<b>&", "<room>", "<CPU>", "<i>", "<mine>", "<c>"):
+        assert tag not in raw
     fenced = re.sub(r"```sh\n.*?\n```", "", markdown, flags=re.DOTALL)
     assert not re.findall(r"(?<!\\)<(?!/?(?:details|summary)>)", fenced)
 
 
-def test_tables_in_markdown_have_a_cell_for_each_column(markdown, page):
+def test_markdown_tables_have_one_cell_per_column(markdown, page):
     tables = re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE)
     cells = [
         [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in table.splitlines()] for table in tables
     ]
     expected = [[len(row) for row in table] for table in page.tables.values()]
-    # The same, and a rule below each header.
+    # Markdown has the same rows and a rule below each header.
     assert [set(counts) for counts in cells] == [set(counts) for counts in expected]
     assert [len(counts) for counts in cells] == [len(counts) + 1 for counts in expected]
 
 
-def test_links_in_markdown_exist(markdown, sweep):
+def test_markdown_links_to_files(markdown, sweep):
     links = re.findall(r"!\[[^\n]*\]\((\S+)\)", markdown)
     assert len(links) == 4
     for link in links:
@@ -185,7 +186,7 @@ def test_links_in_markdown_exist(markdown, sweep):
         assert (sweep / urllib.parse.unquote(link)).is_file()
 
 
-def test_the_same_workdir_gives_the_same_report_but_for_the_time(sweep, tmp_path):
+def test_reports_of_the_same_workdir_differ_only_in_the_time(sweep, tmp_path):
     before = [(sweep / name).read_text() for name in ("report.html", "report.md")]
     files = write_report(sweep, NOW + datetime.timedelta(days=1))
     for old, file in zip(before, files, strict=True):
@@ -195,7 +196,7 @@ def test_the_same_workdir_gives_the_same_report_but_for_the_time(sweep, tmp_path
         assert all("2026-01-0" in line for line in different[0])
 
 
-def test_a_single_finished_run(tmp_path):
+def test_single_finished_run(tmp_path):
     write_run(tmp_path, "resnet-20")
     workdir = tmp_path / "resnet-20" / "seed-0"
     write_report(workdir)
@@ -203,10 +204,10 @@ def test_a_single_finished_run(tmp_path):
     page = Page((workdir / "report.html").read_text())
     assert "The run is finished" in page.text
     assert list(page.rows("Runs")) == ["resnet-20/seed-0"]
-    assert "Fields in which the runs differ" not in page.tables
+    assert "Fields that differ between runs" not in page.tables
 
 
-def test_nothing_has_metrics_yet(tmp_path):
+def test_sweep_without_metrics(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"resnet-20/seed-0": {}}))
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
@@ -215,17 +216,17 @@ def test_nothing_has_metrics_yet(tmp_path):
     assert "No run has metrics yet." in (tmp_path / "report.md").read_text()
 
 
-def test_a_workdir_that_cannot_be_written(tmp_path):
+def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"resnet-20/seed-0": {}}))
     (tmp_path / "report.html").mkdir()
     with pytest.raises(WorkdirError, match=r"report of .* cannot be written \(Is a directory\)"):
         write_report(tmp_path)
 
 
-def test_one_clear_line_for_a_directory_without_runs(tmp_path, python):
-    done = python("-m", "experiments.report", f"--workdir={tmp_path}")
-    assert done.returncode == 1
-    assert re.fullmatch(r"error: .* holds no run: there is no config\.json .*\n", done.stderr)
+def test_directory_without_runs_is_a_one_line_error(tmp_path, python):
+    result = python("-m", "experiments.report", f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .* holds no run: there is no config\.json .*\n", result.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,5 +239,5 @@ def test_one_clear_line_for_a_directory_without_runs(tmp_path, python):
         ("two\nlines", "two lines"),
     ],
 )
-def test_markdown_is_escaped(text, expected):
+def test_escape_markdown(text, expected):
     assert escape_markdown(text) == expected

@@ -10,30 +10,30 @@ from tests.experiments.results.test_runs import write_run
 HEAD = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:net\n"
 
 
-def standing(facts):
-    return [(run.name, run.state, run.step, run.percent) for run in facts.runs]
+def progress(status):
+    return [(run.name, run.state, run.step, run.percent) for run in status.runs]
 
 
-def write_log(run, *lines):
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "output.log").write_text(HEAD + "".join(f"{line}\n" for line in lines))
+def write_log(directory, *lines):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "output.log").write_text(HEAD + "".join(f"{line}\n" for line in lines))
 
 
-def test_states_of_a_sweep(tmp_path):
+def test_states_of_runs_in_a_sweep(tmp_path):
     write_run(tmp_path, "resnet-20")
     write_run(tmp_path, "plain-20", 0, errors=(50.0, 40.0))
     write_run(tmp_path, "plain-20", 1, errors=(50.0,))
     write_log(tmp_path / "plain-20" / "seed-1", "error: no room")
-    write_run(tmp_path, "plain-32", errors=())  # has a config and no metrics
-    write_log(tmp_path / "plain-44" / "seed-0", "error: no data set")  # not even a config
+    write_run(tmp_path, "plain-32", errors=())  # a config, but no metrics
+    write_log(tmp_path / "plain-44" / "seed-0", "error: no data set")  # no config either
     write_log(tmp_path / "resnet-20" / "seed-0", "error: of a start after the last step")
     plan = {
-        f"{net}/seed-0": {"seed": 0, "num_steps": 30}
-        for net in ("plain-44", "resnet-20", "resnet-56")
+        f"{model}/seed-0": {"seed": 0, "num_steps": 30}
+        for model in ("plain-44", "resnet-20", "resnet-56")
     }
     (tmp_path / "sweep.json").write_text(json.dumps(plan))
-    facts = read_status(tmp_path)
-    assert standing(facts) == [
+    status = read_status(tmp_path)
+    assert progress(status) == [
         ("plain-20/seed-0", "unfinished", 20, 66),
         ("plain-20/seed-1", "failed", 10, 33),
         ("resnet-20/seed-0", "finished", 30, 100),
@@ -41,49 +41,49 @@ def test_states_of_a_sweep(tmp_path):
         ("resnet-56/seed-0", "not begun", 0, 0),
         ("plain-32/seed-0", "unfinished", 0, 0),
     ]
-    assert [run.failure for run in facts.runs if run.failure] == ["no room", "no data set"]
-    assert facts.runs[2].commands == ["python -m flaxres.main --config=a.py:net"]
-    assert [run.name for run in facts.incomplete] == [r.name for r in facts.runs if r.step < 30]
-    assert (facts.count("failed"), facts.count("finished")) == (2, 1)
-    assert facts.percent == 100 * (20 + 10 + 30) // (6 * 30)
+    assert [run.failure for run in status.runs if run.failure] == ["no room", "no data set"]
+    assert status.runs[2].commands == ["python -m flaxres.main --config=a.py:net"]
+    assert [run.name for run in status.incomplete] == [r.name for r in status.runs if r.step < 30]
+    assert (status.count("failed"), status.count("finished")) == (2, 1)
+    assert status.percent == 100 * (20 + 10 + 30) // (6 * 30)
 
 
-def test_what_runs_share_and_where_they_differ(tmp_path):
+def test_shared_and_differing_fields(tmp_path):
     write_run(tmp_path, "plain-20")
     write_run(tmp_path, "resnet-20", seed=3)
-    # A plan that is older than a field: runs had its default.
+    # An older plan lacks newer fields; the runs then have their defaults.
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-20/seed-9": {"seed": 9}}))
-    facts = read_status(tmp_path)
-    assert {"seed", "model.name", "model.shortcut", "num_steps"} < set(facts.differing)
-    assert facts.shared["model.widths"] == [16, 32, 64]
-    assert facts.shared["momentum"] == 0.9
-    for run in facts.runs:
-        assert facts.shared.keys() | set(facts.differing) == run.config.keys()
-        assert all(run.config[field] == value for field, value in facts.shared.items())
-    assert len(facts.settings) == 2
-    assert facts.settings[0].startswith("digits, 30 iterations of 128 images")
+    status = read_status(tmp_path)
+    assert {"seed", "model.name", "model.shortcut", "num_steps"} < set(status.differing_fields)
+    assert status.shared_fields["model.widths"] == [16, 32, 64]
+    assert status.shared_fields["momentum"] == 0.9
+    for run in status.runs:
+        assert status.shared_fields.keys() | set(status.differing_fields) == run.config.keys()
+        assert all(run.config[field] == value for field, value in status.shared_fields.items())
+    assert len(status.settings) == 2
+    assert status.settings[0].startswith("digits, 30 iterations of 128 images")
 
 
-def test_a_plan_alone(tmp_path):
+def test_plan_without_runs(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"plain-20/seed-0": {"num_steps": 7}}))
-    facts = read_status(tmp_path)
-    assert standing(facts) == [("plain-20/seed-0", "not begun", 0, 0)]
-    assert (facts.results, facts.by_variant, facts.differing) == ([], {}, [])
+    status = read_status(tmp_path)
+    assert progress(status) == [("plain-20/seed-0", "not begun", 0, 0)]
+    assert (status.results, status.runs_by_variant, status.differing_fields) == ([], {}, [])
 
 
 @pytest.mark.parametrize(("name", "expected"), [("mine", "mine"), ("net/seed-0", "net/seed-0")])
-def test_the_workdir_of_one_run(tmp_path, name, expected, monkeypatch):
+def test_workdir_of_one_run(tmp_path, name, expected, monkeypatch):
     write_run(tmp_path, "plain-20", errors=(50.0,))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / "plain-20" / "seed-0").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path / name)
-    for facts in (read_status(tmp_path / name), read_status(Path("."))):
-        assert standing(facts) == [(expected, "unfinished", 10, 33)]
-        assert facts.name == expected.split("/")[-1]
-        assert [row["net"] for row in facts.results] == [expected.split("/")[0]]
+    for status in (read_status(tmp_path / name), read_status(Path("."))):
+        assert progress(status) == [(expected, "unfinished", 10, 33)]
+        assert status.name == expected.split("/")[-1]
+        assert [row["net"] for row in status.results] == [expected.split("/")[0]]
 
 
-def test_seeds_that_were_trained_in_one_program(tmp_path):
+def test_seeds_trained_in_one_program(tmp_path):
     for seed in (2, 10):
         write_run(tmp_path, "plain-20", seed)
     workdir = tmp_path / "plain-20"
@@ -91,29 +91,32 @@ def test_seeds_that_were_trained_in_one_program(tmp_path):
     (workdir / "config.json").write_text(json.dumps(config | {"num_replicas": 2}))
     write_log(workdir)
     expected = [("plain-20/seed-2", "finished", 30, 100), ("plain-20/seed-10", "finished", 30, 100)]
-    for facts in (read_status(workdir), read_status(tmp_path)):  # the run, and the sweep of it
-        assert standing(facts) == expected
-        assert [len(run.starts) for run in facts.runs] == [1, 1]
-        assert facts.results[0]["seeds"] == 2
+    for status in (
+        read_status(workdir),
+        read_status(tmp_path),
+    ):  # the run, and the sweep that it is in
+        assert progress(status) == expected
+        assert [len(run.starts) for run in status.runs] == [1, 1]
+        assert status.results[0]["seeds"] == 2
 
 
-def test_peers_stand_beside(tmp_path):
+def test_errors_of_pytorch_runs_are_in_the_results(tmp_path):
     write_run(tmp_path, "plain-20")
     write_run(tmp_path / "pytorch", "plain-20", errors=(9.0, 9.0, 5.0))
     write_run(tmp_path / "pytorch", "plain-32", errors=())
-    facts = read_status(tmp_path)
-    assert [run.name for run in facts.runs] == ["plain-20/seed-0"]
-    assert facts.results[0]["peer_test_error"] == 6.0
+    status = read_status(tmp_path)
+    assert [run.name for run in status.runs] == ["plain-20/seed-0"]
+    assert status.results[0]["peer_test_error"] == 6.0
 
 
 @pytest.mark.parametrize("plan", ["[1]", '{"a/seed-0": 3}', "{"])
-def test_plans_that_cannot_be_read(tmp_path, plan):
+def test_unreadable_plans(tmp_path, plan):
     (tmp_path / "sweep.json").write_text(plan)
     with pytest.raises(WorkdirError, match=r"sweep\.json cannot be read"):
         read_status(tmp_path)
 
 
-def test_no_run(tmp_path):
+def test_workdir_without_runs(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match=r"must be a directory, but .*file is a file"):
         read_status(tmp_path / "file")

@@ -1,0 +1,119 @@
+"""HTML and Markdown report of a workdir, written from the templates in `templates/`."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import re
+import urllib.parse
+from collections import Counter
+from pathlib import Path
+
+import jinja2
+
+import flaxres
+from experiments.reporting import tables
+from experiments.reporting.figure_assets import FigureAsset, collect_figures
+from experiments.reporting.run_status import STATES, WorkdirStatus, read_status
+from flaxres.errors import WorkdirError, one_line
+from flaxres.run.workdir import write_atomically
+from flaxres.version import commit
+
+FILES = ("report.html", "report.md")
+TEMPLATES = Path(__file__).parent / "templates"
+# Limit for incomplete runs and for settings at the top of the report; the tables have all of them.
+MAX_LISTED = 20
+# Characters with a meaning in Markdown or HTML; an underscore within a word has none.
+SPECIAL_CHARACTERS = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
+
+
+def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Path]:
+    """Draws the figures, writes report.html and report.md, and returns their paths.
+
+    Args:
+      workdir: directory of a sweep or of one run, finished or not, or a directory of results.
+      now: date and time of the report (default: the current time). Otherwise, the report depends
+        only on the content of `workdir` and the version of flaxres.
+
+    Raises:
+      WorkdirError: there is no run, a run cannot be read, or `workdir` cannot be written.
+    """
+    status = read_status(workdir)
+    now = (now or datetime.datetime.now()).astimezone()
+    runs_per_commit = Counter(run.row.get("commit") for run in status.runs if run.step)
+    try:
+        variables: dict[str, object] = {
+            "status": status,
+            "now": now,
+            "version": flaxres.__version__,
+            "commit": commit(),
+            "counts": {state: status.count(state) for state in STATES},
+            "results": tables.results_table(status),
+            "runs": tables.runs_table(status),
+            "differing_fields": tables.differing_fields_table(status),
+            "shared_fields": tables.shared_fields_table(status),
+            "runs_per_commit": runs_per_commit,
+            "figures": draw_figures(status, workdir),
+            "max_listed": MAX_LISTED,
+        }
+        texts = [render(name, variables, workdir) for name in FILES]
+        for name, text in zip(FILES, texts, strict=True):
+            write_atomically(workdir / name, text)
+    except OSError as error:
+        raise WorkdirError(
+            f"the report of {workdir} cannot be written ({error.strerror or one_line(error)})"
+        ) from error
+    return [workdir / name for name in FILES]
+
+
+def draw_figures(status: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
+    """Draws the figures of the runs; returns them and the figures of analyses in `workdir`.
+
+    Raises:
+      OSError: a figure cannot be written.
+    """
+    from experiments.analyses.base import ANALYSES_DIR
+    from experiments.results.figures import draw_sweep
+
+    runs = status.runs_by_variant
+    if len(status.runs) == 1:
+        # A name that is no model name gives curves, not one half of a figure of plain and
+        # residual models.
+        runs = {
+            f"{variant}, seed {group[0].config['seed']}": group for variant, group in runs.items()
+        }
+    files = draw_sweep(runs, workdir) if runs else []
+    return collect_figures([*files, *sorted((workdir / ANALYSES_DIR).glob("*.*"))])
+
+
+def render(name: str, variables: dict[str, object], workdir: Path) -> str:
+    """Returns the content of one file of the report.
+
+    Args:
+      name: report.html or report.md.
+      variables: variables of the template.
+      workdir: directory of the report; links to files are relative to it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": escape_markdown,
+        "link": functools.partial(_relative_url, workdir=workdir),
+    }
+    return environment.get_template(f"{name}.jinja").render(variables)
+
+
+def escape_markdown(text: object) -> str:
+    """Returns Markdown, on one line, that is displayed as `text`."""
+    return SPECIAL_CHARACTERS.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _relative_url(path: Path, workdir: Path) -> str:
+    return urllib.parse.quote(Path(os.path.relpath(path, workdir)).as_posix())
