@@ -1,14 +1,14 @@
-"""Training on from weights of another task: a new head, frozen layers, a slower body.
+"""Fine-tuning from pretrained weights: frozen layers and a smaller backbone learning rate.
 
-Yosinski et al. 2014 (arXiv 1411.1792), section 2: the first layers of a net that was trained on one
-set of classes are taken over for another, and are either frozen or fine-tuned; the last dense layer
-begins anew. The fields are those of `config.transfer`; where none is used, training is the same bit
-for bit.
+Yosinski et al. 2014 (arXiv 1411.1792), section 2: the first layers of a network trained on one set
+of classes are reused for another set and are either frozen or fine-tuned; the classification head
+is initialized anew. The options are the fields of `config.transfer`. With their defaults, training
+is the same bit for bit as without this module.
 
-Frozen batch norm takes two things. The norms in frozen layers are built to normalise by their
-running statistics in training too (`flaxres.models.layers.BaseModel.frozen`), so that the layers compute
-what they did when their weights were made; and no gradient, weight decay or momentum reaches their
-params (`frozen_params_are_constants`, `flaxres.training.optimizer.make_optimizer`).
+A frozen layer with batch norm needs two measures. In training too, its norms normalize by the
+running statistics (`flaxres.models.layers.BaseModel.frozen`), so that the layer computes the
+function it was pretrained to compute. And its parameters receive no gradient, weight decay or
+momentum (`stop_frozen_gradients`, `flaxres.training.optimizer.make_optimizer`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from flax import traverse_util
+from jaxtyping import Array, Float32
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError, first_few
@@ -24,82 +25,93 @@ from flaxres.models.layers import BACKBONE, HEAD, is_frozen
 
 PyTree = Any
 
-MAX_NAMES = 12  # in a message
+MAX_NAMES = 12  # layer names listed in an error message
 
 
 def check_frozen(config: ConfigDict, params: PyTree) -> None:
-    """Checks that `config.transfer.frozen` names layers of the net, and not all of them.
+    """Checks that `config.transfer.frozen` names layers of the model, but not all of them.
 
     Args:
-      config: the experiment.
-      params: of the net, as arrays or their shapes.
+      config: config of the run.
+      params: parameters of the model, as arrays or shape structs.
 
     Raises:
-      ConfigError: a name that the net does not have, or nothing is left to train.
+      ConfigError: the model has no layer of that name, or no layer is left to train.
     """
     frozen = config.transfer.frozen
     for name in frozen:
         if not any(is_frozen(layer, [name]) for layer in params):
-            stages = sorted({layer.partition("_")[0] for layer in params if "_" in layer})
-            names = dict.fromkeys(
-                [BACKBONE, *(s for s in stages if s.startswith("stage")), *sorted(params)]
-            )
+            prefixes = sorted({layer.partition("_")[0] for layer in params if "_" in layer})
+            stages = [prefix for prefix in prefixes if prefix.startswith("stage")]
+            names = dict.fromkeys([BACKBONE, *stages, *sorted(params)])
             raise ConfigError(
-                f"transfer.frozen must be of {first_few(list(names), MAX_NAMES)}; this net has no {name!r}"
+                f"transfer.frozen must name layers of the model "
+                f"({first_few(list(names), MAX_NAMES)}), got {name!r}"
             )
     if frozen and all(is_frozen(layer, frozen) for layer in params):
         raise ConfigError(
-            f"transfer.frozen must leave something to train, got {', '.join(frozen)}: all layers"
+            f"transfer.frozen must leave at least one layer to train, got {', '.join(frozen)}"
         )
 
 
 def frozen_leaves(config: ConfigDict, tree: PyTree) -> PyTree:
-    """True for the leaves of frozen layers; `tree` are a net's params or batch statistics."""
+    """Returns True for the leaves of frozen layers, False for the others.
+
+    Args:
+      config: config of the run.
+      tree: parameters or batch statistics of the model.
+    """
     flat = traverse_util.flatten_dict(tree)
     frozen = config.transfer.frozen
     return traverse_util.unflatten_dict({path: is_frozen(path[0], frozen) for path in flat})
 
 
-def frozen_params_are_constants(config: ConfigDict, params: PyTree) -> PyTree:
-    """The same params, of which no gradient is taken in frozen layers: it is zero.
+def stop_frozen_gradients(config: ConfigDict, params: PyTree) -> PyTree:
+    """Returns the same parameters, with zero gradients for frozen layers.
 
-    Where frozen layers come first, nothing is propagated back through them.
+    Nothing is propagated back through frozen layers that come first.
     """
     if not config.transfer.frozen:
         return params
     frozen = frozen_leaves(config, params)
-    return jax.tree.map(lambda w, is_: jax.lax.stop_gradient(w) if is_ else w, params, frozen)
+    return jax.tree.map(
+        lambda w, is_leaf_frozen: jax.lax.stop_gradient(w) if is_leaf_frozen else w, params, frozen
+    )
 
 
 def keep_frozen(config: ConfigDict, old: PyTree, new: PyTree) -> PyTree:
-    """The leaves of `new`, but those of `old` in frozen layers."""
+    """Returns `new`, with the leaves of frozen layers taken from `old`."""
     if not config.transfer.frozen:
         return new
-    return jax.tree.map(lambda o, n, is_: o if is_ else n, old, new, frozen_leaves(config, new))
+    return jax.tree.map(
+        lambda o, n, is_leaf_frozen: o if is_leaf_frozen else n,
+        old,
+        new,
+        frozen_leaves(config, new),
+    )
 
 
-def update_params(config: ConfigDict, params: PyTree, velocity: PyTree, rate: jax.Array) -> PyTree:
-    """Params after a step, w - rate * v; with `transfer.backbone_learning_rate_scale` times the rate but in the head.
+def update_params(
+    config: ConfigDict, params: PyTree, velocity: PyTree, learning_rate: Float32[Array, ""]
+) -> PyTree:
+    """Returns the parameters after one step: w - learning_rate * v.
 
-    Frozen layers stay as they are.
+    The backbone uses `transfer.backbone_learning_rate_scale` times the learning rate. Frozen layers
+    keep their parameters.
 
     Args:
-      config: the experiment.
-      params: of the net, float32.
-      velocity: of the same shapes, from the optimizer.
-      rate: float32, the learning rate of this step.
+      config: config of the run.
+      params: parameters of the model, float32.
+      velocity: output of the optimizer, in the structure of `params`.
+      learning_rate: learning rate of the step.
     """
-    backbone_learning_rate_scale = (
-        rate
-        if config.transfer.backbone_learning_rate_scale == 1
-        else rate * config.transfer.backbone_learning_rate_scale
-    )
-    new = {
-        layer: jax.tree.map(
-            lambda w, v, own=rate if layer == HEAD else backbone_learning_rate_scale: w - own * v,
-            w,
-            velocity[layer],
+    scale = config.transfer.backbone_learning_rate_scale
+    backbone_learning_rate = learning_rate if scale == 1 else learning_rate * scale
+
+    def update_layer(layer: str) -> PyTree:
+        layer_learning_rate = learning_rate if layer == HEAD else backbone_learning_rate
+        return jax.tree.map(
+            lambda w, v: w - layer_learning_rate * v, params[layer], velocity[layer]
         )
-        for layer, w in params.items()
-    }
-    return keep_frozen(config, params, new)
+
+    return keep_frozen(config, params, {layer: update_layer(layer) for layer in params})

@@ -1,4 +1,4 @@
-"""Metrics as sums on the device, divided once on the host."""
+"""Loss and error as sums, accumulated on the device and divided on the host."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Bool, Float, Int32
 
 
 @struct.dataclass
 class MetricSums:
-    """Sums over images; two of them add up to the sums over both.
+    """Loss, errors and number of images, summed over images.
+
+    Adding two instances gives the sums over both sets of images. With several replicas, each field
+    has a leading axis for them.
 
     Attributes:
-      loss: float32, cross-entropy in nats.
-      wrong: int32, images whose largest logit is not their label's.
-      count: int32, images.
+      loss: float32, summed cross-entropy in nats.
+      wrong: int32, number of images whose largest logit is not the label's.
+      count: int32, number of images.
     """
 
     loss: jax.Array
@@ -27,20 +31,24 @@ class MetricSums:
 
     @classmethod
     def zeros(cls) -> MetricSums:
-        """The sums over no image."""
+        """Returns the sums over no images."""
         return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     @classmethod
     def from_batch(
-        cls, losses: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array
+        cls,
+        losses: Float[Array, " batch"],
+        logits: Float[Array, "batch classes"],
+        labels: Int32[Array, " batch"],
+        weights: Bool[Array, " batch"],
     ) -> MetricSums:
-        """Sums over a batch of n images.
+        """Sums the metrics of one batch.
 
         Args:
-          losses: float32 (n,).
-          logits: (n, classes).
-          labels: int32 (n,).
-          weights: bool (n,), False for images that only fill the batch.
+          losses: float32 (batch,), cross-entropy of each image.
+          logits: float32 (batch, classes).
+          labels: int32 (batch,).
+          weights: bool (batch,), False for padding, which is not counted.
         """
         wrong = (jnp.argmax(logits, axis=-1) != labels) & weights
         return cls(
@@ -53,7 +61,14 @@ class MetricSums:
         return jax.tree.map(jnp.add, self, other)
 
     def averages(self, prefix: str) -> dict[str, float | list[float]]:
-        """Mean loss and top-1 error in percent, as floats; lists if the sums have an axis."""
+        """Returns the mean loss and the top-1 error in percent.
+
+        Args:
+          prefix: name of the split, such as 'test' for the keys 'test_loss' and 'test_error'.
+
+        Returns:
+          A float for each key; with several replicas, a list of one float per replica.
+        """
         loss, wrong, count = (
             np.asarray(leaf, np.float64) for leaf in (self.loss, self.wrong, self.count)
         )
@@ -64,19 +79,19 @@ class MetricSums:
 
 
 def sum_on_host(parts: Sequence[MetricSums]) -> MetricSums:
-    """Adds up sums on the host, in their order; waits until they are computed."""
-    parts = jax.device_get(list(parts))
-    # By numpy: an addition by JAX would be one more program for a device that is at work.
-    return jax.tree.map(lambda *leaves: functools.reduce(np.add, leaves), *parts)
+    """Waits for sums that devices are computing, and adds them up on the host, in order."""
+    host_parts = jax.device_get(list(parts))
+    # NumPy adds them, because an addition by JAX would queue another program on a busy device.
+    return jax.tree.map(lambda *leaves: functools.reduce(np.add, leaves), *host_parts)
 
 
 @struct.dataclass
 class TrainMetrics:
-    """What a record says of the training: outputs that outlive the state, which is donated.
+    """Training metrics of one dispatch, in buffers that outlive the donated train state.
 
     Attributes:
-      sums: since the last logged step.
-      learning_rate: float32, of the last step.
+      sums: sums since the last logged step.
+      learning_rate: float32, learning rate of the last step.
     """
 
     sums: MetricSums

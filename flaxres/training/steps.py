@@ -1,46 +1,57 @@
-"""Training and evaluation steps: pure functions of a state and a batch.
+"""Training and evaluation steps: pure functions of a train state and a batch.
 
-Each is written for one device and its part of a batch. `axis` names the axis of the devices that
-share the batch (`flaxres.parallel.sharding`); what the steps return is the same on all of them.
+Each step is written for one device and its shard of the batch. `axis` is the name of the device
+axis over which the batch is sharded (`flaxres.parallel.sharding`), or None on a single device. All
+devices return the same values.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import augment, normalize, pca_color_augmentation
 from flaxres.models.norms import pool_running_statistics
-from flaxres.training.fine_tuning import frozen_params_are_constants, keep_frozen, update_params
+from flaxres.training.fine_tuning import keep_frozen, stop_frozen_gradients, update_params
 from flaxres.training.metrics import MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
-from flaxres.training.train_state import AUGMENT_STREAM, COLOUR_STREAM, DROPOUT_STREAM, TrainState
+from flaxres.training.train_state import AUGMENT_STREAM, COLOR_STREAM, DROPOUT_STREAM, TrainState
+
+PyTree = Any
 
 
 @struct.dataclass
 class DeviceData:
-    """A split on the device; or batches, with an axis for them before that of the images.
+    """Images and labels on the devices: a whole split, or streamed batches.
+
+    The fields of a split have a leading axis for its n images. Those of batches have two leading
+    axes: (batches, images of a batch). The same structure holds NumPy arrays before they are put on
+    the devices, shape structs, and flags that say which fields are sharded.
 
     Attributes:
       images: uint8 (n, height, width, channels).
       labels: int32 (n,).
-      mean: float32 (height, width, channels), of the training split.
+      mean: float32 (height, width, channels), mean image of the training split.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    mean: jax.Array
+    images: Any
+    labels: Any
+    mean: Any
 
 
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, MetricSums]]
 TrainSteps = Callable[[TrainState, DeviceData, jax.Array], tuple[TrainState, TrainMetrics]]
 Evaluate = Callable[[TrainState, DeviceData, jax.Array], MetricSums]
+Loss = Callable[[PyTree], tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]]
 
 
 def make_train_step(
@@ -49,18 +60,23 @@ def make_train_step(
     config: ConfigDict,
     axis: str | None = None,
 ) -> TrainStep:
-    """Returns `train_step(state, images, labels) -> (state, sums)` on normalised images.
+    """Returns `train_step(state, images, labels) -> (state, sums)`, one step on normalized images.
 
-    It augments, differentiates the mean cross-entropy and updates parameters, batch statistics,
-    momentum and schedule. `sums` are the metrics of this batch, as seen in training: augmented
-    images, smoothed labels, batch statistics, parameters before the update. L2 is in the gradient,
-    not in the loss. Layers that are frozen (`flaxres.training.fine_tuning`) stay as they are.
+    The step augments the images, differentiates the mean cross-entropy, and updates parameters,
+    batch statistics, momentum and warm-up. `sums` are the metrics of this batch in training: with
+    augmented images, smoothed labels, batch statistics, and the parameters before the update.
+    Weight decay is part of the gradient, not of the loss. Frozen layers do not change
+    (`flaxres.training.fine_tuning`).
 
-    Batch norm normalises by the statistics of the devices' joined batch or of each device's part,
-    as the model was built; the running statistics are those of the joined batch either way.
+    Batch norm normalizes by statistics of the whole batch or of each device's shard, depending on
+    how the model was built. In both cases the running statistics are those of the whole batch.
     """
 
-    def train_step(state: TrainState, images: jax.Array, labels: jax.Array):
+    def train_step(
+        state: TrainState,
+        images: Float[Array, "batch height width channels"],
+        labels: Int32[Array, " batch"],
+    ) -> tuple[TrainState, MetricSums]:
         loss_fn = make_loss(model, config, state, images, labels, axis)
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
@@ -69,16 +85,17 @@ def make_train_step(
             sums = jax.lax.psum(sums, axis)
             if config.bn_scope == "device":
                 batch_stats = pool_running_statistics(batch_stats, axis, config.model.norm_momentum)
-        rate = learning_rate(config, state.step, state.warmup)
+        step_learning_rate = learning_rate(config, state.step, state.warmup)
         velocity, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            params=update_params(config, state.params, velocity, rate),
+            params=update_params(config, state.params, velocity, step_learning_rate),
             batch_stats=keep_frozen(config, state.batch_stats, batch_stats),
             opt_state=opt_state,
             warmup=state.warmup.update(config, state.step, sums.wrong, sums.count),
-            sums=_since_last_log(config, state) + sums,
-            learning_rate=rate,
+            sums=_sums_since_last_log(config, state) + sums,
+            learning_rate=step_learning_rate,
         )
         return state, sums
 
@@ -89,26 +106,36 @@ def make_loss(
     model: nn.Module,
     config: ConfigDict,
     state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
+    images: Float[Array, "batch height width channels"],
+    labels: Int32[Array, " batch"],
     axis: str | None = None,
-) -> Callable[[dict], tuple[jax.Array, tuple[jax.Array, jax.Array, dict]]]:
-    """Returns the function of the parameters that the step after `state` differentiates.
+) -> Loss:
+    """Returns the loss that the step after `state` differentiates, as a function of the parameters.
 
-    `loss(params) -> (mean, (losses, logits, batch_stats))`: cross-entropy, mean and each, of the
-    device's normalised `images`, which are augmented here; and the updated running statistics.
+    Args:
+      model: the model.
+      config: config of the run.
+      state: state before the step.
+      images: float32 (batch, height, width, channels), normalized images of this device. They are
+        augmented here.
+      labels: int32 (batch,).
+      axis: name of the device axis; None on a single device.
+
+    Returns:
+      `loss(params) -> (mean, (losses, logits, batch_stats))`: mean cross-entropy, cross-entropy and
+      logits of each image, and the updated running statistics.
     """
     dropout_key = state.key(DROPOUT_STREAM)
     if axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
     key, options = state.key(AUGMENT_STREAM), config.augment
-    if options.color:  # before the crop, so that what is padded has the mean colour
-        images = pca_color_augmentation(state.key(COLOUR_STREAM), images, options, axis)
-    pad = options.pad if options.crop == "pad" else 0  # others are made with the images
+    if options.color:  # before the crop, so that its padding keeps the mean color
+        images = pca_color_augmentation(state.key(COLOR_STREAM), images, options, axis)
+    pad = options.pad if options.crop == "pad" else 0  # other crops are made while decoding
     images = augment(key, images, pad=pad, flip=options.flip, axis=axis)
 
-    def loss(params: dict):
-        params = frozen_params_are_constants(config, params)
+    def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
+        params = stop_frozen_gradients(config, params)
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -122,97 +149,114 @@ def make_loss(
     return loss
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each image with labels that give some of their weight to all classes.
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int32[Array, " batch"], smoothing: float = 0.0
+) -> Float[Array, " batch"]:
+    """Returns the cross-entropy of each image, with label smoothing.
 
-    Szegedy et al. 2016 (arXiv 1512.00567), section 7: (1 - smoothing) times that of the label, plus
-    smoothing times the mean over all classes.
+    Szegedy et al. 2016 (arXiv 1512.00567), section 7: (1 - smoothing) times the cross-entropy of
+    the label, plus smoothing times the mean over all classes.
 
     Args:
       logits: float32 (batch, classes).
       labels: int32 (batch,).
-      smoothing: from 0, for the plain cross-entropy, to below 1.
+      smoothing: weight given to the uniform distribution, in [0, 1).
 
     Returns:
-      float32 (batch,).
+      float32 (batch,), in nats.
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if not smoothing:
         return losses
-    evenly = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-    return (1 - smoothing) * losses + smoothing * evenly
+    uniform_losses = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return (1 - smoothing) * losses + smoothing * uniform_losses
 
 
-def _since_last_log(config: ConfigDict, state: TrainState) -> MetricSums:
-    """The state's sums, or none if a record was written after the last step."""
-    logged = (state.step % config.log_every == 0) | (state.step % config.eval_every == 0)
-    return jax.tree.map(lambda total: jnp.where(logged, jnp.zeros_like(total), total), state.sums)
+def _sums_since_last_log(config: ConfigDict, state: TrainState) -> MetricSums:
+    """Returns the sums of the state, or zeros if its step was logged."""
+    is_logged = (state.step % config.log_every == 0) | (state.step % config.eval_every == 0)
+    return jax.tree.map(lambda leaf: jnp.where(is_logged, jnp.zeros_like(leaf), leaf), state.sums)
 
 
 def make_train_steps(train_step: TrainStep) -> TrainSteps:
     """Returns `train_steps(state, arrays, indices) -> (state, metrics)`: many steps, one dispatch.
 
-    `indices`, int32 (steps, images of this device), say which images of `arrays` make the batches.
-    `metrics` are those of the state after the last step, in memory of their own.
+    `indices`, int32 (steps, images of this device), selects the images of each batch from `arrays`.
+    `metrics` are those of the state after the last step, in buffers of their own.
 
-    A single step is not put into a loop: XLA's CPU backend runs convolutions inside loops many
-    times slower than outside.
+    A single step is not put into a loop, because XLA's CPU backend runs convolutions inside loops
+    many times slower than outside.
     """
 
-    def one(state: TrainState, arrays: DeviceData, rows: jax.Array) -> TrainState:
+    def run_step(state: TrainState, arrays: DeviceData, rows: Int32[Array, " batch"]) -> TrainState:
         images = normalize(arrays.images[rows], arrays.mean)
         return train_step(state, images, arrays.labels[rows])[0]
 
-    def train_steps(state: TrainState, arrays: DeviceData, indices: jax.Array):
+    def train_steps(
+        state: TrainState, arrays: DeviceData, indices: Int32[Array, "steps batch"]
+    ) -> tuple[TrainState, TrainMetrics]:
         if len(indices) == 1:
-            state = one(state, arrays, indices[0])
+            state = run_step(state, arrays, indices[0])
         else:
-            state, _ = jax.lax.scan(lambda s, rows: (one(s, arrays, rows), None), state, indices)
+            state, _ = jax.lax.scan(
+                lambda s, rows: (run_step(s, arrays, rows), None), state, indices
+            )
         return state, TrainMetrics(state.sums, state.learning_rate)
 
     return train_steps
 
 
 def is_batched(arrays: DeviceData) -> bool:
-    """Whether these are batches, and not a split."""
+    """Returns True if the arrays are streamed batches, False if they are a whole split."""
     return arrays.labels.ndim > 1
 
 
-def on_flat_batches(function: Callable) -> Callable:
-    """Makes a function of a split one of batches, each device having its own part of them.
+def on_flat_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Converts a step function for a whole split into one for streamed batches.
 
-    `function(state, arrays, rows)` then takes images (batches, images of this device, ...), and
-    `rows` that count them through all batches.
+    Args:
+      function: `function(state, arrays, rows)`, where `rows` are indices into the split.
+
+    Returns:
+      The same function for `arrays` with images (batches, images of this device, ...). Its `rows`
+      are indices into the flattened images of all batches.
     """
 
-    def own(state: TrainState, arrays: DeviceData, rows: jax.Array):
+    def flat_function(
+        state: TrainState, arrays: DeviceData, rows: Int32[Array, "batches batch"]
+    ) -> PyTree:
         images = arrays.images.reshape(-1, *arrays.images.shape[-3:])
-        return function(state, arrays.replace(images=images, labels=arrays.labels.ravel()), rows)
+        flat = dataclasses.replace(arrays, images=images, labels=arrays.labels.ravel())
+        return function(state, flat, rows)
 
-    return own
+    return flat_function
 
 
 def make_evaluate(model: nn.Module, axis: str | None = None) -> Evaluate:
     """Returns `evaluate(state, arrays, rows) -> sums` over the images `rows` of a split.
 
-    Running statistics, no augmentation. `rows`, int32 (batches, images of this device), may be
-    filled up with -1, which counts for nothing.
+    The model uses running statistics, and images are not augmented. `rows`, int32 (batches, images
+    of this device), may be padded with -1, which is not counted.
     """
 
-    def one(state: TrainState, arrays: DeviceData, rows: jax.Array) -> MetricSums:
+    def evaluate_batch(
+        state: TrainState, arrays: DeviceData, rows: Int32[Array, " batch"]
+    ) -> MetricSums:
         images = normalize(arrays.images[rows], arrays.mean)
         labels = arrays.labels[rows]
-        logits = model.apply(state.variables, images, train=False)
+        logits: Any = model.apply(state.variables, images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return MetricSums.from_batch(losses, logits, labels, rows >= 0)
 
-    def evaluate(state: TrainState, arrays: DeviceData, rows: jax.Array) -> MetricSums:
-        if len(rows) == 1:  # no loop, for the same reason as above
-            sums = one(state, arrays, rows[0])
+    def evaluate(
+        state: TrainState, arrays: DeviceData, rows: Int32[Array, "batches batch"]
+    ) -> MetricSums:
+        if len(rows) == 1:  # no loop, because XLA's CPU backend runs convolutions slower inside one
+            sums = evaluate_batch(state, arrays, rows[0])
         else:
             sums = MetricSums.zeros()
             sums, _ = jax.lax.scan(
-                lambda s, batch: (s + one(state, arrays, batch), None), sums, rows
+                lambda s, batch: (s + evaluate_batch(state, arrays, batch), None), sums, rows
             )
         return sums if axis is None else jax.lax.psum(sums, axis)
 

@@ -1,12 +1,16 @@
-"""The training state: everything that a restart needs to go on as if nothing had happened."""
+"""Train state: everything that a run needs to resume bit for bit."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from jaxtyping import Array, Integer, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from flaxres.cpu import kernels
@@ -14,28 +18,32 @@ from flaxres.training.fine_tuning import check_frozen
 from flaxres.training.metrics import MetricSums
 from flaxres.training.optimizer import Warmup
 
-# Streams of random numbers: one seed, and none of them depends on another.
+PyTree = Any
+Seed = Integer[Array, ""] | np.uint32 | int
+
+# Independent streams of random numbers, all derived from the seed of the run.
 INIT_STREAM = 1
 AUGMENT_STREAM = 2
 DROPOUT_STREAM = 3
-COLOUR_STREAM = 4
+COLOR_STREAM = 4
 
 
 @struct.dataclass
 class TrainState:
-    """A pytree of arrays; models and optimizers are passed to the steps beside it.
+    """State of the training after a number of steps; a pytree of arrays.
 
-    The position in the data and all random numbers follow from `seed` and `step`.
+    The model and the optimizer are not part of it. The position in the data and all random numbers
+    follow from `seed` and `step`. With several replicas, every leaf has a leading axis for them.
 
     Attributes:
-      step: int32, steps done.
+      step: int32, number of steps done.
       seed: uint32.
       params: trainable parameters, float32.
-      batch_stats: running statistics of batch norm, float32; {} for nets without.
-      opt_state: momentum.
-      warmup: what the learning-rate schedule remembers.
+      batch_stats: running statistics of batch norm, float32; {} for models without batch norm.
+      opt_state: state of the optimizer: the momentum.
+      warmup: state of the warm-up that ends at a training error.
       sums: training metrics since the last logged step.
-      learning_rate: float32, of the last step done.
+      learning_rate: float32, learning rate of the last step.
     """
 
     step: jax.Array
@@ -47,18 +55,18 @@ class TrainState:
     sums: MetricSums
     learning_rate: jax.Array
 
-    def key(self, stream: int) -> jax.Array:
-        """The random key of (seed, stream, step)."""
+    def key(self, stream: int) -> PRNGKeyArray:
+        """Returns the random key of (seed, stream, step)."""
         return jax.random.fold_in(stream_key(self.seed, stream), self.step)
 
     @property
-    def variables(self) -> dict:
-        """Params and statistics as `model.apply` takes them."""
+    def variables(self) -> dict[str, PyTree]:
+        """Parameters and batch statistics, as `model.apply` accepts them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def stream_key(seed: jax.Array | int, stream: int) -> jax.Array:
-    """The random key of (seed, stream)."""
+def stream_key(seed: Seed, stream: int) -> PRNGKeyArray:
+    """Returns the random key of (seed, stream)."""
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
@@ -67,22 +75,23 @@ def create_state(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     image_shape: tuple[int, int, int],
-    seed: jax.Array | int,
+    seed: Seed,
 ) -> TrainState:
-    """The state before the first step. Traceable, so that it can be compiled or only shaped.
+    """Returns the state before the first step. JAX can trace this function.
 
     Args:
-      model: a net of `flaxres.models`.
-      optimizer: of `flaxres.training.optimizer`.
-      config: the experiment, for its warm-up and `model.init_gain`.
+      model: a model of `flaxres.models`.
+      optimizer: the optimizer, from `flaxres.training.optimizer`.
+      config: config of the run; its warm-up, frozen layers and `model.init_gain` are used.
       image_shape: (height, width, channels).
-      seed: of the parameters, and kept for all random numbers of the training.
+      seed: seed of the initial parameters, and of all random numbers of the training.
 
     Raises:
-      ConfigError: a net or frozen layers that cannot be, with these images.
+      ConfigError: the model does not fit the images, or `transfer.frozen` does not fit the model.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with kernels.kernels_disabled():  # what the images become is not computed
+    # `lazy_init` needs only the shapes of the activations, so the CPU kernels do not run.
+    with kernels.kernels_disabled():
         variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
     params = _scale_kernels(variables["params"], config.model.init_gain)
     check_frozen(config, params)
@@ -98,8 +107,8 @@ def create_state(
     )
 
 
-def _scale_kernels(params: dict, gain: float) -> dict:
-    """Kernels of convolutions times `gain`."""
+def _scale_kernels(params: PyTree, gain: float) -> PyTree:
+    """Multiplies the kernels of convolutions by `gain`."""
     if gain == 1:
         return params
     return jax.tree.map(lambda leaf: gain * leaf if leaf.ndim == 4 else leaf, params)
