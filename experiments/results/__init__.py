@@ -1,4 +1,4 @@
-"""Results of runs on disk: reading them, tables of them and figures of them.
+"""Results of runs on disk: readers, tables, figures and the archive of finished runs.
 
-Imported by every other package of `experiments`; imports only `flaxres`.
+The other packages of `experiments` import from here. This package imports only `flaxres`.
 """

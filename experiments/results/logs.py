@@ -1,4 +1,4 @@
-"""What output.log says of a run: how it was started, and why it failed."""
+"""Starts and failures of a run, read from its output.log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import datetime
 import re
 from pathlib import Path
 
-# As `experiments.executors.base.Task.start` writes it.
+# The line that `experiments.executors.base.Task.start` writes before the output of the command.
 START = re.compile(r"# (?P<time>\d{4}-\S+) (?P<host>\S+): (?P<command>\S.*)")
-# Of `flaxres.cli` and of Python.
-ERROR, TRACEBACK = "error: ", "Traceback (most recent call last):"
+ERROR = "error: "  # prefix of the line that `flaxres.cli` prints for a UserError
+TRACEBACK = "Traceback (most recent call last):"  # Python prints it for any other exception
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Start:
     """One start of a run.
 
     Attributes:
-      time: ISO 8601, with the offset from UTC.
+      time: ISO 8601 time with the offset from UTC.
       host: name of the machine.
-      command: for a shell, in the directory that holds the config file that it names.
+      command: shell command, to be run in the directory that holds the config file it names.
     """
 
     time: str
@@ -31,12 +31,12 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What an output.log says.
+    """Starts of a run and its last failure.
 
     Attributes:
-      starts: in their order.
-      failure: the error with which the last start ended, in one line; empty if it ended without
-        one, was stopped or killed, or is at work.
+      starts: starts in the order of the log.
+      failure: one-line error that ended the last start. Empty if that start ended without an
+        error, was stopped or killed, or is still running.
     """
 
     starts: tuple[Start, ...] = ()
@@ -44,23 +44,24 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Reads an output.log; one that is missing or cannot be read says nothing."""
+    """Reads an output.log; returns an empty `Log` if the file is missing or cannot be read."""
     try:
         lines = path.read_text(errors="replace").split("\n")
     except OSError:
         return Log()
-    starts, last = [], []  # the lines since the last start
+    starts: list[Start] = []
+    output: list[str] = []  # lines since the last start
     for line in lines:
-        if start := _start(line):
+        if start := _parse_start(line):
             starts.append(start)
-            last = []
+            output = []
         elif line.strip():
-            last.append(line.strip())
-    failed = last and (last[-1].startswith(ERROR) or TRACEBACK in last)
-    return Log(tuple(starts), last[-1].removeprefix(ERROR) if failed else "")
+            output.append(line.strip())
+    failed = output and (output[-1].startswith(ERROR) or TRACEBACK in output)
+    return Log(tuple(starts), output[-1].removeprefix(ERROR) if failed else "")
 
 
-def _start(line: str) -> Start | None:
+def _parse_start(line: str) -> Start | None:
     match = START.fullmatch(line.rstrip())
     with contextlib.suppress(ValueError):
         if match and datetime.datetime.fromisoformat(match["time"]):

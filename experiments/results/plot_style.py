@@ -1,96 +1,98 @@
-"""How figures look: the same colours, lines, markers and labels in all of them."""
+"""Common style of all figures: colors, line styles, markers, axes and file formats."""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+CurveStyle = dict[str, Any]  # keyword arguments of `Axes.plot` and `Line2D`
+
+# Palette of Okabe and Ito, which color-blind readers can tell apart.
 COLORS = ("#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-# For readers who see no colours at all; filled and of about one size.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", ":")  # where there are more curves than colours
-GRAY = "0.6"  # grey of what is not data
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # tell curves apart in black and white
+LINES = ("-", "--", ":")  # for figures with more curves than colors
+GRAY = "0.6"  # color of lines that are not data
 MARKERS_PER_CURVE = 8
 EXTENSIONS = ("png", "svg")
-LETTERS_PER_INCH = 12  # of the lines on top
+CHARACTERS_PER_INCH = 12  # of the note above a figure
 
 
-def curve_style(number: int, points: int | None = None) -> dict[str, object]:
-    """Colour, line and marker of curve `number`, from 0: arguments for `Axes.plot`.
-
-    Curves are told apart by their markers where colours cannot be seen.
+def curve_style(number: int, num_points: int | None = None) -> CurveStyle:
+    """Returns color, line style and marker of a curve, as arguments for `Axes.plot`.
 
     Args:
-      number: of the curve; the same thing should have the same number in every panel.
-      points: of the curve, to mark only some of them; None to mark all.
+      number: index of the curve, from 0. Use the same number for the same variant in all panels.
+      num_points: number of points of the curve, to mark some of them; None marks all points.
     """
     i = number % len(COLORS)
-    style = {
+    style: CurveStyle = {
         "color": COLORS[i],
         "linestyle": LINES[number // len(COLORS) % len(LINES)],
         "linewidth": 1.6,
         "marker": MARKERS[i],
         "markersize": 4.5,
     }
-    if points is not None:
-        every = max(1, round(points / MARKERS_PER_CURVE))
+    if num_points is not None:
+        every = max(1, round(num_points / MARKERS_PER_CURVE))
         style["markevery"] = (i * every // len(COLORS), every)
     return style
 
 
 def label_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels and grid of a panel."""
+    """Sets labels, title and grid of a panel."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def grid(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0), **options):
-    """A figure with `count` panels in rows of at most `columns`.
+def grid(
+    num_panels: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0), **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Creates a figure with panels in rows of at most `columns`.
 
     Args:
-      count: of panels.
-      columns: of them in a row.
+      num_panels: number of panels.
+      columns: maximum number of panels in a row.
       size: (width, height) of a panel, in inches.
-      **options: of `Figure.subplots`, such as sharey.
+      **options: arguments of `Figure.subplots`, such as sharey.
 
     Returns:
-      The figure and a list of its panels, in reading order.
+      The figure and its panels in reading order.
     """
-    columns = min(columns, count)
-    rows = -(-count // columns)
+    columns = min(columns, num_panels)
+    rows = -(-num_panels // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5), layout="constrained")
     panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
-    for axes in panels[count:]:
+    for axes in panels[num_panels:]:
         axes.remove()
-    return figure, panels[:count]
+    return figure, panels[:num_panels]
 
 
 def save(figure: Figure, path: Path, note: str) -> list[Path]:
-    """Writes the figure as PNG and SVG with `note` on top; returns the paths.
+    """Writes a figure as PNG and SVG with a note above it; returns the paths of the files.
 
     The same figure gives the same bytes.
 
     Args:
-      figure: what to write.
-      path: of the files, without extension.
-      note: what the figure is made from.
+      figure: figure to write.
+      path: path of the files, without extension.
+      note: origin of the data and explanation of the lines, shown above the figure.
 
     Raises:
       OSError: a file cannot be written.
     """
-    note = textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth()))
+    note = textwrap.fill(note, int(CHARACTERS_PER_INCH * figure.get_figwidth()))
     figure.suptitle(note, fontsize="medium", color="0.3")
     files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
     with matplotlib.rc_context({"svg.hashsalt": "flaxres"}):
         for file in files:
-            undated = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=150, metadata=undated)
+            no_date = {"Date": None} if file.suffix == ".svg" else None
+            figure.savefig(file, dpi=150, metadata=no_date)
     return files

@@ -1,4 +1,4 @@
-"""Directories and names of the runs in a workdir: NAME/seed-N, chosen by patterns."""
+"""Names and directories of the runs in a workdir (VARIANT/seed-N), selected by patterns."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import CONFIG_FILE
 
-SEED_PREFIX = "seed-"  # of the directory of a run in a sweep
+SEED_PREFIX = "seed-"  # a run of a sweep has a directory whose name starts with this
 
 
 def run_directories(workdir: Path) -> list[Path]:
-    """Returns the directories NAME/seed-N of the runs in a sweep's workdir, in order of name."""
+    """Returns the directories VARIANT/seed-N of the runs in a sweep's workdir, sorted by name."""
     return sorted(path.parent for path in workdir.glob(f"*/{SEED_PREFIX}*/{CONFIG_FILE}"))
 
 
 def run_name(directory: Path) -> str:
-    """Returns NAME/seed-N for a run in a sweep, otherwise the name of its directory."""
+    """Returns VARIANT/seed-N for a run of a sweep, otherwise the name of its directory."""
     parts = directory.resolve().parts
     return "/".join(parts[-2:]) if parts[-1].startswith(SEED_PREFIX) else parts[-1]
 
 
 def select_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
-    """Selects run names by shell patterns, which match NAME/seed-N or NAME.
+    """Selects run names by shell patterns, which match VARIANT/seed-N or VARIANT.
 
     Args:
       names: names of the runs.

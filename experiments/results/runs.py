@@ -1,8 +1,8 @@
-"""What the runs of an experiment left on disk: configs and metrics.
+"""Runs of a sweep as they are on disk: configs, metrics and layer responses.
 
-They are read from the workdirs where they were trained, or from a directory of results, which
-holds what is worth keeping of each in the same places: config.json, info.json, the metrics as
-metrics.csv, and responses.csv.
+Runs are read from the workdirs where they were trained, or from a results directory. A results
+directory has the same layout, but holds only small files for each run: config.json, info.json,
+metrics.csv and responses.csv.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
 from experiments.results.run_names import run_directories
@@ -31,85 +33,98 @@ from flaxres.run.workdir import (
     write_atomically,
 )
 
-RESULTS_FILE = "metrics.csv"  # in a directory of results
-RESPONSES_FILE = "responses.csv"  # see `experiments.analyses.responses`
-PLAN_FILE = "sweep.json"  # the fields of every run that a sweep is for, by name
+FlatConfig = dict[str, Any]  # fields of a config by dotted name, such as 'model.depth'
+
+RESULTS_FILE = "metrics.csv"  # metrics of a run in a results directory
+RESPONSES_FILE = "responses.csv"  # written by `experiments.analyses.responses`
+PLAN_FILE = "sweep.json"  # configs of all planned runs of a sweep, by run name
+
+# Fields that may differ between the runs of one comparison: they select the model and the seed.
+COMPARED_FIELDS = (
+    *("seed", "warmup.enabled"),
+    *("model.name", "model.depth", "model.block", "model.shortcut"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One net trained with one seed, finished or not.
+    """A model trained with one seed, finished or not.
 
     Attributes:
-      net: its name, e.g. resnet-56, or that of the variant that a sweep made of it.
-      config: fields by dotted name.
-      info: what is known of it besides: params, device, versions.
-      records: those of metrics.jsonl, by rising step; at least one.
-      responses: standard deviation of each layer's response, from the first on; {} if not known.
+      variant: name of the directory above seed-N: a model such as resnet-56, or the name that a
+        sweep gives to a model with changed fields.
+      config: fields of the config by dotted name.
+      info: contents of info.json, such as params, device and versions.
+      records: records of metrics.jsonl by rising step; at least one.
+      responses: standard deviation of the response of each layer, in the order of the layers; {}
+        if they have not been measured.
     """
 
     variant: str
-    config: dict[str, object]
-    info: dict[str, object]
+    config: FlatConfig
+    info: dict[str, Any]
     records: list[Record]
     responses: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
-        """It has made all its steps."""
+        """True if the last record is that of the last step."""
         return self.records[-1]["step"] == self.config["num_steps"]
 
-    def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps at which `metric` was recorded, and its values."""
+    def curve(self, metric: str) -> tuple[Num[np.ndarray, " points"], Num[np.ndarray, " points"]]:
+        """Returns the steps at which `metric` was recorded, and its values."""
         points = [(r["step"], r[metric]) for r in self.records if metric in r]
         steps, values = zip(*points, strict=True) if points else ((), ())
         return np.array(steps), np.array(values)
 
     def last(self, metric: str) -> float | None:
-        """Its last value, None if there is none."""
+        """Returns the last value of `metric`, or None if it was never recorded."""
         values = self.curve(metric)[1]
         return float(values[-1]) if len(values) else None
 
     def train_seconds(self) -> float:
-        """Time of all steps so far, without compilation, evaluations and checkpoints."""
+        """Returns the time of all steps so far, without compilation, evaluation and checkpoints."""
         images = np.diff([r["step"] for r in self.records], prepend=0) * self.config["batch_size"]
         return float(sum(images / np.array([r["images_per_second"] for r in self.records])))
 
     def images_per_second(self) -> float:
-        """Mean speed of training."""
+        """Returns the mean training speed."""
         return self.records[-1]["step"] * self.config["batch_size"] / self.train_seconds()
 
 
 def find_runs(workdir: Path) -> dict[str, list[Run]]:
-    """Runs with at least one record in WORKDIR/NET/seed-N; plain before residual, by depth.
+    """Reads the runs in WORKDIR/VARIANT/seed-N that have at least one record.
+
+    Returns:
+      Runs grouped and ordered by `group_by_variant`.
 
     Raises:
-      WorkdirError: there is none, or one cannot be read.
+      WorkdirError: there is no run with metrics, or a run cannot be read.
     """
-    found = [run for path in run_directories(workdir) if (run := read_run(path)) is not None]
-    if not found:
-        raise WorkdirError(f"no run with metrics in {workdir}/NET/seed-N yet")
-    return group_by_variant(found)
+    runs = [run for path in run_directories(workdir) if (run := read_run(path)) is not None]
+    if not runs:
+        raise WorkdirError(f"no run with metrics in {workdir}/VARIANT/seed-N yet")
+    return group_by_variant(runs)
 
 
 def group_by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each net, by seed; plain before residual nets, by depth."""
+    """Groups runs by variant: plain before residual models, by depth; seeds in rising order."""
     groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config["seed"]):
         groups.setdefault(run.variant, []).append(run)
 
-    def place(net: str) -> tuple:
-        config = groups[net][0].config
-        return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), net
+    def sort_key(variant: str) -> tuple[Any, ...]:
+        config = groups[variant][0].config
+        return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), variant
 
-    return {net: groups[net] for net in sorted(groups, key=place)}
+    return {variant: groups[variant] for variant in sorted(groups, key=sort_key)}
 
 
 def read_run(directory: Path) -> Run | None:
-    """The run in NET/seed-N; None if it has no metrics yet.
+    """Reads the run in VARIANT/seed-N; returns None if it has no metrics yet.
 
     Raises:
-      WorkdirError: it cannot be read.
+      WorkdirError: a file of the run cannot be read.
     """
     config, results = read_config(directory), directory / RESULTS_FILE
     records = _read_csv(results) if results.exists() else read_metrics(directory)
@@ -120,13 +135,13 @@ def read_run(directory: Path) -> Run | None:
     return Run(directory.parent.name, config, read_info(directory), records, responses)
 
 
-def _read_csv(path: Path) -> list[dict]:
-    """The rows of a file of ours: numbers as such, without the empty cells.
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    """Reads metrics.csv or responses.csv: numbers as float, without the empty cells.
 
     Raises:
-      WorkdirError: it is not of that form.
+      WorkdirError: a cell is not a number, or a row has neither a layer nor a step.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file, strict=True):
@@ -139,13 +154,13 @@ def _read_csv(path: Path) -> list[dict]:
     return rows
 
 
-def export(run: Run, directory: Path) -> None:
-    """Writes what is worth keeping of a run to `directory`, NET/seed-N of a directory of results.
+def export_run(run: Run, directory: Path) -> None:
+    """Writes config, info and metrics of a run to VARIANT/seed-N of a results directory.
 
-    The place of the data set on this machine is left out.
+    The path of the data set (dataset.data_dir), which depends on the machine, is left out.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: a file cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = _nested({**run.config, "dataset.data_dir": None})
@@ -159,23 +174,23 @@ def export(run: Run, directory: Path) -> None:
     write_atomically(directory / RESULTS_FILE, "\n".join(lines) + "\n")
 
 
-def _nested(flat: dict[str, object]) -> dict[str, object]:
-    """{'model.depth': 20} as {'model': {'depth': 20}}."""
-    nested: dict = {}
+def _nested(flat: FlatConfig) -> dict[str, Any]:
+    """Turns {'model.depth': 20} into {'model': {'depth': 20}}."""
+    nested: dict[str, Any] = {}
     for field, value in flat.items():
         *path, name = field.split(".")
-        place = nested
+        group = nested
         for part in path:
-            place = place.setdefault(part, {})
-        place[name] = value
+            group = group.setdefault(part, {})
+        group[name] = value
     return nested
 
 
-def planned_runs(workdir: Path) -> dict[str, dict[str, object]]:
-    """Fields of the runs that the sweep in `workdir` is for, by NET/seed-N; {} if it is no sweep.
+def planned_runs(workdir: Path) -> dict[str, FlatConfig]:
+    """Reads the configs of all planned runs of a sweep, by run name; {} without a sweep.json.
 
     Raises:
-      WorkdirError: the list cannot be read.
+      WorkdirError: sweep.json cannot be read.
     """
     path = workdir / PLAN_FILE
     try:
@@ -187,43 +202,48 @@ def planned_runs(workdir: Path) -> dict[str, dict[str, object]]:
         raise WorkdirError(f"{path} cannot be read ({error}); remove it") from error
 
 
-def are_nets(runs: dict[str, list[Run]]) -> bool:
-    """Whether the runs are of plain and residual nets, go by their names, and differ in no more."""
-    for net, group in runs.items():
+def is_degradation_experiment(runs: Mapping[str, Sequence[Run]]) -> bool:
+    """Returns True if the runs are plain and residual models that differ only in model and seed.
+
+    Variants must also have the names of their models, such as plain-56 and resnet-20-B.
+    """
+    for variant, group in runs.items():
         model = ConfigDict(
             {field: group[0].config[f"model.{field}"] for field in ("name", *FIELDS)}
         )
-        if model.name not in ("plain", "resnet") or net != model_name(model):
+        if model.name not in ("plain", "resnet") or variant != model_name(model):
             return False
     configs = [run.config for group in runs.values() for run in group]
-    return not any(_differences(configs[0], config) for config in configs)
+    return not any(_uncompared_differences(configs[0], config) for config in configs)
 
 
-def check_comparable(configs: list[dict[str, object]], workdir: Path) -> None:
-    """Checks that flattened configs differ in net and seed alone.
+def check_comparable(configs: Sequence[FlatConfig], workdir: Path) -> None:
+    """Checks that flattened configs differ only in model and seed.
 
     Raises:
-      WorkdirError: with the first fields that differ otherwise.
+      WorkdirError: two configs differ in other fields, which the message lists.
     """
     for config in configs[1:]:
-        if fields := _differences(configs[0], config):
+        if fields := _uncompared_differences(configs[0], config):
             values = "; ".join(f"{f} is {configs[0][f]!r} and {config[f]!r}" for f in fields)
             raise WorkdirError(
-                f"the runs in {workdir} are not of one experiment: {values}; "
+                f"the runs in {workdir} belong to different experiments: {values}; "
                 "choose another --workdir"
             )
 
 
-def _differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    """Fields in which two configs differ, but for those that make the net and the seed."""
-    own = ("seed", "model.name", "model.depth", "model.block", "model.shortcut", "warmup.enabled")
-    return [field for field in differing_fields(one, other) if field not in own]
+def _uncompared_differences(config: FlatConfig, other: FlatConfig) -> list[str]:
+    return [field for field in differing_fields(config, other) if field not in COMPARED_FIELDS]
 
 
-def mean_and_std(runs: list[Run], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps with a record in any run, with mean and standard deviation over those that have one.
+def mean_and_std(
+    runs: Sequence[Run], metric: str
+) -> tuple[Num[np.ndarray, " steps"], Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
+    """Averages a metric over runs, at each step at which any run recorded it.
 
-    The standard deviation is that of a sample (n - 1), and 0 where there is a single run.
+    Returns:
+      Steps, mean and standard deviation over the runs that recorded the metric at that step. The
+      standard deviation is that of a sample (n - 1), and 0 for a single run.
     """
     curves = [dict(zip(*run.curve(metric), strict=True)) for run in runs]
     steps = sorted(set().union(*curves))

@@ -61,7 +61,7 @@ def test_shared_and_differing_fields(tmp_path):
         assert status.shared_fields.keys() | set(status.differing_fields) == run.config.keys()
         assert all(run.config[field] == value for field, value in status.shared_fields.items())
     assert len(status.settings) == 2
-    assert status.settings[0].startswith("digits, 30 iterations of 128 images")
+    assert status.settings[0].startswith("digits, 30 steps of 128 images")
 
 
 def test_plan_without_runs(tmp_path):

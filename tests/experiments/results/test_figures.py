@@ -12,25 +12,25 @@ from tests.experiments.results.test_runs import write_run
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Figures as they are saved, by name of the file."""
-    kept = {}
+    """Figures that the test saves, by file name."""
+    figures_by_name = {}
     save = figures._save
 
     def keep(figure, path, *arguments, **options):
-        kept[path.name] = figure
+        figures_by_name[path.name] = figure
         return save(figure, path, *arguments, **options)
 
     monkeypatch.setattr(figures, "_save", keep)
-    return kept
+    return figures_by_name
 
 
-def title(figure):
-    """What stands on top, on one line."""
+def note(figure):
+    """The note above a figure, without line breaks."""
     return " ".join(figure.get_suptitle().split())
 
 
 def lines(axes):
-    """Data lines of a panel: (style, width, x, y)."""
+    """(style, width, x, y) of the curves in a panel."""
     return [
         (line.get_linestyle(), line.get_linewidth(), line.get_xdata(), line.get_ydata())
         for line in axes.lines
@@ -38,9 +38,9 @@ def lines(axes):
     ]
 
 
-def test_panels_lines_and_drops_of_figure_6(tmp_path, drawn):
-    for net in ("plain-20", "plain-56", "resnet-20", "resnet-56"):
-        write_run(tmp_path, net, errors=(50.0, 40.0, 30.0))
+def test_figure_6_has_panels_curves_and_learning_rate_drops(tmp_path, drawn):
+    for model in ("plain-20", "plain-56", "resnet-20", "resnet-56"):
+        write_run(tmp_path, model, errors=(50.0, 40.0, 30.0))
     files = draw_figures(find_runs(tmp_path), tmp_path)
     assert sorted(f.name for f in files) == [
         *("figure1.png", "figure1.svg", "figure6.png", "figure6.svg")
@@ -59,37 +59,37 @@ def test_panels_lines_and_drops_of_figure_6(tmp_path, drawn):
         assert len(lines(axes)) == 4
     names = [text.get_text() for text in plain.get_legend().get_texts()]
     assert names == ["plain-20", "plain-56"]
-    assert plain.lines[0].get_color() == residual.lines[0].get_color()  # one depth, one colour
+    assert plain.lines[0].get_color() == residual.lines[0].get_color()  # same depth, same color
     training, test = drawn["figure1"].axes
     assert (training.get_title(), test.get_title()) == ("training error", "test error")
     assert len(lines(training)) == len(lines(test)) == 2
 
 
-def test_a_band_for_several_seeds_and_iterations_in_ten_thousands(tmp_path, drawn):
+def test_band_for_several_seeds_and_steps_in_ten_thousands(tmp_path, drawn):
     for seed, error in enumerate((10.0, 20.0)):
         write_run(tmp_path, "resnet-20", seed, (90.0, error), num_steps=64_000)
     draw_figures(find_runs(tmp_path), tmp_path)
     axes = drawn["figure6"].axes[1]
     assert len(axes.collections) == 2
-    assert axes.get_xlabel() == "iterations (1e4)"
+    assert axes.get_xlabel() == "steps (1e4)"
     np.testing.assert_allclose(lines(axes)[0][2], [0.001, 0.002])
-    assert "2 seeds" in title(drawn["figure6"])
-    assert set(drawn) == {"figure6"}  # no plain nets, no figure 1
+    assert "2 seeds" in note(drawn["figure6"])
+    assert set(drawn) == {"figure6"}  # figure 1 needs plain models
     write_run(tmp_path, "resnet-32", 0, (90.0, 15.0), num_steps=64_000)
     draw_figures(find_runs(tmp_path), tmp_path)
-    assert "of 1 to 2 seeds" in title(drawn["figure6"])
+    assert "of 1 to 2 seeds" in note(drawn["figure6"])
 
 
-def test_runs_that_have_only_begun(tmp_path, drawn):
+def test_runs_with_few_records(tmp_path, drawn):
     write_run(tmp_path, "plain-20", errors=(90.0,))
     write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
     draw_figures(find_runs(tmp_path), tmp_path)
     assert set(drawn) == {"figure1", "figure6"}
 
 
-def test_the_same_runs_give_the_same_files(tmp_path):
-    for net in ("plain-20", "plain-56"):
-        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+def test_figures_are_reproducible(tmp_path):
+    for model in ("plain-20", "plain-56"):
+        write_run(tmp_path, model, errors=(60.0, 50.0, 40.0))
     first, second = (
         [file.read_bytes() for file in draw_figures(find_runs(tmp_path), tmp_path)]
         for _ in range(2)
@@ -97,17 +97,17 @@ def test_the_same_runs_give_the_same_files(tmp_path):
     assert first == second
 
 
-def test_a_figure_of_chosen_nets_is_complete_when_these_are(tmp_path, drawn):
-    for net in ("plain-20", "plain-56"):
-        write_run(tmp_path, net, errors=(60.0, 50.0, 40.0))
+def test_a_figure_of_some_models_is_complete_when_these_are_finished(tmp_path, drawn):
+    for model in ("plain-20", "plain-56"):
+        write_run(tmp_path, model, errors=(60.0, 50.0, 40.0))
     names = ("plain-20/seed-0", "plain-56/seed-0", "resnet-20/seed-0")
     (tmp_path / "sweep.json").write_text(json.dumps({name: {"seed": 0} for name in names}))
     draw_figures(find_runs(tmp_path), tmp_path)
-    assert "incomplete" not in title(drawn["figure1"])
-    assert "incomplete: 2 of 3 runs finished" in title(drawn["figure6"])
+    assert "incomplete" not in note(drawn["figure1"])
+    assert "incomplete: 2 of 3 runs finished" in note(drawn["figure6"])
 
 
-def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
+def test_curves_of_variants(tmp_path, drawn):
     for seed in (0, 1):
         write_run(tmp_path, "resnet-20", seed, errors=(50.0 + seed, 40.0, 30.0))
     write_run(tmp_path, "plain-20", errors=(60.0,))
@@ -121,23 +121,23 @@ def test_curves_of_a_sweep_of_variants(tmp_path, drawn):
     np.testing.assert_array_equal(lines(training)[1][3], [50.5, 40, 30])
     legend = [text.get_text() for text in drawn["curves"].legends[0].get_texts()]
     assert legend == ["plain-20", "resnet-20-slow"]
-    assert "incomplete: 2 of 4 runs finished" in title(drawn["curves"])
+    assert "incomplete: 2 of 4 runs finished" in note(drawn["curves"])
 
 
-def test_a_sweep_of_nets_is_drawn_as_in_the_paper(tmp_path, drawn):
+def test_models_of_different_depth_are_drawn_as_in_the_paper(tmp_path, drawn):
     write_run(tmp_path, "resnet-20")
     draw_sweep(find_runs(tmp_path), tmp_path)
     assert set(drawn) == {"figure6"}
 
 
-def test_responses_in_order_and_sorted(tmp_path, drawn):
-    for net, responses in (("plain-20", [1.0, 3.0, 2.0]), ("resnet-20", [0.5, 0.1, 0.4])):
-        write_run(tmp_path, net)
-        write_responses(dict(enumerate(responses)), tmp_path / net / "seed-0")
+def test_figure_7_has_responses_in_order_and_sorted(tmp_path, drawn):
+    for model, responses in (("plain-20", [1.0, 3.0, 2.0]), ("resnet-20", [0.5, 0.1, 0.4])):
+        write_run(tmp_path, model)
+        write_responses(dict(enumerate(responses)), tmp_path / model / "seed-0")
     files = draw_figures(find_runs(tmp_path), tmp_path)
     assert {"figure7.png", "figure7.svg"} <= {file.name for file in files}
-    in_order, by_size = drawn["figure7"].axes
+    in_order, sorted_by_size = drawn["figure7"].axes
     assert [line.get_label() for line in in_order.lines] == ["plain-20", "resnet-20"]
     assert [list(line.get_ydata()) for line in in_order.lines] == [[1, 3, 2], [0.5, 0.1, 0.4]]
-    assert [list(line.get_ydata()) for line in by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
+    assert [list(line.get_ydata()) for line in sorted_by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
     assert in_order.lines[0].get_linestyle() != in_order.lines[1].get_linestyle()

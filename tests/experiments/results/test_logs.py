@@ -7,13 +7,13 @@ import pytest
 from experiments.executors.base import Task
 from experiments.results.logs import Log, read_log
 
-HEAD = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:resnet-20"
-AGAIN = "# 2026-01-02T05:00:00+00:00 other: python -m flaxres.main --config=a.py:resnet-20"
+START = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:resnet-20"
+SECOND_START = "# 2026-01-02T05:00:00+00:00 other: python -m flaxres.main --config=a.py:resnet-20"
 
 
 @pytest.fixture
 def log(tmp_path):
-    """What is read of an output.log with the lines given."""
+    """Writes an output.log with the given lines and reads it."""
 
     def read(*lines):
         path = tmp_path / "output.log"
@@ -23,9 +23,9 @@ def log(tmp_path):
     return read
 
 
-def test_starts_that_a_task_writes(tmp_path):
+def test_starts_written_by_a_task(tmp_path):
     command = (sys.executable, "-c", "print('# not: a start')", "--name=a b")
-    task = Task("net/seed-0", command, tmp_path, tmp_path / "output.log")
+    task = Task("resnet-20/seed-0", command, tmp_path, tmp_path / "output.log")
     for _ in range(2):
         task.start().wait()
     log = read_log(task.log)
@@ -35,19 +35,21 @@ def test_starts_that_a_task_writes(tmp_path):
     assert log.failure == ""
 
 
-def test_starts_and_the_last_failure(log):
-    found = log(HEAD, "step 10/30", "error: first", AGAIN, "step 20/30", "error: no <room>", "")
-    assert [(start.time, start.host) for start in found.starts] == [
+def test_starts_and_last_failure(log):
+    result = log(
+        START, "step 10/30", "error: first", SECOND_START, "step 20/30", "error: no <room>", ""
+    )
+    assert [(start.time, start.host) for start in result.starts] == [
         ("2026-01-02T03:04:05+00:00", "host"),
         ("2026-01-02T05:00:00+00:00", "other"),
     ]
-    assert found.starts[0].command == "python -m flaxres.main --config=a.py:resnet-20"
-    assert found.failure == "no <room>"
+    assert result.starts[0].command == "python -m flaxres.main --config=a.py:resnet-20"
+    assert result.failure == "no <room>"
 
 
 def test_a_traceback_is_a_failure(log):
     lines = ("Traceback (most recent call last):", '  File "a.py", line 1', "MemoryError: 12 GiB")
-    assert log(HEAD, *lines).failure == "MemoryError: 12 GiB"
+    assert log(START, *lines).failure == "MemoryError: 12 GiB"
 
 
 @pytest.mark.parametrize(
@@ -55,18 +57,18 @@ def test_a_traceback_is_a_failure(log):
     [
         ("step 10/30",),
         ("step 10/30", "stopped at step 10 of 30, saved in x; the same command goes on from there"),
-        ("error: first", AGAIN),  # tried again
-        ("error: first", AGAIN, "step 20/30"),
+        ("error: first", SECOND_START),  # retried
+        ("error: first", SECOND_START, "step 20/30"),
     ],
 )
-def test_what_is_not_a_failure(log, lines):
-    assert log(HEAD, *lines).failure == ""
+def test_output_without_a_failure(log, lines):
+    assert log(START, *lines).failure == ""
 
 
-def test_lines_that_only_look_like_starts(log):
+def test_comment_lines_are_not_starts(log):
     assert log("# of layers: 20", "# 2026-99-99T00:00:00 host: python", "#", "") == Log()
 
 
-def test_nothing_there(tmp_path):
+def test_missing_file(tmp_path):
     assert read_log(tmp_path / "output.log") == Log()
     assert read_log(tmp_path) == Log()

@@ -4,11 +4,11 @@ import json
 import pytest
 
 from experiments.results.runs import find_runs
-from experiments.results.tables import as_cells, markdown, result_rows, write_runs, write_tables
+from experiments.results.tables import as_cells, as_markdown, result_rows, write_runs, write_tables
 from tests.experiments.results.test_runs import write_run
 
 
-def test_final_errors_are_those_of_the_last_step_never_the_best(tmp_path):
+def test_final_errors_are_those_of_the_last_step_not_the_best(tmp_path):
     write_run(tmp_path, "plain-20", errors=(50.0, 2.0, 12.5))
     (row,) = result_rows(find_runs(tmp_path))
     assert (row["train_error"], row["test_error"]) == (12.5, 13.5)
@@ -27,9 +27,9 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     assert first["train_error_std"] == pytest.approx(2**0.5)
     assert (first["paper_test_error"], second["paper_test_error"]) == (8.75, 6.97)
     assert (second["steps"], second["num_steps"]) == (10, 30)
-    assert markdown([first, second]).splitlines() == [
-        "| net | params | steps | final training error % | final test error % "
-        "| He15 test error % (64k iterations) |",
+    assert as_markdown([first, second]).splitlines() == [
+        "| model | params | steps | final training error % | final test error % "
+        "| He15 test error % (64k steps) |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 of 3 seeds) "
         "| 3.00 ± 1.41 (2 of 3 seeds) | 8.75 |",
@@ -41,33 +41,33 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     ("dataset", "classes"),
     [("cifar100", ()), ("cifar10_corrupted", ()), ("digits", ()), ("cifar10", ("cat", "dog"))],
 )
-def test_the_paper_s_errors_stand_beside_all_of_cifar10_only(tmp_path, dataset, classes):
+def test_only_the_whole_cifar10_test_set_is_compared_with_the_paper(tmp_path, dataset, classes):
     write_run(tmp_path, "resnet-20", dataset=dataset, classes=classes)
     assert "paper_test_error" not in result_rows(find_runs(tmp_path))[0]
 
 
 @pytest.mark.parametrize("first", ["plain-20", "resnet-20"])
-def test_runs_on_several_data_sets(tmp_path, first):
-    for net in ("plain-20", "resnet-20"):
-        write_run(tmp_path, net, dataset="digits" if net == first else "cifar10")
-    shown = as_cells(result_rows(find_runs(tmp_path)))
-    assert shown[0][-1] == "He15 test error % (64k iterations)"
-    papers = {cells[0]: cells[-1] for cells in shown[1:]}
-    assert papers == {"plain-20": "", "resnet-20": "8.75" if first == "plain-20" else ""}
+def test_only_cifar10_rows_have_an_error_of_the_paper(tmp_path, first):
+    for model in ("plain-20", "resnet-20"):
+        write_run(tmp_path, model, dataset="digits" if model == first else "cifar10")
+    header, *body = as_cells(result_rows(find_runs(tmp_path)))
+    assert header[-1] == "He15 test error % (64k steps)"
+    paper_errors = {cells[0]: cells[-1] for cells in body}
+    assert paper_errors == {"plain-20": "", "resnet-20": "8.75" if first == "plain-20" else ""}
 
 
-def test_files(tmp_path):
+def test_table_files(tmp_path):
     write_run(tmp_path, "plain-20")
     runs = find_runs(tmp_path)
     files = write_tables(runs, tmp_path)
     assert [file.name for file in files] == ["table.md", "table.csv"]
-    assert files[0].read_text() == markdown(result_rows(runs))
+    assert files[0].read_text() == as_markdown(result_rows(runs))
     with files[1].open() as file:
         (row,) = csv.DictReader(file)
     assert (row["net"], float(row["test_error"])) == ("plain-20", 13.5)
 
 
-def test_a_sweep_that_is_not_complete(tmp_path):
+def test_tables_of_an_incomplete_sweep(tmp_path):
     write_run(tmp_path, "plain-20", 0)
     write_run(tmp_path, "plain-20", 1, errors=(40.0,))
     fields = {"seed": 7, "model.depth": 56}
@@ -93,7 +93,7 @@ def test_a_sweep_that_is_not_complete(tmp_path):
     assert (first["config.dataset.name"], last["config.model.depth"]) == ("digits", "56")
 
 
-def test_the_best_step_is_that_of_the_validation_error(tmp_path):
+def test_best_step_has_the_lowest_validation_error(tmp_path):
     write_run(tmp_path, "plain-20", errors=())
     # The lowest test error is at step 30, the lowest validation error at 20.
     errors = ((10, 30.0, 40.0), (20, 20.0, 28.0), (30, 22.0, 25.0))
@@ -111,7 +111,7 @@ def test_the_best_step_is_that_of_the_validation_error(tmp_path):
     assert float(row["final_test_error"]) == 25.0
 
 
-def test_peers_times_and_settings(tmp_path):
+def test_pytorch_runs_times_and_settings(tmp_path):
     for seed, error in enumerate((1.0, 3.0)):
         write_run(tmp_path, "resnet-20", seed, (5.0, error), "cifar10_jpeg", num_steps=20)
         write_run(tmp_path / "pytorch", "resnet-20", seed, (5.0, error + 1), num_steps=20)
@@ -127,6 +127,6 @@ def test_peers_times_and_settings(tmp_path):
     # 20 steps of 128 images at 640 images/s
     assert residual.endswith("| 0.1 | ? |")
     assert settings == (
-        "cifar10_jpeg, 20 iterations of 128 images, float32; weight decay on all parameters; "
+        "cifar10_jpeg, 20 steps of 128 images, float32; weight decay on all parameters; "
         "batch norm over the whole batch"
     )
