@@ -1,4 +1,4 @@
-"""Several devices, processes or seeds: sharded steps with jit or pmap, multi-host runs, replicas.
+"""Parallel training: sharded steps (jit or pmap), multi-process runs, and replicas.
 
 Imported by `flaxres.config` and above; imports only `flaxres.cpu` and `flaxres.errors`.
 """

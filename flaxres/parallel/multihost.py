@@ -1,7 +1,7 @@
-"""Several processes, one run: when they start together, and what they have to agree on.
+"""Multi-process runs: startup, and agreement between the processes of one run.
 
-Every process runs the same program on its own part of each batch. Process 0 alone writes metrics
-and speaks; all of them take part in checkpoints.
+Every process runs the same program on its own shard of each batch. Only process 0 writes metrics
+and prints; all processes take part in checkpoints.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +20,12 @@ from jax.experimental import multihost_utils
 
 from flaxres.errors import ConfigError, DistributedError, UserError, one_line
 
-AUTO = "auto"  # JAX finds out by itself: SLURM, Open MPI, Kubernetes, TPU pods
-CONNECT_TIMEOUT = 300  # seconds until all processes must have reached the coordinator
-_NAMES = ("coordinator_address", "num_processes", "process_id")
+AUTO = "auto"  # JAX detects the processes: SLURM, Open MPI, Kubernetes, TPU pods
+CONNECT_TIMEOUT = 300  # seconds for all processes to reach the coordinator
+SETTING_NAMES = ("coordinator_address", "num_processes", "process_id")
+
+# Values of SETTING_NAMES.
+Settings = tuple[str | None, int | None, int | None]
 
 
 def initialize(
@@ -30,52 +34,65 @@ def initialize(
     process_id: int | None = None,
     timeout: int = CONNECT_TIMEOUT,
 ) -> None:
-    """Joins this process with the others of its run, if the arguments or the environment ask.
+    """Connects this process to the others of its run, if the arguments or the environment ask to.
 
     Without arguments the environment decides: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID (a sweep on Ray sets them), a SLURM step of several tasks, a TPU pod. Call it
-    before JAX computes anything.
+    JAX_PROCESS_ID (set by a sweep on Ray), a SLURM step of several tasks, or a TPU pod. Must be
+    called before JAX computes anything.
 
     Args:
       coordinator_address: HOST:PORT of process 0, or 'auto'.
-      num_processes: of the run.
-      process_id: of this process, from 0.
-      timeout: seconds to wait for the others.
+      num_processes: number of processes of the run.
+      process_id: index of this process, from 0.
+      timeout: seconds to wait for the other processes.
 
     Raises:
-      ConfigError: only some of the arguments are there, or they make no sense.
-      DistributedError: the others could not be reached.
+      ConfigError: only some of the arguments are given, or their values are invalid.
+      DistributedError: the other processes could not be reached.
     """
-    if jax.distributed.is_initialized():  # by whatever started this process, such as Ray Train
+    # The program that started this process, such as Ray Train, may have connected it.
+    if jax.distributed.is_initialized():
         return
-    given = (coordinator_address, num_processes, process_id)
-    if given == (None, None, None):
-        given = settings_from_environment(os.environ)
-    if given is None:
+    settings: Settings | None = (coordinator_address, num_processes, process_id)
+    if settings == (None, None, None):
+        settings = settings_from_environment(os.environ)
+    if settings is None:
         return
-    address, count, number = given
-    if address != AUTO and (None in given or ":" not in address or not 0 <= number < count):
-        raise ConfigError(
-            "a run of several processes needs coordinator_address HOST:PORT, num_processes N and "
-            f"process_id from 0 to N - 1, got {address!r}, {count!r} and {number!r}"
-        )
-    if address != AUTO and number > 0:
-        _wait_for(address, number, timeout)
-    elif address != AUTO:
-        print(f"waiting at {address} for {count - 1} more processes", file=sys.stderr, flush=True)
-    # Its handler of SIGTERM would take the place of ours.
+    address, count, index = settings
+    arguments: dict[str, Any] = {}
+    if address != AUTO:
+        if (
+            address is None
+            or count is None
+            or index is None
+            or not _is_valid(address, count, index)
+        ):
+            raise ConfigError(
+                "a run of several processes needs coordinator_address HOST:PORT, num_processes N "
+                f"and process_id from 0 to N - 1, got {address!r}, {count!r} and {index!r}"
+            )
+        if index > 0:
+            _wait_for_coordinator(address, index, timeout)
+        else:
+            message = f"waiting at {address} for {count - 1} more processes"
+            print(message, file=sys.stderr, flush=True)
+        arguments = dict(zip(SETTING_NAMES, settings, strict=True))
+    # JAX's preemption service would replace the SIGTERM handler of `flaxres.run.preemption`.
     jax.config.update("jax_enable_preemption_service", False)
-    arguments = {} if address == AUTO else dict(zip(_NAMES, given, strict=True))
     try:
         jax.distributed.initialize(initialization_timeout=timeout, **arguments)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # JAX raises many types
         raise DistributedError(
             f"could not join the other processes of the run: {one_line(error)}"
         ) from error
 
 
-def _wait_for(address: str, process_id: int, timeout: int) -> None:
-    """Returns when process 0 listens; JAX would end this process with a dump if it never does."""
+def _is_valid(address: str, num_processes: int, process_id: int) -> bool:
+    return ":" in address and 0 <= process_id < num_processes
+
+
+def _wait_for_coordinator(address: str, process_id: int, timeout: int) -> None:
+    """Waits until process 0 listens. If it never did, JAX would end this process with a dump."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
@@ -86,27 +103,38 @@ def _wait_for(address: str, process_id: int, timeout: int) -> None:
             if time.monotonic() > deadline or isinstance(error, ValueError):
                 raise DistributedError(
                     f"process {process_id} could not reach process 0 at {address} within "
-                    f"{timeout} s ({one_line(error)}); is it started, and the address right?"
+                    f"{timeout} s ({one_line(error)}); check that process 0 is running and that "
+                    "the address is correct"
                 ) from error
         time.sleep(0.2)
 
 
-def settings_from_environment(
-    environment: Mapping[str, str],
-) -> tuple[str, int | None, int | None] | None:
-    """Address, count and number that an environment asks for; None if it is for one process.
+def settings_from_environment(environment: Mapping[str, str]) -> Settings | None:
+    """Returns the address, the number of processes and the process id that an environment sets.
+
+    Args:
+      environment: environment variables, such as `os.environ`.
+
+    Returns:
+      The settings, ('auto', None, None) if JAX detects them, or None for a single process.
 
     Raises:
-      ConfigError: a variable is missing or no number.
+      ConfigError: only some of JAX's variables are set, or one of them is not a number.
     """
-    variables = [f"JAX_{name.upper()}" for name in _NAMES]
+    variables = [f"JAX_{name.upper()}" for name in SETTING_NAMES]
     values = [environment.get(variable) for variable in variables]
     if any(values):
+        address, count, index = values
         try:
-            return values[0], int(values[1]), int(values[2])
-        except (TypeError, ValueError):
-            shown = ", ".join(f"{k}={v}" for k, v in zip(variables, values, strict=True))
-            raise ConfigError(f"a run of several processes needs all of {shown}") from None
+            return address, int(count or ""), int(index or "")
+        except ValueError:
+            shown = ", ".join(
+                f"{name}={value}" for name, value in zip(variables, values, strict=True)
+            )
+            raise ConfigError(
+                "a run of several processes needs an address and two numbers in the environment, "
+                f"got {shown}; set all three variables"
+            ) from None
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return AUTO, None, None
     if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
@@ -115,12 +143,12 @@ def settings_from_environment(
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Returns True in the process that writes metrics and prints."""
     return jax.process_index() == 0
 
 
 def max_over_processes(value: int) -> int:
-    """The largest of the values that the processes pass; all of them must call it."""
+    """Returns the maximum of a value over all processes, each of which must call this function."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
@@ -128,19 +156,19 @@ def max_over_processes(value: int) -> int:
 
 @contextlib.contextmanager
 def raise_on_all_processes() -> Iterator[None]:
-    """Context that a UserError in one process ends in all, instead of leaving the others waiting.
+    """Context in which a UserError in one process ends all of them, so that none waits for it.
 
     Raises:
-      DistributedError: in the processes that had no error of their own.
+      DistributedError: another process has failed.
     """
-    error = None
+    error: UserError | None = None
     try:
         yield
-    except UserError as own:
-        error = own
+    except UserError as local_error:
+        error = local_error
     if max_over_processes(error is not None):
         error = error or DistributedError(
-            f"process {jax.process_index()} stops: another one has failed"
+            f"process {jax.process_index()} stops because another process has failed"
         )
         error.shared = True
         raise error
@@ -148,10 +176,10 @@ def raise_on_all_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_lost_processes() -> Iterator[None]:
-    """Context in which the loss of another process is an error of one line.
+    """Context in which the loss of another process becomes an error of one line.
 
     Raises:
-      DistributedError: a computation failed that others take part in.
+      DistributedError: a computation of several processes failed.
     """
     try:
         yield
@@ -159,13 +187,19 @@ def explain_lost_processes() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         raise DistributedError(
-            f"process {jax.process_index()} of {jax.process_count()} lost the others; start all "
-            f"again, they go on from the last checkpoint ({one_line(error)})"
+            f"process {jax.process_index()} of {jax.process_count()} lost the other processes; "
+            f"restart all of them to resume from the last checkpoint ({one_line(error)})"
         ) from error
 
 
 def exit_without_waiting(code: int) -> None:
-    """Ends a process whose companions do not end with it; else JAX would wait for them."""
+    """Ends a process of several at once; JAX would wait for the others, which keep running.
+
+    Does nothing in a run of one process.
+
+    Args:
+      code: exit code.
+    """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

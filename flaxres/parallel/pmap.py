@@ -1,6 +1,7 @@
-"""All that is known here of `jax.pmap`, which JAX keeps for older code only.
+"""Wrapper of `jax.pmap`, which JAX keeps for older code only.
 
-To drop it: remove this file, its uses in `flaxres/parallel/sharding.py`, and 'pmap' from `PARALLELISMS`.
+To drop pmap, remove this file, its uses in `flaxres/parallel/sharding.py`, and 'pmap' from
+`PARALLELISMS`.
 """
 
 from __future__ import annotations
@@ -10,27 +11,31 @@ from typing import Any
 
 import jax
 
+PyTree = Any
+
 
 def pmap(
-    function: Callable,
+    function: Callable[..., Any],
     axis: str,
     devices: Sequence[jax.Device],
     donated: tuple[int, ...],
-    sharded: Any = False,
-) -> Callable:
-    """Maps `function(state, arrays, rows)` over devices that name themselves `axis`.
+    sharded: PyTree = False,
+) -> jax.stages.Wrapped:
+    """Maps `function(state, arrays, rows)` over devices.
 
     Args:
-      function: its result is equal on all devices; it comes back once, without an axis of devices.
-      axis: the name by which collectives in `function` mean all devices.
-      devices: those of all processes.
-      donated: numbers of the arguments whose memory the result may take.
-      sharded: which of `arrays` are split over the devices as `rows` are; a tree, or one for all.
+      function: returns a tree that is equal on all devices. The mapped function returns it once,
+        without a device axis.
+      axis: name of the device axis for collectives in `function`.
+      devices: devices of all processes.
+      donated: indices of the arguments whose buffers the result may reuse.
+      sharded: tree with the structure of `arrays`, or one value for all of them. True marks arrays
+        that are sharded over the devices as `rows` is; the others are replicated.
 
     Returns:
-      A function with `lower`, whose `rows` are (batches, devices, images of each).
+      The mapped function. Its `rows` have the shape (batches, devices, device_batch).
     """
-    axes = jax.tree.map(lambda own: 1 if own else None, sharded)
+    axes = jax.tree.map(lambda is_sharded: 1 if is_sharded else None, sharded)
     return jax.pmap(
         function,
         axis_name=axis,

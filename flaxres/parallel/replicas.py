@@ -1,8 +1,9 @@
-"""Several seeds of one run in one program: `config.num_replicas`.
+"""Replicas: several seeds of one run, trained together in one program (`config.num_replicas`).
 
-Such a run keeps one state, with a leading axis for the seeds, in its checkpoints. Its metrics.jsonl
-holds means over the seeds; seed N has its own config and metrics in WORKDIR/seed-N, as a run of its
-own would have. With one replica nothing has that axis and there are no such directories.
+The checkpoints of such a run hold one state with a leading replica axis. Its metrics.jsonl holds
+means over the seeds. Each seed also has a workdir of its own, WORKDIR/seed-SEED, with the config
+and metrics that a separate run would have. With one replica, the state has no such axis and there
+are no such directories.
 """
 
 from __future__ import annotations
@@ -13,34 +14,48 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-# A record of metrics whose values may be lists, one value for each seed.
+# A record of metrics. A value is a list if it differs between replicas, with one entry for each.
 StackedRecord = Mapping[str, float | list[float]]
 
 
 def seeds(config: ConfigDict) -> list[int]:
-    """Those that the run trains."""
+    """Returns the seeds of a run, one for each replica."""
     return [config.seed + i for i in range(config.num_replicas)]
 
 
 def replica_runs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
-    """Workdir and config of each seed; {} where there is one replica."""
+    """Returns the config of each replica by its workdir; {} for a run with one replica.
+
+    Args:
+      config: config of the whole run.
+      workdir: directory of the whole run.
+    """
     if config.num_replicas == 1:
         return {}
     configs = {}
     for seed in seeds(config):
-        own = configs[workdir / f"seed-{seed}"] = config.copy_and_resolve_references()
-        own.seed, own.num_replicas = seed, 1
+        replica_config = config.copy_and_resolve_references()
+        replica_config.seed, replica_config.num_replicas = seed, 1
+        configs[workdir / f"seed-{seed}"] = replica_config
     return configs
 
 
 def mean_record(record: StackedRecord) -> dict[str, float]:
-    """The record with means over the seeds."""
+    """Returns a record with every list replaced by its mean over the replicas."""
     means = {name: float(np.mean(value)) for name, value in record.items()}
-    return means | {"step": record["step"]} if "step" in record else means
+    step = record.get("step")
+    if step is not None and not isinstance(step, list):
+        means["step"] = step  # stays an integer
+    return means
 
 
 def split_record(record: StackedRecord, num_replicas: int) -> list[dict[str, float]]:
-    """A record for each seed; values that are no lists are those of all."""
+    """Returns one record for each replica. Values that are not lists are the same in all of them.
+
+    Args:
+      record: record of the whole run.
+      num_replicas: number of replicas.
+    """
     return [
         {name: value[i] if isinstance(value, list) else value for name, value in record.items()}
         for i in range(num_replicas)

@@ -1,7 +1,8 @@
-"""How a step runs on many devices: each batch is split over them, all else is on each of them.
+"""Sharded train and evaluation steps over devices, compiled by jit over a mesh or by pmap.
 
-The steps are written for one device and name the axis `AXIS` where devices exchange values.
-`parallelism` chooses what compiles them: jit over a mesh, or pmap (`flaxres.parallel.pmap`).
+Batches are sharded over the devices of a run; everything else is replicated on every device. The
+step functions are written for one device and name the axis `AXIS` in their collectives.
+`config.parallelism` selects the compiler.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int32, Shaped
 from ml_collections import ConfigDict
 
 from flaxres.cpu.processor import available_cores, processor_model
@@ -20,23 +22,24 @@ from flaxres.errors import ConfigError
 from flaxres.parallel import pmap
 
 PyTree = Any
+
 AXIS = "data"
-ROWS = PartitionSpec(None, AXIS)  # (batches, batch_size): each device has its part of every batch
-EVERYWHERE = PartitionSpec()
+BATCH_SHARDED = PartitionSpec(None, AXIS)  # for arrays of shape (batches, batch_size, ...)
+REPLICATED = PartitionSpec()
 
-# On a CPU, XLA takes the memory of a call when it is launched, not when it begins. A call that
-# needs more than so many bytes waits for the one before; and one that needs very many a part of its
-# time more, as memory is given back just after the results are there.
-LARGE = 64 * 2**20
-VERY_LARGE = 512 * 2**20
-SETTLE = 0.01
+# XLA:CPU allocates a call's buffers at launch, so two queued calls hold twice the memory. Large
+# calls therefore wait for the previous one, and very large calls a little longer, because buffers
+# are freed shortly after the result is ready.
+LARGE_CALL_BYTES = 64 * 2**20
+VERY_LARGE_CALL_BYTES = 512 * 2**20
+EXTRA_WAIT = 0.01  # as a fraction of the duration of the previous call
 
-# (state, arrays, rows) -> tree, where rows is int32 (batches, batch_size).
+# (state, arrays, rows) -> tree, with rows int32 (batches, batch_size).
 StepFunction = Callable[[PyTree, PyTree, Any], PyTree]
 
 
 def device_name() -> str:
-    """The accelerator's kind, or the processor's model and the cores that it may use."""
+    """Returns the kind of the accelerator, or the processor model and its available cores."""
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind
@@ -44,81 +47,99 @@ def device_name() -> str:
 
 
 class Devices:
-    """The devices of a run, those of other processes included.
+    """The devices that train one model, across all processes.
 
     Attributes:
-      num_devices: how many there are.
-      process_shard: the part of each batch that is this process's, (number, of how many).
-      synchronous: each call waits for its result, so nothing is launched ahead.
+      num_devices: number of devices in all processes.
+      process_shard: (index, count) of the slice of each batch that this process loads.
+      synchronous: if True, each call blocks until its result is ready.
     """
 
     def __init__(self, config: ConfigDict):
-        """Takes the first `config.num_devices` devices of each process; all of them if it is 0.
+        """Selects the first `config.num_devices` devices of each process, or all of them for 0.
+
+        Args:
+          config: the experiment; reads num_devices, batch_size and parallelism.
 
         Raises:
-          ConfigError: there are fewer, or they cannot share a batch evenly.
+          ConfigError: a process has fewer devices, or they do not divide the batch evenly.
         """
-        here, wanted = jax.local_device_count(), config.num_devices
-        if wanted > here:
+        num_local, num_requested = jax.local_device_count(), config.num_devices
+        if num_requested > num_local:
             raise ConfigError(
-                f"num_devices must be at most {here}, the {jax.default_backend()} devices "
-                f"that JAX sees here, got {wanted}"
+                f"num_devices must be at most {num_local}, the {jax.default_backend()} devices "
+                f"of this process, got {num_requested}"
             )
-        taken: dict[int, list[jax.Device]] = {}
+        by_process: dict[int, list[jax.Device]] = {}
         for device in jax.devices():
-            taken.setdefault(device.process_index, []).append(device)
-        self._devices = [d for own in taken.values() for d in own[: wanted or len(own)]]
+            by_process.setdefault(device.process_index, []).append(device)
+        self._devices = [
+            device
+            for process_devices in by_process.values()
+            for device in process_devices[: num_requested or len(process_devices)]
+        ]
         self.num_devices = len(self._devices)
-        self.process_shard = list(taken).index(jax.process_index()), len(taken)
+        self.process_shard = list(by_process).index(jax.process_index()), len(by_process)
         if config.batch_size % self.num_devices:
             raise ConfigError(
-                f"batch_size must be a multiple of {self.num_devices}, the devices that share a batch, "
-                f"got {config.batch_size:,}; or choose num_devices"
+                f"batch_size must be a multiple of the {self.num_devices} devices, got "
+                f"{config.batch_size:,}; change batch_size or set num_devices"
             )
         self._pmap = config.parallelism == "pmap"
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
-        # Of the calls that need much memory: when the newest was launched, and one of its results.
-        self._newest: tuple[float, jax.Array] | None = None
-        # With few threads, executions that wait for one another on a CPU can lock each other out.
+        # Launch time and one result of the newest large call.
+        self._newest_large_call: tuple[float, jax.Array] | None = None
+        # With few threads, executions that wait for one another on a CPU can deadlock.
         self.synchronous = self.num_devices > 1 and self._devices[0].platform == "cpu"
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Puts a tree of arrays, equal in all processes, on every device."""
-        sharding = NamedSharding(self._mesh, EVERYWHERE)
+        """Replicates a tree of arrays on every device.
+
+        Args:
+          tree: arrays, equal in all processes.
+        """
+        sharding = NamedSharding(self._mesh, REPLICATED)
         host = jax.tree.map(np.asarray, jax.device_get(tree))
         return jax.tree.map(
             lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape), host
         )
 
-    def put_batches(self, array: np.ndarray) -> jax.Array:
-        """Puts batches on the devices, each device's part on it alone.
+    def put_batches(
+        self, array: Shaped[np.ndarray, "batches process_batch ..."]
+    ) -> Shaped[Array, "batches ..."]:
+        """Shards batches over the devices.
 
         Args:
-          array: (batches, this process's images of each, ...); not to be changed afterwards.
+          array: this process's slice of the batches; must not be modified afterwards.
 
         Returns:
-          What a function takes that is compiled with `split` for it.
+          The batches of all processes, for a function that `compile` made with `sharded` true for
+          this array.
         """
-        shape = self._batches_shape(array)
-        own = (len(array), shape[1] // self.process_shard[1], *shape[2:])
-        sharding = NamedSharding(self._mesh, ROWS)
-        return jax.make_array_from_process_local_data(sharding, array.reshape(own), shape)
+        shape = self._global_shape(array.shape)
+        local_shape = (len(array), shape[1] // self.process_shard[1], *shape[2:])
+        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
+        return jax.make_array_from_process_local_data(sharding, array.reshape(local_shape), shape)
 
-    def batches_shape_struct(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        """Shape and place of what `put_batches` makes of such an array, to compile for."""
-        example = jax.ShapeDtypeStruct(shape, dtype)
-        sharding = NamedSharding(self._mesh, ROWS)
-        return jax.ShapeDtypeStruct(self._batches_shape(example), dtype, sharding=sharding)
+    def batches_shape_struct(
+        self, shape: tuple[int, ...], dtype: np.dtype | type[np.generic]
+    ) -> jax.ShapeDtypeStruct:
+        """Returns the shape, dtype and sharding that `put_batches` gives an array.
 
-    def _batches_shape(self, own: np.ndarray | jax.ShapeDtypeStruct) -> tuple[int, ...]:
-        """Of the batches of all processes, where `own` are those of this one."""
-        batches, images, *rest = own.shape
-        images *= self.process_shard[1]
-        return (
-            batches,
-            *((self.num_devices, images // self.num_devices) if self._pmap else (images,)),
-            *rest,
-        )
+        Args:
+          shape: (batches, process_batch, ...), shape of the array in this process.
+          dtype: dtype of the array.
+        """
+        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
+        return jax.ShapeDtypeStruct(self._global_shape(shape), dtype, sharding=sharding)
+
+    def _global_shape(self, local_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of all processes' batches; pmap needs an axis for the devices."""
+        batches, process_batch, *rest = local_shape
+        batch_size = process_batch * self.process_shard[1]
+        if self._pmap:
+            return (batches, self.num_devices, batch_size // self.num_devices, *rest)
+        return (batches, batch_size, *rest)
 
     def compile(
         self,
@@ -131,50 +152,62 @@ class Devices:
 
         Args:
           function: returns a tree that is equal on all devices.
-          examples: state, arrays and rows to compile it for; rows is a host array.
-          donate: let the result take the memory of the state.
-          sharded: which of `arrays` are split over the devices (`put_batches`), and not on each of
-            them: a tree of the same form, or one for all.
+          examples: state, arrays and rows with the shapes to compile for; rows is a NumPy array.
+          donate: if True, the result may reuse the buffers of the state.
+          sharded: tree with the structure of `arrays`, or one value for all of them. True marks
+            arrays that are sharded over the devices (`put_batches`); the others are replicated.
 
         Returns:
-          A function that takes `rows`, the whole batches, as a host array; each process puts only
-          its own part on its devices.
+          The compiled function. Its `rows` are the batches of all processes as a NumPy array; each
+          process puts only its own shard on its devices.
         """
         donated = (0,) if donate else ()
+        mapped: jax.stages.Wrapped
         if self._pmap:
             mapped = pmap.pmap(function, AXIS, self._devices, donated, sharded)
         else:
-            of_arrays = jax.tree.map(lambda own: ROWS if own else EVERYWHERE, sharded)
-            specs = (EVERYWHERE, of_arrays, ROWS)
-            # Without the check of varying values, gradients are per device here as under pmap.
+            array_specs = jax.tree.map(
+                lambda is_sharded: BATCH_SHARDED if is_sharded else REPLICATED, sharded
+            )
+            # Without the check of varying values, gradients are per device, as with pmap.
             shard = jax.shard_map(
-                function, mesh=self._mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False
+                function,
+                mesh=self._mesh,
+                in_specs=(REPLICATED, array_specs, BATCH_SHARDED),
+                out_specs=REPLICATED,
+                check_vma=False,
             )
             mapped = jax.jit(shard, donate_argnums=donated)
         state, arrays, rows = examples
-        compiled = mapped.lower(state, arrays, self._split(rows)).compile()
+        compiled = mapped.lower(state, arrays, self._shard_rows(rows)).compile()
 
-        memory = compiled.memory_analysis() if self._devices[0].platform == "cpu" else None
-        large = memory is not None and memory.temp_size_in_bytes > LARGE
-        settle = SETTLE if large and memory.temp_size_in_bytes > VERY_LARGE else 0.0
+        on_cpu = self._devices[0].platform == "cpu"
+        memory = compiled.memory_analysis() if on_cpu else None
+        num_bytes = 0 if memory is None else memory.temp_size_in_bytes
+        is_large = num_bytes > LARGE_CALL_BYTES
+        extra_wait = EXTRA_WAIT if is_large and num_bytes > VERY_LARGE_CALL_BYTES else 0.0
 
-        def call(state: PyTree, arrays: PyTree, rows: np.ndarray) -> PyTree:
-            rows = self._split(rows)
-            if large and self._newest is not None:
-                launched, metric = self._newest
+        def call(
+            state: PyTree, arrays: PyTree, rows: Int32[np.ndarray, "*replicas batches batch_size"]
+        ) -> PyTree:
+            sharded_rows = self._shard_rows(rows)
+            if is_large and self._newest_large_call is not None:
+                launch_time, metric = self._newest_large_call
                 jax.block_until_ready(metric)
-                time.sleep(min(settle * (time.perf_counter() - launched), 1))
-            result = compiled(state, arrays, rows)
-            if large:
-                # The last of the results is a metric, which no later call is given to overwrite.
-                self._newest = time.perf_counter(), jax.tree.leaves(result)[-1]
+                time.sleep(min(extra_wait * (time.perf_counter() - launch_time), 1))
+            result = compiled(state, arrays, sharded_rows)
+            if is_large:
+                # The last result is a metric, which is never donated to a later call.
+                self._newest_large_call = time.perf_counter(), jax.tree.leaves(result)[-1]
             return jax.block_until_ready(result) if self.synchronous else result
 
         return call
 
-    def _split(self, rows: np.ndarray) -> jax.Array:
-        """Puts this process's part of the rows on its devices."""
-        if self._pmap:  # it wants an axis of devices
-            rows = rows.reshape(len(rows), self.num_devices, -1)
-        sharding = NamedSharding(self._mesh, ROWS)
+    def _shard_rows(
+        self, rows: Int32[np.ndarray, "*replicas batches batch_size"]
+    ) -> Int32[Array, "*axes batch"]:
+        """Puts this process's shard of the rows on its devices."""
+        if self._pmap:
+            rows = rows.reshape(len(rows), self.num_devices, -1)  # pmap needs a device axis
+        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
         return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)

@@ -181,7 +181,10 @@ def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_devices": 8, "batch_size": 30}, "batch_size must be a multiple of 8.*got 30"),
+        (
+            {"num_devices": 8, "batch_size": 30},
+            "batch_size must be a multiple of the 8 devices, got 30",
+        ),
         ({"num_devices": 9}, "num_devices must be at most 8, the cpu devices.*got 9"),
     ],
 )
@@ -192,7 +195,7 @@ def test_devices_that_do_not_fit(config, changes, message):
 
 
 def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch):
-    monkeypatch.setattr(sharding, "LARGE", 0)
+    monkeypatch.setattr(sharding, "LARGE_CALL_BYTES", 0)
     dataset = load_dataset(config.dataset)
     compiled_steps = CompiledSteps(config, dataset)
     state, arrays = compiled_steps.initial_state(), compiled_steps.put(dataset.train)
