@@ -1,14 +1,17 @@
-"""The functions of one experiment, ready to be compiled for its device."""
+"""The step functions of a run, compiled for its devices."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
 import flaxres
@@ -37,29 +40,31 @@ from flaxres.version import commit
 
 PyTree = Any
 
-MAX_STEPS_PER_DISPATCH = 100  # where the config leaves it open: enough to hide the dispatch
+# Default upper limit of `steps_per_dispatch` on accelerators: enough to hide the dispatch overhead.
+MAX_STEPS_PER_DISPATCH = 100
 
-
-# The arrays of the deepest nets are initialised one by one, as compiling it all takes too long.
+# Models with more parameter arrays are initialized op by op, because compiling the initialization
+# of the deepest models takes too long.
 MAX_COMPILED_ARRAYS = 300
 
 
 class CompiledSteps:
-    """Model, optimizer and steps of a config on a data set.
+    """Model, optimizer and step functions of a run. Each function is compiled at its first use.
 
     Attributes:
-      devices: those that it runs on.
+      devices: the devices of the run.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset | StreamedDataset):
-        """Builds the functions; compiles nothing yet.
+        """Builds the step functions without compiling them.
 
         Raises:
-          ConfigError: the batch is larger than the training split, or does not fit the devices.
+          ConfigError: the batch is larger than the training split, the model or the augmentation
+            does not fit the images, or the devices do not fit the config.
         """
         if config.batch_size > len(dataset.train):
             raise ConfigError(
-                f"batch_size must be at most {len(dataset.train):,}, the images in "
+                f"batch_size must be at most {len(dataset.train):,}, the number of images in "
                 f"{config.dataset.train_split!r} of {dataset.name}, got {config.batch_size:,}"
             )
         self._config = config
@@ -80,60 +85,65 @@ class CompiledSteps:
         if config.num_replicas > 1:
             if self.devices.num_devices > 1:
                 raise ConfigError(
-                    f"num_replicas above 1 is for a single device, got {config.num_replicas} on "
-                    f"{self.devices.num_devices} devices; choose num_devices=1"
+                    f"num_replicas > 1 needs a single device, got {config.num_replicas} replicas "
+                    f"on {self.devices.num_devices} devices. Set num_devices=1."
                 )
             self._train_steps = jax.vmap(self._train_steps, in_axes=(0, None, 0))
             self._evaluate = jax.vmap(self._evaluate, in_axes=(0, None, None))
-        self._orders = [
+        self._samplers = [
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, StepFunction] = {}
 
     def put(self, split: Split) -> DeviceData:
-        """Puts a split on every device, as uint8."""
+        """Puts a split on every device, as uint8 images."""
         return self.devices.replicate(DeviceData(split.images, split.labels, self._mean))
 
     @functools.cached_property
-    def _mean(self) -> np.ndarray:
+    def _mean(self) -> Float32[np.ndarray, "height width channels"]:
         return self._dataset.mean_image()
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, with the weights of `config.init_from` if there are any.
+        """Returns the state before the first step, with the weights of `config.init_from` if set.
 
         Raises:
-          ConfigError, WeightsError: these cannot be read, or are of another net.
+          ConfigError: the model does not fit the images, or frozen layers do not fit the model.
+          WeightsError: the weights cannot be read, or belong to another model.
         """
-        weights = self._weights()
+        weights = self._pretrained_weights()
         create = self._create
         if len(jax.tree.leaves(self.state_shape.params)) <= MAX_COMPILED_ARRAYS:
-            # It runs once, so it is compiled for a short compilation, not for speed.
+            # It runs only once, so compilation time matters more than speed.
             create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
         state = create(self._seeds)
-        # With a new head, that layer's are the seed's.
-        weights = {name: {**getattr(state, name), **own} for name, own in weights.items()}
-        return self.devices.replicate(state.replace(**weights))
+        # A new head is not among the pretrained weights and keeps its initialization.
+        merged: dict[str, Any] = {
+            name: {**getattr(state, name), **layers} for name, layers in weights.items()
+        }
+        return self.devices.replicate(dataclasses.replace(state, **merged))
 
-    def _weights(self) -> dict[str, PyTree]:
-        """The parts of the state that `config.init_from` has, if it is given; each replica's."""
+    def _pretrained_weights(self) -> dict[str, PyTree]:
+        """Returns the params and batch statistics of `config.init_from`, repeated for replicas."""
         if self._config.init_from is None:
             return {}
-        variables = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
-        replicas = self._config.num_replicas
-        one = jax.tree.map(lambda leaf: leaf.update(shape=leaf.shape[replicas > 1 :]), variables)
+        shapes = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
+        replica_axes = 1 if self._config.num_replicas > 1 else 0
+        shapes_of_one = jax.tree.map(
+            lambda leaf: leaf.update(shape=leaf.shape[replica_axes:]), shapes
+        )
         new_head, std = self._config.transfer.new_head, self._config.transfer.image_std
         path = Path(self._config.init_from).expanduser()
-        found = load_pretrained_weights(path, one, self._config.model, new_head, std)
-        variables = without_head(variables) if new_head else variables
-        return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), found, variables)
+        weights = load_pretrained_weights(path, shapes_of_one, self._config.model, new_head, std)
+        shapes = without_head(shapes) if new_head else shapes
+        return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), weights, shapes)
 
     @functools.cached_property
     def state_shape(self) -> TrainState:
-        """The state's shapes and dtypes, without computing it."""
+        """Shapes and dtypes of the train state, without computing it."""
         return jax.eval_shape(self._create, self._seeds)
 
-    def info(self) -> dict[str, object]:
-        """Number of parameters, device, versions and commit, for the record."""
+    def info(self) -> dict[str, Any]:
+        """Returns the contents of info.json: number of parameters, devices, versions and commit."""
         params = jax.tree.leaves(self.state_shape.params)
         return {
             "params": sum(leaf.size for leaf in params) // self._config.num_replicas,
@@ -148,100 +158,147 @@ class CompiledSteps:
     def compile_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
     ) -> StepFunction:
-        """Compiles `num_steps` steps in one dispatch, once; the state passed to them is donated."""
+        """Compiles a dispatch of `num_steps` training steps. The compiled function is cached.
+
+        Returns:
+          `train_steps(state, arrays, rows) -> (state, metrics)`, which donates its `state`.
+        """
         rows = self.indices(0, num_steps)
         return self._compile(self._train_steps, state, arrays, rows, donate=True)
 
     def _compile(
-        self, function: StepFunction, state: TrainState, arrays: DeviceData, rows: np.ndarray, **options
+        self,
+        function: StepFunction,
+        state: TrainState,
+        arrays: DeviceData,
+        rows: Int32[np.ndarray, "*replicas batches batch_size"],
+        donate: bool = False,
     ) -> StepFunction:
-        """Compiles a function for arrays and rows of such shapes, once.
+        """Compiles a step function for the shapes of its arguments, unless it is in the cache.
 
-        The arrays are a split, or batches (`flaxres.training.input_pipeline`), of which each device has its own part.
+        Args:
+          function: `function(state, arrays, rows)` for one device, with a whole split as `arrays`.
+          state: train state.
+          arrays: a whole split, replicated, or streamed batches, sharded over the devices.
+          rows: int32 (batches, batch_size), indices of the images.
+          donate: if True, the result reuses the buffers of `state`.
         """
         key = (id(function), arrays.labels.shape, rows.shape)
         if key not in self._compiled:
+            sharded: PyTree = False
             if is_batched(arrays):
-                function, options["sharded"] = (
-                    on_flat_batches(function),
-                    DeviceData(True, True, False),
-                )
-            self._compiled[key] = self.devices.compile(function, state, arrays, rows, **options)
+                function = on_flat_batches(function)
+                sharded = DeviceData(images=True, labels=True, mean=False)
+            self._compiled[key] = self.devices.compile(
+                function, state, arrays, rows, donate=donate, sharded=sharded
+            )
         return self._compiled[key]
 
-    def indices(self, step: int, num_steps: int) -> np.ndarray:
-        """Images of the batches of `num_steps` steps from `step` on: see `EpochSampler.indices`."""
-        return _stack([order.indices(step, num_steps) for order in self._orders])
-
-    def evaluate(self, state: TrainState, arrays: DeviceData) -> MetricSums:
-        """Sums over every image of a split, once each, with running statistics.
+    def indices(
+        self, step: int, num_steps: int
+    ) -> Int32[np.ndarray, "*replicas num_steps batch_size"]:
+        """Returns the indices of the training images of `num_steps` steps, starting at `step`.
 
         Returns:
-          `MetricSums` with `count` equal to the size of the split; of each replica if there are several.
+          int32 (num_steps, batch_size), with a leading axis for the replicas if there are several.
+        """
+        return _stack_replicas([sampler.indices(step, num_steps) for sampler in self._samplers])
+
+    def evaluate(self, state: TrainState, arrays: DeviceData) -> MetricSums:
+        """Evaluates every image of a split once, with running statistics.
+
+        Returns:
+          Sums on the host, whose `count` is the size of the split. With several replicas, each
+          field has a leading axis for them.
         """
         return sum_on_host(self.launch_evaluation(state, arrays))
 
     def launch_evaluation(self, state: TrainState, arrays: DeviceData) -> list[MetricSums]:
-        """Starts an evaluation and returns at once; `metrics.sum_on_host` of what it returns waits."""
+        """Launches the evaluation of a split without waiting for it.
+
+        Returns:
+          Sums of each dispatch. `metrics.sum_on_host` waits for them and adds them up.
+        """
         evaluate = self.compile_evaluation(state, arrays)
-        return [evaluate(state, arrays, part) for part in self._evaluation_parts(arrays)]
+        return [evaluate(state, arrays, rows) for rows in self._evaluation_rows(arrays)]
 
     def compile_evaluation(
-        self, state: TrainState, arrays: DeviceData, rows: np.ndarray | None = None
+        self,
+        state: TrainState,
+        arrays: DeviceData,
+        rows: Int32[np.ndarray, "batches batch_size"] | None = None,
     ) -> StepFunction:
-        """Compiles the evaluation of a split of that size, or of batches of such `rows`, once."""
-        rows = self._evaluation_parts(arrays)[0] if rows is None else rows
+        """Compiles one dispatch of an evaluation. The compiled function is cached.
+
+        Args:
+          state: train state.
+          arrays: a whole split, or streamed batches.
+          rows: indices of the images of one dispatch; needed for streamed batches only.
+        """
+        rows = self._evaluation_rows(arrays)[0] if rows is None else rows
         return self._compile(self._evaluate, state, arrays, rows)
 
     @functools.cached_property
     def layer_statistics(self) -> LayerStatistics:
-        """Those of the config's net, not compiled."""
+        """Layer statistics of the run's model, not compiled."""
         return LayerStatistics(self._config, *self._layer_options)
 
     def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> StepFunction:
-        """Compiles them for a split of that size, or for batches, once."""
+        """Compiles the layer statistics. The compiled function is cached."""
         return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
 
     def launch_layer_statistics(
-        self, state: TrainState, arrays: DeviceData, step: int, rows: np.ndarray | None = None
+        self,
+        state: TrainState,
+        arrays: DeviceData,
+        step: int,
+        rows: Int32[np.ndarray, "1 batch_size"] | None = None,
     ) -> PyTree:
-        """Starts those of the batch that follows `state`, after `step` steps; returns at once.
+        """Launches the layer statistics of the next training batch without waiting for them.
 
-        With batches for arrays, `rows` are that batch's.
+        Args:
+          state: train state after `step` steps.
+          arrays: the training split, or the streamed batch.
+          step: number of steps done.
+          rows: indices of the images in the streamed batch; not needed for a whole split.
         """
         rows = self.indices(step, 1) if rows is None else rows
         return self.compile_layer_statistics(state, arrays)(state, arrays, rows)
 
-    def _evaluation_parts(self, arrays: DeviceData) -> list[np.ndarray]:
-        """Rows of each dispatch of an evaluation: one batch on a CPU, elsewhere all of them."""
+    def _evaluation_rows(self, arrays: DeviceData) -> list[Int32[np.ndarray, "batches batch_size"]]:
+        """Returns the rows of each dispatch of an evaluation: one batch on a CPU, else all."""
         rows = evaluation_batches(
             len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
         )
         return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
 
     @property
-    def _seeds(self) -> np.ndarray:
-        return _stack([np.uint32(seed) for seed in seeds(self._config)])
+    def _seeds(self) -> Any:
+        """Seeds of the replicas, uint32 (replicas,), or one uint32 if there is one replica."""
+        return _stack_replicas([np.uint32(seed) for seed in seeds(self._config)])
 
-    def _create(self, seeds: jax.Array) -> TrainState:
+    def _create(self, seeds: Any) -> TrainState:
         create = functools.partial(
             create_state, self._model, self._optimizer, self._config, self._image_shape
         )
         return jax.vmap(create)(seeds) if self._config.num_replicas > 1 else create(seeds)
 
 
-def _stack(parts: list[np.ndarray]) -> np.ndarray:
-    """With a leading axis for the replicas, if there are several."""
-    return parts[0] if len(parts) == 1 else np.stack(parts)
+def _stack_replicas(values: Sequence[Any]) -> Any:
+    """Stacks the values of several replicas on a leading axis; returns that of a single one."""
+    return values[0] if len(values) == 1 else np.stack(values)
 
 
 def steps_per_dispatch(config: ConfigDict) -> int:
-    """How many steps one dispatch holds, so that logs, evaluations and checkpoints fall between.
+    """Returns the number of steps in one dispatch.
 
-    One on a CPU: XLA runs convolutions inside loops many times slower there.
+    It divides the periods of logs, evaluations and checkpoints, so that they fall between
+    dispatches. On a CPU the default is 1, because XLA runs convolutions inside loops many times
+    slower there.
     """
-    automatic = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
-    most = config.steps_per_dispatch or automatic
+    default = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
+    max_steps = config.steps_per_dispatch or default
     periods = (config.log_every, config.eval_every, config.checkpoint_every)
-    common = math.gcd(*periods, config.log_layers_every)  # 0, never, is a multiple of all
-    return max(k for k in range(1, min(most, common) + 1) if common % k == 0)
+    # A `log_layers_every` of 0 means never; gcd(n, 0) is n.
+    common = math.gcd(*periods, config.log_layers_every)
+    return max(n for n in range(1, min(max_steps, common) + 1) if common % n == 0)

@@ -1,4 +1,4 @@
-"""Pretrained weights that a run starts from, `config.init_from`: those of a run or of a file."""
+"""Pretrained weights that initialize a run (`config.init_from`), from another run or a file."""
 
 from __future__ import annotations
 
@@ -30,46 +30,55 @@ def load_pretrained_weights(
     """Loads the variables of a model from the run or the file at `path`.
 
     Args:
-      path: the workdir of a run, whose newest checkpoint is used, or a file that
+      path: workdir of a run, whose newest checkpoint is used, or a file that
         `flaxres.pretrained.load.read_weights_file` reads.
       shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
-      model: the model, an experiment's `config.model`.
-      new_head: if True, the classification head is left out. It may then have any shape.
-      std: see `read_weights_file`.
+      model: config of the model, the field `model` of a run's config.
+      new_head: if True, the classification head is left out and may have any shape.
+      std: standard deviation by which the images of a PyTorch state dict were divided, one number
+        per channel; empty for none, and for other kinds of weights.
 
     Returns:
       float32 arrays in the structure of `shapes`; without the head if `new_head`.
 
     Raises:
       WeightsError: `path` does not exist, cannot be read, or belongs to another model.
-      UserError: the run cannot be read, or the PyTorch names of the model are unknown.
+      UserError: the run cannot be read, or the model has no known PyTorch counterpart.
     """
     if not check_path(path):
-        found = read_weights_file(path, shapes, model, new_head, std)
+        variables = read_weights_file(path, shapes, model, new_head, std)
     elif std:
-        raise WeightsError(f"transfer.image_std is for PyTorch state dicts, and {path} is none")
+        raise WeightsError(
+            f"transfer.image_std applies only to PyTorch state dicts, got the run {path}"
+        )
     else:
-        found = read_run_variables(path)
-    return fit_variables(found, shapes, model, new_head, str(path))
+        variables = read_run_variables(path)
+    return fit_variables(variables, shapes, model, new_head, str(path))
 
 
 def read_run_variables(directory: Path) -> dict[str, PyTree]:
-    """Reads the variables of the newest checkpoint in a run's directory; changes nothing there.
+    """Reads the variables of a run's newest checkpoint, without changing its directory.
+
+    Args:
+      directory: workdir of the run.
+
+    Returns:
+      'params' and 'batch_stats', with NumPy arrays as leaves.
 
     Raises:
-      WeightsError: it is not the directory of a run of a single model with a checkpoint.
-      UserError: its config or its checkpoints cannot be read.
+      WeightsError: the directory holds no run, a run of several replicas, or no checkpoint.
+      UserError: the config or the checkpoints of the run cannot be read.
     """
     if not (directory / CONFIG_FILE).exists():
         raise WeightsError(
-            f"directory {directory} holds no run ({CONFIG_FILE}); give that of a run, a file of "
-            f"variables ({SUFFIX}) or a PyTorch state dict"
+            f"directory {directory} holds no run: there is no {CONFIG_FILE}. Give the workdir of a "
+            f"run, a file of variables ({SUFFIX}) or a PyTorch state dict."
         )
     config = read_run_config(directory)
     if config.num_replicas > 1:
         raise WeightsError(
-            f"{directory} holds {config.num_replicas} replicas in one program; weights are taken "
-            "from runs of a single net"
+            f"{directory} holds a run of {config.num_replicas} replicas. Weights can be loaded only "
+            "from a run of a single model."
         )
     with Checkpoints(directory) as checkpoints:
         if not checkpoints.steps():

@@ -1,18 +1,20 @@
-"""Gradients and activations of each layer, as the next training step would meet them.
+"""Gradient and activation statistics of each layer in the next training step.
 
-Logged every `config.log_layers_every` steps, by a program of its own: the training step is the same
-with and without.
+They are logged every `config.log_layers_every` steps, by a separate program, so the training step
+is the same with and without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float, Float32, Int32
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalize
@@ -21,24 +23,27 @@ from flaxres.models.layer_counts import summarize
 from flaxres.training.steps import DeviceData, make_loss
 from flaxres.training.train_state import TrainState
 
+PyTree = Any
+
 QUANTITIES = ("gradient", "backward", "activation")
 
 
 class LayerStatistics:
-    """Statistics of every convolution and dense layer in the step that follows a state.
+    """Statistics of every convolution and dense layer in the training step that follows a state.
 
-    A function `(state, arrays, rows) -> {quantity: float32 (layers,)}` of the batch `rows`, int32
-    (1, images of this device):
+    An instance is a function `(state, arrays, rows) -> {quantity: float32 (layers,)}`. The
+    quantities are
 
-    - gradient: L2 norm of the gradient of the mean loss with respect to the kernel, without L2;
-    - backward: that with respect to the layer's outputs for all images of the batch, which is what
-      is propagated backwards through the net;
+    - gradient: L2 norm of the gradient of the mean loss with respect to the kernel, without weight
+      decay;
+    - backward: L2 norm of the gradient of the mean loss with respect to the layer's outputs for all
+      images of the batch, the signal that is propagated backward through the network;
     - activation: root mean square of the layer's outputs, before the norm.
 
-    The net's loops are taken apart, and nothing is rematerialised, for layers to have names.
+    The model is built without loops and rematerialization, so that every layer has a name.
 
     Attributes:
-      names: of the layers, from the first on.
+      names: names of the layers, from the input to the output.
     """
 
     def __init__(
@@ -49,14 +54,15 @@ class LayerStatistics:
         axis: str | None = None,
         bn_axis: str | None = None,
     ):
-        """Finds the layers of the config's net.
+        """Lists the layers of the model.
 
         Args:
-          config: the experiment.
+          config: config of the run.
           image_shape: (height, width, channels).
-          num_classes: of its data set.
-          axis: of the devices that share a batch; see `flaxres.training.steps`.
-          bn_axis: of those whose images batch norm takes together.
+          num_classes: number of classes of the data set.
+          axis: name of the device axis over which the batch is sharded; None on a single device.
+          bn_axis: name of the device axis over which batch statistics are computed; None if each
+            device uses those of its shard.
         """
         fields = config.model.copy_and_resolve_references()
         fields.scan, fields.remat = False, False
@@ -64,68 +70,94 @@ class LayerStatistics:
         self._model = create_model(
             fields, num_classes, config.dtype, bn_axis, config.transfer.frozen
         )
-        alone = create_model(fields, num_classes, config.dtype)
-        self.names = [layer.name for layer in summarize(alone, image_shape) if layer.macs]
+        single_device_model = create_model(fields, num_classes, config.dtype)
+        self.names = [
+            layer.name for layer in summarize(single_device_model, image_shape) if layer.macs
+        ]
 
     def __call__(
-        self, state: TrainState, arrays: DeviceData, rows: jax.Array
-    ) -> dict[str, jax.Array]:
-        """See the class."""
+        self, state: TrainState, arrays: DeviceData, rows: Int32[Array, "1 batch"]
+    ) -> dict[str, Float32[Array, " layers"]]:
+        """Returns the statistics of one training batch.
+
+        Args:
+          state: state before the step.
+          arrays: the training split, or streamed batches.
+          rows: int32 (1, images of this device), indices of the images of the batch.
+
+        Returns:
+          float32 (layers,) for each quantity, in the order of `names`.
+        """
         images, labels = normalize(arrays.images[rows[0]], arrays.mean), arrays.labels[rows[0]]
         loss = make_loss(self._model, self._config, state, images, labels, self._axis)
 
-        def watched(params: dict, offsets: dict[str, jax.Array]):
-            """The loss with `offsets` added to the layers' outputs, and these outputs."""
+        def loss_with_offsets(
+            params: PyTree, offsets: dict[str, jax.Array]
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
+            """Returns the loss with `offsets` added to the layers' outputs, and these outputs."""
             outputs: dict[str, jax.Array] = {}
 
-            def watch(call, arguments, options, context):
-                y = call(*arguments, **options)
-                path = "/".join(context.module.path)
-                if context.method_name != "__call__" or path not in self.names:
-                    return y
-                outputs[path] = y
-                return y + offsets[path] if path in offsets else y
+            def record_output(
+                call: Callable[..., Any],
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                context: nn.module.InterceptorContext,
+            ) -> Any:
+                output = call(*args, **kwargs)
+                name = "/".join(context.module.path)
+                if context.method_name != "__call__" or name not in self.names:
+                    return output
+                outputs[name] = output
+                return output + offsets[name] if name in offsets else output
 
-            with nn.intercept_methods(watch):
+            with nn.intercept_methods(record_output):
                 return loss(params)[0], outputs
 
-        shapes = jax.eval_shape(watched, state.params, {})[1]
+        shapes = jax.eval_shape(loss_with_offsets, state.params, {})[1]
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        differentiate = jax.grad(watched, argnums=(0, 1), has_aux=True)
-        (gradients, backward), outputs = differentiate(state.params, zeros)
-        kernels = traverse_util.flatten_dict(self._mean(gradients), sep="/")
+        gradient_fn = jax.grad(loss_with_offsets, argnums=(0, 1), has_aux=True)
+        (gradients, backward), outputs = gradient_fn(state.params, zeros)
+        kernels = traverse_util.flatten_dict(self._mean_over_devices(gradients), sep="/")
         devices = 1 if self._axis is None else jax.lax.axis_size(self._axis)
         squares = {
             "gradient": [_sum_of_squares(kernels[f"{name}/kernel"]) for name in self.names],
-            # Each device has differentiated the mean over its own images.
+            # Each device differentiates the mean over its own shard of the batch.
             "backward": [
-                self._mean(_sum_of_squares(backward[name])) / devices for name in self.names
+                self._mean_over_devices(_sum_of_squares(backward[name])) / devices
+                for name in self.names
             ],
             "activation": [
-                self._mean(_sum_of_squares(outputs[name]) / outputs[name].size)
+                self._mean_over_devices(_sum_of_squares(outputs[name]) / outputs[name].size)
                 for name in self.names
             ],
         }
         return {name: jnp.sqrt(jnp.stack(values)) for name, values in squares.items()}
 
-    def _mean(self, tree):
-        """The mean over the devices."""
+    def _mean_over_devices(self, tree: PyTree) -> PyTree:
         return tree if self._axis is None else jax.lax.pmean(tree, self._axis)
 
-    def record(self, step: int, values: Mapping[str, np.ndarray]) -> dict[str, object]:
-        """What a call returned, fetched, as a record for layers.jsonl.
+    def record(
+        self, step: int, values: Mapping[str, Float[np.ndarray, " layers"]]
+    ) -> dict[str, Any]:
+        """Converts statistics to a record for layers.jsonl.
 
-        {'step': step, 'gradient': {layer: number, ...}, ...}; None where it is not finite.
+        Args:
+          step: number of steps done before the batch.
+          values: float32 (layers,) for each quantity, as NumPy arrays.
+
+        Returns:
+          {'step': step, 'gradient': {layer: number, ...}, ...}, with None for numbers that are not
+          finite.
         """
         by_layer = {
             quantity: {
-                name: float(value) if np.isfinite(value) else None
-                for name, value in zip(self.names, numbers, strict=True)
+                name: float(number) if np.isfinite(number) else None
+                for name, number in zip(self.names, numbers, strict=True)
             }
             for quantity, numbers in values.items()
         }
         return {"step": step, **{quantity: by_layer[quantity] for quantity in QUANTITIES}}
 
 
-def _sum_of_squares(x: jax.Array) -> jax.Array:
+def _sum_of_squares(x: Float[Array, "..."]) -> Float32[Array, ""]:
     return jnp.sum(jnp.square(x.astype(jnp.float32)))

@@ -1,4 +1,4 @@
-"""Restores the newest checkpoint of a run, for use outside its training."""
+"""Restoring of the newest checkpoint of a run, for use outside its training."""
 
 from __future__ import annotations
 
@@ -38,12 +38,19 @@ def train_state_shapes(
 def check_has_checkpoint(directory: Path) -> None:
     """Checks that a run has a checkpoint, without reading it.
 
+    Args:
+      directory: workdir of the run.
+
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: the run has no checkpoint.
     """
     with Checkpoints(directory) as checkpoints:
         if not checkpoints.steps():
-            raise CheckpointError(f"workdir {directory} holds no checkpoint yet")
+            raise _no_checkpoint_error(directory)
+
+
+def _no_checkpoint_error(directory: Path) -> CheckpointError:
+    return CheckpointError(f"workdir {directory} holds no checkpoint yet")
 
 
 def restore_newest(
@@ -53,7 +60,7 @@ def restore_newest(
     num_classes: int,
     log: Callable[[str], None],
 ) -> TrainState:
-    """Restores the newest valid checkpoint of a run; changes nothing in its directory.
+    """Restores the newest valid checkpoint of a run, without changing its directory.
 
     Args:
       directory: workdir of the run.
@@ -66,8 +73,11 @@ def restore_newest(
       The train state, with NumPy arrays as leaves.
 
     Raises:
-      CheckpointError: there is no checkpoint, or none can be read.
+      CheckpointError: the run has no checkpoint, or none that can be read.
     """
     check_has_checkpoint(directory)
     with Checkpoints(directory) as checkpoints:
-        return checkpoints.restore(train_state_shapes(config, image_shape, num_classes), log)
+        state = checkpoints.restore(train_state_shapes(config, image_shape, num_classes), log)
+    if state is None:  # the checkpoint was removed after the check
+        raise _no_checkpoint_error(directory)
+    return state

@@ -100,7 +100,7 @@ def test_means_and_single_records():
 def test_what_they_do_not_go_with(tmp_path):
     config = two_seeds()
     config.num_devices = 2
-    with pytest.raises(ConfigError, match="num_replicas above 1 is for a single device"):
+    with pytest.raises(ConfigError, match="num_replicas > 1 needs a single device"):
         train_and_evaluate(config, tmp_path / "run")
     config.parallelism = "pmap"
     with pytest.raises(ConfigError, match="parallelism must be jit where num_replicas is above 1"):

@@ -231,7 +231,7 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, compiled_steps, variables, cap
 
 
 def test_directories_that_are_no_run_of_a_net(tmp_path, compiled_steps):
-    with pytest.raises(WeightsError, match=r"holds no run \(config\.json\); give that of a run"):
+    with pytest.raises(WeightsError, match=r"holds no run: there is no config\.json\. Give"):
         load_pretrained_weights(tmp_path, shapes_of(compiled_steps), small_config().model)
     with pytest.raises(WeightsError, match=r"there is no file .*absent"):
         load_pretrained_weights(tmp_path / "absent", {}, small_config().model)
@@ -239,7 +239,7 @@ def test_directories_that_are_no_run_of_a_net(tmp_path, compiled_steps):
     config.num_replicas = 2
     with open_workdir(tmp_path / "two", config, {}):
         pass
-    with pytest.raises(WeightsError, match="two holds 2 replicas in one program"):
+    with pytest.raises(WeightsError, match="two holds a run of 2 replicas"):
         read_run_variables(tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
