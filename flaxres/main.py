@@ -1,17 +1,18 @@
-"""Command line: train, evaluate or summarise one net, predict with it, or export it.
+"""Command line for one model: train, evaluate, predict, export or summarize.
 
 python -m flaxres.main --config=configs/digits.py:resnet-56 --workdir=runs/resnet-56
 python -m flaxres.main --mode=eval --workdir=runs/resnet-56 --test_crops=10-crop
 python -m flaxres.main --mode=eval --ensemble=runs/resnet-44,runs/resnet-56
 python -m flaxres.main --mode=predict --workdir=runs/resnet-56 --images='*.jpg'
-python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=net.stablehlo
+python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.stablehlo
+python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -20,61 +21,95 @@ from flaxres import cli
 from flaxres.errors import ConfigError
 
 MODES = ("train", "eval", "predict", "export", "summary")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    MODES,
+    "Task: train a model (and evaluate it while it trains), evaluate a trained one, predict the "
+    "classes of image files, export the model, or print a summary of its layers.",
+)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where the run lives; runs/<config name>/<net>-seed<seed> if not given. eval, predict and "
-    "export take the run's own config where there is no --config.",
+    "Run directory (default: runs/CONFIG/MODEL-seedSEED). With --mode=eval, predict or export and "
+    "no --config, the config stored there is used.",
 )
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
-    "Weights to begin with: a PyTorch state dict (resnet50.pth), variables (NAME.msgpack) or a "
-    "run's directory; config.init_from.",
+    "Pretrained weights to start from: a PyTorch state dict (resnet50.pth), a file of Flax "
+    "variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
 )
-MODELS = flags.DEFINE_list("models", [], "With --mode=summary: models to compare, a line for each.")
+MODELS = flags.DEFINE_list(
+    "models",
+    [],
+    "With --mode=summary: models to compare, one line each, e.g. plain-20,resnet-20 (default: "
+    "the layers of the model of --config).",
+)
 BATCH_STATS = flags.DEFINE_enum(
     "batch_stats",
     "running",
     ["running", "population"],
-    "With --mode=eval, predict or export: batch norm's statistics, those kept in training or those "
-    "of all training images, computed anew.",
+    "With --mode=eval, predict or export: batch-norm statistics, 'running' from training or "
+    "'population', recomputed over the training set.",
 )
 TEST_CROPS = flags.DEFINE_enum(
     "test_crops",
     "split",
     ["split", "center", "10-crop", "multi-scale"],
-    "With --mode=eval: what is shown of each image; see flaxres/evaluation/test_crops.py.",
+    "With --mode=eval: test-time crops: 'split' (as the data set provides images), 'center', "
+    "'10-crop' or 'multi-scale'.",
 )
 SHORT_SIDE = flags.DEFINE_integer(
-    "short_side", None, "Of center and 10-crop, in pixels; 256/224 of the net's size if not given."
+    "short_side",
+    None,
+    "With --test_crops=center or 10-crop: length in pixels to which the shorter side is resized "
+    "before the crop, e.g. 256 (default: 256/224 of the model's input size).",
 )
 SCALES = flags.DEFINE_list(
-    "scales", [], "Short sides of multi-scale; {224,256,384,480,640}/224 of the net's size."
+    "scales",
+    [],
+    "With --test_crops=multi-scale: lengths in pixels to which the shorter side is resized, e.g. "
+    "224,256,384 (default: 1, 8/7, 12/7, 15/7 and 20/7 of the model's input size).",
 )
-SPLITS = flags.DEFINE_list("splits", [], "With --mode=eval: train, validation, test; else all.")
+SPLITS = flags.DEFINE_list(
+    "splits",
+    [],
+    "With --mode=eval: splits to evaluate, any of train,validation,test (default: all that the "
+    "data set has).",
+)
 ENSEMBLE = flags.DEFINE_list(
     "ensemble",
     [],
-    "With --mode=eval: directories of runs, whose probabilities are averaged, with those of "
-    "--workdir if that is given.",
+    "With --mode=eval: run directories whose class probabilities are averaged, together with "
+    "those of --workdir if it is given, e.g. runs/resnet-44,runs/resnet-56.",
 )
-IMAGES = flags.DEFINE_list("images", [], "With --mode=predict: files, or patterns like 'a/*.jpg'.")
-TOP = flags.DEFINE_integer("top", 5, "With --mode=predict: classes to show of each image.")
-JSON = flags.DEFINE_bool("json", False, "With --mode=predict: JSON lines in the place of a table.")
-OUTPUT = flags.DEFINE_string("output", None, "With --mode=export: the file to write.")
+IMAGES = flags.DEFINE_list(
+    "images", [], "With --mode=predict: image files, or patterns such as 'photos/*.jpg'."
+)
+TOP = flags.DEFINE_integer(
+    "top", 5, "With --mode=predict: number of most probable classes to print for each image."
+)
+JSON = flags.DEFINE_bool("json", False, "With --mode=predict: print JSON lines instead of a table.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "With --mode=export: file to write, e.g. model.stablehlo."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "HOST:PORT of process 0, for a run of several processes; auto where JAX can find it itself.",
+    "HOST:PORT of process 0 in a run of several processes, e.g. 10.0.0.1:1234, or 'auto' where JAX "
+    "can find it itself (default: from the environment, otherwise one process).",
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes of the run, with --coordinator_address=HOST:PORT."
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process, from 0, with --coordinator_address=HOST:PORT."
+)
 cli.define_config("configs/cifar10.py:resnet-56")
 
-# The modes that flags are for, of those that are not for all.
-MODES_OF = (
+# Flags that only some modes read, with these modes.
+FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...] = (
     ((BATCH_STATS,), ("eval", "predict", "export")),
     ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
@@ -84,11 +119,11 @@ MODES_OF = (
 
 
 def main() -> None:
-    """Runs the mode that the flags ask for."""
+    """Runs the mode that the flags select."""
     mode = MODE.value
     _check_flags(mode)
-    trained = mode in ("eval", "predict", "export")
-    config = None if trained and flags.FLAGS.config is None else cli.get_config()
+    reads_run = mode in ("eval", "predict", "export")
+    config = None if reads_run and flags.FLAGS.config is None else cli.get_config()
     if config is None and not (WORKDIR.value or ENSEMBLE.value):
         raise ConfigError(f"--workdir is missing; give --mode={mode} the directory of a run")
     if config is not None and INIT_FROM.value is not None:
@@ -97,7 +132,7 @@ def main() -> None:
         from flaxres import summary
 
         if MODELS.value:
-            summary.print_comparison([cli.with_model(config, net) for net in MODELS.value])
+            summary.print_comparison([cli.with_model(config, name) for name in MODELS.value])
         else:
             summary.print_summary(config)
         return
@@ -105,21 +140,32 @@ def main() -> None:
     from flaxres.parallel import multihost
 
     multihost.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    lines = _use(mode, config) if trained else _train(config, _workdir(config))
+    if mode == "train":
+        lines = _train(config, _workdir(config))
+    elif mode == "eval":
+        lines = _evaluate(config)
+    elif mode == "predict":
+        lines = _predict(config)
+    else:
+        lines = _export(config)
     if multihost.is_main_process():
         print("\n".join(lines), end="\n" if lines else "")
 
 
 def _check_flags(mode: str) -> None:
-    """Raises ConfigError for a flag that the mode does not read."""
-    for group, modes in MODES_OF:
+    """Checks that no flag is given that the mode does not read.
+
+    Raises:
+      ConfigError: such a flag is given.
+    """
+    for group, modes in FLAG_MODES:
         for flag in group:
             if flag.value != flag.default and mode not in modes:
                 *others, last = modes
                 listed = f"{', '.join(others)} or {last}" if others else last
                 given = ",".join(flag.value) if isinstance(flag.value, list) else flag.value
                 raise ConfigError(
-                    f"--{flag.name}={given} is for --mode={listed}, got --mode={mode}"
+                    f"--{flag.name}={given} applies to --mode={listed}, got --mode={mode}"
                 )
 
 
@@ -130,6 +176,7 @@ def _workdir(config: ConfigDict | None) -> Path:
 
 
 def _train(config: ConfigDict, workdir: Path) -> list[str]:
+    """Trains a model and returns the lines to print."""
     from flaxres.training.train import train_and_evaluate
 
     record = train_and_evaluate(config, workdir)
@@ -139,44 +186,51 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
     ]
 
 
-def _use(mode: str, config: ConfigDict | None) -> list[str]:
-    """Evaluates, predicts or exports; returns what to print at the end."""
-    from flaxres.inference.trained_model import load_trained_model
-
-    load = functools.partial(load_trained_model, log=_log, batch_stats=BATCH_STATS.value)
-    if mode == "eval":
-        return _evaluate(config)
-    if mode == "predict":
-        from flaxres.inference.predict import predict
-
-        predict(load(_workdir(config), config), IMAGES.value, TOP.value, JSON.value)
-        return []
-    from flaxres.inference.export import write_export
-
-    if OUTPUT.value is None:
-        raise ConfigError("--output is missing; give a file, e.g. --output=net.stablehlo")
-    net, output = load(_workdir(config), config), Path(OUTPUT.value).expanduser()
-    return [f"{output}: {net.name} after {net.step:,} steps; {write_export(net, output)}"]
-
-
 def _evaluate(config: ConfigDict | None) -> list[str]:
+    """Evaluates a run or an ensemble and returns the lines to print."""
     from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
 
-    options = {
-        "protocol": TEST_CROPS.value,
+    options: dict[str, Any] = {
+        "log": _log,
+        "batch_stats": BATCH_STATS.value,
+        "test_crops": TEST_CROPS.value,
         "short_side": SHORT_SIDE.value,
         "scales": _scales(),
         "splits": SPLITS.value,
-        "say": _log,
-        "batch_stats": BATCH_STATS.value,
     }
     if ENSEMBLE.value:
-        others = [Path(name).expanduser() for name in ENSEMBLE.value]
-        own = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
-        record = evaluate_ensemble(config, own, others, **options)
+        workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
+        other_workdirs = [Path(name).expanduser() for name in ENSEMBLE.value]
+        record = evaluate_ensemble(config, workdir, other_workdirs, **options)
     else:
         record = evaluate_run(config, _workdir(config), **options)
     return [f"{name}: {value:.6g}" for name, value in record.items()]
+
+
+def _predict(config: ConfigDict | None) -> list[str]:
+    """Prints predictions as they are computed; returns no further lines to print."""
+    from flaxres.inference.predict import print_predictions
+    from flaxres.inference.trained_model import load_trained_model
+
+    trained_model = load_trained_model(_workdir(config), config, _log, BATCH_STATS.value)
+    print_predictions(trained_model, IMAGES.value, TOP.value, JSON.value)
+    return []
+
+
+def _export(config: ConfigDict | None) -> list[str]:
+    """Exports a model and returns the lines to print."""
+    from flaxres.inference.export import write_export
+    from flaxres.inference.trained_model import load_trained_model
+
+    if OUTPUT.value is None:
+        raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
+    trained_model = load_trained_model(_workdir(config), config, _log, BATCH_STATS.value)
+    output = Path(OUTPUT.value).expanduser()
+    metadata = write_export(trained_model, output)
+    return [
+        f"exported {trained_model.name} after {trained_model.step:,} steps to {output}, "
+        f"with metadata in {metadata}"
+    ]
 
 
 def _scales() -> list[int]:
@@ -189,6 +243,7 @@ def _scales() -> list[int]:
 
 
 def _log(message: str) -> None:
+    """Prints a message on standard error, in the first process only."""
     from flaxres.parallel.multihost import is_main_process
 
     if is_main_process():

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes."""
+"""Tests of the command line in real processes."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ SMALL = (
 
 
 def fails(done, code, *parts):
-    """Asserts exit code, one line on standard error with `parts` in it, and no traceback."""
+    """Asserts the exit code, and one line on standard error that contains all of `parts`."""
     lines = done.stderr.strip().splitlines()
     assert done.returncode == code, done.stderr
     assert len(lines) == 1, done.stderr
@@ -27,7 +27,7 @@ def fails(done, code, *parts):
         assert part in lines[0]
 
 
-def test_train_evaluate_and_again(python, tmp_path):
+def test_train_evaluate_and_rerun(python, tmp_path):
     workdir = tmp_path / "run"
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
@@ -49,13 +49,13 @@ def test_train_evaluate_and_again(python, tmp_path):
     fails(done, 1, "seed is 0 in the workdir and 1 in this config", "choose another --workdir")
 
 
-def test_a_table_of_nets(python):
+def test_a_table_of_models(python):
     flags = ("--config=configs/imagenet.py", "--models=resnet-34-A,resnet-50,densenet-121")
     done = python("-m", "flaxres.main", "--mode=summary", *flags, "--config.dataset.name=digits")
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if "│" in line]
     cells = [[cell.strip() for cell in row] for row in rows]
-    # One channel in the place of three, ten classes in the place of a thousand.
+    # One channel instead of three, ten classes instead of a thousand.
     params = 25_557_032 - 7 * 7 * 2 * 64 - 2_049 * 990
     assert ["resnet-50", "50", f"{params:,}"] == cells[1][:3]
     assert [row[0] for row in cells[:3]] == ["resnet-34-A", "resnet-50", "densenet-121"]
@@ -91,7 +91,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
         *("--config.augment.pad=1", "--config.augment.flip=True", "--config.dtype=bfloat16"),
     )
     assert done.returncode == 0, done.stderr
-    assert read_metrics(tmp_path / "run")[-1]["test_error"] % 10 == 0  # of 10 images
+    assert read_metrics(tmp_path / "run")[-1]["test_error"] % 10 == 0  # there are 10 images
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
     [
         ((), ("--config is missing",)),
         (("--config=nowhere.py",), ("config file 'nowhere.py' cannot be read",)),
-        (("--config=configs/digits.py:resnet",), ("net must be", "got 'resnet'")),
+        (("--config=configs/digits.py:resnet",), ("model name must be", "got 'resnet'")),
         (("--config=configs/digits.py", "--config.sed=1"), ("'sed'", "did you mean 'seed'")),
         (
             ("--config=configs/digits.py", "--config.model.deph=8"),
@@ -108,8 +108,8 @@ def test_a_prepared_tfds_set(python, tmp_path):
         (("--config=configs/digits.py", "--config.seed=one"), ("--config.seed=one",)),
         (("--config=configs/digits.py", "--confg=1"), ("Unknown command line flag 'confg'",)),
         (("--config=configs/digits.py", "--mode=tain"), ("--mode=tain",)),
-        (("--config=configs/digits.py", "--top=2"), ("--top=2 is for --mode=predict",)),
-        (("--mode=predict", "--scales=8,9"), ("--scales=8,9 is for --mode=eval, got",)),
+        (("--config=configs/digits.py", "--top=2"), ("--top=2 applies to --mode=predict",)),
+        (("--mode=predict", "--scales=8,9"), ("--scales=8,9 applies to --mode=eval, got",)),
         (("--mode=eval", "--test_crops=multi-scale", "--scales=8,x"), ("pixels", "got 8,x")),
         (("--config=configs/digits.py", "train"), ("unexpected arguments: train",)),
         (
@@ -148,14 +148,14 @@ def test_bad_config_files(python, tmp_path):
         (("--mode=eval",), ("holds no run",)),
     ],
 )
-def test_what_is_not_there(python, tmp_path, arguments, parts):
+def test_missing_data_and_workdirs(python, tmp_path, arguments, parts):
     workdir = () if "--workdir" in arguments[0] else (f"--workdir={tmp_path / 'run'}",)
     fails(python("-m", "flaxres.main", *SMALL, *workdir, *arguments), 1, *parts)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_data_directory(python, tmp_path):
-    """Not prepared, and offline: one line that says what to run, after the child's own output."""
+    """Data that is neither prepared nor downloadable gives one line that says what to run."""
     (tmp_path / "data/tiny/1.0.0").mkdir(parents=True)
     done = python(
         *("-m", "flaxres.main", *SMALL, f"--workdir={tmp_path / 'run'}"),
@@ -184,7 +184,7 @@ def test_signals(tmp_path, signum, code):
 
 
 def test_a_full_disk(tmp_path):
-    """Checkpoints do not fit: one line. A limit on file sizes fails writes as a full disk does."""
+    """A checkpoint that does not fit gives one line; a limit on file sizes acts as a full disk."""
     workdir = tmp_path / "run"
     command = [
         *("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"),  # 100 KB

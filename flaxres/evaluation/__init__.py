@@ -1,4 +1,4 @@
 """Evaluation of trained models: test-time crops, ensembles, top-1 and top-5 errors.
 
-Imported by `flaxres.main` and by `experiments`; imports every package except those two.
+`flaxres.main` and `experiments` import this package; it imports every other package of `flaxres`.
 """

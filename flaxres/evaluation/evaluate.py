@@ -1,4 +1,4 @@
-"""Evaluation of runs' newest checkpoints: of one, or of an ensemble, by any protocol."""
+"""Evaluation of the newest checkpoints of runs: one model or an ensemble, with test-time crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.config import check_config
-from flaxres.data import load_dataset, open_sources
+from flaxres.data import Dataset, load_dataset, open_sources
+from flaxres.data.source import Sources
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.evaluation.evaluator import evaluate_split
 from flaxres.evaluation.test_crops import make_crop_protocol
@@ -17,8 +18,8 @@ from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import (
     TrainedModel,
     check_same_data,
+    load_run_config,
     load_trained_model,
-    run_config,
 )
 from flaxres.parallel.replicas import mean_record
 from flaxres.run.metric_writers import Record
@@ -34,128 +35,167 @@ def evaluate_run(
     workdir: Path,
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
-    protocol: str = "split",
-    **options,
+    *,
+    test_crops: str = "split",
+    short_side: int | None = None,
+    scales: Sequence[int] = (),
+    splits: Sequence[str] = (),
 ) -> Record:
-    """Evaluates the newest checkpoint of `workdir` on the whole of each split.
+    """Evaluates the newest checkpoint of a run on all images of each split.
 
-    All without augmentation and not by the statistics of batches, so the training error is not the
-    one logged during training.
+    Images are not augmented and batch norm uses stored statistics, so the training error differs
+    from the one that training logs.
 
     Args:
-      config: of the run; None for the one that it keeps.
-      workdir: of the run; nothing in it is changed.
-      say: told in one line about each damaged checkpoint.
-      batch_stats: what norms go by: the 'running' statistics of the checkpoint, or those of the
-        'population' of training images, see `flaxres.inference.population_statistics`.
-      protocol: see `flaxres.evaluation.test_crops`.
-      options: see `evaluate_models`.
+      config: config of the run, or None for the config stored in `workdir`.
+      workdir: directory of the run; nothing in it is changed.
+      log: receives one line for each damaged checkpoint, and those of `evaluate_models`.
+      batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
+        recomputed over the training set (`flaxres.inference.population_statistics`).
+      test_crops: name of the crop protocol (`flaxres.evaluation.test_crops`).
+      short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
+      scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
+      splits: any of train, validation and test; empty for all that the data set has.
 
     Returns:
-      Of each split its loss, top-1 error, with more than five classes top-5 error, and images.
-      Of a run of several replicas the means of loss and top-1 error.
+      For each split its loss, top-1 error, top-5 error (with more than five classes) and number of
+      images. For a run with several replicas, means of loss and top-1 error over replicas.
 
     Raises:
-      UserError: a bad config, no data, another config's workdir, or no checkpoint; a net that has
-        no such statistics, or is not for the protocol.
+      UserError: the config is invalid or not that of `workdir`; there is no checkpoint or no data;
+        the model has no population statistics or does not accept the crops.
     """
-    config = run_config(workdir) if config is None else config
+    config = load_run_config(workdir) if config is None else config
     check_config(config)
-    if config.num_replicas > 1 and protocol == "split" and batch_stats == "running":
-        # They have no sizes to choose; this says so.
-        make_crop_protocol(protocol, (1, 1), options.get("short_side"), options.get("scales", ()))
-        return _evaluate_replicas(config, workdir, log, options.get("splits", ()))
-    net = load_trained_model(workdir, config, log, batch_stats)
-    return evaluate_models([net], config, log=log, protocol=protocol, **options)
+    if config.num_replicas > 1 and test_crops == "split" and batch_stats == "running":
+        # Rejects sizes, which the crop protocol 'split' does not have.
+        make_crop_protocol(test_crops, (1, 1), short_side, scales)
+        return _evaluate_replicas(config, workdir, log, splits)
+    trained_model = load_trained_model(workdir, config, log, batch_stats)
+    return evaluate_models(
+        [trained_model],
+        config,
+        test_crops=test_crops,
+        short_side=short_side,
+        scales=scales,
+        splits=splits,
+        log=log,
+    )
 
 
 def evaluate_ensemble(
     config: ConfigDict | None,
     workdir: Path | None,
-    others: Sequence[Path],
+    other_workdirs: Sequence[Path],
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
-    **options,
+    *,
+    test_crops: str = "split",
+    short_side: int | None = None,
+    scales: Sequence[int] = (),
+    splits: Sequence[str] = (),
 ) -> Record:
-    """Evaluates the mean of the probabilities of several runs' newest checkpoints.
+    """Evaluates the averaged class probabilities of several runs' newest checkpoints.
 
     Args:
-      config: says where the data is, how many images a batch has, and on how many devices; and is
-        that of the run in `workdir`. None for the one that the first run keeps.
-      workdir: of a run, or None.
-      others: directories of further runs, with configs of their own.
-      say: see `evaluate_run`.
-      batch_stats: see there.
-      options: see `evaluate_models`.
+      config: config of the run in `workdir`; its data directory, evaluation batch size and number
+        of devices apply to all runs. None for the config stored in the first run.
+      workdir: directory of a run, or None.
+      other_workdirs: directories of further runs, which use the configs stored there.
+      log: receives one line for each damaged checkpoint, and those of `evaluate_models`.
+      batch_stats: statistics that norms use: 'running' or 'population'.
+      test_crops: name of the crop protocol (`flaxres.evaluation.test_crops`).
+      short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
+      scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
+      splits: any of train, validation and test; empty for all that the data set has.
+
+    Returns:
+      The record that `evaluate_models` returns.
 
     Raises:
-      UserError: see `evaluate_run`; runs of several data sets.
+      UserError: a run cannot be evaluated, or the runs have different data sets.
     """
     if config is not None:
         check_config(config)
-    nets = [] if workdir is None else [load_trained_model(workdir, config, log, batch_stats)]
-    for directory in others:
-        own = run_config(directory)
+    trained_models = []
+    if workdir is not None:
+        trained_models.append(load_trained_model(workdir, config, log, batch_stats))
+    for directory in other_workdirs:
+        run_config = load_run_config(directory)
         if config is not None:
-            own.dataset.data_dir = config.dataset.data_dir
-        nets.append(load_trained_model(directory, own, log, batch_stats))
-    return evaluate_models(nets, config or nets[0].config, log=log, **options)
+            run_config.dataset.data_dir = config.dataset.data_dir
+        trained_models.append(load_trained_model(directory, run_config, log, batch_stats))
+    return evaluate_models(
+        trained_models,
+        config or trained_models[0].config,
+        test_crops=test_crops,
+        short_side=short_side,
+        scales=scales,
+        splits=splits,
+        log=log,
+    )
 
 
 def evaluate_models(
-    nets: Sequence[TrainedModel],
+    trained_models: Sequence[TrainedModel],
     config: ConfigDict,
     *,
-    protocol: str = "split",
+    test_crops: str = "split",
     short_side: int | None = None,
     scales: Sequence[int] = (),
     splits: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> Record:
-    """Evaluates nets, the means of whose probabilities are taken, on the whole of each split.
+    """Evaluates the averaged class probabilities of models on all images of each split.
 
     Args:
-      nets: of one data set.
-      config: says where the data is, how many images a batch has, and on how many devices.
-      protocol: see `flaxres.evaluation.test_crops`.
-      short_side: see `flaxres.evaluation.test_crops.make_crop_protocol`, as is `scales`.
-      scales: see there.
-      splits: of train, validation and test; () for all that there are.
-      say: told in one line of the protocol, and of images that cannot be decoded.
+      trained_models: one or more models that were trained on the same data set.
+      config: config with the data set, the evaluation batch size and the number of devices.
+      test_crops: name of the crop protocol (`flaxres.evaluation.test_crops`).
+      short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
+      scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
+      splits: any of train, validation and test; empty for all that the data set has.
+      log: receives one line about the crops, and one about images that cannot be decoded.
 
     Returns:
-      See `evaluate_run`; 'step' of a single net, 'nets' of several.
+      'step' of a single model or 'nets', the number of several models. For each split its loss,
+      top-1 error, top-5 error (with more than five classes) and number of images.
 
     Raises:
-      UserError: nets of several data sets, no data, or a net that is not for the protocol.
+      UserError: the models have different data sets or do not accept the crops, or there is no
+        data.
     """
     _check_splits(splits)
-    check_same_data(nets, config)
-    size = nets[0].inputs.image_shape[:2]
-    own = config.dataset.eval_short_side or config.dataset.image_size
-    shown = make_crop_protocol(protocol, size, short_side, scales, own)
-    for net in nets:
-        net.check_shapes(shown.extreme_shapes(), f"protocol {protocol}")
+    check_same_data(trained_models, config)
+    first = trained_models[0]
+    size = first.input_spec.image_shape[:2]
+    split_short_side = config.dataset.eval_short_side or config.dataset.image_size
+    protocol = make_crop_protocol(test_crops, size, short_side, scales, split_short_side)
+    for trained_model in trained_models:
+        trained_model.check_input_sizes(protocol.extreme_sizes(), f"--test_crops={test_crops}")
     sources = open_sources(config.dataset)
-    if sources.class_names != nets[0].inputs.class_names:
+    if sources.class_names != first.input_spec.class_names:
         raise ConfigError(
-            f"{nets[0].directory} was trained on other classes than those of {sources.name}"
+            f"the model in {first.directory} was trained on other classes than those of data set "
+            f"{sources.name!r}"
         )
-    if protocol != "split":
-        log(str(shown))
-    predictor = Predictor(nets, config, mirror=shown.mirror)
-    record: Record = {"step": nets[0].step} if len(nets) == 1 else {"nets": len(nets)}
-    for name in _present(splits, sources):
-        source, title = getattr(sources, name), f"{protocol} {name}"
-        skip = config.dataset.broken_images == "skip"
-        record |= evaluate_split(predictor, shown, source, title, skip, log).averages(name)
+    if test_crops != "split":
+        log(str(protocol))
+    predictor = Predictor(trained_models, config, mirror=protocol.mirror)
+    is_single = len(trained_models) == 1
+    record: Record = {"step": first.step} if is_single else {"nets": len(trained_models)}
+    skip_broken = config.dataset.broken_images == "skip"
+    for name in _available_splits(splits, sources):
+        source, title = getattr(sources, name), f"{test_crops} {name}"
+        totals = evaluate_split(predictor, protocol, source, title, skip_broken, log)
+        record |= totals.averages(name)
     return record
 
 
 def _evaluate_replicas(
     config: ConfigDict, workdir: Path, log: Callable[[str], None], splits: Sequence[str]
 ) -> Record:
-    """Means over the replicas of a run, by the programs that trained them."""
+    """Returns means over the replicas of a run, evaluated by the programs that trained them."""
     _check_splits(splits)
     if not check_same_config(workdir, config):
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
@@ -164,7 +204,7 @@ def _evaluate_replicas(
     state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, log)
     state = compiled_steps.devices.replicate(state)
     record: Record = {"step": int(np.max(state.step))}
-    for name in _present(splits, dataset):
+    for name in _available_splits(splits, dataset):
         split = compiled_steps.put(getattr(dataset, name))
         record |= mean_record(compiled_steps.evaluate(state, split).averages(name))
     return record
@@ -173,12 +213,16 @@ def _evaluate_replicas(
 def _check_splits(splits: Sequence[str]) -> None:
     for name in splits:
         if name not in SPLITS:
-            raise ConfigError(f"splits must be of {', '.join(SPLITS)}, got {name!r}")
+            raise ConfigError(f"splits must be any of {', '.join(SPLITS)}, got {name!r}")
 
 
-def _present(splits: Sequence[str], data: object) -> list[str]:
-    """The splits asked for, of those that the data set has."""
-    present = [name for name in SPLITS if getattr(data, name) is not None]
-    if missing := [name for name in splits if name not in present]:
+def _available_splits(splits: Sequence[str], data: Sources | Dataset) -> list[str]:
+    """Returns the requested splits in the order of `SPLITS`; all that exist if none is requested.
+
+    Raises:
+      ConfigError: the data set has no such split.
+    """
+    available = [name for name in SPLITS if getattr(data, name) is not None]
+    if missing := [name for name in splits if name not in available]:
         raise ConfigError(f"dataset.{missing[0]}_split is None, so it cannot be evaluated")
-    return [name for name in present if not splits or name in splits]
+    return [name for name in available if not splits or name in splits]

@@ -1,7 +1,7 @@
-"""Evaluation of trained nets on every image of a split, by a protocol of `flaxres.evaluation.test_crops`.
+"""Evaluation of trained models on every image of a split, with test-time crops.
 
-Images are read and decoded by threads, sorted by the shapes of their views, and evaluated in
-batches that are filled up; each image counts once.
+Threads load and decode the images. Crops are grouped by shape and evaluated in batches; incomplete
+batches are padded, and every image counts once.
 """
 
 from __future__ import annotations
@@ -12,123 +12,148 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from rich.progress import MofNCompleteColumn
 
 from flaxres.cpu.processor import available_cores
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError
-from flaxres.evaluation.test_crops import Protocol
+from flaxres.evaluation.test_crops import CropProtocol
 from flaxres.evaluation.top_k import TopKAccumulator
 from flaxres.inference.predictor import Predictor
 from flaxres.parallel.multihost import is_main_process
 from flaxres.terminal import make_progress_bar
 
 MAX_THREADS = 8
-AHEAD = 64  # images that are read before they are asked for
-# Batches on the device while the next is put together. Their order does not matter.
-IN_FLIGHT = 2
+PREFETCHED_IMAGES = 64
+# Batches on the device while the next one is assembled. They may finish in any order.
+MAX_BATCHES_IN_FLIGHT = 2
 
-# Number of the image, its label, and its views; None for one that cannot be decoded.
-Read = tuple[int, int, list[np.ndarray]] | None
+# (index, label, crops) of an image, or None if the image cannot be decoded.
+ImageCrops = tuple[int, int, list[np.ndarray]] | None
 
 
 def evaluate_split(
     predictor: Predictor,
-    protocol: Protocol,
+    protocol: CropProtocol,
     source: Source,
     title: str,
     skip_broken: bool = False,
     log: Callable[[str], None] = print,
 ) -> TopKAccumulator:
-    """Shows every image of a split to the nets, once by each view.
+    """Evaluates models on every image of a split under a test-time crop protocol.
 
     Args:
-      predictor: of the nets; mirrors if the protocol does.
-      protocol: says what of an image is shown.
-      source: the split.
-      title: of the progress bar, and of the split in messages.
-      skip_broken: leave images out that cannot be decoded.
-      say: told in one line how many these were.
+      predictor: the models; must average over mirror images if `protocol` does.
+      protocol: the test-time crops to take from each image.
+      source: images and labels of the split.
+      title: name of the split, shown in the progress bar and in messages.
+      skip_broken: if True, images that cannot be decoded are skipped and counted.
+      log: receives one line with the number of skipped images.
+
+    Returns:
+      Top-1 and top-5 errors and the loss, summed over images.
 
     Raises:
       BrokenImageError: an image cannot be decoded.
-      DatasetError: it cannot be read, or none can be decoded.
+      DatasetError: an image cannot be read, or none can be decoded.
     """
-    scores = TopKAccumulator(protocol.num_crops)
-    batches = Batches(predictor, scores, len(source) * protocol.num_crops)
-    broken = 0
+    accumulator = TopKAccumulator(protocol.num_crops)
+    batcher = CropBatcher(predictor, accumulator, len(source) * protocol.num_crops)
+    num_broken = 0
     bar = make_progress_bar(MofNCompleteColumn(), disable=not is_main_process())
     with bar as progress:
         task = progress.add_task(title, total=len(source))
-        for image in read(source, protocol, predictor.num_classes, skip_broken):
+        for image in load_crops(source, protocol, predictor.num_classes, skip_broken):
             if image is None:
-                broken += 1
+                num_broken += 1
             else:
-                batches.add(*image)
-            progress.update(task, completed=scores.count + broken)
-        batches.finish()
-        progress.update(task, completed=scores.count + broken)
-    if broken == len(source):
+                batcher.add(*image)
+            progress.update(task, completed=accumulator.count + num_broken)
+        batcher.finish()
+        progress.update(task, completed=accumulator.count + num_broken)
+    if num_broken == len(source):
         raise DatasetError(f"none of the {len(source):,} images of {title} can be decoded")
-    if broken:
-        log(f"{broken:,} of {len(source):,} images of {title} cannot be decoded; left out")
-    return scores
+    if num_broken:
+        log(f"{title}: skipped {num_broken:,} of {len(source):,} images that cannot be decoded")
+    return accumulator
 
 
-class Batches:
-    """Views of images, gathered by their shapes and evaluated when a batch is full."""
+class CropBatcher:
+    """Groups crops by shape and evaluates each group when it fills a batch."""
 
-    def __init__(self, predictor: Predictor, scores: TopKAccumulator, count: int):
-        """For `count` views in all; what comes out is added to `scores`."""
+    def __init__(self, predictor: Predictor, accumulator: TopKAccumulator, num_crops: int):
+        """Creates a batcher without crops.
+
+        Args:
+          predictor: the models.
+          accumulator: receives the log probabilities of each crop.
+          num_crops: number of crops of all images together.
+        """
         self._predictor = predictor
-        self._scores = scores
-        self._count = count
+        self._accumulator = accumulator
+        self._num_crops = num_crops
         self._waiting: dict[tuple[int, ...], list[tuple[int, int, np.ndarray]]] = {}
-        self._launched: deque[tuple[jax.Array, list[tuple[int, int]]]] = deque()
+        self._in_flight: deque[tuple[jax.Array, list[tuple[int, int]]]] = deque()
 
-    def add(self, index: int, label: int, views: list[np.ndarray]) -> None:
-        """Takes the views of image number `index`."""
-        for view in views:
-            waiting = self._waiting.setdefault(view.shape, [])
-            waiting.append((index, label, view))
-            if len(waiting) == self._batch_size(view.shape):
-                self._launch(view.shape)
+    def add(self, index: int, label: int, crops: list[UInt8[np.ndarray, "_ _ channels"]]) -> None:
+        """Adds the crops of an image.
+
+        Args:
+          index: index of the image.
+          label: label of the image.
+          crops: crops of any sizes.
+        """
+        for crop in crops:
+            waiting = self._waiting.setdefault(crop.shape, [])
+            waiting.append((index, label, crop))
+            if len(waiting) == self._batch_size(crop.shape):
+                self._launch(crop.shape)
 
     def finish(self) -> None:
-        """Evaluates what has not filled a batch, and waits for all."""
+        """Evaluates the incomplete batches and waits for all results."""
         for shape in list(self._waiting):
             self._launch(shape)
-        self._collect(keep=0)
+        self._collect(max_in_flight=0)
 
     def _batch_size(self, shape: tuple[int, ...]) -> int:
-        return self._predictor.batch_size(shape[:2], self._count)
+        height, width, _ = shape
+        return self._predictor.batch_size((height, width), self._num_crops)
 
     def _launch(self, shape: tuple[int, ...]) -> None:
-        images = self._waiting.pop(shape)
-        views = np.stack([view for _, _, view in images])
-        result = self._predictor.launch(views, self._batch_size(shape))
-        self._launched.append((result, [(index, label) for index, label, _ in images]))
-        self._collect(keep=IN_FLIGHT)
+        waiting = self._waiting.pop(shape)
+        crops = np.stack([crop for _, _, crop in waiting])
+        result = self._predictor.launch(crops, self._batch_size(shape))
+        self._in_flight.append((result, [(index, label) for index, label, _ in waiting]))
+        self._collect(max_in_flight=MAX_BATCHES_IN_FLIGHT)
 
-    def _collect(self, keep: int) -> None:
-        while len(self._launched) > keep:
-            result, images = self._launched.popleft()
+    def _collect(self, max_in_flight: int) -> None:
+        while len(self._in_flight) > max_in_flight:
+            result, images = self._in_flight.popleft()
             rows = np.asarray(jax.device_get(result))[: len(images)]
             for (index, label), row in zip(images, rows, strict=True):
-                self._scores.add(index, label, row)
+                self._accumulator.add(index, label, row)
 
 
-def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool) -> Iterator[Read]:
-    """The images of a split in their order, with their views; threads read ahead.
+def load_crops(
+    source: Source, protocol: CropProtocol, num_classes: int, skip_broken: bool
+) -> Iterator[ImageCrops]:
+    """Yields the crops of every image of a split, in order; threads load images in advance.
+
+    Args:
+      source: images and labels of the split.
+      protocol: the test-time crops to take from each image.
+      num_classes: number of classes; labels are checked against it.
+      skip_broken: if True, yields None for an image that cannot be decoded.
 
     Raises:
-      BrokenImageError: an image cannot be decoded, unless `skip_broken`.
-      DatasetError: it cannot be read, has a label that there is not, or not the size that the
-        protocol wants.
+      BrokenImageError: an image cannot be decoded, and `skip_broken` is False.
+      DatasetError: an image cannot be read, or has an invalid label or a size that `protocol` does
+        not accept.
     """
 
-    def load(index: int) -> Read:
+    def load(index: int) -> ImageCrops:
         try:
             image, label = source.load(index)
         except BrokenImageError:
@@ -137,18 +162,18 @@ def read(source: Source, protocol: Protocol, num_classes: int, skip_broken: bool
             return None
         check_label(label, num_classes, source.describe(index))
         try:
-            return index, label, protocol.views(image)
+            return index, label, protocol.crops(image)
         except DatasetError as error:
             raise DatasetError(f"{source.describe(index)} {error}") from None
 
-    pool = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "read")
+    executor = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "load_crops")
     try:
-        reading: deque[Future[Read]] = deque()
+        loading: deque[Future[ImageCrops]] = deque()
         for index in range(len(source)):
-            reading.append(pool.submit(load, index))
-            if len(reading) > AHEAD:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
+            loading.append(executor.submit(load, index))
+            if len(loading) > PREFETCHED_IMAGES:
+                yield loading.popleft().result()
+        while loading:
+            yield loading.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)

@@ -1,16 +1,17 @@
-"""What a net is shown of an image when it is tested: the whole of it, crops, mirror images, scales.
+"""Test-time crops: the parts of an image that an evaluation passes to a model.
 
-split: the image as the splits have it: `dataset.image_size` and `dataset.eval_short_side`.
-center: the short side scaled, the crop in the middle.
-10-crop: the central square of the image that was scaled so, its four corners, its center, and their
-mirror images: Krizhevsky 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
-sections 2 and 4.1; He15 (arXiv 1512.03385), section 4.1.
-multi-scale: the whole image at each of several short sides, and its mirror images, by a net that
-ends in a mean over space: He15, section 3.4.
+- split: the image as the data set provides it, resized according to `dataset.image_size` and
+  `dataset.eval_short_side`.
+- center: the central crop of the image, after its short side is resized.
+- 10-crop: four corner crops and the central crop of the resized image's central square, and their
+  mirror images (Krizhevsky 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
+  sections 2 and 4.1; He15, arXiv 1512.03385, section 4.1).
+- multi-scale: the whole image at several short sides, and its mirror images, for models that end
+  in global average pooling (He15, section 3.4).
 
-So that few programs are compiled, the ends of the long side of a whole image are cut off: what is
-left is 7/7, 8/7, ... or 14/7 of the short side (at 224, multiples of 32 pixels). That makes at most
-15 shapes a scale; a square image loses nothing.
+multi-scale trims the ends of the long side to 7/7, 8/7, ... or 14/7 of the short side (multiples of
+32 pixels at 224). A scale then has at most 15 shapes, so few programs are compiled. Square images
+are not trimmed.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from flaxres.data.resize import image_to_array, resize
 from flaxres.errors import ConfigError, DatasetError
 
 CROP_PROTOCOLS = ("split", "center", "10-crop", "multi-scale")
-# Of the paper's nets: pixels of an image on each side, the short side that crops are taken of
-# (Krizhevsky 2012, section 2), and the short sides of whole images (He15, section 3.4).
-PAPER_SIZE = 224
-PAPER_SHORT_SIDE = 256
-PAPER_SCALES = (224, 256, 384, 480, 640)
-PARTS = 7  # of a short side; the long side is longer by a number of them
+PAPER_SIZE = 224  # height and width of the paper's input images, in pixels
+PAPER_SHORT_SIDE = 256  # short side that crops are taken from: Krizhevsky 2012, section 2
+PAPER_SCALES = (224, 256, 384, 480, 640)  # short sides of whole images: He15, section 3.4
+PARTS = 7  # the long side of a trimmed image is a multiple of 1/PARTS of its short side
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How an image is shown.
+class CropProtocol:
+    """The test-time crops that are taken from each image.
 
     Attributes:
       name: one of `CROP_PROTOCOLS`.
-      size: height and width of the net's images.
-      short_sides: that the image is scaled to; of 'split' none where the image is left as it is.
+      size: (height, width) of the model's input images, in pixels.
+      short_sides: short sides to which the image is resized, in pixels. For 'split', () leaves the
+        image at its size.
     """
 
     name: str
@@ -49,22 +50,23 @@ class Protocol:
 
     @property
     def mirror(self) -> bool:
-        """Whether the mirror image of each view counts too."""
+        """True if the mirror image of each crop is evaluated too."""
         return self.name in ("10-crop", "multi-scale")
 
     @property
     def num_crops(self) -> int:
-        """Views of an image, without the mirror images."""
+        """Number of crops of an image, not counting mirror images."""
         return {"10-crop": 5, "multi-scale": len(self.short_sides)}.get(self.name, 1)
 
-    def views(self, image: Image.Image) -> list[np.ndarray]:
-        """The views of an image, without the mirror images.
+    def crops(self, image: Image.Image) -> list[UInt8[np.ndarray, "_ _ channels"]]:
+        """Returns the crops of an image, without mirror images.
 
         Returns:
-          uint8 arrays (height, width, channels), of the net's size but for multi-scale.
+          Arrays of shape (height, width, channels). Except for multi-scale, they have the size of
+          the model's input images.
 
         Raises:
-          DatasetError: an image of a split that has another size than the net's.
+          DatasetError: the crop is 'split' and the image has another size than the model's inputs.
         """
         if self.name == "split":
             if self.short_sides:
@@ -72,38 +74,42 @@ class Protocol:
             pixels = image_to_array(image)
             if pixels.shape[:2] != self.size:
                 raise DatasetError(
-                    f"has {pixels.shape[0]} x {pixels.shape[1]} pixels and not the "
-                    f"{self.size[0]} x {self.size[1]} of the net's images; choose another protocol"
+                    f"has {pixels.shape[0]} x {pixels.shape[1]} pixels, but the model's input "
+                    f"images have {self.size[0]} x {self.size[1]}; choose another --test_crops"
                 )
             return [pixels]
         if self.name == "multi-scale":
-            return [image_to_array(whole(image, short_side)) for short_side in self.short_sides]
+            return [
+                image_to_array(resize_and_trim(image, short_side))
+                for short_side in self.short_sides
+            ]
         square = image_to_array(resize(image, self.short_sides[0]))
-        offsets = crop_offsets(square.shape[:2], self.size)
+        square_height, square_width, _ = square.shape
+        offsets = crop_offsets((square_height, square_width), self.size)
         offsets = offsets if self.name == "10-crop" else offsets[-1:]
         height, width = self.size
         return [square[top : top + height, left : left + width] for top, left in offsets]
 
-    def extreme_shapes(self) -> list[tuple[int, int]]:
-        """Height and width of the smallest and the longest views: a net that takes them takes all.
+    def extreme_sizes(self) -> list[tuple[int, int]]:
+        """Returns (height, width) of the smallest and the longest crops at each short side.
 
-        That is all shapes but for those between, and those that lie on their side.
+        A model that accepts these sizes accepts all sizes of the protocol.
         """
         if self.name != "multi-scale":
             return [self.size]
-        return [shape for s in self.short_sides for shape in ((s, s), (s, 2 * s))]
+        return [size for short in self.short_sides for size in ((short, short), (short, 2 * short))]
 
     def __str__(self) -> str:
-        """In words, for a line before the results."""
+        """Returns a one-line description, which is logged before the results."""
         height, width = self.size
-        sides = ", ".join(map(str, self.short_sides))
+        short_sides = ", ".join(map(str, self.short_sides))
         return {
             "split": f"split: images of {height} x {width} pixels",
-            "center": f"center: short side {sides}, crop of {height} x {width} pixels",
-            "10-crop": f"10-crop: short side {sides}, five crops of {height} x {width} pixels and "
-            "their mirror images",
-            "multi-scale": f"multi-scale: whole images and their mirror images, short sides "
-            f"{sides}; long sides cropped to 7/7, 8/7, ... or 14/7 of them",
+            "center": f"center: short side {short_sides}, crop of {height} x {width} pixels",
+            "10-crop": f"10-crop: short side {short_sides}, five crops of {height} x {width} "
+            "pixels and their mirror images",
+            "multi-scale": "multi-scale: whole images and their mirror images, short sides "
+            f"{short_sides}; long sides trimmed to 7/7, 8/7, ... or 14/7 of the short side",
         }[self.name]
 
 
@@ -113,59 +119,73 @@ def make_crop_protocol(
     short_side: int | None = None,
     scales: Sequence[int] = (),
     split_short_side: int = 0,
-) -> Protocol:
-    """The protocol of that name, with the paper's numbers in the ratio of the net's size to 224.
+) -> CropProtocol:
+    """Creates a crop protocol; default sizes are the paper's, scaled by (model's input size) / 224.
 
     Args:
       name: one of `CROP_PROTOCOLS`.
-      size: height and width of the net's images.
-      short_side: of center and 10-crop; None for 256/224 of the size.
-      scales: short sides of multi-scale; () for {224, 256, 384, 480, 640}/224 of it.
-      split_short_side: of split; 0 for images as they are.
+      size: (height, width) of the model's input images, in pixels.
+      short_side: short side for 'center' and '10-crop', in pixels (None: 256/224 of the size).
+      scales: short sides for 'multi-scale', in pixels (empty: {224, 256, 384, 480, 640}/224 of the
+        size).
+      split_short_side: short side for 'split', in pixels; 0 leaves images at their size.
 
     Raises:
-      ConfigError: there is no such protocol, or the sizes are not for it.
+      ConfigError: the name is unknown, or the sizes do not fit the protocol.
     """
     if name not in CROP_PROTOCOLS:
-        raise ConfigError(f"protocol must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
-    crops = name in ("center", "10-crop")
-    if short_side is not None and not crops:
-        raise ConfigError(f"short_side is for the protocols center and 10-crop, got {name}")
+        raise ConfigError(f"test_crops must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
+    takes_crops = name in ("center", "10-crop")
+    if short_side is not None and not takes_crops:
+        raise ConfigError(f"short_side applies to test_crops center and 10-crop, got {name}")
     if scales and name != "multi-scale":
-        raise ConfigError(f"scales are for the protocol multi-scale, got {name}")
+        raise ConfigError(f"scales apply to test_crops multi-scale, got {name}")
     if name == "split":
-        return Protocol(name, size, (split_short_side,) if split_short_side else ())
+        return CropProtocol(name, size, (split_short_side,) if split_short_side else ())
     ratio = max(size) / PAPER_SIZE
-    if crops:
-        short = round(PAPER_SHORT_SIDE * ratio) if short_side is None else short_side
-        if short < max(size):
+    if takes_crops:
+        short_side = round(PAPER_SHORT_SIDE * ratio) if short_side is None else short_side
+        if short_side < max(size):
             raise ConfigError(
-                f"short_side must be at least {max(size)}, the pixels of a crop, got {short}"
+                f"short_side must be at least {max(size)}, the pixels of a crop, got {short_side}"
             )
-        return Protocol(name, size, (short,))
-    scales = tuple(scales) or tuple(round(scale * ratio) for scale in PAPER_SCALES)
-    if min(scales) < 1 or len(set(scales)) < len(scales):
-        given = ", ".join(map(str, scales))
-        raise ConfigError(f"scales must be different numbers of pixels from 1 on, got {given}")
-    return Protocol(name, size, scales)
+        return CropProtocol(name, size, (short_side,))
+    short_sides = tuple(scales) or tuple(round(scale * ratio) for scale in PAPER_SCALES)
+    if min(short_sides) < 1 or len(set(short_sides)) < len(short_sides):
+        given = ", ".join(map(str, short_sides))
+        raise ConfigError(f"scales must be different numbers of pixels, at least 1, got {given}")
+    return CropProtocol(name, size, short_sides)
 
 
-def crop_offsets(shape: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of the crops of `size` from `shape`: upper left and right, lower, the center."""
-    bottom, right = (length - crop for length, crop in zip(shape, size, strict=True))
+def crop_offsets(image_size: tuple[int, int], crop_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns (top, left) of five crops: upper left, upper right, lower left, lower right, center.
+
+    Args:
+      image_size: (height, width) of the image.
+      crop_size: (height, width) of a crop.
+    """
+    bottom, right = (length - crop for length, crop in zip(image_size, crop_size, strict=True))
     corners = [(top, left) for top in (0, bottom) for left in (0, right)]
     return [*corners, (bottom // 2, right // 2)]
 
 
-def whole(image: Image.Image, short_side: int) -> Image.Image:
-    """The image with its short side scaled, and the ends of its long side cut off: see the module.
+def resize_and_trim(image: Image.Image, short_side: int) -> Image.Image:
+    """Resizes the short side of an image and trims the ends of its long side (see the module).
 
-    Bilinear, as `flaxres.data.resize`.
+    Interpolation is bilinear, as in `flaxres.data.resize`.
+
+    Args:
+      image: an image of any size.
+      short_side: short side of the result, in pixels.
     """
-    short = min(image.size)
-    width, height = (max(short_side, round(side * short_side / short)) for side in image.size)
+    old_short_side = min(image.size)
+    width, height = (
+        max(short_side, round(side * short_side / old_short_side)) for side in image.size
+    )
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     lengths = [short_side + part * short_side // PARTS for part in range(PARTS + 1)]
-    kept = [max(length for length in lengths if length <= side) for side in (width, height)]
-    left, top = (width - kept[0]) // 2, (height - kept[1]) // 2
-    return image.crop((left, top, left + kept[0], top + kept[1]))
+    new_width, new_height = (
+        max(length for length in lengths if length <= side) for side in (width, height)
+    )
+    left, top = (width - new_width) // 2, (height - new_height) // 2
+    return image.crop((left, top, left + new_width, top + new_height))

@@ -1,62 +1,76 @@
-"""Top-1 and top-5 errors and loss of images of which several views are averaged."""
+"""Top-1 error, top-5 error and loss of images whose crops are averaged."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from jaxtyping import Float
 
-TOP = 5  # the other error that ImageNet's results give, beside that of the first class
+TOP_K = 5  # ImageNet results report the top-5 error beside the top-1 error
 
 
 class TopKAccumulator:
-    """Sums over images; the views of an image may come in any order, and apart.
+    """Averages the probabilities of each image's crops and sums errors and losses over images.
+
+    The crops of an image may arrive in any order and in different batches.
 
     Attributes:
-      count: images of which all views have come.
+      count: number of images whose crops have all arrived.
     """
 
     def __init__(self, num_crops: int):
-        """For images of `num_crops` views each."""
-        self._num_views = num_crops
+        """Creates an empty accumulator for images of `num_crops` crops each."""
+        self._num_crops = num_crops
         self._loss = 0.0
-        self._wrong = {1: 0, TOP: 0}
-        self._classes = 0
-        self._open: dict[int, tuple[np.ndarray, int]] = {}
+        self._wrong = {1: 0, TOP_K: 0}
+        self._num_classes = 0
+        # Image index -> (logarithm of the summed probabilities, number of crops summed).
+        self._incomplete: dict[int, tuple[np.ndarray, int]] = {}
         self.count = 0
 
-    def add(self, index: int, label: int, log_probabilities: np.ndarray) -> None:
-        """Takes one view of image `index`: float32 (classes,), log probabilities of the classes."""
-        log_probabilities = np.asarray(log_probabilities, np.float64)
-        if index in self._open:
-            others, views = self._open.pop(index)
-            log_probabilities = np.logaddexp(others, log_probabilities)
-        else:
-            views = 0
-        if views + 1 < self._num_views:
-            self._open[index] = (log_probabilities, views + 1)
+    def add(self, index: int, label: int, log_probabilities: Float[np.ndarray, " classes"]) -> None:
+        """Adds one crop.
+
+        Args:
+          index: index of the image.
+          label: label of the image.
+          log_probabilities: logarithms of the class probabilities of the crop.
+        """
+        log_sum = np.asarray(log_probabilities, np.float64)
+        crops_before = 0
+        if index in self._incomplete:
+            log_sum_before, crops_before = self._incomplete.pop(index)
+            log_sum = np.logaddexp(log_sum_before, log_sum)
+        if crops_before + 1 < self._num_crops:
+            self._incomplete[index] = (log_sum, crops_before + 1)
             return
-        self._loss -= log_probabilities[label] - math.log(self._num_views)
-        for top in self._wrong:
-            self._wrong[top] += rank(log_probabilities, label) >= top
-        self._classes = len(log_probabilities)
+        self._loss -= log_sum[label] - math.log(self._num_crops)
+        for k in self._wrong:
+            self._wrong[k] += rank(log_sum, label) >= k
+        self._num_classes = len(log_sum)
         self.count += 1
 
     def averages(self, prefix: str) -> dict[str, float]:
-        """Mean loss (of the averaged probabilities, in nats), errors in percent, and images.
+        """Returns the mean loss, the errors and the number of images.
 
-        The top-5 error is there where there are more than five classes.
+        Args:
+          prefix: start of each key, such as 'test'.
+
+        Returns:
+          PREFIX_loss (of the averaged probabilities, in nats), PREFIX_error and PREFIX_top5_error
+          (in percent) and PREFIX_images. With five classes or fewer there is no top-5 error.
         """
         averages = {
             f"{prefix}_loss": self._loss / self.count,
             f"{prefix}_error": 100.0 * self._wrong[1] / self.count,
         }
-        if self._classes > TOP:
-            averages[f"{prefix}_top{TOP}_error"] = 100.0 * self._wrong[TOP] / self.count
+        if self._num_classes > TOP_K:
+            averages[f"{prefix}_top{TOP_K}_error"] = 100.0 * self._wrong[TOP_K] / self.count
         return averages | {f"{prefix}_images": self.count}
 
 
-def rank(scores: np.ndarray, label: int) -> int:
-    """How many classes come before `label`: of equal ones the lower numbers do, as in argmax."""
-    own = scores[label]
-    return int(np.sum(scores > own) + np.sum(scores[:label] == own))
+def rank(scores: Float[np.ndarray, " classes"], label: int) -> int:
+    """Returns the number of classes ranked before `label`; lower labels win ties, as in argmax."""
+    label_score = scores[label]
+    return int(np.sum(scores > label_score) + np.sum(scores[:label] == label_score))

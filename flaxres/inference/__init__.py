@@ -1,4 +1,5 @@
-"""Trained models at work: loading a run, predictions, exports, population statistics.
+"""Inference with trained models: loading a run, predictions, exports, population statistics.
 
-Imported by `flaxres.evaluation` and above; imports `flaxres.training` and below.
+`flaxres.evaluation`, `flaxres.main` and `experiments` import this package; it imports
+`flaxres.training` and the packages below it.
 """

@@ -1,24 +1,24 @@
-"""A run's newest checkpoint as one file that JAX alone can run: StableHLO with its weights.
+"""Exports of trained models: one StableHLO file with weights, which needs only JAX to run.
 
-python -m flaxres.main --mode=export --workdir=RUN --output=net.stablehlo
+python -m flaxres.main --mode=export --workdir=RUN --output=model.stablehlo
 
-The file takes uint8 images (n, height, width, channels) of the net's size, n being any number from
-1 on, and returns float32 (n, classes): probabilities. Mean image and weights are inside. It is
-lowered for CPUs, NVIDIA's GPUs and TPUs, and has none of the CPU kernels of `flaxres.cpu`, so it is
-slower on a CPU than the net here, and the same but for rounding. Beside it, in
-net.stablehlo.json, are the names of the classes, the size of the images and the run's config.
+The exported function accepts uint8 images (n, height, width, channels) of the model's input size,
+for any n >= 1, and returns float32 (n, classes): probabilities. Mean image and weights are part of
+the file. It runs on CPUs, NVIDIA GPUs and TPUs. It contains no CPU kernels of `flaxres.cpu`, so on
+a CPU it is slower than the model in flaxres; results differ only by rounding. A second file,
+model.stablehlo.json, has the class names, the image shape and the run's config.
 
-To run it, with nothing but JAX (`pip install jax flatbuffers`):
+To run an export with nothing but JAX (`pip install jax flatbuffers`):
 
     import json, pathlib
     import jax.export
     import numpy as np
 
-    net = jax.export.deserialize(bytearray(pathlib.Path("net.stablehlo").read_bytes()))
-    about = json.loads(pathlib.Path("net.stablehlo.json").read_text())
-    images = np.zeros((7, *about["image_shape"]), np.uint8)
-    probabilities = net.call(images)
-    best = [about["class_names"][i] for i in probabilities.argmax(axis=1)]
+    model = jax.export.deserialize(bytearray(pathlib.Path("model.stablehlo").read_bytes()))
+    metadata = json.loads(pathlib.Path("model.stablehlo.json").read_text())
+    images = np.zeros((7, *metadata["image_shape"]), np.uint8)
+    probabilities = model.call(images)
+    best = [metadata["class_names"][i] for i in probabilities.argmax(axis=1)]
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.export
@@ -44,43 +45,44 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class ExportError(UserError):
-    """An export that cannot be written."""
+    """An export cannot be written."""
 
 
-def export_net(net: TrainedModel) -> jax.export.Exported:
-    """The function images -> probabilities, see the module, lowered for all platforms."""
-    variables = jax.tree.map(jnp.asarray, net.variables)
-    mean = jnp.asarray(net.inputs.mean)
+def export_model(trained_model: TrainedModel) -> jax.export.Exported:
+    """Returns the exported function images -> probabilities, lowered for all `PLATFORMS`."""
+    variables = jax.tree.map(jnp.asarray, trained_model.variables)
+    mean = jnp.asarray(trained_model.input_spec.mean)
 
     def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(net.model.apply(variables, normalize(images, mean), train=False))
+        return jax.nn.softmax(trained_model.logits(variables, normalize(images, mean)))
 
     (count,) = jax.export.symbolic_shape("n")
-    images = jax.ShapeDtypeStruct((count, *net.inputs.image_shape), jnp.uint8)
-    with kernels.kernels_disabled(), _without_paths():
+    images = jax.ShapeDtypeStruct((count, *trained_model.input_spec.image_shape), jnp.uint8)
+    with kernels.kernels_disabled(), _source_locations_disabled():
         return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
 
 
 @contextlib.contextmanager
-def _without_paths() -> Iterator[None]:
-    """Leaves out which lines of which files the operations come from."""
-    before = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+def _source_locations_disabled() -> Iterator[None]:
+    """Keeps paths of source files out of the lowered operations."""
+    option = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, option)
+    jax.config.update(option, 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        jax.config.update(option, limit)
 
 
-def about(net: TrainedModel) -> dict[str, object]:
-    """What the JSON beside an export says; of the config all but where the data lay."""
-    config = net.config.to_dict()
+def export_metadata(trained_model: TrainedModel) -> dict[str, Any]:
+    """Returns the content of the JSON file of an export; the data directory is left out."""
+    config = trained_model.config.to_dict()
     config["dataset"]["data_dir"] = None
     return {
-        "net": model_name(net.config.model),
-        "step": net.step,
-        "image_shape": list(net.inputs.image_shape),
-        "class_names": list(net.inputs.class_names),
+        "net": model_name(trained_model.config.model),
+        "step": trained_model.step,
+        "image_shape": list(trained_model.input_spec.image_shape),
+        "class_names": list(trained_model.input_spec.class_names),
         "input": "uint8 (n, height, width, channels)",
         "output": "float32 (n, classes), probabilities",
         "platforms": list(PLATFORMS),
@@ -90,27 +92,29 @@ def about(net: TrainedModel) -> dict[str, object]:
     }
 
 
-def write_export(net: TrainedModel, output: Path) -> Path:
-    """Writes the export of a net to `output`, and what there is to know of it to OUTPUT.json.
+def write_export(trained_model: TrainedModel, output: Path) -> Path:
+    """Writes the export of a model to `output`, and its metadata to OUTPUT.json.
 
     Returns:
-      The path of the latter.
+      The path of the metadata.
 
     Raises:
-      ConfigError: `output` is a directory.
-      ExportError: it cannot be written.
+      ConfigError: `output` is a directory, or its directory does not exist.
+      ExportError: a file cannot be written.
     """
     if output.is_dir():
         raise ConfigError(f"--output must be a file, but {output} is a directory")
     if not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output={output}: there is no directory {output.absolute().parent}")
-    described = output.with_name(output.name + ".json")
+        raise ConfigError(
+            f"--output={output}: the directory {output.absolute().parent} does not exist"
+        )
+    metadata_path = output.with_name(output.name + ".json")
     try:
-        content = bytes(export_net(net).serialize())
-        write_atomically(output, content)
-        write_atomically(described, json.dumps(about(net), indent=2) + "\n")
-    except ImportError as error:  # the message says what to install
+        write_atomically(output, bytes(export_model(trained_model).serialize()))
+        metadata = json.dumps(export_metadata(trained_model), indent=2)
+        write_atomically(metadata_path, metadata + "\n")
+    except ImportError as error:  # the message names the missing package
         raise ExportError(one_line(error)) from error
     except OSError as error:
         raise ExportError(f"{output} cannot be written ({error.strerror})") from error
-    return described
+    return metadata_path

@@ -1,18 +1,20 @@
-"""Population statistics of batch norm: those of the training images, for weights that stand still.
+"""Population statistics ("precise" batch norm): batch statistics of the whole training set.
 
-Running statistics are averages over the last steps of training, so they are of weights that have
-changed since, and of few batches. The released models of He15 (arXiv 1512.03385), section 3.4,
-evaluate by statistics that were computed after training; Wu and Johnson 2021 (arXiv 2105.07576),
-section 3, pool the statistics of many batches: "precise" batch norm.
+Running statistics average over the last steps of training, so they belong to a few batches and to
+weights that have changed since. The released models of He15 (arXiv 1512.03385), section 3.4, use
+statistics that were computed after training. Wu and Johnson 2021 (arXiv 2105.07576), section 3,
+combine the statistics of many batches under fixed weights, as this module does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
@@ -23,101 +25,122 @@ from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.training.train_state import DROPOUT_STREAM, stream_key
 
-BATCH_STATS = ("running", "population")  # what an evaluation may normalise by
-WITH_STATISTICS = ("batch", "instance-running")  # the norms that evaluate by statistics
+BATCH_STATS = ("running", "population")
+NORMS_WITH_STATISTICS = ("batch", "instance-running")  # norms that use statistics in evaluation
 
-# (variables, rows, number of the batch) -> the collection `batch_stats`, of these images alone.
-BatchStatistics = Callable[[dict, np.ndarray, int], dict]
+# (variables, rows of the batch, index of the batch) -> collection `batch_stats` of this batch.
+BatchStatistics = Callable[[dict[str, Any], np.ndarray, int], dict[str, Any]]
 
 
 def check_has_statistics(config: ConfigDict) -> None:
-    """Checks that the net has statistics, and is one.
+    """Checks that population statistics can be computed for a run.
 
     Raises:
-      ConfigError: a norm without statistics, or several replicas.
+      ConfigError: the model's norm has no statistics, or the run has several replicas.
     """
     model = config.model
-    if model.norm not in WITH_STATISTICS:
+    if model.norm not in NORMS_WITH_STATISTICS:
         raise ConfigError(
-            f"population statistics are for model.norm {' or '.join(WITH_STATISTICS)}, got "
+            f"population statistics need model.norm {' or '.join(NORMS_WITH_STATISTICS)}, got "
             f"{model.norm!r} in {model_name(model)}"
         )
     if config.num_replicas > 1:
-        raise ConfigError(
-            f"population statistics are for num_replicas=1, got {config.num_replicas}"
-        )
+        raise ConfigError(f"population statistics need num_replicas=1, got {config.num_replicas}")
 
 
-def epoch_batches(num_images: int, batch_size: int, seed: int, epoch: int = 0) -> list[np.ndarray]:
-    """Every image once, in the random order of an epoch of training (`EpochSampler`).
+def epoch_batches(
+    num_images: int, batch_size: int, seed: int, epoch: int = 0
+) -> list[Int32[np.ndarray, " _"]]:
+    """Splits the training set into batches, in the random order of a training epoch.
 
-    Not in that of the data set, which may be sorted by class.
+    The order of the data set itself would not do, because it may be sorted by class.
+
+    Args:
+      num_images: number of training images.
+      batch_size: number of images in a batch; the last batch may be smaller.
+      seed: seed of the order.
+      epoch: index of the epoch.
 
     Returns:
-      int32 rows of the batches, of `batch_size` each; the last one may be smaller.
+      The rows of each batch. Together they contain every image once.
     """
     rows = EpochSampler(num_images, num_images, seed).indices(epoch)[0]
     return np.split(rows, range(batch_size, num_images, batch_size))
 
 
 class MomentAccumulator:
-    """Statistics of all images from those of batches of any sizes.
+    """Combines the statistics of batches of any sizes into those of all their images.
 
-    With n_i images in batch i, N in all, and means m_i and variances v_i of a channel:
-    mean = sum n_i m_i / N and variance = sum n_i (v_i + m_i^2) / N - mean^2. As that difference is
-    of large numbers, squared deviations are joined instead, in float64: Chan, Golub and LeVeque
-    1983, "Algorithms for Computing the Sample Variance". Statistics of instance norm are means over
-    images, and stay so.
+    Batch i has n_i images, and a channel has mean m_i and variance v_i there; N = sum n_i. Then
+    mean = sum n_i m_i / N and variance = sum n_i (v_i + m_i^2) / N - mean^2. That difference of
+    large numbers loses digits, so squared deviations are combined instead, in float64 (Chan, Golub
+    and LeVeque 1983, "Algorithms for Computing the Sample Variance"). Instance-norm statistics are
+    means over images and are averaged.
 
     Attributes:
-      count: images so far.
+      count: number of images so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
+        """Creates an accumulator without images."""
         self.count = 0
-        self._pooled: dict[tuple[str, ...], np.ndarray] = {}
+        self._combined: dict[tuple[str, ...], np.ndarray] = {}
 
-    def add(self, batch_stats: dict, count: int) -> None:
-        """Takes the statistics of another batch, of `count` images; waits for them."""
-        own = traverse_util.flatten_dict(jax.device_get(batch_stats))
-        own = {path: np.asarray(leaf, np.float64) for path, leaf in own.items()}
-        pooled = self._pooled or {path: np.zeros_like(leaf) for path, leaf in own.items()}
+    def add(self, batch_stats: dict[str, Any], count: int) -> None:
+        """Adds the statistics of a batch; blocks until they are computed.
+
+        Args:
+          batch_stats: collection `batch_stats` of the batch.
+          count: number of images in the batch.
+        """
+        flat = traverse_util.flatten_dict(jax.device_get(batch_stats))
+        added = {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
+        before = self._combined or {path: np.zeros_like(leaf) for path, leaf in added.items()}
         weight = count / (self.count + count)
-        self._pooled = {path: old + (own[path] - old) * weight for path, old in pooled.items()}
-        for path in own:
+        self._combined = {path: old + (added[path] - old) * weight for path, old in before.items()}
+        for path in added:
             if path[-1] == "var":
-                mean = (*path[:-1], "mean")
-                between = (own[mean] - pooled[mean]) ** 2
-                self._pooled[path] += between * weight * (1 - weight)
+                mean_path = (*path[:-1], "mean")
+                between_means = (added[mean_path] - before[mean_path]) ** 2
+                self._combined[path] += between_means * weight * (1 - weight)
         self.count += count
 
-    def statistics(self) -> dict:
-        """The collection `batch_stats`, float32 arrays of NumPy, of all images so far."""
-        pooled = {path: leaf.astype(np.float32) for path, leaf in self._pooled.items()}
-        return traverse_util.unflatten_dict(pooled)
+    def statistics(self) -> dict[str, Any]:
+        """Returns the collection `batch_stats` of all images so far, as float32 NumPy arrays."""
+        combined = {path: leaf.astype(np.float32) for path, leaf in self._combined.items()}
+        return traverse_util.unflatten_dict(combined)
 
 
 def make_batch_statistics(config: ConfigDict, dataset: Dataset) -> BatchStatistics:
-    """Returns `batch_statistics(variables, rows, number) -> batch_stats` of training images.
+    """Returns a function that computes the statistics of one batch of training images.
 
-    The images are not augmented. Each norm normalises by its batch's own statistics, as in training
-    on one device, and these are returned; dropout drops, by random numbers of (seed, number). It
-    runs on one device and compiles once for each size of batch.
+    Images are not augmented. Each norm normalizes with the batch's own statistics, as in training
+    on one device. Dropout is active and uses random numbers of (seed, index of the batch). The
+    function runs on one device and compiles once for each batch size.
+
+    Args:
+      config: config of the run.
+      dataset: data set of the run; its training split is used.
+
+    Returns:
+      A function (variables, rows, index of the batch) -> collection `batch_stats`.
 
     Raises:
-      ConfigError: see `check_has_statistics`.
+      ConfigError: the model's norm has no statistics, or the run has several replicas.
     """
     check_has_statistics(config)
     fields = config.model.copy_and_resolve_references()
-    # Without a weight for the old ones, the running statistics are those of the last batch.
+    # With momentum 0, the running statistics are those of the last batch.
     fields.update({"norm_momentum": 0.0, "remat": False})
-    frozen = config.transfer.frozen  # these keep what they have, which they were trained with
+    frozen = config.transfer.frozen  # frozen norms keep the statistics that they were trained with
     model = create_model(fields, dataset.num_classes, config.dtype, frozen=frozen)
     images, mean = dataset.train.images, dataset.mean_image()
     key = stream_key(config.seed, DROPOUT_STREAM)
 
     @jax.jit
-    def statistics(variables: dict, batch: jax.Array, number: jax.Array) -> dict:
+    def statistics(
+        variables: dict[str, Any], batch: jax.Array, number: jax.Array
+    ) -> dict[str, Any]:
         _, updated = model.apply(
             variables,
             normalize(batch, mean),
@@ -130,23 +153,25 @@ def make_batch_statistics(config: ConfigDict, dataset: Dataset) -> BatchStatisti
     return lambda variables, rows, number: statistics(variables, images[rows], number)
 
 
-def population_statistics(config: ConfigDict, dataset: Dataset, variables: dict) -> dict:
-    """Statistics of all training images, in batches of `config.batch_size`.
+def population_statistics(
+    config: ConfigDict, dataset: Dataset, variables: dict[str, Any]
+) -> dict[str, Any]:
+    """Computes batch statistics of the whole training set, in batches of `config.batch_size`.
 
     Args:
-      config: of the run.
-      dataset: of the run; its training split is used.
-      variables: 'params' and 'batch_stats'; the values of the latter do not matter.
+      config: config of the run.
+      dataset: data set of the run; its training split is used.
+      variables: collections 'params' and 'batch_stats'; the values of 'batch_stats' are not used.
 
     Returns:
-      What takes the place of `batch_stats`, float32 arrays of NumPy.
+      The new collection `batch_stats`, as float32 NumPy arrays.
 
     Raises:
-      ConfigError: see `check_has_statistics`.
+      ConfigError: the model's norm has no statistics, or the run has several replicas.
     """
     batch_statistics = make_batch_statistics(config, dataset)
-    pool = MomentAccumulator()
+    accumulator = MomentAccumulator()
     batches = epoch_batches(len(dataset.train), config.batch_size, config.seed)
     for number, rows in enumerate(batches):
-        pool.add(batch_statistics(variables, rows, number), len(rows))
-    return pool.statistics()
+        accumulator.add(batch_statistics(variables, rows, number), len(rows))
+    return accumulator.statistics()

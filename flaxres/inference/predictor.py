@@ -1,4 +1,4 @@
-"""Class probabilities by one trained net, or by several whose probabilities are averaged."""
+"""Class probabilities of images under one trained model or an ensemble."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalize
@@ -17,99 +18,114 @@ from flaxres.parallel.sharding import AXIS, Devices, StepFunction
 
 
 class Predictor:
-    """Log probabilities of images, by compiled programs, one for each shape of a batch.
+    """Computes log probabilities with one compiled program per batch shape.
 
-    Probabilities are the softmax of the logits; those of an image and its mirror image, and those
-    of several nets, are averaged (Krizhevsky 2012, section 4.1). Their logarithms are kept, so that
-    the loss of a net that is sure and wrong is not infinite.
+    Probabilities (softmax of the logits) are averaged over models and, with `mirror`, over each
+    image and its mirror image (Krizhevsky 2012, section 4.1). Results are logarithms, so the loss
+    of a confidently wrong model stays finite.
 
     Attributes:
-      num_classes: that there are.
+      num_classes: number of classes.
     """
 
-    def __init__(self, nets: Sequence[TrainedModel], config: ConfigDict, mirror: bool = False):
-        """Puts the nets on the devices.
+    def __init__(
+        self, trained_models: Sequence[TrainedModel], config: ConfigDict, mirror: bool = False
+    ):
+        """Replicates the models' variables on the devices.
 
         Args:
-          nets: of the same classes.
-          config: says how many devices, and how many images a batch has.
-          mirror: average with the mirror image; it is mirrored after the mean is subtracted, as the
-            flips of the training are.
+          trained_models: models with the same classes and image shape.
+          config: config with the number of devices and the evaluation batch size.
+          mirror: if True, averages over each image and its mirror image. Images are mirrored after
+            the mean is subtracted, as in training.
         """
-        self.num_classes = nets[0].inputs.num_classes
-        self._nets = nets
+        self.num_classes = trained_models[0].input_spec.num_classes
+        self._trained_models = trained_models
         self._mirror = mirror
-        self._most = config.eval_batch_size
-        self._devices = Devices(_of_evaluation(config))
-        self._variables = self._devices.replicate([net.variables for net in nets])
+        self._max_batch_size = config.eval_batch_size
+        self._devices = Devices(_evaluation_config(config))
+        self._variables = self._devices.replicate([trained.variables for trained in trained_models])
         self._compiled: dict[tuple[int, ...], StepFunction] = {}
         self._means: dict[tuple[int, int], list[jax.Array]] = {}
 
     def batch_size(self, size: tuple[int, int], count: int) -> int:
-        """Images of a batch of height and width `size`, of which there are `count` in all.
+        """Returns the batch size for images of one size, a multiple of the number of devices.
 
-        A batch has as many pixels, with the mirror images, as `eval_batch_size` images of the net's
-        size.
-        """
-        height, width, _ = self._nets[0].inputs.image_shape
-        pixels = size[0] * size[1] * (2 if self._mirror else 1)
-        most = max(1, self._most * height * width // pixels)
-        devices = self._devices.num_devices
-        return -(-min(most, count) // devices) * devices
-
-    def launch(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Starts a batch and returns at once.
+        Mirror images included, a batch has at most as many pixels as `eval_batch_size` images of
+        the model's input size.
 
         Args:
-          images: uint8 (n, height, width, channels).
-          batch_size: at least n; the batch is filled up to it.
+          size: (height, width) of the images.
+          count: number of images to evaluate; a batch is not larger.
+        """
+        height, width, _ = self._trained_models[0].input_spec.image_shape
+        pixels_per_image = size[0] * size[1] * (2 if self._mirror else 1)
+        max_images = max(1, self._max_batch_size * height * width // pixels_per_image)
+        num_devices = self._devices.num_devices
+        return -(-min(max_images, count) // num_devices) * num_devices
+
+    def launch(
+        self, images: UInt8[np.ndarray, "images height width channels"], batch_size: int
+    ) -> Float32[Array, "batch classes"]:
+        """Dispatches a batch and returns without waiting for the result.
+
+        Args:
+          images: at most `batch_size` images; the batch is padded with zeros.
+          batch_size: number of images in the compiled program.
 
         Returns:
-          float32 (batch_size, classes), log probabilities; the first n rows count.
+          Log probabilities. Rows after the first `images` belong to the padding.
         """
-        filled = np.zeros((batch_size, *images.shape[1:]), np.uint8)
-        filled[: len(images)] = images
-        size = images.shape[1:3]
+        padded = np.zeros((batch_size, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        _, height, width, _ = images.shape
+        size = (height, width)
         if size not in self._means:
-            means = [resize_mean(net.inputs.mean, size) for net in self._nets]
+            means = [resize_mean(trained.input_spec.mean, size) for trained in self._trained_models]
             self._means[size] = self._devices.replicate(means)
-        arrays = (self._devices.replicate(filled), self._means[size])
+        arrays = (self._devices.replicate(padded), self._means[size])
         rows = np.arange(batch_size, dtype=np.int32)[None]
-        if filled.shape not in self._compiled:
-            self._compiled[filled.shape] = self._devices.compile(
+        if padded.shape not in self._compiled:
+            self._compiled[padded.shape] = self._devices.compile(
                 self._log_probabilities, self._variables, arrays, rows
             )
-        return self._compiled[filled.shape](self._variables, arrays, rows)
+        return self._compiled[padded.shape](self._variables, arrays, rows)
 
     def _log_probabilities(
         self, variables: list[dict], arrays: tuple[jax.Array, list[jax.Array]], rows: jax.Array
     ) -> jax.Array:
         images, means = arrays
         images = images[rows[0]]
-        parts = []
-        for net, own, mean in zip(self._nets, variables, means, strict=True):
+        log_probabilities = []
+        for trained, model_variables, mean in zip(
+            self._trained_models, variables, means, strict=True
+        ):
             x = normalize(images, mean)
             for view in (x, x[:, :, ::-1]) if self._mirror else (x,):
-                parts.append(jax.nn.log_softmax(net.model.apply(own, view, train=False)))
-        mean = average(jnp.stack(parts))
+                logits = trained.logits(model_variables, view)
+                log_probabilities.append(jax.nn.log_softmax(logits))
+        log_mean = log_mean_exp(jnp.stack(log_probabilities))
         if self._devices.num_devices == 1:
-            return mean
-        return jax.lax.all_gather(mean, AXIS, tiled=True)
+            return log_mean
+        return jax.lax.all_gather(log_mean, AXIS, tiled=True)
 
 
-def average(log_probabilities: jax.Array) -> jax.Array:
-    """The logarithm of the mean over the first axis of what these are the logarithms of."""
+def log_mean_exp(
+    log_probabilities: Float[Array, "parts images classes"],
+) -> Float[Array, "images classes"]:
+    """Returns the logarithm of the probabilities averaged over the first axis."""
     if len(log_probabilities) == 1:
         return log_probabilities[0]
-    total = jax.scipy.special.logsumexp(log_probabilities, axis=0)
-    return total - math.log(len(log_probabilities))
+    log_sum = jax.scipy.special.logsumexp(log_probabilities, axis=0)
+    return log_sum - math.log(len(log_probabilities))
 
 
-def _of_evaluation(config: ConfigDict) -> ConfigDict:
-    """The config for the devices that there are, whatever the training had."""
-    here = jax.local_device_count()
+def _evaluation_config(config: ConfigDict) -> ConfigDict:
+    """Returns the config with devices and batch size that this machine can run."""
+    num_local_devices = jax.local_device_count()
     config = config.copy_and_resolve_references()
-    config.num_devices = min(config.num_devices, here)
-    # Batches of an evaluation are filled up, so that of the training need not be shared evenly.
-    config.batch_size = jax.process_count() * (config.num_devices or here)
+    config.num_devices = min(config.num_devices, num_local_devices)
+    # `Devices` requires a batch size that the devices divide; evaluation pads its own batches, so
+    # the training batch size does not matter here.
+    config.batch_size = jax.process_count() * (config.num_devices or num_local_devices)
     return config

@@ -1,4 +1,4 @@
-"""Trained nets: what evaluation, prediction and export take of runs."""
+"""Trained models: the newest checkpoints of runs, loaded for evaluation, prediction and export."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Float32
 from ml_collections import ConfigDict
 
 from flaxres.config import check_config, model_name
@@ -25,8 +27,9 @@ from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
 from flaxres.training.restore import check_has_checkpoint, restore_newest
 
-# Fields in which the nets of an ensemble must agree; where the data lies may differ.
-SAME_DATA = (
+# Fields of config.dataset in which the models of an ensemble must agree. Not data_dir: copies of a
+# data set may lie in different directories.
+ENSEMBLE_FIELDS = (
     *("name", "train_split", "test_split", "validation_split", "classes"),
     *("image_size", "eval_short_side"),
 )
@@ -34,73 +37,81 @@ SAME_DATA = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """The newest checkpoint of a run.
+    """A model with the variables of its run's newest checkpoint.
 
     Attributes:
-      directory: of the run.
-      config: of the run.
-      step: steps of training done.
-      variables: 'params' and 'batch_stats', float32.
-      inputs: mean image and class names.
-      model: the net, as it was trained.
+      directory: directory of the run.
+      config: config of the run.
+      step: number of training steps done.
+      variables: collections 'params' and 'batch_stats', float32.
+      input_spec: mean image and class names.
+      model: the Flax module.
     """
 
     directory: Path
     config: ConfigDict
     step: int
-    variables: dict
-    inputs: InputSpec
+    variables: dict[str, Any]
+    input_spec: InputSpec
     model: BaseModel
 
     @property
     def name(self) -> str:
-        """Net and directory, for messages."""
+        """Name of the model and directory of its run, for messages."""
         return f"{model_name(self.config.model)} in {self.directory}"
 
-    def check_shapes(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
-        """Checks that the net takes images of these heights and widths.
+    def logits(
+        self, variables: dict[str, Any], images: Float[Array, "batch height width channels"]
+    ) -> Float32[Array, "batch classes"]:
+        """Returns the logits of normalized images under `variables`, in evaluation mode."""
+        logits: Any = self.model.apply(variables, images, train=False)
+        return logits
+
+    def check_input_sizes(self, sizes: Sequence[tuple[int, int]], requested_by: str) -> None:
+        """Checks that the model accepts images of these sizes.
 
         Args:
-          sizes: of the images.
-          what: asks for them, for the message.
+          sizes: (height, width) of each, in pixels.
+          requested_by: the option that needs these sizes, for the message.
 
         Raises:
-          ConfigError: its dense layers are for the size that it was trained with, or the images
-            are too small for its strides.
+          ConfigError: the model's dense layers require the size that it was trained with, or the
+            images are too small for its strides.
         """
-        own = jax.tree.map(np.shape, self.variables["params"])
+        expected_shapes = jax.tree.map(np.shape, self.variables["params"])
         for size in sizes:
-            if self._params_shape(size, what) != own:
-                height, width, _ = self.inputs.image_shape
+            if self._params_shapes(size, requested_by) != expected_shapes:
+                height, width, _ = self.input_spec.image_shape
                 raise ConfigError(
-                    f"{what} is not for {self.name}: its dense layers take images of {height} x "
-                    f"{width} pixels alone; choose center or 10-crop"
+                    f"{requested_by} does not work for {self.name}: its dense layers accept only "
+                    f"images of {height} x {width} pixels; choose center or 10-crop"
                 )
 
-    def _params_shape(self, size: tuple[int, int], what: str) -> dict:
-        images = jax.ShapeDtypeStruct((1, *size, self.inputs.image_shape[2]), np.float32)
+    def _params_shapes(self, size: tuple[int, int], requested_by: str) -> dict[str, Any]:
+        """Returns the shapes of the parameters that the model would create for this input size."""
+        images = jax.ShapeDtypeStruct((1, *size, self.input_spec.image_shape[2]), np.float32)
         init = functools.partial(self.model.init, train=False)
         try:
             variables = jax.eval_shape(init, jax.random.key(0), images)
         except ConfigError as error:
-            reason = str(error).partition(";")[0]
-            raise ConfigError(f"{what} is not for {self.name}: {reason}") from None
+            reason = str(error).partition(";")[0]  # what follows is advice for training
+            raise ConfigError(f"{requested_by} does not work for {self.name}: {reason}") from None
         return jax.tree.map(lambda leaf: leaf.shape, variables["params"])
 
 
-def run_config(directory: Path) -> ConfigDict:
-    """The config that a run keeps.
+def load_run_config(directory: Path) -> ConfigDict:
+    """Returns the config stored in the directory of a run.
 
     Raises:
-      CheckpointError: there is no run.
-      WorkdirError: its config cannot be read.
+      CheckpointError: the directory holds no run.
+      WorkdirError: the config cannot be read.
     """
     if not (directory / CONFIG_FILE).exists():
-        raise _no_run(directory)
+        raise _no_run_error(directory)
     return read_run_config(directory)
 
 
-def _no_run(directory: Path) -> CheckpointError:
+def _no_run_error(directory: Path) -> CheckpointError:
     return CheckpointError(f"workdir {directory} holds no run; train it first with --mode=train")
 
 
@@ -110,71 +121,72 @@ def load_trained_model(
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
 ) -> TrainedModel:
-    """The newest checkpoint of a run; nothing in its directory is changed.
+    """Loads the newest checkpoint of a run; changes nothing in its directory.
 
     Args:
-      directory: of the run.
-      config: of the run; None for the one that it keeps.
-      say: told in one line about each damaged checkpoint.
-      batch_stats: the norms' statistics: 'running', or 'population' (`flaxres.inference.population_statistics`), which
-        reads the data set.
+      directory: directory of the run.
+      config: config of the run, or None for the config stored in `directory`.
+      log: receives one line for each damaged checkpoint.
+      batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
+        recomputed over the training set (`flaxres.inference.population_statistics`).
 
     Raises:
-      UserError: there is no run, no checkpoint, or several replicas in one; the run is of another
-        config; it has no such statistics; or the data set is needed and cannot be read.
+      UserError: there is no run or no checkpoint; the run has another config or several replicas;
+        the model has no population statistics; or the data set is needed and cannot be read.
     """
     if batch_stats not in BATCH_STATS:
         raise ConfigError(f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}")
-    config = run_config(directory) if config is None else config
+    config = load_run_config(directory) if config is None else config
     check_config(config)
     if batch_stats == "population":
         check_has_statistics(config)
     if not check_same_config(directory, config):
-        raise _no_run(directory)
+        raise _no_run_error(directory)
     if config.num_replicas > 1:
         raise ConfigError(
-            f"{directory} holds num_replicas={config.num_replicas} nets in one program; this is "
-            "for runs of a single net"
+            f"{directory} holds {config.num_replicas} models trained in one program "
+            f"(num_replicas={config.num_replicas}); only a run of one model can be loaded here"
         )
     check_has_checkpoint(directory)
-    inputs = read_input_spec(directory, config)
-    model = create_model(config.model, inputs.num_classes, config.dtype)
-    state = restore_newest(directory, config, inputs.image_shape, inputs.num_classes, log)
+    input_spec = read_input_spec(directory, config)
+    model = create_model(config.model, input_spec.num_classes, config.dtype)
+    state = restore_newest(directory, config, input_spec.image_shape, input_spec.num_classes, log)
     variables = state.variables
     if batch_stats == "population":
         dataset = open_dataset(config)
         if isinstance(dataset, StreamedDataset):
             raise ConfigError(
-                f"population statistics are for data sets on the device, but {dataset.name} is "
-                "streamed; choose --batch_stats=running"
+                "population statistics need a data set that is stored on the device, but "
+                f"{dataset.name} is streamed; choose --batch_stats=running"
             )
         statistics = population_statistics(config, dataset, variables)
         variables = variables | {"batch_stats": statistics}
-    return TrainedModel(directory, config, int(state.step), variables, inputs, model)
+    return TrainedModel(directory, config, int(state.step), variables, input_spec, model)
 
 
-def check_same_data(nets: Sequence[TrainedModel], config: ConfigDict) -> None:
-    """Checks that nets can be averaged: the same images and classes as those of `config`.
+def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) -> None:
+    """Checks that models can be averaged: all have the data set of `config` and the same classes.
 
     Raises:
-      ConfigError: says in what they differ.
+      ConfigError: the models differ; the message lists the differences.
     """
-    first = nets[0]
-    for net in nets:
-        there, here = net.config.dataset, config.dataset
+    first = trained_models[0]
+    for trained in trained_models:
+        given, expected = trained.config.dataset, config.dataset
         differences = [
-            f"dataset.{field} is {there[field]!r} there and {here[field]!r} here"
-            for field in SAME_DATA
-            if there[field] != here[field]
+            f"dataset.{field} is {given[field]!r} instead of {expected[field]!r}"
+            for field in ENSEMBLE_FIELDS
+            if given[field] != expected[field]
         ]
-        if net.inputs.class_names != first.inputs.class_names:
-            differences.append(f"its classes are others than those of {first.directory}")
-        if net.inputs.image_shape != first.inputs.image_shape:
+        if trained.input_spec.class_names != first.input_spec.class_names:
+            differences.append(f"its classes differ from those of {first.directory}")
+        if trained.input_spec.image_shape != first.input_spec.image_shape:
             differences.append(
-                f"its images are {net.inputs.image_shape} there and {first.inputs.image_shape} here"
+                f"its images are {trained.input_spec.image_shape} instead of "
+                f"{first.input_spec.image_shape}"
             )
         if differences:
             raise ConfigError(
-                f"nets of an ensemble must have the same data set and classes, but of "
-                f"{net.directory} {'; '.join(differences)}"
+                "the models of an ensemble must have the same data set and classes, but for "
+                f"{trained.directory}, {'; '.join(differences)}"
             )

@@ -40,22 +40,22 @@ def test_evaluating_a_run(tmp_path, config):
     )
 
 
-def probabilities(directory, split="test"):
-    """Those of the images of a split, by the run's net in one batch; and their labels."""
-    net = load_trained_model(directory)
-    dataset = load_dataset(net.config.dataset)
-    split = getattr(dataset, split)
+def probabilities(directory):
+    """Returns the run's class probabilities of all test images, in one batch, and their labels."""
+    trained = load_trained_model(directory)
+    dataset = load_dataset(trained.config.dataset)
+    split = dataset.test
     images = split.images.astype(np.float32) / 255 - dataset.mean_image()
-    logits = net.model.apply(net.variables, images, train=False)
+    logits = trained.model.apply(trained.variables, images, train=False)
     return np.asarray(jax.nn.softmax(logits), np.float64), split.labels
 
 
 def averages(p, labels):
-    """Loss, top-1 and top-5 error of probabilities."""
+    """Returns loss, top-1 error, top-5 error and number of images."""
     order = np.argsort(-p, axis=1)
-    own = p[np.arange(len(p)), labels]
+    label_probabilities = p[np.arange(len(p)), labels]
     return {
-        "test_loss": pytest.approx(-np.log(own).mean(), rel=1e-4),
+        "test_loss": pytest.approx(-np.log(label_probabilities).mean(), rel=1e-4),
         "test_error": pytest.approx(100 * np.mean(order[:, 0] != labels)),
         "test_top5_error": pytest.approx(100 * np.mean((order[:, :5] != labels[:, None]).all(1))),
         "test_images": len(p),
@@ -64,7 +64,7 @@ def averages(p, labels):
 
 @pytest.fixture(scope="module")
 def other_run(tmp_path_factory):
-    """Another net with another seed, on the same data."""
+    """Returns the directory of another model's run, with another seed, on the same data."""
     config = small_config()
     config.seed, config.model.name, config.model.shortcut = 1, "plain", "none"
     config.num_steps, config.boundaries = 10, (5,)
@@ -74,79 +74,79 @@ def other_run(tmp_path_factory):
 
 
 def test_ensembles(digits_run, other_run, config):
-    """Of a run with itself: the run. Of two: the mean of their probabilities, either way round."""
+    """A run with itself gives that run; two runs, in any order, give their mean probabilities."""
     (one, labels), (other, _) = probabilities(digits_run), probabilities(other_run)
     single = evaluate_run(None, digits_run, splits=["test"])
     assert single == {"step": 20} | averages(one, labels)
-    twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
-    assert twice == {"nets": 2} | averages(one, labels)
-    assert twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
+    same_twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
+    assert same_twice == {"nets": 2} | averages(one, labels)
+    assert same_twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
     both = {"nets": 2} | averages((one + other) / 2, labels)
     assert evaluate_ensemble(config, digits_run, [other_run], splits=["test"]) == both
     assert evaluate_ensemble(None, other_run, [digits_run], splits=["test"]) == both
 
 
-def test_a_protocol_that_shows_images_as_they_are(digits_run):
-    """One crop of images that already have its size, with either kind of statistics."""
+def test_center_crop_of_the_image_size_equals_the_split(digits_run):
+    """Holds with running and with population statistics."""
     for batch_stats in ("running", "population"):
-        options = {"splits": ["test"], "batch_stats": batch_stats, "say": lambda _: None}
-        whole = evaluate_run(None, digits_run, **options)
-        center = evaluate_run(None, digits_run, protocol="center", short_side=8, **options)
-        assert center == pytest.approx(whole)
+        options = {"splits": ["test"], "batch_stats": batch_stats, "log": lambda _: None}
+        split = evaluate_run(None, digits_run, **options)
+        center = evaluate_run(None, digits_run, test_crops="center", short_side=8, **options)
+        assert center == pytest.approx(split)
 
 
-def test_what_is_not_for_a_protocol_or_an_ensemble(tmp_path, digits_run):
-    said = []
+def test_options_that_do_not_fit(tmp_path, digits_run):
+    lines = []
     for options, message in (
-        ({"protocol": "10-crop", "short_side": 4}, "short_side must be at least 8"),
-        ({"protocol": "all"}, "protocol must be one of"),
-        ({"splits": ["tests"]}, "splits must be of train, validation, test, got 'tests'"),
+        ({"test_crops": "10-crop", "short_side": 4}, "short_side must be at least 8"),
+        ({"test_crops": "all"}, "test_crops must be one of"),
+        ({"splits": ["tests"]}, "splits must be any of train, validation, test, got 'tests'"),
         ({"splits": ["validation"]}, "dataset.validation_split is None"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate_run(None, digits_run, log=said.append, **options)
+            evaluate_run(None, digits_run, log=lines.append, **options)
     with pytest.raises(CheckpointError, match="nowhere holds no run"):
         evaluate_ensemble(None, digits_run, [tmp_path / "nowhere"])
-    assert said == []
+    assert lines == []
 
 
-def test_no_run_to_evaluate(tmp_path, config):
+def test_a_workdir_without_a_run(tmp_path, config):
     with pytest.raises(CheckpointError, match="holds no run"):
         evaluate_run(config, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
-def with_statistics_of_all_images(config, workdir):
-    """Test loss and error, the training split being the batch whose statistics are taken."""
+def evaluate_with_training_set_statistics(config, workdir):
+    """Returns test loss and error, with batch statistics of one batch of all training images."""
     dataset = load_dataset(config.dataset)
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(CompiledSteps(config, dataset).state_shape, print)
     fields = config.model.copy_and_resolve_references()
     fields.norm_momentum = 0.0
-    net = create_model(fields, 10)
+    model = create_model(fields, 10)
     train, test = (
         split.images.astype(np.float32) / 255 - dataset.mean_image()
         for split in (dataset.train, dataset.test)
     )
-    apply = jax.jit(net.apply, static_argnames=("train", "mutable"))
-    _, own = apply(state.variables, train, train=True, mutable=("batch_stats",))
-    logits = apply({"params": state.params, **own}, test, train=False)
+    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+    _, updated = apply(state.variables, train, train=True, mutable=("batch_stats",))
+    logits = apply({"params": state.params, **updated}, test, train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.test.labels)
     wrong = np.argmax(logits, axis=1) != dataset.test.labels
     return float(losses.mean()), 100 * float(wrong.mean())
 
 
 def test_population_statistics(tmp_path, config, python):
-    """With the whole split as the batch there is one right answer, here and on the command line."""
+    """With all training images in one batch, the result is known, also on the command line."""
     config.batch_size = 1437
     config.num_steps, config.boundaries = 3, (1, 2)
     last = train_and_evaluate(config, tmp_path)
-    loss, error = with_statistics_of_all_images(config, tmp_path)
+    loss, error = evaluate_with_training_set_statistics(config, tmp_path)
     record = evaluate_run(config, tmp_path, batch_stats="population")
     assert record["step"] == 3
     assert record["test_error"] == pytest.approx(error)
     assert record["test_loss"] == pytest.approx(loss, rel=1e-4)
-    assert abs(record["test_loss"] - last["test_loss"]) > 0.01  # the running ones are too young
+    assert abs(record["test_loss"] - last["test_loss"]) > 0.01  # running statistics lag behind
     assert {"train_error", "train_loss"} < set(record)
 
     overrides = [f"--config.{field}={config[field]}" for field in ("batch_size", "num_steps")]
@@ -157,12 +157,12 @@ def test_population_statistics(tmp_path, config, python):
         *(f"--workdir={tmp_path}", "--mode=eval", "--batch_stats=population"),
     )
     assert done.returncode == 0, done.stderr
-    shown = dict(line.split(": ") for line in done.stdout.splitlines())
-    assert float(shown["test_error"]) == pytest.approx(error, abs=1e-3)
-    assert float(shown["test_loss"]) == pytest.approx(loss, rel=1e-4)
+    printed = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert float(printed["test_error"]) == pytest.approx(error, abs=1e-3)
+    assert float(printed["test_loss"]) == pytest.approx(loss, rel=1e-4)
 
 
-def test_statistics_that_are_not_there(tmp_path, config):
+def test_models_without_population_statistics(tmp_path, config):
     with pytest.raises(ConfigError, match="batch_stats must be running or population, got 'batch'"):
         evaluate_run(config, tmp_path, batch_stats="batch")
     config.model.norm = "layer"
@@ -171,14 +171,14 @@ def test_statistics_that_are_not_there(tmp_path, config):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "message"),
     [
-        ((), "is for --mode=eval, predict or export, got --mode=train"),
-        (("--mode=summary",), "is for --mode=eval, predict or export, got --mode=summary"),
+        ((), "applies to --mode=eval, predict or export, got --mode=train"),
+        (("--mode=summary",), "applies to --mode=eval, predict or export, got --mode=summary"),
         (("--mode=eval", "--config.model.norm=group"), "got 'group' in plain-8"),
     ],
 )
-def test_population_statistics_where_they_cannot_be(python, tmp_path, arguments, part):
+def test_population_statistics_on_the_command_line_fail(python, tmp_path, arguments, message):
     flags = (*SMALL, *arguments, "--batch_stats=population", f"--workdir={tmp_path / 'run'}")
-    fails(python("-m", "flaxres.main", *flags), 2, part)
+    fails(python("-m", "flaxres.main", *flags), 2, message)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Pooled statistics against a direct computation of each layer and their pooling in NumPy."""
+"""Population statistics, compared with a direct computation of each layer in NumPy."""
 
 import jax
 import numpy as np
@@ -34,21 +34,21 @@ def config(config):
     return config
 
 
-def some_variables(config, dataset, seed=0):
-    """Random variables, statistics too, which must not matter."""
+def random_variables(config, dataset, seed=0):
+    """Returns random variables; their batch statistics must not matter."""
     rng = np.random.default_rng(seed)
-    net = create_model(config.model, 10)
-    variables = init(net, dataset.train.images / 255.0)
+    model = create_model(config.model, 10)
+    variables = init(model, dataset.train.images / 255.0)
     return jax.tree.map(lambda leaf: leaf + 0.3 * rng.random(leaf.shape, np.float32), variables)
 
 
-def by_hand(params, images, mean):
-    """Mean and variance in front of each norm of ResNet-8 (A), in a batch of its own; float64."""
+def reference_statistics(params, images, mean):
+    """Returns mean and variance of the input of each norm of ResNet-8 (A), in float64."""
     statistics = {}
 
     def layer(x, block, number, stride=1):
-        own = params[block] if block else params
-        kernel, norm = own[f"conv{number}"]["kernel"], own[f"norm{number}"]
+        layers = params[block] if block else params
+        kernel, norm = layers[f"conv{number}"]["kernel"], layers[f"norm{number}"]
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         height, width = x.shape[1:3]
         y = sum(
@@ -67,119 +67,126 @@ def by_hand(params, images, mean):
         block, stride = f"stage{stage}_block1", 1 if stage == 1 else 2
         y = layer(np.maximum(layer(x, block, 1, stride), 0), block, 2)
         shortcut = x[:, ::stride, ::stride]
-        more = y.shape[3] - shortcut.shape[3]
-        x = np.maximum(y + np.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, more))), 0)
+        added_channels = y.shape[3] - shortcut.shape[3]
+        x = np.maximum(y + np.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, added_channels))), 0)
     return statistics
 
 
-def pooled_by_hand(parts, sizes):
-    """The textbook's formula: means of first and second moments."""
-    pooled = {}
+def combine(parts, sizes):
+    """Combines the statistics of batches by the textbook formula: means of the two moments."""
+    combined = {}
     for path in parts[0]:
         if path[-1] == "mean":
             var = (*path[:-1], "var")
-            pooled[path] = np.average([part[path] for part in parts], 0, sizes)
+            combined[path] = np.average([part[path] for part in parts], 0, sizes)
             squares = [part[var] + part[path] ** 2 for part in parts]
-            pooled[var] = np.average(squares, 0, sizes) - pooled[path] ** 2
-    return pooled
+            combined[var] = np.average(squares, 0, sizes) - combined[path] ** 2
+    return combined
 
 
-def assert_close(ours, theirs, tolerance=1e-4):
-    ours = traverse_util.flatten_dict(ours)
-    assert ours.keys() == theirs.keys()
-    for path, leaf in ours.items():
+def assert_close(statistics, expected, tolerance=1e-4):
+    statistics = traverse_util.flatten_dict(statistics)
+    assert statistics.keys() == expected.keys()
+    for path, leaf in statistics.items():
         assert leaf.dtype == np.float32
-        np.testing.assert_allclose(leaf, theirs[path], tolerance, tolerance, err_msg=str(path))
+        np.testing.assert_allclose(leaf, expected[path], tolerance, tolerance, err_msg=str(path))
 
 
 def test_one_batch_of_all_images_at_every_layer(config, dataset):
     config.batch_size = SIZE
-    variables = some_variables(config, dataset)
-    ours = population_statistics(config, dataset, variables)
+    variables = random_variables(config, dataset)
+    statistics = population_statistics(config, dataset, variables)
     images = dataset.train.images
-    assert_close(ours, by_hand(variables["params"], images, dataset.mean_image()))
+    assert_close(
+        statistics, reference_statistics(variables["params"], images, dataset.mean_image())
+    )
 
 
 def test_several_batches_at_every_layer(config, dataset):
-    variables = some_variables(config, dataset)
-    ours = population_statistics(config, dataset, variables)
+    variables = random_variables(config, dataset)
+    statistics = population_statistics(config, dataset, variables)
     batches = epoch_batches(SIZE, 6, config.seed)
     sizes = [len(rows) for rows in batches]
     assert sizes == [6, 6, 6, 4]
     mean = dataset.mean_image()
-    parts = [by_hand(variables["params"], dataset.train.images[rows], mean) for rows in batches]
-    assert_close(ours, pooled_by_hand(parts, sizes))
-    # The first layer's are exact: its input does not depend on the batches.
-    whole = by_hand(variables["params"], dataset.train.images, mean)
+    parts = [
+        reference_statistics(variables["params"], dataset.train.images[rows], mean)
+        for rows in batches
+    ]
+    assert_close(statistics, combine(parts, sizes))
+    # The statistics of the first layer are exact: its input does not depend on the batches.
+    whole = reference_statistics(variables["params"], dataset.train.images, mean)
     for name in ("mean", "var"):
-        np.testing.assert_allclose(ours["norm"][name], whole["norm", name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            statistics["norm"][name], whole["norm", name], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_bfloat16_is_near_float32(config, dataset):
-    exact = population_statistics(config, dataset, some_variables(config, dataset))
+    exact = population_statistics(config, dataset, random_variables(config, dataset))
     config.dtype = "bfloat16"
-    rounded = population_statistics(config, dataset, some_variables(config, dataset))
+    rounded = population_statistics(config, dataset, random_variables(config, dataset))
     assert_close(rounded, traverse_util.flatten_dict(exact), tolerance=0.1)
 
 
-def test_loops_and_rematerialisation_change_nothing(config, dataset):
-    config.model.depth, config.model.widths = 20, (4, 4, 4)  # three blocks in a stage: a loop
+def test_scan_and_rematerialization_change_nothing(config, dataset):
+    config.model.depth, config.model.widths = 20, (4, 4, 4)  # three blocks in a stage: a scan
     config.batch_size = SIZE
-    variables = some_variables(config, dataset)
+    variables = random_variables(config, dataset)
     unrolled = population_statistics(config, dataset, variables)
     config.model.scan = config.model.remat = True
     looped = population_statistics(config, dataset, variables)
     assert_close(looped, traverse_util.flatten_dict(unrolled), tolerance=1e-3)
 
 
-def test_dropout_drops_as_in_training_and_can_be_repeated(config, dataset):
+def test_dropout_is_active_and_reproducible(config, dataset):
     config.model.shortcut = "dropout"
-    variables = some_variables(config, dataset)
+    variables = random_variables(config, dataset)
     batch_statistics = make_batch_statistics(config, dataset)
     rows = np.arange(6)
-    one, again, other = (
+    first, repeated, other = (
         jax.device_get(batch_statistics(variables, rows, number)) for number in (0, 0, 1)
     )
-    jax.tree.map(np.testing.assert_array_equal, one, again)
-    last = [statistics["stage3_block1"]["norm1"]["mean"] for statistics in (one, other)]
-    assert np.abs(last[0] - last[1]).max() > 0.01
-    np.testing.assert_array_equal(one["norm"]["mean"], other["norm"]["mean"])
+    jax.tree.map(np.testing.assert_array_equal, first, repeated)
+    means = [statistics["stage3_block1"]["norm1"]["mean"] for statistics in (first, other)]
+    assert np.abs(means[0] - means[1]).max() > 0.01
+    np.testing.assert_array_equal(first["norm"]["mean"], other["norm"]["mean"])
 
 
-def test_instance_norm_pools_means_over_images(config, dataset):
+def test_instance_norm_averages_over_images(config, dataset):
     config.model.norm = "instance-running"
-    variables = some_variables(config, dataset)
-    ours = population_statistics(config, dataset, variables)
+    variables = random_variables(config, dataset)
+    statistics = population_statistics(config, dataset, variables)
     images = dataset.train.images / 255.0 - dataset.mean_image()
     kernel = np.float64(variables["params"]["conv"]["kernel"])
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = sum(padded[:, i : i + 8, j : j + 8] @ kernel[i, j] for i in range(3) for j in range(3))
     expected = {"instance_mean": x.mean((0, 1, 2)), "instance_var": x.var((1, 2)).mean(0)}
     for name, value in expected.items():
-        np.testing.assert_allclose(ours["norm"][name], value, rtol=1e-4, atol=1e-6)
-    # Its images do not see each other, so no layer's statistics depend on the batches.
+        np.testing.assert_allclose(statistics["norm"][name], value, rtol=1e-4, atol=1e-6)
+    # Instance norm treats each image separately, so the batches do not matter in any layer.
     config.batch_size = SIZE
     whole = population_statistics(config, dataset, variables)
-    assert_close(ours, traverse_util.flatten_dict(whole))
+    assert_close(statistics, traverse_util.flatten_dict(whole))
 
 
-def test_a_pool_of_a_large_mean_and_a_small_variance():
-    """Where float32, or the difference of squares, would have no digit left."""
+def test_a_large_mean_and_a_small_variance():
+    """Float32, or the difference of squares, would lose all digits here."""
     rng = np.random.default_rng(0)
     parts = [rng.normal(1e6, 1e-2, (size, 3)) for size in (1, 7, 30, 2)]
-    pool = MomentAccumulator()
+    accumulator = MomentAccumulator()
     for part in parts:
         statistics = {"mean": part.mean(0), "var": part.var(0)}
-        pool.add({"norm": statistics}, len(part))
-    together = np.concatenate(parts)
-    ours = pool.statistics()["norm"]
-    assert pool.count == 40
-    np.testing.assert_allclose(ours["mean"], together.mean(0), rtol=1e-7)
-    np.testing.assert_allclose(ours["var"], together.var(0), rtol=1e-5)
+        accumulator.add({"norm": statistics}, len(part))
+    images = np.concatenate(parts)
+    norm = accumulator.statistics()["norm"]
+    assert accumulator.count == 40
+    np.testing.assert_allclose(norm["mean"], images.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(norm["var"], images.var(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(22, 6), (24, 6), (5, 5), (7, 1)])
-def test_every_image_once_in_the_order_of_training(size, batch_size):
+def test_every_image_once_in_training_order(size, batch_size):
     batches = epoch_batches(size, batch_size, seed=3)
     assert [len(rows) for rows in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert 1 <= len(batches[-1]) <= batch_size
@@ -197,5 +204,5 @@ def test_norms_without_statistics(config, dataset, norm):
 
 def test_several_replicas(config):
     config.num_replicas = 2
-    with pytest.raises(ConfigError, match="for num_replicas=1, got 2"):
+    with pytest.raises(ConfigError, match="need num_replicas=1, got 2"):
         check_has_statistics(config)

@@ -11,46 +11,46 @@ from flaxres.errors import CheckpointError, ConfigError
 from flaxres.inference.trained_model import (
     TrainedModel,
     check_same_data,
+    load_run_config,
     load_trained_model,
-    run_config,
 )
 from flaxres.models import create_model
 from flaxres.run.input_spec import InputSpec
 from tests.conftest import quick_jit
 
 
-def random_net(name, shape=(8, 8, 1), **fields):
-    """A net for the digits with random weights, of no run."""
+def random_model(name, shape=(8, 8, 1), **fields):
+    """Returns a model for the digits with random weights, without a run."""
     config = digits.get_config(name)
     config.model.update(fields)
     config.num_devices = 1
     model = create_model(config.model, 10)
     init = quick_jit(lambda images: model.init(jax.random.key(0), images, train=False))
-    inputs = InputSpec(np.full(shape, 0.25, np.float32), tuple("0123456789"))
+    input_spec = InputSpec(np.full(shape, 0.25, np.float32), tuple("0123456789"))
     variables = {"batch_stats": {}} | init(np.zeros((1, *shape), np.float32))
-    return TrainedModel(Path("somewhere"), config, 0, variables, inputs, model)
+    return TrainedModel(Path("somewhere"), config, 0, variables, input_spec, model)
 
 
 def test_the_newest_checkpoint_is_loaded(digits_run, config):
-    net = load_trained_model(digits_run)
-    assert (net.step, net.name) == (20, f"resnet-8 in {digits_run}")
-    assert net.config.to_dict() == config.to_dict()
-    assert net.variables["params"]["dense"]["kernel"].shape == (8, 10)
-    assert load_trained_model(digits_run, config).inputs.image_shape == (8, 8, 1)
+    trained = load_trained_model(digits_run)
+    assert (trained.step, trained.name) == (20, f"resnet-8 in {digits_run}")
+    assert trained.config.to_dict() == config.to_dict()
+    assert trained.variables["params"]["dense"]["kernel"].shape == (8, 10)
+    assert load_trained_model(digits_run, config).input_spec.image_shape == (8, 8, 1)
     config.seed = 1
     with pytest.raises(Exception, match="seed is 0 in the workdir and 1 in this config"):
         load_trained_model(digits_run, config)
 
 
-def test_what_cannot_be_loaded(tmp_path, digits_run, config):
-    for load in (load_trained_model, run_config):
+def test_runs_that_cannot_be_loaded(tmp_path, digits_run, config):
+    for load in (load_trained_model, load_run_config):
         with pytest.raises(CheckpointError, match="holds no run; train it first"):
             load(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="batch_stats must be running or population"):
         load_trained_model(digits_run, batch_stats="all")
     config.num_replicas = 2
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    with pytest.raises(ConfigError, match="num_replicas=2 nets in one program"):
+    with pytest.raises(ConfigError, match=r"2 models trained in one program .num_replicas=2"):
         load_trained_model(tmp_path)
     config.num_replicas = 1
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
@@ -58,47 +58,46 @@ def test_what_cannot_be_loaded(tmp_path, digits_run, config):
         load_trained_model(tmp_path)
 
 
-def test_sizes_that_a_net_takes():
-    net = random_net("resnet-8", widths=(4, 4, 4))
-    net.check_shapes([(8, 8), (9, 30), (4, 4)], "this")
-    net = random_net("lenet-5")  # it pads to 32 pixels
-    net.check_shapes([(8, 8), (20, 32)], "this")
-    with pytest.raises(ConfigError, match="this is not for lenet-5 in somewhere: its dense layers"):
-        net.check_shapes([(8, 8), (32, 40)], "this")
+def test_input_sizes_that_a_model_accepts():
+    trained = random_model("resnet-8", widths=(4, 4, 4))
+    trained.check_input_sizes([(8, 8), (9, 30), (4, 4)], "this")
+    trained = random_model("lenet-5")  # pads its input to 32 pixels
+    trained.check_input_sizes([(8, 8), (20, 32)], "this")
+    with pytest.raises(ConfigError, match="this does not work for lenet-5 in somewhere: its dense"):
+        trained.check_input_sizes([(8, 8), (32, 40)], "this")
     with pytest.raises(ConfigError, match=r"at least 4 x 4 pixels, got 3 x 9$"):
-        random_net("densenet-10-4").check_shapes([(3, 9)], "this")
+        random_model("densenet-10-4").check_input_sizes([(3, 9)], "this")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "mnist", "dataset.name is 'mnist' there and 'digits' here"),
-        ("test_split", "train", "dataset.test_split is 'train' there and 'test' here"),
-        ("classes", ("1", "2"), r"dataset.classes is \('1', '2'\) there and \(\) here"),
+        ("name", "mnist", "dataset.name is 'mnist' instead of 'digits'"),
+        ("test_split", "train", "dataset.test_split is 'train' instead of 'test'"),
+        ("classes", ("1", "2"), r"dataset.classes is \('1', '2'\) instead of \(\)"),
         ("data_dir", "elsewhere", None),
         ("mean", "channel", None),
     ],
 )
-def test_nets_of_an_ensemble_have_the_same_data(digits_run, field, value, message):
-    net = load_trained_model(digits_run)
-    config = net.config.copy_and_resolve_references()
+def test_models_of_an_ensemble_have_the_same_data(digits_run, field, value, message):
+    trained = load_trained_model(digits_run)
+    config = trained.config.copy_and_resolve_references()
     config.dataset[field] = value
-    nets = [net, dataclasses.replace(net, config=config)]
+    models = [trained, dataclasses.replace(trained, config=config)]
     if message is None:
-        check_same_data(nets, net.config)
+        check_same_data(models, trained.config)
     else:
         with pytest.raises(ConfigError, match=f"must have the same data .* {message}"):
-            check_same_data(nets, net.config)
+            check_same_data(models, trained.config)
 
 
-def test_nets_of_an_ensemble_have_the_same_classes_and_images(digits_run):
-    net = load_trained_model(digits_run)
-    for inputs, message in (
-        (InputSpec(net.inputs.mean, tuple("0123456798")), "its classes are others than those of"),
-        (
-            InputSpec(net.inputs.mean[:7], net.inputs.class_names),
-            r"\(7, 8, 1\) there and \(8, 8, 1\)",
-        ),
+def test_models_of_an_ensemble_have_the_same_classes_and_images(digits_run):
+    trained = load_trained_model(digits_run)
+    spec = trained.input_spec
+    for input_spec, message in (
+        (InputSpec(spec.mean, tuple("0123456798")), "its classes differ from those of"),
+        (InputSpec(spec.mean[:7], spec.class_names), r"\(7, 8, 1\) instead of \(8, 8, 1\)"),
     ):
+        other = dataclasses.replace(trained, input_spec=input_spec)
         with pytest.raises(ConfigError, match=message):
-            check_same_data([net, dataclasses.replace(net, inputs=inputs)], net.config)
+            check_same_data([trained, other], trained.config)
