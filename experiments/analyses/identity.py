@@ -36,7 +36,7 @@ from experiments.results.runs import Run, mean_and_std, read_run
 from experiments.sweeps import launch
 from experiments.sweeps.plan import make_plans
 from flaxres.models import create_model
-from flaxres.pretrained.load import SUFFIX, write_variables
+from flaxres.pretrained.load import VARIABLES_SUFFIX, write_variables
 from flaxres.run.workdir import CONFIG_FILE
 
 NAME = "identity"  # of the figure, and of the directory of the runs
@@ -143,7 +143,8 @@ def make_start(pair: Pair, workdir: Path) -> Start:
     config, dataset = pair.config, run.dataset
     fresh = fresh_variables(config, dataset)
     made = deepen(run, config, fresh)
-    weights = workdir / "weights" / f"{pair.deeper}-from-{pair.shallow}-seed-{config.seed}{SUFFIX}"
+    name = f"{pair.deeper}-from-{pair.shallow}-seed-{config.seed}{VARIABLES_SUFFIX}"
+    weights = workdir / "weights" / name
     weights.parent.mkdir(parents=True, exist_ok=True)
     write_variables(weights, made)
     model = create_model(config.model, dataset.num_classes, config.dtype)

@@ -1,4 +1,4 @@
-"""Pretrained weights: files of variables and PyTorch state dicts.
+"""Pretrained weights from files of variables and PyTorch state dicts.
 
 Imported by `flaxres.training` and above; imports `flaxres.run` and below.
 """

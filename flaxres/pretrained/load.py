@@ -1,7 +1,7 @@
-"""Weights to begin with, `config.init_from`: PyTorch's, a file of variables, or those of a run.
+"""Files of pretrained weights (`config.init_from`): files of variables and PyTorch state dicts.
 
-A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as
-`flax.serialization.to_bytes` writes them: names, shapes and numbers, and nothing to execute.
+A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as written by
+`flax.serialization.to_bytes`: names, shapes and numbers, and nothing that could be executed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from flaxres.run.workdir import write_atomically
 
 PyTree = Any
 
-SUFFIX = ".msgpack"  # of files of variables
+VARIABLES_SUFFIX = ".msgpack"
 COLLECTIONS = ("params", "batch_stats")
-MAX_NAMES = 3  # in a message
+MAX_NAMES = 3  # names listed in an error message
 
 
-def check_path(path: Path) -> bool:
+def is_directory(path: Path) -> bool:
     """Returns True if `path` is a directory, False if it is a file.
 
     Raises:
-      WeightsError: it does not exist or cannot be read.
+      WeightsError: `path` does not exist or cannot be read.
     """
     try:
         exists, is_directory = path.exists(), path.is_dir()
@@ -50,45 +50,44 @@ def read_weights_file(
     shapes: PyTree,
     model: ConfigDict,
     new_head: bool = False,
-    std: Sequence[float] = (),
+    image_std: Sequence[float] = (),
 ) -> PyTree:
-    """Reads the variables of a model from a file.
+    """Reads the variables of a model from a file of variables or a PyTorch state dict.
 
-    Args:
-      path: a file of variables (.msgpack), or else a PyTorch state dict
-        (`flaxres.pretrained.torch_state_dict`).
-      shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
-      model: the model, an experiment's `config.model`.
-      new_head: if True, the classification head of a state dict is left out.
-      std: standard deviation by which the images of a PyTorch state dict were divided, one number
-        for each channel; empty for none.
+    A `path` that ends in .msgpack is a file of variables; any other is a state dict. The other
+    arguments are those of `torch_state_dict.convert` and apply only to a state dict.
+
+    Returns:
+      Nested dicts of arrays. `fit_variables` checks that a file of variables fits the model.
 
     Raises:
-      WeightsError: the file cannot be read, or a state dict belongs to another model.
-      ConfigError: the PyTorch names of the model are unknown.
+      WeightsError: the file cannot be read, `image_std` is given for a file of variables, or a
+        state dict belongs to another model.
+      ConfigError: the PyTorch names of the model are unknown, or `image_std` has the wrong length.
     """
-    if path.suffix != SUFFIX:
+    if path.suffix != VARIABLES_SUFFIX:
         weights = torch_state_dict.read_state_dict(path)
-        return torch_state_dict.convert(weights, shapes, model, new_head, std)
-    if std:
-        raise WeightsError(f"transfer.image_std is for PyTorch state dicts, and {path} is none")
+        return torch_state_dict.convert(weights, shapes, model, new_head, image_std)
+    if image_std:
+        raise WeightsError(
+            f"transfer.image_std applies only to PyTorch state dicts, got the file of variables {path}"
+        )
     return read_variables(path)
 
 
 def fit_variables(
     variables: PyTree, shapes: PyTree, model: ConfigDict, new_head: bool, source: str
 ) -> PyTree:
-    """Converts variables to float32 after checking that they belong to the model.
+    """Checks with `check_fit` that variables fit a model, and converts them to float32.
 
-    Args:
-      variables: nested dicts of arrays.
-      shapes: shapes of the model's variables, as arrays or shape structs.
-      model: the model, for messages.
-      new_head: if True, the classification head is left out.
-      source: origin of the variables, for messages.
+    If `new_head` is True, the classification head is left out. The other arguments are those of
+    `check_fit`.
+
+    Returns:
+      Nested dicts of float32 NumPy arrays, 'params' and 'batch_stats'.
 
     Raises:
-      WeightsError: see `check_fit`.
+      WeightsError: the variables do not fit the model.
     """
     if new_head:
         variables, shapes = without_head(variables), without_head(shapes)
@@ -98,94 +97,109 @@ def fit_variables(
 
 
 def write_variables(path: Path, variables: Mapping[str, PyTree]) -> None:
-    """Writes a file of variables, so that a reader sees all of it or what was there before.
+    """Writes a file of variables. Readers see the old content or the new one, never a part.
 
     Args:
-      path: NAME.msgpack.
-      variables: 'params' and, of nets that have them, 'batch_stats'.
+      path: the file, NAME.msgpack.
+      variables: 'params' and, for models that have them, 'batch_stats'.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
-    held = {name: jax.device_get(variables.get(name, {})) for name in COLLECTIONS}
-    write_atomically(path, serialization.to_bytes(held))
+    content = {name: jax.device_get(variables.get(name, {})) for name in COLLECTIONS}
+    write_atomically(path, serialization.to_bytes(content))
 
 
 def read_variables(path: Path) -> dict[str, PyTree]:
-    """The variables of a file that `write_variables` wrote; nothing in it is executed.
+    """Reads a file that `write_variables` wrote. Executes nothing in it.
+
+    Returns:
+      'params' and 'batch_stats', nested dicts of arrays.
 
     Raises:
-      WeightsError: it cannot be read, is damaged, or holds something else.
+      WeightsError: the file cannot be read, is damaged, or holds something else.
     """
     try:
-        held = serialization.msgpack_restore(path.read_bytes())
+        content = serialization.msgpack_restore(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
-    except Exception as error:  # many kinds, where bytes are damaged
+    except Exception as error:  # damaged bytes raise many types
         raise WeightsError(
-            f"{path} is damaged, or no file of flax.serialization ({one_line(error)})"
+            f"{path} is damaged, or not a file of flax.serialization ({one_line(error)})"
         ) from error
-    if not isinstance(held, dict) or not set(held) <= set(COLLECTIONS) or "params" not in held:
-        keys = ", ".join(map(repr, held)) if isinstance(held, dict) else type(held).__name__
+    if not isinstance(content, dict):
+        content_type = type(content).__name__
         raise WeightsError(
-            f"{path} must hold a dict of 'params' and 'batch_stats', got {one_line(keys or '{}')}"
+            f"{path} must hold a dict of 'params' and 'batch_stats', got {content_type}"
         )
-    return {name: held.get(name, {}) for name in COLLECTIONS}
+    if not set(content) <= set(COLLECTIONS) or "params" not in content:
+        keys = ", ".join(map(repr, content)) or "{}"
+        raise WeightsError(
+            f"{path} must hold a dict of 'params' and 'batch_stats', got "
+            f"{one_line(ValueError(keys))}"
+        )
+    return {name: content.get(name, {}) for name in COLLECTIONS}
 
 
 def without_head(variables: dict[str, PyTree]) -> dict[str, PyTree]:
-    """Collections of variables without those of the last dense layer."""
+    """Returns collections of variables without the classification head.
+
+    Args:
+      variables: nested dicts by collection, such as 'params'.
+    """
     return {
         name: {layer: leaf for layer, leaf in tree.items() if layer != HEAD}
         if isinstance(tree, Mapping)
-        else tree  # of a file that holds something else
+        else tree  # a file with other content; `check_fit` rejects it
         for name, tree in variables.items()
     }
 
 
 def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str) -> None:
-    """Checks that variables have the names and shapes of a net's, and are floating-point numbers.
+    """Checks that variables have a model's names and shapes, and are floating-point numbers.
 
     Args:
       variables: nested dicts of arrays.
-      shapes: what they should be, as arrays or their shapes.
-      model: the net, for the message.
-      source: where they come from, for the message.
+      shapes: the model's variables, as arrays or `jax.ShapeDtypeStruct`s.
+      model: the model, an experiment's `config.model`; named in the message.
+      source: origin of the variables; named in the message.
 
     Raises:
-      WeightsError: says which arrays are missing, too many, or of another shape.
+      WeightsError: arrays are missing, unexpected, or have the wrong shape or dtype.
     """
-    there, here = _flatten(variables), _flatten(shapes)
-    wrong = [
-        f"{name} {_describe(there[name])} for {_describe(here[name])}"
-        for name in here
-        if name in there and not _is_like(there[name], here[name])
-    ]
+    given, expected = _flatten(variables), _flatten(shapes)
     faults = {
-        "it has no": [name for name in here if name not in there],
-        "the net has no place for": [name for name in there if name not in here],
-        "other shapes are": wrong,
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
+        "wrong shape or dtype:": [
+            f"{name} is {_describe(given[name])} instead of {_describe(expected[name])}"
+            for name in expected
+            if name in given and not _is_like(given[name], expected[name])
+        ],
     }
-    if found := [
-        f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names
-    ]:
-        at_fault = itertools.chain.from_iterable(faults.values())
-        is_head = all(name.startswith(f"params/{HEAD}/") for name in at_fault)
-        hint = f"; {torch_state_dict.NEW_HEAD}" if is_head else ""
-        raise WeightsError(f"{source} is not of this {model_name(model)}: {'; '.join(found)}{hint}")
+    parts = [f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names]
+    if parts:
+        only_head = all(
+            name.startswith(f"params/{HEAD}/")
+            for name in itertools.chain.from_iterable(faults.values())
+        )
+        hint = f"; {torch_state_dict.NEW_HEAD_HINT}" if only_head else ""
+        raise WeightsError(
+            f"{source} does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"
+        )
 
 
 def _flatten(variables: PyTree) -> dict[str, Any]:
-    """Leaves by name, e.g. params/conv/kernel."""
+    """Returns the leaves by name, e.g. params/conv/kernel."""
     flat = traverse_util.flatten_dict(variables)
     return {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
 
 
-def _is_like(leaf: Any, like: Any) -> bool:
-    is_numbers = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-    return is_numbers and tuple(leaf.shape) == tuple(like.shape)
+def _is_like(leaf: Any, expected: Any) -> bool:
+    is_floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return is_floating and tuple(leaf.shape) == tuple(expected.shape)
 
 
 def _describe(leaf: Any) -> str:
-    """Such as float32 (3, 3, 16, 16)."""
+    """Returns dtype and shape of an array, such as float32 (3, 3, 16, 16), or the type."""
     return f"{leaf.dtype} {tuple(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__

@@ -1,7 +1,7 @@
-"""Variables of a net from a PyTorch state dict with torchvision's or timm's names.
+"""Conversion of PyTorch state dicts with torchvision's or timm's names to a model's variables.
 
-Covered are ResNet and ResNeXt, DenseNet, and VGG with batch norm; the nets of He15 for CIFAR too,
-where they have the names of torchvision's ResNet.
+Supported are ResNet and ResNeXt, DenseNet, VGG with batch norm, and the CIFAR models of He15 if
+they use the names of torchvision's ResNet.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Float32, Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
@@ -24,22 +25,27 @@ from flaxres.models import vgg
 from flaxres.models.layers import HEAD
 
 PyTree = Any
-Weights = Mapping[str, np.ndarray]
+Weights = Mapping[str, Shaped[np.ndarray, " ..."]]
 
-# Kernels of the first convolution, of which a net has one.
-FIRST = ("params/conv/kernel", "params/stage1_conv1/kernel")
+# Kernels of the first convolution. A model has one of them.
+FIRST_KERNELS = ("params/conv/kernel", "params/stage1_conv1/kernel")
 
-# What to do where only the last dense layer does not fit.
-NEW_HEAD = "for other classes begin that layer anew, with --config.transfer.new_head=True"
+# Advice if only the classification head does not fit.
+NEW_HEAD_HINT = (
+    "to train on other classes, initialize a new head with --config.transfer.new_head=True"
+)
 
-LEAVES = {
+# PyTorch's names of a module's arrays, by the name of the leaf in flax.
+LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
-# flaxres's modules, and PyTorch's names for them, of which a state dict has one.
+
+# PyTorch's names of the modules, by patterns of their names in flaxres. A state dict uses one name
+# of each list.
 RESNET = {
     r"conv": ["conv1"],
     r"norm": ["bn1"],
@@ -62,7 +68,7 @@ DENSENET = {
     r"dense": ["classifier"],
     r"stage(\d+)_layer(\d+)/conv(\d)": [
         "features.denseblock{0}.denselayer{1}.conv{2}",
-        "features.denseblock{0}.denselayer{1}.conv.{2}",  # in torchvision's files
+        "features.denseblock{0}.denselayer{1}.conv.{2}",  # in files of torchvision
     ],
     r"stage(\d+)_layer(\d+)/norm(\d)": [
         "features.denseblock{0}.denselayer{1}.norm{2}",
@@ -72,11 +78,11 @@ DENSENET = {
 }
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a PyTorch file, by name. Nothing in the file is executed.
+def read_state_dict(path: Path) -> dict[str, Float32[np.ndarray, " ..."]]:
+    """Reads the arrays of a PyTorch file by name. Executes nothing in the file.
 
     Raises:
-      WeightsError: no PyTorch to read it with, no such file, or not a state dict.
+      WeightsError: PyTorch is not installed, there is no such file, or it is not a state dict.
     """
     try:
         import torch
@@ -84,24 +90,24 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"reading {path} needs PyTorch: pip install torch") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that it then refuses
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # PyTorch warns about files before it rejects them
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"{path} cannot be read as a PyTorch state dict: it must hold tensors alone "
+            f"{path} cannot be read as a PyTorch state dict: it must hold only tensors "
             f"({type(error).__name__})"
         ) from error
-    if isinstance(loaded, Mapping):
-        loaded = next((loaded[key] for key in ("state_dict", "model") if key in loaded), loaded)
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in loaded.values()
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in ("state_dict", "model") if key in content), content)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
     ):
-        raise WeightsError(f"{path} is not a PyTorch state dict, which has tensors by name")
+        raise WeightsError(f"{path} is not a PyTorch state dict, a dict of tensors by name")
     return {
         name.removeprefix("module."): value.to(torch.float32).numpy()
-        for name, value in loaded.items()
+        for name, value in content.items()
     }
 
 
@@ -110,74 +116,84 @@ def convert(
     shapes: PyTree,
     model: ConfigDict,
     new_head: bool = False,
-    std: Sequence[float] = (),
+    image_std: Sequence[float] = (),
 ) -> PyTree:
-    """A net's variables from those of the same net in PyTorch.
+    """Converts the weights of a model in PyTorch to the variables of the same model in flaxres.
 
     Args:
-      weights: by PyTorch's names. Convolutions may have biases before a norm, as torchvision's VGG
-        nets have; running means take them in.
-      shapes: of the variables, 'params' and 'batch_stats', as arrays or their shapes.
-      model: the net, an experiment's `config.model`.
-      new_head: leave out the last dense layer, whatever it is like there.
-      std: what the channels of the images were divided by; the first convolution is instead, which
-        gives the same. Empty for nothing.
+      weights: arrays by PyTorch's names. Convolutions may have biases before a norm, as in
+        torchvision's VGG; they are subtracted from the running means.
+      shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
+      model: the model, an experiment's `config.model`.
+      new_head: if True, the classification head is left out. It may then have any shape.
+      image_std: standard deviations by which the images were divided in PyTorch, one for each
+        channel; empty for none. The kernel of the first convolution is divided instead, which
+        gives the same outputs.
 
     Returns:
-      float32 arrays in the places of `shapes`; with `new_head` without the last dense layer.
+      float32 arrays in the structure of `shapes`; without the head if `new_head`.
 
     Raises:
-      ConfigError: a family of nets whose names in PyTorch are not known, or another number of
-        channels than `std` has.
-      WeightsError: a variable is missing or of another shape, or there is one too many.
+      ConfigError: the PyTorch names of the model are unknown, or `image_std` does not have one
+        number for each channel.
+      WeightsError: an array is missing, unexpected, or has the wrong shape.
     """
-    names = _names_of(model)
-    left = {name for name in weights if not name.endswith("num_batches_tracked")}
-    flat = {}
+    module_names = _make_module_names(model)
+    mismatch = f"the state dict does not fit the model {model_name(model)}"
+    unused = {name for name in weights if not name.endswith("num_batches_tracked")}
+    variables = {}
     for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
-        _, module, kind = re.fullmatch(r"(\w+)/(.+)/(\w+)", path).groups()
-        candidates = [f"{name}.{LEAVES[kind]}" for name in names(module)]
+        _, *modules, leaf_name = path.split("/")
+        module = "/".join(modules)
+        candidates = [f"{name}.{LEAF_NAMES[leaf_name]}" for name in module_names(module)]
         if new_head and module == HEAD:
-            left -= set(candidates)
+            unused -= set(candidates)
             continue
         name = next((candidate for candidate in candidates if candidate in weights), None)
         if name is None:
-            raise WeightsError(
-                f"the state dict is not of {model_name(model)}: it has no {candidates[0]} "
-                f"for {module}/{kind}"
-            )
-        left.discard(name)
-        flattened = model.name == "vgg" and module == "hidden1"
-        value = _transpose(weights[name], leaf.shape, model.widths[-1] if flattened else None)
-        if kind == "mean" and model.name != "densenet":
-            value, bias = _with_bias_of_convolution(value, module, names, weights)
-            left.discard(bias)
+            raise WeightsError(f"{mismatch}: {candidates[0]}, for {module}/{leaf_name}, is missing")
+        unused.discard(name)
+        follows_maps = model.name == "vgg" and module == "hidden1"
+        value = _transpose(weights[name], leaf.shape, model.widths[-1] if follows_maps else None)
+        if leaf_name == "mean" and model.name != "densenet":
+            bias = _find_convolution_bias(module, module_names, weights)
+            if bias is not None:
+                value = value - weights[bias]
+                unused.discard(bias)
         if value.shape != leaf.shape:
             raise WeightsError(
-                f"the state dict is not of {model_name(model)}: {name} has shape "
-                f"{weights[name].shape}, which does not fit {module}/{kind} {tuple(leaf.shape)}"
-                + (f"; {NEW_HEAD}" if module == HEAD else "")
+                f"{mismatch}: {name} has shape {weights[name].shape}, which does not fit "
+                f"{module}/{leaf_name} {tuple(leaf.shape)}"
+                + (f"; {NEW_HEAD_HINT}" if module == HEAD else "")
             )
-        flat[path] = np.array(value, np.float32)
-    if left:
+        variables[path] = np.array(value, np.float32)
+    if unused:
         raise WeightsError(
-            f"the state dict is not of {model_name(model)}: the net has no place for "
-            f"{len(left)} of its arrays, {min(left)} among them"
+            f"{mismatch}: it has {len(unused)} arrays that the model does not, such as "
+            f"{min(unused)}"
         )
-    if std:
-        first = next(path for path in FIRST if path in flat)
-        channels = flat[first].shape[2]
-        if len(std) != channels:
-            raise ConfigError(f"transfer.image_std must be {channels} numbers, got {len(std)}")
-        flat[first] /= np.array(std, np.float32)[:, None]
-    return traverse_util.unflatten_dict(flat, sep="/")
+    if image_std:
+        kernel = next(path for path in FIRST_KERNELS if path in variables)
+        channels = variables[kernel].shape[2]
+        if len(image_std) != channels:
+            raise ConfigError(
+                f"transfer.image_std must be {channels} numbers, got {len(image_std)}"
+            )
+        variables[kernel] /= np.array(image_std, np.float32)[:, None]
+    return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def _transpose(value: np.ndarray, shape: tuple[int, ...], channels: int | None) -> np.ndarray:
-    """From (out, in, height, width) or (out, in) to flax's order, for a leaf of that shape.
+def _transpose(
+    value: Shaped[np.ndarray, " ..."], shape: tuple[int, ...], channels: int | None
+) -> Shaped[np.ndarray, " ..."]:
+    """Reorders the axes of a weight from PyTorch's layout to flax's.
 
-    A dense layer may be a convolution in PyTorch. `channels` are those of the square maps whose
-    pixels it takes, if it does: PyTorch flattens them with the channels first, flax with them last.
+    Args:
+      value: weight of a convolution, (out, in, height, width), or of a dense layer, (out, in);
+        other arrays are returned unchanged. A dense layer may be a convolution in PyTorch.
+      shape: shape of the leaf in flax.
+      channels: number of channels of the square feature maps that a dense layer flattens; None for
+        other layers. PyTorch flattens channels first, flax channels last.
     """
     if channels and value.ndim == 2:
         side = math.isqrt(value.shape[1] // channels)
@@ -188,34 +204,33 @@ def _transpose(value: np.ndarray, shape: tuple[int, ...], channels: int | None) 
     return value.T if value.ndim == 2 else value
 
 
-def _with_bias_of_convolution(
-    mean: np.ndarray, module: str, names: Callable[[str], list[str]], weights: Weights
-) -> tuple[np.ndarray, str | None]:
-    """A running mean less the bias of the convolution before that norm, and the bias's name."""
+def _find_convolution_bias(
+    norm: str, module_names: Callable[[str], list[str]], weights: Weights
+) -> str | None:
+    """Returns PyTorch's name of the bias of the convolution before a norm; None if it has none."""
     try:
-        biases = [f"{name}.bias" for name in names(module.replace("norm", "conv"))]
+        names = module_names(norm.replace("norm", "conv"))
     except KeyError:
-        return mean, None
-    name = next((name for name in biases if name in weights), None)
-    return (mean - weights[name], name) if name else (mean, None)
+        return None
+    return next((f"{name}.bias" for name in names if f"{name}.bias" in weights), None)
 
 
-def _names_of(model: ConfigDict) -> Callable[[str], list[str]]:
-    """A function from a module of flaxres to its names in PyTorch."""
+def _make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
+    """Returns a function from a module's name in flaxres to its possible names in PyTorch."""
     if model.name in ("plain", "resnet", "resnext"):
-        return lambda module: _matching(RESNET, module)
+        return lambda module: _match(RESNET, module)
     if model.name == "densenet":
-        return lambda module: _matching(DENSENET, module)
+        return lambda module: _match(DENSENET, module)
     if model.name == "vgg":
         table = _vgg_names(model)
         return lambda module: table[module]
     raise ConfigError(
-        f"PyTorch's names of {model.name} nets are not known; those of resnet, resnext, densenet "
-        "and vgg are"
+        f"PyTorch names of {model.name} models are unknown; state dicts are supported for resnet, "
+        "resnext, densenet and vgg"
     )
 
 
-def _matching(table: dict[str, list[str]], module: str) -> list[str]:
+def _match(table: dict[str, list[str]], module: str) -> list[str]:
     for pattern, names in table.items():
         if match := re.fullmatch(pattern, module):
             parts = list(match.groups())
@@ -226,17 +241,21 @@ def _matching(table: dict[str, list[str]], module: str) -> list[str]:
 
 
 def _vgg_names(model: ConfigDict) -> dict[str, list[str]]:
-    """Torchvision numbers all layers, those without parameters too: conv, norm, ReLU, maximum."""
+    """Returns the names of VGG's modules.
+
+    Torchvision numbers all layers, including those without parameters: convolution, norm, ReLU and
+    max pooling.
+    """
     names, position = {}, 0
-    for stage, count in enumerate(vgg.stages_of_depth(model.depth), start=1):
-        for number in range(1, count + 1):
+    for stage, num_convolutions in enumerate(vgg.stages_of_depth(model.depth), start=1):
+        for number in range(1, num_convolutions + 1):
             names[f"stage{stage}_conv{number}"] = [f"features.{position}"]
             names[f"stage{stage}_norm{number}"] = [f"features.{position + 1}"]
             position += 3
         position += 1
-    for number in range(len(model.hidden)):
-        own = f"classifier.{3 * number}"  # each is followed by ReLU and dropout
-        names[f"hidden{number + 1}"] = [own, f"pre_logits.fc{number + 1}"]
-    last = f"classifier.{3 * len(model.hidden)}" if model.hidden else "classifier"
-    names["dense"] = [last, "head.fc"]
+    for index in range(len(model.hidden)):
+        # ReLU and dropout follow each hidden layer.
+        names[f"hidden{index + 1}"] = [f"classifier.{3 * index}", f"pre_logits.fc{index + 1}"]
+    head = f"classifier.{3 * len(model.hidden)}" if model.hidden else "classifier"
+    names[HEAD] = [head, "head.fc"]
     return names

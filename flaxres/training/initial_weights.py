@@ -12,7 +12,12 @@ from ml_collections import ConfigDict
 from flaxres.data import dataset_shape
 from flaxres.errors import WeightsError
 from flaxres.parallel.multihost import is_main_process
-from flaxres.pretrained.load import SUFFIX, check_path, fit_variables, read_weights_file
+from flaxres.pretrained.load import (
+    VARIABLES_SUFFIX,
+    fit_variables,
+    is_directory,
+    read_weights_file,
+)
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.restore import restore_newest
@@ -45,7 +50,7 @@ def load_pretrained_weights(
       WeightsError: `path` does not exist, cannot be read, or belongs to another model.
       UserError: the run cannot be read, or the model has no known PyTorch counterpart.
     """
-    if not check_path(path):
+    if not is_directory(path):
         variables = read_weights_file(path, shapes, model, new_head, std)
     elif std:
         raise WeightsError(
@@ -72,7 +77,7 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
     if not (directory / CONFIG_FILE).exists():
         raise WeightsError(
             f"directory {directory} holds no run: there is no {CONFIG_FILE}. Give the workdir of a "
-            f"run, a file of variables ({SUFFIX}) or a PyTorch state dict."
+            f"run, a file of variables ({VARIABLES_SUFFIX}) or a PyTorch state dict."
         )
     config = read_run_config(directory)
     if config.num_replicas > 1:

@@ -1,4 +1,4 @@
-"""State dicts with torchvision's and timm's names, made by PyTorch modules, and files of them."""
+"""PyTorch state dicts with torchvision's and timm's names, in memory and in files."""
 
 import functools
 import os
@@ -17,30 +17,30 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from tests.models import torch_nets  # noqa: E402
 
 
-def net_of(name, stem="cifar", pixels=32, **fields):
-    """Our net, the shapes of its variables, and PyTorch's net."""
+def make_models(name, stem="cifar", pixels=32, **fields):
+    """Returns config, flax model and variable shapes of a model, and the same model in PyTorch."""
     config = set_model(default_config(), name, stem).model
     config.update(fields)
     torch.manual_seed(0)
-    theirs = torch_nets.build(config, 10, pixels).eval()
-    for module in theirs.modules():
+    torch_model = torch_nets.build(config, 10, pixels).eval()
+    for module in torch_model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     model = create_model(config, 10)
     images = np.zeros((1, pixels, pixels, 3), np.float32)
     create = functools.partial(model.init, train=False)
-    return config, model, jax.eval_shape(create, jax.random.key(0), images), theirs
+    return config, model, jax.eval_shape(create, jax.random.key(0), images), torch_model
 
 
-def arrays(module):
+def state_arrays(module):
     return {name: value.detach().numpy() for name, value in module.state_dict().items()}
 
 
-def assert_same_logits(model, variables, theirs, pixels=32):
+def assert_same_logits(model, variables, torch_model, pixels=32):
     images = np.random.default_rng(0).normal(size=(2, pixels, pixels, 3)).astype(np.float32)
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+        expected = torch_model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
     logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
@@ -48,25 +48,25 @@ def assert_same_logits(model, variables, theirs, pixels=32):
 @pytest.mark.parametrize(
     ("name", "stem", "pixels"), [("resnet-8", "cifar", 32), ("vgg-11", "imagenet", 64)]
 )
-def test_the_first_convolution_takes_in_what_images_were_divided_by(name, stem, pixels):
+def test_image_std_is_folded_into_the_first_convolution(name, stem, pixels):
     fields = {"hidden": (8,)} if name == "vgg-11" else {}
-    config, model, shapes, theirs = net_of(name, stem, pixels, **fields)
+    config, model, shapes, torch_model = make_models(name, stem, pixels, **fields)
     std = (0.229, 0.5, 2.0)
-    variables = convert(arrays(theirs), shapes, config, std=std)
-    divided = lambda images: theirs(images / torch.tensor(std)[:, None, None])  # noqa: E731
+    variables = convert(state_arrays(torch_model), shapes, config, image_std=std)
+    divided = lambda images: torch_model(images / torch.tensor(std)[:, None, None])  # noqa: E731
     assert_same_logits(model, variables, divided, pixels)
-    with pytest.raises(ConfigError, match=r"transfer\.std must be 3 numbers, got 1"):
-        convert(arrays(theirs), shapes, config, std=(0.5,))
+    with pytest.raises(ConfigError, match=r"transfer\.image_std must be 3 numbers, got 1"):
+        convert(state_arrays(torch_model), shapes, config, image_std=(0.5,))
 
 
-def test_vgg_with_biases_before_its_norms_and_dense_layers_over_maps():
-    config, model, shapes, _ = net_of("vgg-11", "imagenet", 64, hidden=(64, 48))
+def test_vgg_with_convolution_biases_and_dense_layers_over_feature_maps():
+    config, model, shapes, _ = make_models("vgg-11", "imagenet", 64, hidden=(64, 48))
     torch.manual_seed(1)
-    theirs = torch_nets.Vgg(config, 10, 64, bias=True).eval()
-    weights = arrays(theirs)
+    torch_model = torch_nets.Vgg(config, 10, 64, bias=True).eval()
+    weights = state_arrays(torch_model)
     assert "features.0.bias" in weights
-    assert_same_logits(model, convert(weights, shapes, config), theirs, 64)
-    # timm keeps the hidden layers as convolutions, and the last layer as head.fc.
+    assert_same_logits(model, convert(weights, shapes, config), torch_model, 64)
+    # In timm the hidden layers are convolutions, and the last layer is head.fc.
     timm = {name: value for name, value in weights.items() if "classifier" not in name}
     timm["pre_logits.fc1.weight"] = weights["classifier.0.weight"].reshape(64, 512, 2, 2)
     timm["pre_logits.fc2.weight"] = weights["classifier.3.weight"].reshape(48, 64, 1, 1)
@@ -75,12 +75,12 @@ def test_vgg_with_biases_before_its_norms_and_dense_layers_over_maps():
         f"{name}.bias": weights[f"classifier.{i}.bias"]
         for i, name in ((0, "pre_logits.fc1"), (3, "pre_logits.fc2"), (6, "head.fc"))
     }
-    assert_same_logits(model, convert(timm, shapes, config), theirs, 64)
+    assert_same_logits(model, convert(timm, shapes, config), torch_model, 64)
 
 
-def test_densenet_in_torchvision_s_files_has_dots_in_names():
-    config, _, shapes, theirs = net_of("densenet-121", "imagenet")
-    weights = arrays(theirs)
+def test_densenet_names_with_dots_in_torchvision_files():
+    config, _, shapes, torch_model = make_models("densenet-121", "imagenet")
+    weights = state_arrays(torch_model)
     dotted = {
         name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
         for name, value in weights.items()
@@ -90,39 +90,42 @@ def test_densenet_in_torchvision_s_files_has_dots_in_names():
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_file(tmp_path):
-    config, model, shapes, theirs = net_of("resnet-8-B")
-    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pth")
-    weights = read_state_dict(tmp_path / "net.pth")
-    assert_same_logits(model, convert(weights, shapes, config), theirs)
+def test_state_dict_of_a_checkpoint_file(tmp_path):
+    config, model, shapes, torch_model = make_models("resnet-8-B")
+    state = {f"module.{name}": value for name, value in torch_model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "model.pth")
+    weights = read_state_dict(tmp_path / "model.pth")
+    assert_same_logits(model, convert(weights, shapes, config), torch_model)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("fc.bias"), "it has no fc.bias for dense/bias"),
+        (lambda w: w.pop("fc.bias"), "fc.bias, for dense/bias, is missing"),
         (lambda w: w.update({"fc.weight": np.zeros((5, 64))}), "fc.weight has shape"),
-        (lambda w: w.update({"layer4.0.conv1.weight": np.zeros(3)}), "no place for 1 of its"),
-        (lambda w: w.clear(), r"is not of resnet-8-B: it has no \w+\."),
+        (
+            lambda w: w.update({"layer4.0.conv1.weight": np.zeros(3)}),
+            "it has 1 arrays that the model does not, such as layer4",
+        ),
+        (lambda w: w.clear(), r"does not fit the model resnet-8-B: \w+\.\w+, for .* is missing"),
     ],
 )
-def test_state_dicts_of_other_nets(change, message):
-    config, _, shapes, theirs = net_of("resnet-8-B")
-    weights = arrays(theirs)
+def test_state_dicts_of_another_model_are_rejected(change, message):
+    config, _, shapes, torch_model = make_models("resnet-8-B")
+    weights = state_arrays(torch_model)
     change(weights)
     with pytest.raises(WeightsError, match=message):
         convert(weights, shapes, config)
 
 
-def test_nets_that_pytorch_has_no_names_for():
+def test_models_without_known_pytorch_names():
     model = set_model(default_config(), "lenet-5").model
-    with pytest.raises(ConfigError, match="names of lenet nets are not known"):
+    with pytest.raises(ConfigError, match="PyTorch names of lenet models are unknown"):
         convert({}, {"params": {"dense": {"bias": np.zeros(3)}}}, model)
 
 
-class Command:
-    """What a hostile file would hold."""
+class HostileCommand:
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -131,15 +134,15 @@ class Command:
         return os.mkdir, (str(self.path),)
 
 
-def test_files_that_are_no_state_dicts(tmp_path):
+def test_files_without_a_state_dict_are_rejected(tmp_path):
     with pytest.raises(WeightsError, match="there is no file"):
         read_state_dict(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("weights")
     (tmp_path / "empty.pth").write_bytes(b"")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Command(tmp_path / "made")))
-    torch.save({"net": Command(tmp_path / "made")}, tmp_path / "code.pth")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(HostileCommand(tmp_path / "made")))
+    torch.save({"model": HostileCommand(tmp_path / "made")}, tmp_path / "code.pth")
     for name in ("text.pth", "empty.pth", "pickle.pth", "code.pth"):
-        with pytest.raises(WeightsError, match="must hold tensors alone") as caught:
+        with pytest.raises(WeightsError, match="must hold only tensors") as caught:
             read_state_dict(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
@@ -150,16 +153,16 @@ def test_files_that_are_no_state_dicts(tmp_path):
             read_state_dict(tmp_path / name)
 
 
-def test_training_begins_with_them(tmp_path, python):
-    config, _, _, theirs = net_of("resnet-8-B", widths=(4, 8, 8))
-    theirs.conv1 = torch.nn.Conv2d(1, 4, 3, padding=1, bias=False)
-    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+def test_training_starts_from_a_state_dict(tmp_path, python):
+    config, _, _, torch_model = make_models("resnet-8-B", widths=(4, 8, 8))
+    torch_model.conv1 = torch.nn.Conv2d(1, 4, 3, padding=1, bias=False)
+    torch.save(torch_model.state_dict(), tmp_path / "model.pth")
     flags = (
         *("-m", "flaxres.main", "--config=configs/digits.py:resnet-8-B"),
         *("--config.model.widths=(4,8,8)", "--config.num_steps=1", "--config.learning_rate=1e-30"),
         *("--config.boundaries=()", f"--workdir={tmp_path / 'run'}"),
     )
-    done = python(*flags, f"--init_from={tmp_path / 'net.pth'}")
+    done = python(*flags, f"--init_from={tmp_path / 'model.pth'}")
     assert done.returncode == 0, done.stderr
     from flaxres.data import load_dataset
     from flaxres.run.checkpoint import Checkpoints
@@ -169,13 +172,13 @@ def test_training_begins_with_them(tmp_path, python):
     experiment.dataset.name, experiment.batch_size = "digits", 128
     experiment.num_devices = 1
     experiment.model.update(config)
-    like = CompiledSteps(experiment, load_dataset(experiment.dataset)).state_shape
+    template = CompiledSteps(experiment, load_dataset(experiment.dataset)).state_shape
     with Checkpoints(tmp_path / "run") as checkpoints:
-        state = checkpoints.restore(like, pytest.fail)
-    shapes = {"params": like.params, "batch_stats": like.batch_stats}
-    expected = convert(arrays(theirs), shapes, config)["params"]
+        state = checkpoints.restore(template, pytest.fail)
+    shapes = {"params": template.params, "batch_stats": template.batch_stats}
+    expected = convert(state_arrays(torch_model), shapes, config)["params"]
     jax.tree.map(
-        lambda ours, leaf: np.testing.assert_allclose(ours, leaf, rtol=1e-6, atol=1e-12),
+        lambda actual, leaf: np.testing.assert_allclose(actual, leaf, rtol=1e-6, atol=1e-12),
         state.params,
         expected,
     )
@@ -185,21 +188,21 @@ def test_training_begins_with_them(tmp_path, python):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("net", "head"), [("resnet-8-B", "fc"), ("vgg-11", "classifier")])
-def test_a_new_head_in_the_place_of_one_for_other_classes(net, head):
-    config, _, shapes, theirs = net_of(net)
-    weights = arrays(theirs)
-    whole = convert(weights, shapes, config)
+@pytest.mark.parametrize(("name", "head"), [("resnet-8-B", "fc"), ("vgg-11", "classifier")])
+def test_new_head_replaces_a_head_for_other_classes(name, head):
+    config, _, shapes, torch_model = make_models(name)
+    weights = state_arrays(torch_model)
+    variables = convert(weights, shapes, config)
     inputs = weights[f"{head}.weight"].shape[1]
     other = weights | {f"{head}.weight": np.zeros((7, inputs)), f"{head}.bias": np.zeros(7)}
     message = rf"{head}\.\w+ has shape \(7.*, which does not fit dense/.*transfer\.new_head=True$"
     with pytest.raises(WeightsError, match=message):
         convert(other, shapes, config)
-    headless = {name: leaf for name, leaf in weights.items() if not name.startswith(head)}
+    headless = {key: leaf for key, leaf in weights.items() if not key.startswith(head)}
     for given in (other, headless):
-        found = convert(given, shapes, config, new_head=True)
-        assert "dense" not in found["params"]
-        found["params"]["dense"] = whole["params"]["dense"]
-        jax.tree.map(np.testing.assert_array_equal, found, whole)
-    with pytest.raises(WeightsError, match="the net has no place for 1 of its arrays"):
+        converted = convert(given, shapes, config, new_head=True)
+        assert "dense" not in converted["params"]
+        converted["params"]["dense"] = variables["params"]["dense"]
+        jax.tree.map(np.testing.assert_array_equal, converted, variables)
+    with pytest.raises(WeightsError, match="it has 1 arrays that the model does not"):
         convert(headless | {"fc9.weight": np.zeros(3)}, shapes, config, new_head=True)

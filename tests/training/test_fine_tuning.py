@@ -174,9 +174,9 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
     path = tmp_path / "net.msgpack"
     write_variables(path, found)
     message = (
-        r"net\.msgpack is not of this resnet-8: other shapes are params/dense/bias float64 \(3,\) "
-        r"for float32 \(10,\), params/dense/kernel .*; for other classes begin that layer anew, "
-        r"with --config\.transfer\.new_head=True$"
+        r"net\.msgpack does not fit the model resnet-8: wrong shape or dtype: params/dense/bias is "
+        r"float64 \(3,\) instead of float32 \(10,\), params/dense/kernel is .*; to train on other "
+        r"classes, initialize a new head with --config\.transfer\.new_head=True$"
     )
     with pytest.raises(WeightsError, match=message):
         load_pretrained_weights(path, shapes, config.model)
@@ -189,13 +189,13 @@ def test_a_new_head_is_the_seed_s_and_the_body_the_file_s(tmp_path):
         expected = flatten(own)[name] if is_head else np.stack([flatten(found)[name]] * 2)
         np.testing.assert_array_equal(leaf, expected, err_msg=name)
     with pytest.raises(
-        WeightsError, match=r"transfer\.std is for PyTorch state dicts, and .* none"
+        WeightsError, match=r"transfer\.image_std applies only to PyTorch state dicts, got .*net"
     ):
         load_pretrained_weights(path, shapes, config.model, std=(0.5,))
     # What does not fit besides the head is said as before, without the hint.
     del found["params"]["conv"]
     write_variables(path, found)
-    with pytest.raises(WeightsError, match=r"it has no params/conv/kernel$"):
+    with pytest.raises(WeightsError, match=r"resnet-8: missing params/conv/kernel$"):
         load_pretrained_weights(path, shapes, config.model, new_head=True)
 
 
@@ -242,7 +242,9 @@ def test_fine_tuning_on_other_classes(python, tmp_path):
         *("--config.dataset.classes=('3','8')", f"--init_from={tmp_path / 'eight'}"),
     )
     done = python(*two, f"--workdir={tmp_path / 'wrong'}")
-    fails(done, 1, "other shapes are params/dense/bias float32 (8,) for float32 (2,)")
+    fails(
+        done, 1, "wrong shape or dtype: params/dense/bias is float32 (8,) instead of float32 (2,)"
+    )
     assert "--config.transfer.new_head=True" in done.stderr
     transfer = ("--config.transfer.new_head=True", "--config.transfer.frozen=('backbone',)")
     done = python(*two, *transfer, f"--workdir={tmp_path / 'two'}")
