@@ -66,7 +66,8 @@ class Measured:
           ConfigError: the config cannot be run here, or --steps are too few.
         """
         from flaxres.data import load_dataset
-        from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
+        from flaxres.training.compiled_steps import CompiledSteps
+        from flaxres.training.dispatches import steps_per_dispatch
 
         self.config = cli.get_config()
         self.config.num_steps = STEPS.value

@@ -126,7 +126,7 @@ class Streamed:
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
         """Compiles a step, and starts the workers."""
         from flaxres.training.compiled_steps import CompiledSteps
-        from flaxres.training.input_pipeline import StreamPipeline
+        from flaxres.training.stream_pipeline import StreamPipeline
 
         self._config = config
         self._compiled_steps = CompiledSteps(config, dataset)

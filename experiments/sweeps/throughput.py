@@ -46,7 +46,8 @@ class Steps:
         Raises:
           UserError: the config cannot be run here.
         """
-        from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
+        from flaxres.training.compiled_steps import CompiledSteps
+        from flaxres.training.dispatches import steps_per_dispatch
 
         self.compiled_steps = CompiledSteps(config, dataset)
         self.size = steps_per_dispatch(config)

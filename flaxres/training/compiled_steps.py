@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,6 @@ from flaxres.training.train_state import TrainState, create_state
 from flaxres.version import commit
 
 PyTree = Any
-
-# Default upper limit of `steps_per_dispatch` on accelerators: enough to hide the dispatch overhead.
-MAX_STEPS_PER_DISPATCH = 100
 
 # Models with more parameter arrays are initialized op by op, because compiling the initialization
 # of the deepest models takes too long.
@@ -287,18 +283,3 @@ class CompiledSteps:
 def _stack_replicas(values: Sequence[Any]) -> Any:
     """Stacks the values of several replicas on a leading axis; returns that of a single one."""
     return values[0] if len(values) == 1 else np.stack(values)
-
-
-def steps_per_dispatch(config: ConfigDict) -> int:
-    """Returns the number of steps in one dispatch.
-
-    It divides the periods of logs, evaluations and checkpoints, so that they fall between
-    dispatches. On a CPU the default is 1, because XLA runs convolutions inside loops many times
-    slower there.
-    """
-    default = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
-    max_steps = config.steps_per_dispatch or default
-    periods = (config.log_every, config.eval_every, config.checkpoint_every)
-    # A `log_layers_every` of 0 means never; gcd(n, 0) is n.
-    common = math.gcd(*periods, config.log_layers_every)
-    return max(n for n in range(1, min(max_steps, common) + 1) if common % n == 0)

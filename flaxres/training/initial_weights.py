@@ -82,8 +82,8 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
     config = read_run_config(directory)
     if config.num_replicas > 1:
         raise WeightsError(
-            f"{directory} holds a run of {config.num_replicas} replicas. Weights can be loaded only "
-            "from a run of a single model."
+            f"{directory} holds a run of {config.num_replicas} replicas. Weights can only be "
+            "loaded from a run of a single model."
         )
     with Checkpoints(directory) as checkpoints:
         if not checkpoints.steps():

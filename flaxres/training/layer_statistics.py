@@ -159,5 +159,5 @@ class LayerStatistics:
         return {"step": step, **{quantity: by_layer[quantity] for quantity in QUANTITIES}}
 
 
-def _sum_of_squares(x: Float[Array, "..."]) -> Float32[Array, ""]:
+def _sum_of_squares(x: Float[Array, ...]) -> Float32[Array, ""]:
     return jnp.sum(jnp.square(x.astype(jnp.float32)))

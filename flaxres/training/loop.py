@@ -23,10 +23,11 @@ from flaxres.parallel.sharding import StepFunction
 from flaxres.run.checkpoint import Checkpoints, Snapshot
 from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
 from flaxres.run.preemption import StopRequest
-from flaxres.training.compiled_steps import CompiledSteps, steps_per_dispatch
-from flaxres.training.input_pipeline import Batches, make_input_pipeline, next_dispatch_size
+from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.dispatches import next_dispatch_size, steps_per_dispatch
+from flaxres.training.input_pipeline import make_input_pipeline
 from flaxres.training.metrics import MetricSums, TrainMetrics, sum_on_host
-from flaxres.training.steps import DeviceData
+from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
 
 # Waking up for every short step takes from its time on a CPU, so a few are launched at once. They
@@ -142,7 +143,7 @@ class TrainLoop:
         self._finish(keep=0)
         return stopping
 
-    def _next(self, num_steps: int) -> Batches:
+    def _next(self, num_steps: int) -> StepInputs:
         """What the next steps take; where it is waited for, the devices have nothing else to do."""
         if self._launched and not self._pipeline.is_ready():
             jax.block_until_ready(self._launched[-1].metrics)
@@ -213,7 +214,9 @@ class TrainLoop:
                 self._write_layers(dispatch.step, dispatch.layers)
             if dispatch.snapshot is not None:
                 # Its record is on disk before, so that no restart leaves a gap.
-                self._checkpoints.save(dispatch.step, dispatch.snapshot, before_save=self._writers.sync)
+                self._checkpoints.save(
+                    dispatch.step, dispatch.snapshot, before_save=self._writers.sync
+                )
 
     def _write(self, dispatch: Dispatch, averages: dict, learning_rate: np.ndarray) -> None:
         """Writes the record of a dispatch whose training metrics are there."""
@@ -229,7 +232,9 @@ class TrainLoop:
         with raise_on_all_processes():
             self._checkpoints.check()
             _check_finite(averages)
-            self._writers.write([self.record, *replicas.split_record(averages, self._config.num_replicas)])
+            self._writers.write(
+                [self.record, *replicas.split_record(averages, self._config.num_replicas)]
+            )
         self._terminal.write(self.record)
 
     def _write_layers(self, step: int, layers: Mapping[str, jax.Array]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int32
@@ -48,6 +49,9 @@ class DeviceData:
     mean: Any
 
 
+# Inputs of a compiled step besides the train state: arrays, and int32 indices of the images of each
+# batch in them. With several replicas, the indices have a leading axis for them.
+StepInputs = tuple[DeviceData, Int32[np.ndarray, "*replicas steps batch_size"]]
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, MetricSums]]
 TrainSteps = Callable[[TrainState, DeviceData, jax.Array], tuple[TrainState, TrainMetrics]]
 Evaluate = Callable[[TrainState, DeviceData, jax.Array], MetricSums]

@@ -217,8 +217,8 @@ def test_population_statistics_leave_frozen_layers_alone():
     [
         (
             ("conv", "stage7"),
-            r"transfer\.frozen must name layers of the model \(backbone, stage1, stage2, stage3, conv, "
-            r"dense, norm, stage1_block1, .*\), got 'stage7'$",
+            r"transfer\.frozen must name layers of the model \(backbone, stage1, stage2, stage3, "
+            r"conv, dense, norm, stage1_block1, .*\), got 'stage7'$",
         ),
         (("backbone", "dense"), r"must leave at least one layer to train, got backbone, dense$"),
     ],

@@ -1,0 +1,39 @@
+"""Number of training steps in each dispatch to the devices."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+# Default upper limit of `steps_per_dispatch` on accelerators: enough to hide the dispatch overhead.
+MAX_STEPS_PER_DISPATCH = 100
+
+
+def steps_per_dispatch(config: ConfigDict) -> int:
+    """Returns the number of steps in one dispatch.
+
+    It divides the periods of logs, evaluations and checkpoints, so that they fall between
+    dispatches. On a CPU the default is 1, because XLA runs convolutions inside loops many times
+    slower there.
+    """
+    default = 1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH
+    max_steps = config.steps_per_dispatch or default
+    periods = (config.log_every, config.eval_every, config.checkpoint_every)
+    # A `log_layers_every` of 0 means never; gcd(n, 0) is n.
+    common = math.gcd(*periods, config.log_layers_every)
+    return max(n for n in range(1, min(max_steps, common) + 1) if common % n == 0)
+
+
+def next_dispatch_size(step: int, max_steps: int, num_steps: int) -> int:
+    """Returns the number of steps in the dispatch after `step`.
+
+    The dispatch ends at the next multiple of `max_steps`, or at the last step of the run.
+
+    Args:
+      step: number of steps done.
+      max_steps: maximum number of steps in a dispatch.
+      num_steps: number of steps of the run.
+    """
+    return min(max_steps - step % max_steps, num_steps - step)
