@@ -27,7 +27,6 @@ PyTree = Any
 
 VARIABLES_SUFFIX = ".msgpack"
 COLLECTIONS = ("params", "batch_stats")
-MAX_NAMES = 3  # names listed in an error message
 
 
 def is_directory(path: Path) -> bool:
@@ -70,7 +69,8 @@ def read_weights_file(
         return torch_state_dict.convert(weights, shapes, model, new_head, image_std)
     if image_std:
         raise WeightsError(
-            f"transfer.image_std applies only to PyTorch state dicts, got the file of variables {path}"
+            "transfer.image_std applies only to PyTorch state dicts, got the file of variables "
+            f"{path}"
         )
     return read_variables(path)
 
@@ -177,7 +177,11 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
             if name in given and not _is_like(given[name], expected[name])
         ],
     }
-    parts = [f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names]
+    parts = [
+        f"{fault} {first_few(names, torch_state_dict.MAX_NAMES)}"
+        for fault, names in faults.items()
+        if names
+    ]
     if parts:
         only_head = all(
             name.startswith(f"params/{HEAD}/")

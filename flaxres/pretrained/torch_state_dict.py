@@ -20,7 +20,7 @@ from jaxtyping import Float32, Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
-from flaxres.errors import ConfigError, WeightsError
+from flaxres.errors import ConfigError, WeightsError, first_few
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
 
@@ -29,6 +29,8 @@ Weights = Mapping[str, Shaped[np.ndarray, " ..."]]
 
 # Kernels of the first convolution. A model has one of them.
 FIRST_KERNELS = ("params/conv/kernel", "params/stage1_conv1/kernel")
+
+MAX_NAMES = 3  # names listed in an error message
 
 # Advice if only the classification head does not fit.
 NEW_HEAD_HINT = (
@@ -151,7 +153,7 @@ def convert(
             continue
         name = next((candidate for candidate in candidates if candidate in weights), None)
         if name is None:
-            raise WeightsError(f"{mismatch}: {candidates[0]}, for {module}/{leaf_name}, is missing")
+            raise WeightsError(f"{mismatch}: missing {candidates[0]} (for {module}/{leaf_name})")
         unused.discard(name)
         follows_maps = model.name == "vgg" and module == "hidden1"
         value = _transpose(weights[name], leaf.shape, model.widths[-1] if follows_maps else None)
@@ -168,10 +170,7 @@ def convert(
             )
         variables[path] = np.array(value, np.float32)
     if unused:
-        raise WeightsError(
-            f"{mismatch}: it has {len(unused)} arrays that the model does not, such as "
-            f"{min(unused)}"
-        )
+        raise WeightsError(f"{mismatch}: unexpected {first_few(sorted(unused), MAX_NAMES)}")
     if image_std:
         kernel = next(path for path in FIRST_KERNELS if path in variables)
         channels = variables[kernel].shape[2]

@@ -101,13 +101,13 @@ def test_state_dict_of_a_checkpoint_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("fc.bias"), "fc.bias, for dense/bias, is missing"),
+        (lambda w: w.pop("fc.bias"), r"missing fc\.bias \(for dense/bias\)$"),
         (lambda w: w.update({"fc.weight": np.zeros((5, 64))}), "fc.weight has shape"),
         (
             lambda w: w.update({"layer4.0.conv1.weight": np.zeros(3)}),
-            "it has 1 arrays that the model does not, such as layer4",
+            r"unexpected layer4\.0\.conv1\.weight$",
         ),
-        (lambda w: w.clear(), r"does not fit the model resnet-8-B: \w+\.\w+, for .* is missing"),
+        (lambda w: w.clear(), r"does not fit the model resnet-8-B: missing \w+\."),
     ],
 )
 def test_state_dicts_of_another_model_are_rejected(change, message):
@@ -204,5 +204,5 @@ def test_new_head_replaces_a_head_for_other_classes(name, head):
         assert "dense" not in converted["params"]
         converted["params"]["dense"] = variables["params"]["dense"]
         jax.tree.map(np.testing.assert_array_equal, converted, variables)
-    with pytest.raises(WeightsError, match="it has 1 arrays that the model does not"):
+    with pytest.raises(WeightsError, match=r"unexpected fc9\.weight$"):
         convert(headless | {"fc9.weight": np.zeros(3)}, shapes, config, new_head=True)
