@@ -1,4 +1,4 @@
-"""What all command lines share: flags, configs from files, and errors as one line."""
+"""Shared parts of all command lines: flags, configs from files, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -19,25 +20,30 @@ from flaxres.run import preemption
 
 
 def define_config(example: str) -> None:
-    """Defines --config=FILE.py[:NET] and its overrides, --config.FIELD=VALUE."""
+    """Defines --config=FILE.py[:MODEL] and its overrides, --config.FIELD=VALUE.
+
+    Args:
+      example: value of --config for the help text, such as 'configs/digits.py:resnet-20'.
+    """
     config_flags.DEFINE_config_file(
         "config",
         None,
-        f"Config file and net, e.g. {example}; --config.seed=1 and the like override its fields.",
+        f"Config file and model, e.g. {example}. Flags such as --config.seed=1 override its fields.",
     )
 
 
 def define_overrides() -> None:
-    """Defines --config.FIELD=VALUE alone, where several configs get them.
+    """Defines only --config.FIELD=VALUE, for programs that apply the overrides to several configs.
 
     Raises:
-      ConfigError: the command line has a field that does not exist, or a value of another type.
+      ConfigError: the command line has --config, a field that does not exist, or a value of the
+        wrong type.
     """
     from flaxres.config import default_config
 
-    if given := [arg for arg in sys.argv if re.match(r"--?config=", arg)]:
+    if given := [argument for argument in sys.argv if re.match(r"--?config=", argument)]:
         raise ConfigError(
-            f"only fields of configs can be set here, as in --config.num_steps=100; got {given[0]}"
+            f"only config fields can be set here, such as --config.num_steps=100; got {given[0]}"
         )
     try:
         config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
@@ -45,16 +51,16 @@ def define_overrides() -> None:
         raise ConfigError(_unknown_override(sys.argv) or one_line(error)) from None
 
 
-def get_overrides() -> dict[str, object]:
-    """The fields that the command line overrides, by dotted name."""
+def get_overrides() -> dict[str, Any]:
+    """Returns the config fields that the command line overrides, by dotted name."""
     return dict(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def get_config() -> ConfigDict:
-    """The config that the flags describe.
+    """Returns the config that the flags describe.
 
     Raises:
-      ConfigError: there is no --config.
+      ConfigError: --config is missing.
     """
     config = flags.FLAGS.config
     if config is None:
@@ -64,37 +70,42 @@ def get_config() -> ConfigDict:
     return config
 
 
-def with_model(config: ConfigDict, net: str) -> ConfigDict:
-    """A copy with another net, and the overrides of the command line.
+def with_model(config: ConfigDict, model: str) -> ConfigDict:
+    """Returns a copy of a config with another model and with the overrides of the command line.
+
+    Args:
+      config: config of an experiment.
+      model: name of the model, such as 'resnet-56'.
 
     Raises:
-      ConfigError: no net has this name.
+      ConfigError: no model has this name.
     """
     from flaxres.config import set_model
 
-    other = set_model(config.copy_and_resolve_references(), net, config.model.stem)
-    other.update_from_flattened_dict(get_overrides())
-    return other
+    changed = set_model(config.copy_and_resolve_references(), model, config.model.stem)
+    changed.update_from_flattened_dict(get_overrides())
+    return changed
 
 
 def run(
     main: Callable[[], None], trains: bool = True, define: Callable[[], None] = lambda: None
 ) -> None:
-    """Parses the flags and runs `main`; a user's mistake ends as one line on standard error.
+    """Parses the flags, runs `main`, and prints errors that a user can fix as one line.
 
     Args:
       main: the program.
-      trains: by itself; if not, the settings that make training fast are left out.
-      define: defines flags that can go wrong.
+      trains: True if this process itself trains or evaluates models. It then gets XLA flags for the
+        CPU and the compilation cache.
+      define: called first, to define flags; may raise UserError.
 
-    Exit codes: 2 for the command line and the config, 3 for a run that diverged, 4 for a workdir in
-    use, 1 for all else, 128 + signal when stopped.
+    Exit codes: 2 for an error in the command line or config, 3 for a run that diverged, 4 for a
+    workdir in use, 1 for other errors, 128 + signal for an interrupted program.
     """
     preemption.stop_with_parent()
     if trains:
         cpu.tune()
     sys.argv[1:] = rename_in_arguments(sys.argv[1:])
-    absl_logging.set_verbosity(absl_logging.FATAL)  # libraries log what they raise as well
+    absl_logging.set_verbosity(absl_logging.FATAL)  # libraries would log errors that they raise
 
     def start(_: Sequence[str]) -> None:
         if trains:
@@ -107,17 +118,17 @@ def run(
     except InterruptedRunError as error:
         _exit(str(error), error.exit_code)
     except UserError as error:
-        _exit(f"error: {error}", error.exit_code, error.shared)
+        _exit(f"error: {error}", error.exit_code, error.on_all_processes)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
-    except BrokenPipeError:  # the reader, `head` say, has had enough
+    except BrokenPipeError:  # the program that reads the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # 128 + SIGPIPE
 
 
-def _exit(message: str, code: int, shared: bool = True) -> None:
+def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
     print(message, file=sys.stderr, flush=True)
-    if not shared and "jax" in sys.modules:
+    if not on_all_processes and "jax" in sys.modules:
         from flaxres.parallel import multihost
 
         multihost.exit_without_waiting(code)
@@ -125,23 +136,23 @@ def _exit(message: str, code: int, shared: bool = True) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Absl's parser, with every error as a ConfigError of one line."""
+    """Parses the flags with absl; raises every error as a ConfigError of one line."""
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS.config:
-            flags.FLAGS.config.name  # noqa: B018 (a missing file shows here)
+            flags.FLAGS.config.name  # noqa: B018 (raises OSError if the config file is missing)
     except flags.Error as error:
-        # The message may hold the traceback of the config file; its last line says what it was.
+        # The message may contain the config file's traceback; its last line is the error itself.
         raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None
     except AttributeError as error:
         raise ConfigError(_unknown_override(argv) or str(error)) from None
     except OSError:
         raise ConfigError(
-            f"{_config_file(argv)} cannot be read; give --config=FILE.py:NET"
+            f"{_config_file(argv)} cannot be read; give --config=FILE.py:MODEL"
         ) from None
     except UserError:
         raise
-    except Exception as error:  # whatever the code in the file raises
+    except Exception as error:  # code in the config file may raise anything
         raise ConfigError(
             f"{_config_file(argv)} fails: {type(error).__name__}: {one_line(error, None)}"
         ) from error
@@ -151,7 +162,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    """How to call the file of --config in a message."""
+    """Returns how a message refers to the config file of the command line."""
     for argument in argv[1:]:
         if match := re.match(r"--?config=([^:]*)", argument):
             return f"config file {match[1]!r}"
@@ -159,7 +170,7 @@ def _config_file(argv: Sequence[str]) -> str:
 
 
 def _unknown_override(argv: Sequence[str]) -> str | None:
-    """The message for the first override of a field that does not exist."""
+    """Returns the message for the first override of a field that does not exist, if any."""
     from flaxres.config import default_config, flatten, unknown_field  # imports JAX
 
     known = flatten(default_config())

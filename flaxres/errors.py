@@ -1,54 +1,60 @@
-"""What a user can get wrong: errors that are shown as one line, without a traceback."""
+"""Errors that a user can fix; command lines print them as one line, without a traceback."""
 
 from collections.abc import Sequence
 
 
-def one_line(error: Exception, most: int | None = 200) -> str:
-    """An error's message without line breaks, at most `most` characters (None: all of it)."""
+def one_line(error: Exception, max_length: int | None = 200) -> str:
+    """Returns the message of an error without line breaks.
+
+    Args:
+      error: any exception.
+      max_length: number of characters after which the message is cut off; None for no limit.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if most is None or len(text) <= most else text[:most] + "..."
+    return text if max_length is None or len(text) <= max_length else text[:max_length] + "..."
 
 
-def first_few(names: Sequence[str], most: int) -> str:
-    """Lists the first `most` names, and says how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def first_few(names: Sequence[str], max_names: int) -> str:
+    """Returns the first `max_names` names and the number of others: 'a, b and 3 more'."""
+    num_others = len(names) - max_names
+    others = f" and {num_others} more" if num_others > 0 else ""
+    return ", ".join(names[:max_names]) + others
 
 
 class UserError(Exception):
-    """A mistake of the user or of the machine; the message says what was given and what to do.
+    """An error of the user or the machine; the message says what was given and what to do.
 
     Attributes:
-      exit_code: with which a program ends for it.
-      shared: of several processes of a run, all stop for it together.
+      exit_code: exit code of a program that ends with this error.
+      on_all_processes: True if all processes of the run raise the error together.
     """
 
     exit_code = 1
-    shared = False
+    on_all_processes = False
 
 
 class ConfigError(UserError):
-    """A config that cannot be run."""
+    """A config or a command line is invalid."""
 
     exit_code = 2
 
 
 class DatasetError(UserError):
-    """A data set that is unknown, missing, incomplete or not what the config asks of it."""
+    """A data set is unknown, missing, incomplete or does not fit the config."""
 
 
 class WorkdirError(UserError):
-    """A working directory that cannot be written or that holds something else."""
+    """A run directory cannot be read or written, or it belongs to another run."""
 
 
 class InUseError(WorkdirError):
-    """A working directory that another live process writes."""
+    """Another live process uses the run directory."""
 
     exit_code = 4
 
 
 class DistributedError(UserError):
-    """The processes of a run do not find each other, or one of them has failed."""
+    """The processes of a run cannot reach each other, or one of them has failed."""
 
 
 class SweepError(UserError):
@@ -56,28 +62,29 @@ class SweepError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that could not be written or read."""
+    """A checkpoint cannot be written or read, or there is none."""
 
 
 class WeightsError(UserError):
-    """Weights to begin with that cannot be read, or are not of this net."""
+    """Pretrained weights cannot be read or do not fit the model."""
 
 
 class DivergedError(UserError):
-    """Loss or parameters are no longer finite."""
+    """The loss or a parameter is no longer finite."""
 
     exit_code = 3
 
 
 class InterruptedRunError(UserError):
-    """A signal asked the run to stop; its state has been saved.
+    """A signal stopped the run, after its checkpoint was saved.
 
     Attributes:
-      exit_code: 128 + signum, as shells expect.
+      exit_code: 128 + signum, the shell convention.
     """
 
-    shared = True
+    on_all_processes = True
 
     def __init__(self, message: str, signum: int):
+        """Creates the error for signal number `signum`."""
         super().__init__(message)
         self.exit_code = 128 + signum

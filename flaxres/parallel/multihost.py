@@ -170,7 +170,7 @@ def raise_on_all_processes() -> Iterator[None]:
         error = error or DistributedError(
             f"process {jax.process_index()} stops because another process has failed"
         )
-        error.shared = True
+        error.on_all_processes = True
         raise error
 
 
