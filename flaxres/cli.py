@@ -28,7 +28,8 @@ def define_config(example: str) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        f"Config file and model, e.g. {example}. Flags such as --config.seed=1 override its fields.",
+        f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
+        "--config.seed=1.",
     )
 
 

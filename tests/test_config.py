@@ -6,7 +6,7 @@ from flaxres.config import check_config, default_config, flatten, model_name, se
 from flaxres.errors import ConfigError
 
 
-def test_the_paper_s_numbers():
+def test_the_hyperparameters_of_the_paper():
     """He15 (arXiv 1512.03385), section 4.2."""
     config = cifar10.get_config("resnet-56")
     check_config(config)
@@ -19,7 +19,7 @@ def test_the_paper_s_numbers():
 
 
 @pytest.mark.parametrize(
-    ("net", "fields"),
+    ("name", "fields"),
     [
         ("plain-20", ("plain", 20, "none", False)),
         ("resnet-56", ("resnet", 56, "A", False)),
@@ -28,18 +28,20 @@ def test_the_paper_s_numbers():
         ("resnet-1202-C", ("resnet", 1202, "C", True)),
     ],
 )
-def test_nets_by_name(net, fields):
-    config = set_model(default_config(), net)
+def test_models_by_name(name, fields):
+    config = set_model(default_config(), name)
     model = config.model
     assert (model.name, model.depth, model.shortcut, config.warmup.enabled) == fields
-    assert model_name(model) == net
+    assert model_name(model) == name
     check_config(config)
 
 
-@pytest.mark.parametrize("net", ["", "resnet", "resnet-", "rsenet-20", "plain-20-A", "resnet-20-D"])
-def test_names_that_mean_no_net(net):
-    with pytest.raises(ConfigError, match=r"net must be .*resnet-56-B.*, got"):
-        set_model(default_config(), net)
+@pytest.mark.parametrize(
+    "name", ["", "resnet", "resnet-", "rsenet-20", "plain-20-A", "resnet-20-D"]
+)
+def test_names_of_no_model(name):
+    with pytest.raises(ConfigError, match=r"model name must be .*resnet-56-B.*, got"):
+        set_model(default_config(), name)
 
 
 def test_flatten():
@@ -58,7 +60,7 @@ def test_flatten():
         ("model.shortcut", "none", "model.shortcut must be A, B or C for a residual net"),
         ("model.name", "rsenet", "model.name must be one of plain, resnet, .*, got 'rsenet'"),
         ("model.norm", "bn", "model.norm must be one of batch, .*, got 'bn'"),
-        ("model.widths", (64, 32, 16), "model.widths must be rising"),
+        ("model.widths", (64, 32, 16), "model.widths must be non-decreasing"),
         ("model.widths", (16, 32), "model.widths must be three positive numbers"),
         ("dtype", "float16", "dtype must be one of float32, bfloat16, got 'float16'"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
@@ -72,15 +74,19 @@ def test_flatten():
         ("boundaries", (1, "a"), "boundaries must be rising numbers of steps"),
         ("model.widths", (16.5, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
-        ("warmup.train_error", 100.0, "warmup.train_error must be percent"),
+        ("warmup.train_error", 100.0, "warmup.train_error must be a percentage"),
         ("schedule", "steps", "schedule must be one of piecewise-constant, cosine, got 'steps'"),
         ("linear_warmup_steps", -1, "linear_warmup_steps must be 0 or more, got -1"),
-        ("linear_warmup_steps", 64_000, "linear_warmup_steps must be below num_steps, 64000"),
+        ("linear_warmup_steps", 64_000, r"linear_warmup_steps must be below num_steps \(64000\)"),
         ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ("augment.color", -0.1, "augment.color must be 0 or more, got -0.1"),
         ("augment.color_eigenvalues", (1.0,), "augment.color_eigenvalues must be 3 numbers"),
         ("augment.color_eigenvectors", ("a",) * 9, "augment.color_eigenvectors must be 9 numbers"),
-        ("transfer.new_head", True, r"transfer.new_head must be False without weights .*init_from"),
+        (
+            "transfer.new_head",
+            True,
+            r"transfer.new_head must be False without pretrained weights .*init_from",
+        ),
         (
             "transfer.backbone_learning_rate_scale",
             0.0,
@@ -90,17 +96,17 @@ def test_flatten():
         (
             "transfer.image_std",
             (0.2,),
-            r"transfer.image_std must be \(\) without weights .*init_from",
+            r"transfer.image_std must be \(\) without pretrained weights .*init_from",
         ),
         ("transfer.frozen", (1,), r"transfer.frozen must be names of stages and layers, .*\[1\]"),
     ],
 )
-def test_bad_values(field, value, message):
+def test_invalid_values(field, value, message):
     config = default_config()
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as raised:
         check_config(config)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_remat_is_true_or_false():
@@ -110,27 +116,29 @@ def test_remat_is_true_or_false():
         check_config(config)
 
 
-def test_a_run_has_one_warm_up_and_look_ahead_needs_momentum():
+def test_a_run_has_one_warm_up_and_nesterov_needs_momentum():
     config = set_model(default_config(), "resnet-110")
     config.linear_warmup_steps = 400
-    message = "linear_warmup_steps must be 0 where warmup.enabled, of which a run has one, got 400"
+    message = (
+        "linear_warmup_steps must be 0 if warmup.enabled is True; a run has one warm-up, got 400"
+    )
     with pytest.raises(ConfigError, match=message):
         check_config(config)
     config.warmup.enabled = False
     check_config(config)
     config.nesterov, config.momentum = True, 0.0
-    with pytest.raises(ConfigError, match="nesterov must be False where momentum is 0, got True"):
+    with pytest.raises(ConfigError, match="nesterov must be False if momentum is 0, got True"):
         check_config(config)
 
 
-def test_plain_nets_have_no_shortcut():
+def test_plain_networks_have_no_shortcut():
     config = set_model(default_config(), "plain-20")
     config.model.shortcut = "A"
-    with pytest.raises(ConfigError, match="must be none for a plain net, got 'A'"):
+    with pytest.raises(ConfigError, match="must be none for a plain model, got 'A'"):
         check_config(config)
 
 
-def test_fields_that_are_unknown_or_missing():
+def test_unknown_and_missing_fields():
     config = default_config()
     config.model.detph = 20
     with pytest.raises(

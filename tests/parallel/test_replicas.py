@@ -103,7 +103,7 @@ def test_what_they_do_not_go_with(tmp_path):
     with pytest.raises(ConfigError, match="num_replicas > 1 needs a single device"):
         train_and_evaluate(config, tmp_path / "run")
     config.parallelism = "pmap"
-    with pytest.raises(ConfigError, match="parallelism must be jit where num_replicas is above 1"):
+    with pytest.raises(ConfigError, match="parallelism must be jit if num_replicas is above 1"):
         train_and_evaluate(config, tmp_path / "run")
     config = two_seeds()
     config.learning_rate = 1e30

@@ -130,5 +130,5 @@ def test_numbers_that_are_not_finite_are_null(small):
 
 def test_several_replicas_have_none(config, tmp_path):
     config.num_replicas, config.log_layers_every = 2, 1
-    with pytest.raises(ConfigError, match="log_layers_every must be 0 where num_replicas"):
+    with pytest.raises(ConfigError, match="log_layers_every must be 0 if num_replicas"):
         train_and_evaluate(config, tmp_path)
