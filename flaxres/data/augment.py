@@ -1,4 +1,4 @@
-"""Normalisation and augmentation on the device: He15 (arXiv 1512.03385), sections 3.4 and 4.2."""
+"""Normalization and augmentation on the device: He15 (arXiv 1512.03385), sections 3.4 and 4.2."""
 
 from __future__ import annotations
 
@@ -7,44 +7,66 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
 
 
-def normalize(images: jax.Array, mean: jax.Array) -> jax.Array:
-    """uint8 (n, h, w, c) to float32 in 0..1 less the per-pixel `mean` (h, w, c)."""
+def normalize(
+    images: UInt8[Array, "*batch height width channels"],
+    mean: Float[Array | np.ndarray, "height width channels"],
+) -> Float32[Array, "*batch height width channels"]:
+    """Scales images to 0..1 and subtracts the per-pixel mean image."""
     return images.astype(jnp.float32) * (1 / 255) - mean
 
 
-def draw_for_own_images(
-    draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...], axis: str | None
-) -> jax.Array:
-    """Random numbers for the device's own images, such that the batch's do not depend on devices.
+def draw_for_device(
+    draw: Callable[..., Shaped[Array, "*shape"]],
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    axis: str | None,
+) -> Shaped[Array, "*shape"]:
+    """Draws random numbers for the images on this device.
+
+    The numbers of the whole batch do not depend on the number of devices.
 
     Args:
-      draw: `draw(key, shape=shape)`.
-      key: the same on all devices.
-      shape: (images of this device, ...).
-      axis: name of the axis of devices that share the batch; None if this one has all of it.
+      draw: random function, called as `draw(key, shape=shape)`.
+      key: random key, the same on all devices.
+      shape: shape of the result; its first axis counts the images on this device.
+      axis: mapped axis over which the batch is sharded; None if it is not.
     """
     if axis is None:
         return draw(key, shape=shape)
-    n = shape[0]
-    everyones = draw(key, shape=(n * jax.lax.axis_size(axis), *shape[1:]))
-    return jax.lax.dynamic_slice_in_dim(everyones, n * jax.lax.axis_index(axis), n)
+    num_images = shape[0]
+    whole_batch = draw(key, shape=(num_images * jax.lax.axis_size(axis), *shape[1:]))
+    return jax.lax.dynamic_slice_in_dim(
+        whole_batch, num_images * jax.lax.axis_index(axis), num_images
+    )
 
 
-def random_crop(key: jax.Array, images: jax.Array, pad: int, axis: str | None = None) -> jax.Array:
-    """Pads `pad` zeros on each side, then crops the original size anywhere.
+def random_crop(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    pad: int,
+    axis: str | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """Pads images with zeros, then takes random crops of the original size.
 
-    The offsets of each image are drawn evenly from 0..2*pad on both axes. Zeros are the mean colour
-    of normalised images. `axis`: see `augment`.
+    Zeros are the mean color of normalized images.
+
+    Args:
+      key: random key, the same on all devices.
+      images: normalized images on this device.
+      pad: pixels added on each side; offsets are drawn uniformly from 0..2*pad on both axes.
+      axis: mapped axis over which the batch is sharded; None if it is not.
     """
-    n, height, width, channels = images.shape
+    batch_size, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     draw = functools.partial(jax.random.randint, minval=0, maxval=2 * pad + 1)
-    offsets = draw_for_own_images(draw, key, (n, 2), axis)
+    offsets = draw_for_device(draw, key, (batch_size, 2), axis)
 
     def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], 0)
@@ -53,48 +75,64 @@ def random_crop(key: jax.Array, images: jax.Array, pad: int, axis: str | None = 
     return jax.vmap(crop)(padded, offsets)
 
 
-def random_flip(key: jax.Array, images: jax.Array, axis: str | None = None) -> jax.Array:
-    """Flips each image left to right with probability one half. `axis`: see `augment`."""
+def random_flip(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    axis: str | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """Flips each image horizontally with probability one half.
+
+    Args:
+      key: random key, the same on all devices.
+      images: images on this device.
+      axis: mapped axis over which the batch is sharded; None if it is not.
+    """
     draw = functools.partial(jax.random.bernoulli, p=0.5)
-    flip = draw_for_own_images(draw, key, (len(images), 1, 1, 1), axis)
+    flip = draw_for_device(draw, key, (len(images), 1, 1, 1), axis)
     return jnp.where(flip, images[:, :, ::-1, :], images)
 
 
 def pca_color_augmentation(
-    key: jax.Array, images: jax.Array, options: ConfigDict, axis: str | None = None
-) -> jax.Array:
-    """Shifts the colour of each image along the principal components of RGB.
+    key: Key[Array, ""],
+    images: Float32[Array, "batch height width channels"],
+    options: ConfigDict,
+    axis: str | None = None,
+) -> Float32[Array, "batch height width channels"]:
+    """Shifts the color of each image along the principal components of RGB.
 
     Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
-    section 4.1: to each pixel [p1, p2, p3] [a1 l1, a2 l2, a3 l3] is added, with the eigenvectors p
-    and eigenvalues l of the covariance of RGB, and a Gaussian random number a for each image and
-    component.
+    section 4.1, adds [p1, p2, p3] [a1 l1, a2 l2, a3 l3] to each pixel. p and l are the eigenvectors
+    and eigenvalues of the covariance of RGB; a is a Gaussian random number for each image and
+    component. The result is not clipped, as the paper does not mention clipping.
 
     Args:
-      key: of this step; the numbers are the same however many devices share the batch.
-      images: float32 (n, height, width, 3), in units of 0..1, normalised or not.
-      options: `config.augment`: colour, the deviation of a; colour_values; colour_vectors.
-      axis: see `augment`.
-
-    Returns:
-      Of the same shape; not clipped to any range, as the paper does not say that it was.
+      key: random key of this step; results do not depend on the number of devices.
+      images: RGB images in units of 0..1, normalized or not.
+      options: `config.augment`, with `color` (the standard deviation of a), `color_eigenvalues` and
+        `color_eigenvectors`.
+      axis: mapped axis over which the batch is sharded; None if it is not.
 
     Raises:
-      ConfigError: see `check_color_channels`.
+      ConfigError: the images do not have three channels.
     """
     check_color_channels(options, images.shape[-1])
     vectors = jnp.asarray(options.color_eigenvectors, jnp.float32).reshape(3, 3)
-    a = options.color * draw_for_own_images(jax.random.normal, key, (len(images), 3), axis)
+    a = options.color * draw_for_device(jax.random.normal, key, (len(images), 3), axis)
     along = a * jnp.asarray(options.color_eigenvalues, jnp.float32)
-    shift = jnp.sum(along[:, :, None] * vectors, axis=1)  # in full precision on every device
+    # A sum instead of a matrix product: full float32 precision on every device.
+    shift = jnp.sum(along[:, :, None] * vectors, axis=1)
     return images + shift[:, None, None, :]
 
 
 def check_color_channels(options: ConfigDict, channels: int) -> None:
-    """Checks that images can have their colour shifted, if they are to.
+    """Checks that PCA color augmentation is used only for RGB images.
+
+    Args:
+      options: `config.augment`.
+      channels: channels of an image.
 
     Raises:
-      ConfigError: they have not three channels.
+      ConfigError: `color` is not 0, and the images do not have three channels.
     """
     if options.color and channels != 3:
         raise ConfigError(
@@ -104,11 +142,21 @@ def check_color_channels(options: ConfigDict, channels: int) -> None:
 
 
 def augment(
-    key: jax.Array, images: jax.Array, *, pad: int, flip: bool, axis: str | None = None
-) -> jax.Array:
-    """Random crop and flip of normalised `images` (n, h, w, c); keeps shape and dtype.
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    *,
+    pad: int,
+    flip: bool,
+    axis: str | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """Applies random crops and flips to normalized images.
 
-    With `axis`, `images` are the device's own part of a batch that the devices of that axis share.
+    Args:
+      key: random key, the same on all devices.
+      images: normalized images on this device.
+      pad: zeros added on each side before the crop, in pixels; 0 for no random crop.
+      flip: if True, flips each image horizontally with probability one half.
+      axis: mapped axis over which the batch is sharded; None if it is not.
     """
     crop_key, flip_key = jax.random.split(key)
     if pad:

@@ -1,10 +1,11 @@
-"""What a data set is to the rest of the code: arrays, number of classes, image shape."""
+"""Data sets in memory: splits of images and labels, and the mean image of the training split."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float32, UInt64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,40 +26,49 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training split, a test split, perhaps a validation split, and what they share."""
+    """A data set in memory.
+
+    Attributes:
+      name: name of the data set.
+      train: training split.
+      test: test split.
+      num_classes: number of classes; labels are 0 to num_classes - 1.
+      validation: validation split, or None.
+      mean_kind: what `mean_image` computes: 'pixel' (one mean for each pixel and channel) or
+        'channel' (one for each channel).
+    """
 
     name: str
     train: Split
     test: Split
     num_classes: int
     validation: Split | None = None
-    mean: str = "pixel"  # or 'channel': what `mean_image` is of
+    mean_kind: str = "pixel"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+        """The (height, width, channels) of an image."""
         return self.train.images.shape[1:]
 
-    def mean_image(self) -> np.ndarray:
-        """Mean of the training split, float32 (height, width, channels), in 0..1.
+    def mean_image(self) -> Float32[np.ndarray, "height width channels"]:
+        """Computes the mean image of the training split, in 0..1.
 
-        He15 (arXiv 1512.03385), section 4.2, subtracts that of each pixel; there is no division by
-        a deviation.
+        He15 (arXiv 1512.03385), section 4.2, subtracts the per-pixel mean. Images are not divided
+        by a standard deviation.
         """
         total = self.train.images.sum(axis=0, dtype=np.uint64)
-        return mean_from_sum(total, len(self.train), self.mean)
+        return mean_from_sum(total, len(self.train), self.mean_kind)
 
 
-def mean_from_sum(total: np.ndarray, count: int, kind: str) -> np.ndarray:
-    """The mean of `count` images in 0..1 from their exact sum.
+def mean_from_sum(
+    total: UInt64[np.ndarray, "height width channels"], count: int, kind: str
+) -> Float32[np.ndarray, "height width channels"]:
+    """Computes a mean image in 0..1 from the exact sum of images.
 
     Args:
-      total: uint64 (height, width, channels), of images in 0..255.
-      count: how many there were.
-      kind: 'pixel', or 'channel' for one number a channel, at all pixels.
-
-    Returns:
-      float32 (height, width, channels).
+      total: sum of images in 0..255.
+      count: number of images in the sum.
+      kind: 'pixel', or 'channel' for the mean of each channel, repeated at all pixels.
     """
     if kind == "channel":
         height, width, _ = total.shape

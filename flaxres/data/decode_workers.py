@@ -1,6 +1,6 @@
-"""Images decoded ahead of when they are needed, by threads or by processes of Grain.
+"""Decode workers: threads, or processes of Grain, that decode images before they are needed.
 
-What comes out is the same, in the same order, for any number of workers.
+Images and their order do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from flaxres.cpu.processor import available_cores
@@ -23,112 +24,111 @@ from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
-from flaxres.data.source import Source, check_label
-from flaxres.data.stream_schedule import MAX_TASK_SIZE, DecodeTask
+from flaxres.data.source import Source, check_image_size, check_label
+from flaxres.data.stream_schedule import MAX_TASK_SIZE, DecodeTask, DecodeTasks
 from flaxres.errors import DatasetError, UserError
 
-MAX_WORKERS = 16  # where the config leaves their number open
-# Python's tracker of shared memory, a process of its own, frees what a killed worker leaves behind;
-# that worker's end is said in other words.
-QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+MAX_WORKERS = 16  # if the config does not set the number
+# Python's resource tracker, a process of its own, frees the shared memory of a killed worker and
+# warns. `_worker_ended` reports the end of the worker instead.
+RESOURCE_TRACKER_FILTER = "ignore:resource_tracker:UserWarning"
+
+LabeledPixels = tuple[UInt8[np.ndarray, "height width channels"], int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Reads and decodes parts; can be sent to another process.
+    """Reads and decodes the images of decode tasks; can be sent to another process.
 
     Attributes:
-      sources: by the name of the split.
-      order: of the training images.
-      crops: what is taken of an image.
-      image_shape: (height, width, channels) of the result.
-      num_classes: labels must be below it.
-      skip_broken: take the next readable image in the place of one that cannot be decoded.
+      sources: source of each split.
+      sampler: order of the training images.
+      cropper: crops for training and evaluation.
+      image_shape: (height, width, channels) of the decoded images.
+      num_classes: number of classes; labels must be below it.
+      skip_broken: if True, images that cannot be decoded are skipped and counted. In training, the
+        next image that can be decoded takes their place.
     """
 
     sources: Mapping[str, Source]
-    order: EpochSampler
-    crops: Cropper
+    sampler: EpochSampler
+    cropper: Cropper
     image_shape: tuple[int, int, int]
     num_classes: int
     skip_broken: bool
 
-    def __call__(self, part: DecodeTask, out: DecodedImages) -> None:
-        """Fills `out`, of the size of the part; what is not valid is zeros.
+    def __call__(self, task: DecodeTask, out: DecodedImages) -> None:
+        """Decodes the images of a task into `out`, which has the same size.
+
+        Images that are not valid are zeros.
 
         Raises:
-          DatasetError: an image cannot be read or decoded, has another size, or a label that there
-            is not.
+          DatasetError: an image cannot be read or decoded, differs in size from `image_shape`, or
+            has a label that is not a class.
         """
+        load = self._load_for_training if task.training else self._load_for_evaluation
         out.broken[0] = 0
-        for i, number in enumerate(map(int, part.numbers)):
-            image, label, valid = 0, 0, False
+        for i, number in enumerate(map(int, task.numbers)):
+            example = None
             if number >= 0:
-                found, missed = (self._training if part.training else self._evaluation)(
-                    part, number
-                )
-                out.broken[0] += missed
-                if found is not None:
-                    image, label, valid = *found, True
-            out.images[i], out.labels[i], out.valid[i] = image, label, valid
+                example, num_broken = load(task.split, number)
+                out.broken[0] += num_broken
+            out.valid[i] = example is not None
+            out.images[i], out.labels[i] = (0, 0) if example is None else example
 
-    def _training(self, part: DecodeTask, position: int) -> tuple[tuple[np.ndarray, int], int]:
-        """The image at a position, or at the next whose image can be decoded; how many cannot."""
-        source = self.sources[part.split]
-        for missed in range(len(source)):
-            index = int(self.order.images(position + missed, position + missed + 1)[0])
+    def _load_for_training(self, split: str, position: int) -> tuple[LabeledPixels, int]:
+        """Loads the image at a position, or the next one that can be decoded.
+
+        Returns the image with its label, and the number of images that were skipped.
+        """
+        source = self.sources[split]
+        for skipped in range(len(source)):
+            index = int(self.sampler.images(position + skipped, position + skipped + 1)[0])
             try:
                 image, label = source.load(index)
             except BrokenImageError:
                 if not self.skip_broken:
                     raise
                 continue
-            image = self.crops.train_crop(image, position + missed)
-            return self._checked(source, index, image, label), missed
+            image = self.cropper.train_crop(image, position + skipped)
+            return self._check(source, index, image, label), skipped
         raise DatasetError(f"none of the {len(source):,} training images can be decoded")
 
-    def _evaluation(
-        self, part: DecodeTask, index: int
-    ) -> tuple[tuple[np.ndarray, int] | None, int]:
-        """An image of an evaluation; None and 1 if it cannot be decoded."""
-        source = self.sources[part.split]
+    def _load_for_evaluation(self, split: str, index: int) -> tuple[LabeledPixels | None, int]:
+        """Returns an image with its label and 0, or (None, 1) if it cannot be decoded."""
+        source = self.sources[split]
         try:
             image, label = source.load(index)
         except BrokenImageError:
             if not self.skip_broken:
                 raise
             return None, 1
-        return self._checked(source, index, self.crops.eval_crop(image), label), 0
+        return self._check(source, index, self.cropper.eval_crop(image), label), 0
 
-    def _checked(
-        self, source: Source, index: int, image: Image.Image, label: int
-    ) -> tuple[np.ndarray, int]:
-        height, width, channels = self.image_shape
-        if (image.height, image.width) != (height, width):
-            raise DatasetError(
-                f"{source.describe(index)} has {image.height} x {image.width} pixels and not the "
-                f"{height} x {width} of the first image; choose one size for all, e.g. "
-                "--config.dataset.image_size=224"
-            )
+    def _check(self, source: Source, index: int, image: Image.Image, label: int) -> LabeledPixels:
+        check_image_size(image, self.image_shape[:2], source.describe(index))
         check_label(label, self.num_classes, source.describe(index))
-        return np.asarray(image).reshape(height, width, channels), label
+        return np.asarray(image).reshape(self.image_shape), label
 
 
-def num_workers(wanted: int) -> int:
-    """Processes that decode: as many as wanted, or one on each core that this process may use."""
-    return min(len(available_cores()), MAX_WORKERS) if wanted < 0 else wanted
+def num_workers(configured: int) -> int:
+    """Returns the number of worker processes for `config.dataset.workers`.
+
+    -1 stands for one per core that this process may use, up to `MAX_WORKERS`.
+    """
+    return min(len(available_cores()), MAX_WORKERS) if configured < 0 else configured
 
 
 class DecodeStream:
-    """Decoded parts, one after another, decoded ahead; close it when it is not needed any more.
+    """Decoded images, task by task, decoded before they are requested; must be closed.
 
     Attributes:
-      most_ahead: parts that it holds when nobody asks for any.
+      max_ahead: largest number of tasks that are decoded before they are requested.
     """
 
     def __init__(
         self,
-        parts: Sequence[DecodeTask],
+        tasks: DecodeTasks,
         decoder: Decoder,
         workers: int,
         ahead: int,
@@ -138,142 +138,155 @@ class DecodeStream:
         """Starts the workers.
 
         Args:
-          parts: what to decode; can be sent to another process.
-          decoder: how.
-          workers: processes; 0 for threads of this one.
-          ahead: parts that are decoded before they are asked for, about; at least four a worker.
-          start: number of the first part to decode.
-          max_task_size: images of the largest part.
+          tasks: images to decode; can be sent to another process.
+          decoder: decoder of the tasks.
+          workers: number of worker processes; 0 for threads of this process.
+          ahead: approximate number of tasks to decode before they are requested. Worker processes
+            decode at least four each.
+          start: number of the first task to decode.
+          max_task_size: number of images of the largest task.
 
         Raises:
-          DatasetError: there is too little shared memory for the processes.
+          DatasetError: there is not enough shared memory for the worker processes.
         """
-        import grain  # with JAX, so it takes seconds, and only streams need it
+        import grain  # the import takes seconds, and only streams need it
         from absl import flags
 
         profiling = "grain_enable_multiprocess_worker_profiling"
         if not flags.FLAGS.is_parsed() and profiling in flags.FLAGS:
-            # Grain asks for this flag, which programs without absl's command line never parse.
+            # Grain reads this flag, which programs without absl's command line never parse.
             flags.FLAGS[profiling].present = 1
-        self._parts, self._workers, self._image_shape = parts, workers, decoder.image_shape
+        self._tasks, self._workers, self._image_shape = tasks, workers, decoder.image_shape
         self._next = start
-        self._slots: SharedBuffers | None = None
+        self._buffers: SharedBuffers | None = None
         if workers:
-            # Of a buffer of n, Grain fills two, one on each side of the process, and holds two
-            # parts more: counted in shared memory, with version 0.2.18.
-            buffer = max(1, round((ahead / workers - 2) / 2))
-            self.max_ahead = workers * (2 * buffer + 2)
-            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-            self._slots = SharedBuffers(
+            # Grain 0.2.18 fills two buffers of n tasks, one on each side of the process, and holds
+            # two tasks more (counted in shared memory).
+            grain_buffer = max(1, round((ahead / workers - 2) / 2))
+            self.max_ahead = workers * (2 * grain_buffer + 2)
+            read_options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            self._buffers = SharedBuffers(
                 self.max_ahead + workers, max_task_size, decoder.image_shape, start
             )
         else:
-            self.max_ahead = ahead + len(available_cores())
-            reading = grain.ReadOptions(
-                num_threads=len(available_cores()), prefetch_buffer_size=self.max_ahead
+            num_threads = len(available_cores())
+            self.max_ahead = ahead + num_threads
+            read_options = grain.ReadOptions(
+                num_threads=num_threads, prefetch_buffer_size=self.max_ahead
             )
-        steps = grain.MapDataset.range(start, len(parts)).map(_Decode(parts, decoder, self._slots))
-        steps = steps.to_iter_dataset(reading)
+        decode = _DecodeByNumber(tasks, decoder, self._buffers)
+        dataset = grain.MapDataset.range(start, len(tasks)).map(decode)
+        dataset = dataset.to_iter_dataset(read_options)
         if workers:
-            if QUIET_TRACKER not in sys.warnoptions:
-                sys.warnoptions.append(QUIET_TRACKER)  # processes are started with these
+            if RESOURCE_TRACKER_FILTER not in sys.warnoptions:
+                sys.warnoptions.append(RESOURCE_TRACKER_FILTER)  # inherited by new processes
             options = grain.MultiprocessingOptions(
-                num_workers=workers, per_worker_buffer_size=buffer
+                num_workers=workers, per_worker_buffer_size=grain_buffer
             )
-            steps = steps.mp_prefetch(options, worker_init_fn=_begin_worker)
-        self._iterator = iter(steps)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_initialize_worker)
+        self._iterator = iter(dataset)
 
     def read_into(self, out: DecodedImages) -> None:
-        """Copies the next part, of as many images as `out` has.
+        """Copies the images of the next task, which has the size of `out`.
 
         Raises:
-          DatasetError: it cannot be decoded, or a worker has ended before its time.
-          StopIteration: there is no next part.
+          DatasetError: an image cannot be decoded, or a worker ended unexpectedly.
+          StopIteration: there is no next task.
         """
         if self._iterator is None:
             raise StopIteration
         try:
-            found = next(self._iterator)
+            decoded = next(self._iterator)
         except UserError as error:
-            # Without Grain's traceback and notes.
+            # A new exception, without Grain's traceback and notes.
             raise type(error)(*error.args) from None
         except RuntimeError as error:
             if not (code := re.search(r"exit code (-?\d+)", str(error))):
                 raise
-            raise _lost(int(code[1]), self._workers) from None
-        if self._slots is None:
-            out.copy_from(found)
+            raise _worker_ended(int(code[1]), self._workers) from None
+        if self._buffers is None:
+            out.copy_from(decoded)
         else:
-            self._slots.take(self._next, out)
+            self._buffers.read_into(self._next, out)
         self._next += 1
 
     def __iter__(self) -> DecodeStream:
         return self
 
     def __next__(self) -> DecodedImages:
-        """The next part in memory of its own; raises what `take` raises."""
-        if self._next >= len(self._parts):
+        """Returns the images of the next task in newly allocated memory.
+
+        Raises:
+          DatasetError: an image cannot be decoded, or a worker ended unexpectedly.
+        """
+        if self._next >= len(self._tasks):
             raise StopIteration
-        out = DecodedImages.empty(len(self._parts[self._next]), self._image_shape)
+        out = DecodedImages.empty(len(self._tasks[self._next]), self._image_shape)
         self.read_into(out)
         return out
 
     def close(self) -> None:
-        """Ends the workers; there is no next part then."""
+        """Stops the workers and frees the shared memory; there is no next task any more."""
         if self._iterator is None:
             return
-        if self._slots is not None:
-            self._slots.release()
+        if self._buffers is not None:
+            self._buffers.free_all()
         self._iterator.close()
-        # Grain's iterators are in cycles of references.
+        # Grain's iterators lie in reference cycles, so only the collector frees them.
         self._iterator = None
         gc.collect()
-        if self._slots is not None:
-            self._slots.close()
+        if self._buffers is not None:
+            self._buffers.close()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Decode:
-    """Decodes parts by their numbers: into slots, from which they are taken, or new memory."""
+class _DecodeByNumber:
+    """Decodes tasks by their numbers, into shared buffers or, if there are none, new memory."""
 
-    parts: Sequence[DecodeTask]
+    tasks: DecodeTasks
     decoder: Decoder
-    slots: SharedBuffers | None
+    buffers: SharedBuffers | None
 
-    def __call__(self, number: int) -> DecodedImages | int:
+    def __call__(self, number: int | np.integer) -> DecodedImages | int:
         number = int(number)
-        part = self.parts[number]
-        if self.slots is not None:
-            self.decoder(part, self.slots.slot(number, len(part)))
-            return number  # Grain leaves out what is None
-        pixels = DecodedImages.empty(len(part), self.decoder.image_shape)
-        self.decoder(part, pixels)
-        return pixels
+        task = self.tasks[number]
+        if self.buffers is not None:
+            self.decoder(task, self.buffers.wait_for_buffer(number, len(task)))
+            return number  # Grain would drop None
+        out = DecodedImages.empty(len(task), self.decoder.image_shape)
+        self.decoder(task, out)
+        return out
 
 
-def _begin_worker(number: int, count: int) -> None:
-    """Has a worker end with its parent and with nothing else."""
-    # These go to all processes of a terminal or a job; the run needs images until it has saved.
+def _initialize_worker(number: int, count: int) -> None:
+    """Makes a worker process end when its parent ends, and ignore SIGINT and SIGTERM.
+
+    A terminal or a job scheduler sends these signals to all processes. The run needs its workers
+    until it has saved a checkpoint.
+    """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    if parent is None:
+        raise RuntimeError("a decode worker must be a child process")
+    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _lost(code: int, workers: int) -> DatasetError:
-    """What to say of a worker that has ended."""
-    how = f"with exit code {code}"
-    if code < 0:
-        how = f"by signal {-code}"
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _worker_ended(exit_code: int, workers: int) -> DatasetError:
+    """Returns the error for a worker that ended with this exit code (negative: by a signal)."""
+    cause = f"with exit code {exit_code}"
+    if exit_code < 0:
+        cause = f"by signal {-exit_code}"
         names = {int(s): s.name for s in signal.Signals}
-        how += f" ({names[-code]})" if -code in names else ""
+        cause += f" ({names[-exit_code]})" if -exit_code in names else ""
     return DatasetError(
-        f"one of {workers} processes that decode images was ended {how}; where memory or /dev/shm "
-        "is short, choose fewer with --config.dataset.workers (0: threads), or a smaller "
-        "--config.dataset.prefetch; the same command goes on from the last checkpoint"
+        f"one of {workers} decode workers was ended {cause}; if memory or /dev/shm is short, "
+        "choose fewer with --config.dataset.workers (0: threads) or a smaller "
+        "--config.dataset.prefetch; rerun the same command to resume from the last "
+        "checkpoint"
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.resize import resize_arrays
 from flaxres.data.source import parse_split
 
-DIGITS_SHAPE = (8, 8, 1), 10  # of an image, and number of classes
-TEST_SIZE = 360  # of 1,797, so 1,437 for training
+DIGITS_SHAPE = (8, 8, 1)  # height, width, channels
+DIGITS_NUM_CLASSES = 10
+TEST_SIZE = 360  # of 1,797 images, which leaves 1,437 for training
 
 
 def load_digits(
@@ -18,43 +21,44 @@ def load_digits(
     validation_split: str | None = None,
     image_size: int = 0,
 ) -> Dataset:
-    """Loads the digits with a fixed stratified split, 1,437 for training and 360 for testing.
+    """Loads the digits with a fixed stratified split: 1,437 for training and 360 for testing.
 
     Args:
-      train_split: 'train' or a part of it in TFDS syntax, such as 'train[:1200]' or 'train[:80%]'.
-      test_split: likewise.
-      validation_split: likewise, e.g. 'train[1200:]'; None for no such split.
-      image_size: pixels on each side that the images are scaled to; 0 for 8.
+      train_split: 'train', or a slice in TFDS syntax such as 'train[:1200]' or 'train[:80%]'.
+      test_split: the test split, in the same syntax.
+      validation_split: the validation split, such as 'train[1200:]' (default: none).
+      image_size: height and width to which images are resized, in pixels (default, 0: 8).
 
     Returns:
-      Images of one channel; the original grey levels 0..16 are spread over 0..255.
+      The data set, with images of one channel. The gray levels 0..16 are scaled to 0..255.
 
     Raises:
-      DatasetError: a split that does not exist.
+      DatasetError: a split does not exist or is empty.
     """
-    from sklearn import datasets, model_selection  # takes a second, so only when asked for
+    from sklearn import datasets, model_selection  # the import takes a second
 
     images, labels = datasets.load_digits(return_X_y=True)
-    images = np.rint(images.reshape(-1, *DIGITS_SHAPE[0]) * (255 / 16)).astype(np.uint8)
+    images = np.rint(images.reshape(-1, *DIGITS_SHAPE) * (255 / 16)).astype(np.uint8)
     if image_size:
         images = resize_arrays(images, image_size)
-    train, test = model_selection.train_test_split(
+    train_rows, test_rows = model_selection.train_test_split(
         np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
     )
-    parts = {
+    splits = {
         name: Split(images[rows], labels[rows].astype(np.int32))
-        for name, rows in (("train", train), ("test", test))
+        for name, rows in (("train", train_rows), ("test", test_rows))
     }
     return Dataset(
         name="digits",
-        train=_slice(parts, train_split),
-        test=_slice(parts, test_split),
-        num_classes=DIGITS_SHAPE[1],
-        validation=_slice(parts, validation_split) if validation_split else None,
+        train=_slice(splits, train_split),
+        test=_slice(splits, test_split),
+        num_classes=DIGITS_NUM_CLASSES,
+        validation=_slice(splits, validation_split) if validation_split else None,
     )
 
 
-def _slice(parts: dict[str, Split], spec: str) -> Split:
-    """The part that a spec names."""
-    name, rows = parse_split(spec, {name: len(part) for name, part in parts.items()}, "digits")
-    return Split(parts[name].images[rows], parts[name].labels[rows])
+def _slice(splits: Mapping[str, Split], spec: str) -> Split:
+    """Returns the images and labels that a spec such as 'train[:80%]' selects."""
+    sizes = {name: len(split) for name, split in splits.items()}
+    name, rows = parse_split(spec, sizes, "digits")
+    return Split(splits[name].images[rows], splits[name].labels[rows])

@@ -1,6 +1,6 @@
-"""A folder of class folders: DIR/SPLIT/CLASS/*.jpg, the layout of TFDS's ImageFolder.
+"""Data sets in folders: DIR/SPLIT/CLASS/*.jpg, the layout of TFDS's ImageFolder.
 
-`dataset.name = 'folder'` with `dataset.data_dir = DIR`; nothing is converted or copied.
+Set `dataset.name = 'folder'` and `dataset.data_dir = DIR`. Nothing is converted or copied.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int32
 from PIL import Image
 
 from flaxres.data.decode import decode
@@ -24,51 +25,59 @@ class FolderSource:
     """The image files of one split.
 
     Attributes:
-      directory: of the split.
-      files: bytes (n,), their names in there, 'CLASS/NAME': an array, as a million of paths would
-        take seconds to be sent to a worker, and much memory there.
-      own_labels: int32 (n,), the number of the class folder that each lies in.
+      directory: directory of the split.
+      files: bytes (n,), paths CLASS/NAME in `directory`. One array can be sent to a worker in much
+        less time and memory than a list of a million paths.
+      label_array: int32 (n,), index of the class folder of each file.
     """
 
     directory: str
     files: np.ndarray
-    own_labels: np.ndarray
+    label_array: np.ndarray
 
     def __len__(self) -> int:
         return len(self.files)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """See `flaxres.data.source.Source`."""
+        """Returns image `index`, decoded in its original size, and its label.
+
+        Raises:
+          BrokenImageError: the image cannot be decoded.
+          DatasetError: the file cannot be read.
+        """
         file = self.describe(index)
         try:
             data = Path(file).read_bytes()
         except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
-        return decode(data, file), int(self.own_labels[index])
+        return decode(data, file), int(self.label_array[index])
 
     def describe(self, index: int) -> str:
-        """See there."""
+        """Returns the path of image `index`."""
         return os.path.join(self.directory, os.fsdecode(self.files[index]))
 
-    def labels(self) -> np.ndarray:
-        """See there."""
-        return self.own_labels
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Returns all labels."""
+        return self.label_array
 
 
 def open_folder(
-    data_dir: str | None, train_split: str, test_split: str, validation_split: str | None = None
+    data_dir: str | os.PathLike[str] | None,
+    train_split: str,
+    test_split: str,
+    validation_split: str | None = None,
 ) -> Sources:
-    """The splits of a folder. Their files have a fixed order that mixes the classes.
+    """Opens the splits of a folder. Their files have a fixed order that mixes the classes.
 
     Args:
-      data_dir: the folder.
-      train_split: name of a folder in it, or a part of it such as 'train[:80%]'.
-      test_split: likewise.
-      validation_split: likewise; None for no such split.
+      data_dir: directory that contains SPLIT/CLASS/*.jpg.
+      train_split: name of a split, or a slice such as 'train[:80%]'.
+      test_split: the test split, in the same syntax.
+      validation_split: the validation split, in the same syntax (default: none).
 
     Raises:
-      DatasetError: there is no such folder or split, no image in a class, or classes that differ
-        between the splits.
+      DatasetError: the directory or a split does not exist, a class has no images, or the splits
+        have different classes.
     """
     if data_dir is None:
         raise DatasetError(
@@ -76,56 +85,57 @@ def open_folder(
         )
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise DatasetError(f"there is no folder {root}; it must hold SPLIT/CLASS/*.jpg")
-    names = _folders(root)
-    classes = {name: _folders(root / name) for name in names}
-    wanted = [spec for spec in (train_split, test_split, validation_split) if spec]
-    for spec in wanted:
-        name = spec.partition("[")[0]
-        if name not in names:
+        raise DatasetError(f"folder {root} does not exist; it must contain SPLIT/CLASS/*.jpg")
+    classes = {name: _subfolders(root / name) for name in _subfolders(root)}
+    specs = [spec for spec in (train_split, test_split, validation_split) if spec]
+    used_names = [spec.partition("[")[0] for spec in specs]
+    for spec, name in zip(specs, used_names, strict=True):
+        if name not in classes:
             raise DatasetError(
-                f"folder {root} must hold a folder {name!r} with class folders, for the split "
-                f"{spec!r}; it holds {', '.join(names) or 'no folders'}"
+                f"folder {root} must contain a folder {name!r} with class folders for the split "
+                f"{spec!r}; it contains {', '.join(classes) or 'no folders'}"
             )
         if not classes[name]:
-            raise DatasetError(f"{root / name} holds no class folders; it must hold CLASS/*.jpg")
-    splits = {name: _read(root / name, classes[name]) for name in names if _used(name, wanted)}
+            raise DatasetError(
+                f"{root / name} contains no class folders; it must contain CLASS/*.jpg"
+            )
+    splits = {
+        name: _list_files(root / name, classes[name]) for name in classes if name in used_names
+    }
     sizes = {name: len(split) for name, split in splits.items()}
-    used = [parse_split(spec, sizes, f"folder {root}") for spec in wanted]
-    first = used[0][0]
-    for name, _ in used:
+    slices = [parse_split(spec, sizes, f"folder {root}") for spec in specs]
+    first = used_names[0]
+    for name in used_names:
         differing = sorted(set(classes[first]) ^ set(classes[name]))
         if differing:
             raise DatasetError(
                 f"{root / first} and {root / name} must have the same class folders, but "
-                f"{', '.join(differing)} {'is' if len(differing) == 1 else 'are'} in one alone"
+                f"{', '.join(differing)} {'is' if len(differing) == 1 else 'are'} in only one of "
+                "them"
             )
-    found = [Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in used]
-    train, test, *validation = found
+    train, test, *validation = (
+        Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in slices
+    )
     return Sources(f"folder {root.name}", train, test, tuple(classes[first]), 3, *validation)
 
 
-def _used(name: str, specs: list[str]) -> bool:
-    return any(spec.partition("[")[0] == name for spec in specs)
-
-
-def _folders(directory: Path) -> list[str]:
-    """Names of the folders in it, but for hidden ones."""
+def _subfolders(directory: Path) -> list[str]:
+    """Returns the sorted names of the folders in a directory, without hidden ones."""
     names = (path.name for path in directory.iterdir() if path.is_dir())
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _read(split: Path, classes: list[str]) -> FolderSource:
-    """All files of a split, in a random order that is always the same."""
+def _list_files(split: Path, classes: list[str]) -> FolderSource:
+    """Lists all image files of a split, in a random but fixed order."""
     files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         with os.scandir(split / name) as entries:
             names = (entry.name for entry in entries)
-            own = sorted(file for file in names if file.lower().endswith(SUFFIXES))
-        if not own:
-            raise DatasetError(f"class folder {split / name} holds no .jpg, .jpeg or .png file")
-        files += [os.fsencode(f"{name}/{file}") for file in own]
-        labels += [label] * len(own)
+            class_files = sorted(file for file in names if file.lower().endswith(SUFFIXES))
+        if not class_files:
+            raise DatasetError(f"class folder {split / name} contains no .jpg, .jpeg or .png file")
+        files += [os.fsencode(f"{name}/{file}") for file in class_files]
+        labels += [label] * len(class_files)
     order = np.random.default_rng(0).permutation(len(files))
     return FolderSource(str(split), np.array(files)[order], np.array(labels, np.int32)[order])

@@ -1,10 +1,11 @@
-"""Whole sources as arrays in memory."""
+"""Reading of whole sources into memory."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 from PIL import Image
@@ -12,65 +13,91 @@ from PIL import Image
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.resize import resize
-from flaxres.data.source import Source, Sources, check_label
+from flaxres.data.source import Source, Sources, check_image_size, check_label
 from flaxres.errors import DatasetError
+
+Example = tuple[int, Image.Image, int]  # index in the source, decoded image, label
+ExampleReader = Callable[[Source], Generator[Example, None, None]]
 
 
 def load_sources(
-    sources: Sources, image_size: int, skip_broken: bool = False, eval_short_side: int = 0
+    sources: Sources,
+    image_size: int,
+    skip_broken: bool = False,
+    eval_short_side: int = 0,
+    read_examples: ExampleReader | None = None,
 ) -> Dataset:
-    """Reads all splits.
+    """Reads all splits into memory.
 
     Args:
-      sources: of the data set.
-      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
-      skip_broken: leave images out that cannot be decoded, and say how many there were.
-      eval_short_side: to which images that are not for training are scaled, before their middle is
-        taken; 0 for `image_size`.
+      sources: splits of the data set.
+      image_size: height and width to which images are resized, in pixels; 0 leaves them unchanged,
+        and they must have one size.
+      skip_broken: if True, images that cannot be decoded are skipped, and one line on standard
+        error reports their number.
+      eval_short_side: length to which the shorter side of test and validation images is resized
+        before the center crop, in pixels (default, 0: `image_size`).
+      read_examples: yields the examples of a source in order (default: loads one after another).
 
     Raises:
-      DatasetError: an image that cannot be decoded, is of another size than the first, or has a
-        label that there is not.
+      DatasetError: an image cannot be read or decoded, differs in size from the first, or has a
+        label that is not a class.
     """
-    splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
-    found = {}
-    for name, split in splits.items():
-        short = 0 if name == "train" else eval_short_side
-        view = functools.partial(resize, size=image_size, short=short) if image_size else None
-        found[name] = split and _read(split, sources, view, skip_broken)
-    return Dataset(name=sources.name, num_classes=sources.num_classes, **found)
+    read_examples = read_examples or functools.partial(_load_one_by_one, skip_broken=skip_broken)
+    read = functools.partial(
+        _read_split, sources=sources, image_size=image_size, read_examples=read_examples
+    )
+    return Dataset(
+        name=sources.name,
+        train=read(sources.train),
+        test=read(sources.test, short_side=eval_short_side),
+        num_classes=sources.num_classes,
+        validation=(
+            None
+            if sources.validation is None
+            else read(sources.validation, short_side=eval_short_side)
+        ),
+    )
 
 
-def _read(
-    source: Source,
-    sources: Sources,
-    view: Callable[[Image.Image], Image.Image] | None,
-    skip_broken: bool,
-) -> Split:
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    broken = 0
+def _load_one_by_one(source: Source, skip_broken: bool) -> Generator[Example, None, None]:
     for index in range(len(source)):
         try:
             image, label = source.load(index)
         except BrokenImageError:
             if not skip_broken:
                 raise
-            broken += 1
             continue
-        image = view(image) if view else image
-        images.append(np.asarray(image).reshape(image.height, image.width, sources.channels))
-        labels.append(label)
-        check_label(label, sources.num_classes, source.describe(index))
-        if images[-1].shape != images[0].shape:
-            (height, width), (first, second) = (i.shape[:2] for i in (images[-1], images[0]))
-            raise DatasetError(
-                f"{source.describe(index)} has {height} x {width} pixels and not the {first} x "
-                f"{second} of the first image; choose one size for all, e.g. "
-                "--config.dataset.image_size=224"
-            )
-    if not images:
-        raise DatasetError(f"none of the {len(source)} images can be decoded")
-    if broken:
-        print(f"{broken:,} of {len(source):,} images cannot be decoded; left out", file=sys.stderr)
-    return Split(np.stack(images), np.array(labels, np.int32))
+        yield index, image, label
+
+
+def _read_split(
+    source: Source,
+    sources: Sources,
+    image_size: int,
+    read_examples: ExampleReader,
+    short_side: int = 0,
+) -> Split:
+    """Reads one split; allocates its memory when the size of the first image is known."""
+    size = len(source)
+    images = np.empty((0, 0, 0, sources.channels), np.uint8)
+    labels = np.empty(size, np.int32)
+    count = 0
+    with contextlib.closing(read_examples(source)) as examples:  # on an error too
+        for index, image, label in examples:
+            if image_size:
+                image = resize(image, image_size, short_side)
+            if not count:
+                images = np.empty((size, image.height, image.width, sources.channels), np.uint8)
+            check_label(label, sources.num_classes, source.describe(index))
+            check_image_size(image, images.shape[1:3], source.describe(index))
+            images[count] = np.asarray(image).reshape(images.shape[1:])
+            labels[count] = label
+            count += 1
+    if not count:
+        raise DatasetError(f"none of the {size} images can be decoded")
+    if count < size:
+        print(
+            f"Skipped {size - count:,} of {size:,} images that cannot be decoded.", file=sys.stderr
+        )
+    return Split(images[:count], labels[:count])

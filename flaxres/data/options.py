@@ -1,6 +1,8 @@
-"""Which fields of `config.dataset` and `config.augment` go together."""
+"""Checks of the fields of `config.dataset` and `config.augment`, and of their combinations."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -13,12 +15,12 @@ BROKEN_IMAGES = ("fail", "skip")
 
 
 def crops_on_host(config: ConfigDict) -> bool:
-    """Whether the random crops are of larger images, and so made where images are decoded."""
+    """Returns True if random crops are made where images are decoded, not on the device."""
     return config.augment.crop != "pad"
 
 
 def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
-    """Checks the fields that say how images are read and cropped.
+    """Checks how an experiment reads and crops images.
 
     Args:
       config: the experiment.
@@ -27,46 +29,68 @@ def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     Raises:
       ConfigError: a field has a value that is not allowed.
     """
-    data, options = config.dataset, config.augment
+    data, crop, image_size = config.dataset, config.augment.crop, config.dataset.image_size
 
-    need = fields.require
+    require = fields.require
     fields.require_one_of("dataset.placement", PLACEMENTS)
     fields.require_one_of("dataset.mean", MEANS)
     fields.require_one_of("dataset.broken_images", BROKEN_IMAGES)
     fields.require_one_of("augment.crop", CROPS)
-    need(data.workers >= -1, "dataset.workers", "0 or more, or -1 for one on each core")
-    need(data.prefetch >= 1, "dataset.prefetch", "at least 1")
-    need(data.mean_images >= 1, "dataset.mean_images", "at least 1")
-    need(data.device_gib >= 0, "dataset.device_gib", "0 or more")
-    short = data.eval_short_side
-    need(short >= 0, "dataset.eval_short_side", "0 or more")
-    ok = short == 0 or 0 < data.image_size <= short
-    need(ok, "dataset.eval_short_side", f"0, or at least image_size ({data.image_size}, not 0)")
-    if data.placement == "stream":
-        ok = config.num_replicas == 1
-        need(ok, "dataset.placement", "device or auto where num_replicas is above 1")
-    if crops_on_host(config):
-        crop = options.crop
-        need(data.placement != "device", "dataset.placement", f"auto or stream for crop {crop!r}")
-        need(data.image_size > 0, "dataset.image_size", f"the size of the crops for crop {crop!r}")
-        need(config.num_replicas == 1, "augment.crop", "pad where num_replicas is above 1")
-    least = max(1, data.image_size if options.crop == "scale" else 1)
-    ok = _rising(options.short_side_range, least) and all(
-        type(n) is int for n in options.short_side_range
+    require(data.workers >= -1, "dataset.workers", "0 or more, or -1 for one per core")
+    require(data.prefetch >= 1, "dataset.prefetch", "at least 1")
+    require(data.mean_images >= 1, "dataset.mean_images", "at least 1")
+    require(data.device_gib >= 0, "dataset.device_gib", "0 or more")
+    require(data.eval_short_side >= 0, "dataset.eval_short_side", "0 or more")
+    require(
+        data.eval_short_side == 0 or 0 < image_size <= data.eval_short_side,
+        "dataset.eval_short_side",
+        f"0, or at least image_size ({image_size}), which must not be 0",
     )
-    need(ok, "augment.short_side_range", f"two rising numbers of pixels, from {least} on")
-    ok = _rising(options.area_range) and options.area_range[1] <= 1
-    need(ok, "augment.area_range", "two rising parts of the image's area, up to 1")
-    need(
-        _rising(options.aspect_ratio_range),
+    if data.placement == "stream":
+        require(
+            config.num_replicas == 1,
+            "dataset.placement",
+            "device or auto if num_replicas is above 1",
+        )
+    if crops_on_host(config):
+        require(
+            data.placement != "device",
+            "dataset.placement",
+            f"auto or stream for augment.crop={crop!r}",
+        )
+        require(
+            image_size > 0, "dataset.image_size", f"the size of the crops for augment.crop={crop!r}"
+        )
+        require(config.num_replicas == 1, "augment.crop", "pad if num_replicas is above 1")
+    _check_crop_ranges(config, fields)
+
+
+def _check_crop_ranges(config: ConfigDict, fields: FieldChecker) -> None:
+    augment = config.augment
+    min_short_side = max(1, config.dataset.image_size) if augment.crop == "scale" else 1
+    fields.require(
+        _is_rising_pair(augment.short_side_range, min_short_side)
+        and all(type(length) is int for length in augment.short_side_range),
+        "augment.short_side_range",
+        f"two rising numbers of pixels, at least {min_short_side}",
+    )
+    fields.require(
+        _is_rising_pair(augment.area_range) and augment.area_range[1] <= 1,
+        "augment.area_range",
+        "two rising fractions of the image's area, at most 1",
+    )
+    fields.require(
+        _is_rising_pair(augment.aspect_ratio_range),
         "augment.aspect_ratio_range",
         "two rising ratios of width to height",
     )
 
 
-def _rising(pair: tuple, least: float = 0) -> bool:
-    """Whether there are two numbers, above 0 and not below `least`, that do not fall."""
-    if len(pair) != 2 or not all(isinstance(n, int | float) for n in pair):
+def _is_rising_pair(values: Sequence[object], minimum: float = 0) -> bool:
+    """Returns True for two positive numbers, at least `minimum`, the first not above the second."""
+    if len(values) != 2:
         return False
-    low, high = pair
-    return 0 < low <= high and low >= least
+    low, high = values
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return False
+    return 0 < low <= high and low >= minimum

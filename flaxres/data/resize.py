@@ -1,62 +1,72 @@
-"""Images of one size from images of any."""
+"""Resizing of images to one size: bilinear, then a center crop."""
 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 
-def scaled_size(image: Image.Image, short: int) -> tuple[int, int]:
-    """(width, height) of the image scaled so that its short side has `short` pixels."""
-    side = min(image.size)
-    width, height = (max(short, round(length * short / side)) for length in image.size)
+def scaled_size(image: Image.Image, short_side: int) -> tuple[int, int]:
+    """Returns the (width, height) of an image whose shorter side is scaled to `short_side`."""
+    original = min(image.size)
+    width, height = (
+        max(short_side, round(length * short_side / original)) for length in image.size
+    )
     return width, height
 
 
-def resize(image: Image.Image, size: int, short: int = 0) -> Image.Image:
-    """The middle `size` x `size` pixels of the image, scaled so that its short side has `short`.
+def resize(image: Image.Image, size: int, short_side: int = 0) -> Image.Image:
+    """Scales the shorter side of an image to `short_side`, then takes the center crop.
 
-    Bilinear, over the whole area of each new pixel where the image shrinks.
+    The filter is bilinear; where the image shrinks, it averages over the area of each new pixel.
 
     Args:
-      image: of any size.
-      size: of the result.
-      short: pixels of the short side before the crop, at least `size`; 0 for `size`.
+      image: image of any size.
+      size: height and width of the crop, in pixels.
+      short_side: length of the shorter side before the crop, at least `size` (default, 0: `size`).
     """
-    width, height = scaled_size(image, short or size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    image = image.resize(scaled_size(image, short_side or size), Image.Resampling.BILINEAR)
+    return _center_crop(image, size, size)
 
 
-def resize_arrays(images: np.ndarray, size: int) -> np.ndarray:
-    """The same for uint8 (n, height, width, channels), with 1 or 3 channels."""
-    gray = images.shape[-1] == 1
-    resized = [resize(Image.fromarray(image[..., 0] if gray else image), size) for image in images]
+def _center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def resize_arrays(
+    images: UInt8[np.ndarray, "batch height width channels"], size: int
+) -> UInt8[np.ndarray, "batch size size channels"]:
+    """Resizes and center-crops images of 1 or 3 channels as `resize` does."""
+    is_gray = images.shape[-1] == 1
+    resized = [
+        resize(Image.fromarray(image[..., 0] if is_gray else image), size) for image in images
+    ]
     return np.stack([np.asarray(image) for image in resized]).reshape(
         len(images), size, size, images.shape[-1]
     )
 
 
-def image_to_array(image: Image.Image) -> np.ndarray:
-    """uint8 (height, width, channels)."""
+def image_to_array(image: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
+    """Converts an image to an array, with a channel axis for gray images too."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def resize_to_shape(image: Image.Image, size: tuple[int, int], short_side: int = 0) -> np.ndarray:
-    """The middle of an image of any size, scaled to cover height and width `size`.
+def resize_to_shape(
+    image: Image.Image, size: tuple[int, int], short_side: int = 0
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Scales an image until it covers `size`, then takes the center crop.
 
-    An image of that size is left as it is; where the size is a square, this is
-    `resize`.
+    If `size` is a square, the result is that of `resize`. An image that already has this size is
+    returned unchanged.
 
     Args:
-      image: of any size.
-      size: of the result.
-      short_side: that the image is scaled to before; 0 for no more than is needed.
-
-    Returns:
-      uint8 (height, width, channels).
+      image: image of any size.
+      size: (height, width) of the result, in pixels.
+      short_side: length of the shorter side before the crop, only for squares (default, 0: as
+        short as possible).
     """
     height, width = size
     if height == width:
@@ -64,19 +74,20 @@ def resize_to_shape(image: Image.Image, size: tuple[int, int], short_side: int =
     scale = max(height / image.height, width / image.width)
     scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image_to_array(image.crop((left, top, left + width, top + height)))
+    return image_to_array(_center_crop(image, width, height))
 
 
-def resize_mean(mean: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mean image for views of another size: stretched to it, bilinear.
+def resize_mean(
+    mean: Float32[np.ndarray, "_ _ channels"], size: tuple[int, int]
+) -> Float32[np.ndarray, "height width channels"]:
+    """Stretches the mean image to the size of test-time crops, with bilinear interpolation.
 
-    Crops of the net's size get the mean image as it is, whatever part of the image they show: as in
-    training, where it is subtracted from what the net sees.
+    Crops of the model's input size get the mean image unchanged, wherever they lie in the image.
+    Training also subtracts it from the model's input, not from the whole image.
 
     Args:
-      mean: float32 (height, width, channels).
-      size: height and width.
+      mean: mean image of the training split.
+      size: (height, width) of the crops, in pixels.
     """
     if mean.shape[:2] == tuple(size):
         return mean

@@ -1,4 +1,4 @@
-"""Memory for decoded images: of this process, or shared with the processes that decode."""
+"""Memory for decoded images: private to this process, or shared with the decode workers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from flaxres.errors import DatasetError
 
-ALIGNMENT = 64  # bytes; JAX takes host memory for an array of a CPU as it is only at multiples
-POLL_SECONDS = 0.001  # between two looks at whether a slot is free
-SHARED_MEMORY = Path("/dev/shm")  # where Linux has it
+ALIGNMENT = 64  # bytes; JAX on a CPU uses host memory without a copy only if it is so aligned
+POLL_SECONDS = 0.001  # between two checks whether a buffer is free
+SHARED_MEMORY = Path("/dev/shm")  # Linux only
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodedImages:
-    """Decoded images, or memory for them.
+    """Decoded images, or the memory for them.
 
     Attributes:
       images: uint8 (n, height, width, channels).
       labels: int32 (n,).
-      valid: bool (n,); False for none, and for a broken image of an evaluation.
-      broken: int32 (1,), images that could not be decoded.
+      valid: bool (n,); False for padding, and for broken images of an evaluation.
+      broken: int32 (1,), number of images that could not be decoded.
     """
 
     images: np.ndarray
@@ -37,7 +38,7 @@ class DecodedImages:
 
     @classmethod
     def empty(cls, size: int, image_shape: tuple[int, int, int]) -> DecodedImages:
-        """Memory for so many images."""
+        """Allocates memory for `size` images."""
         return cls(
             np.empty((size, *image_shape), np.uint8),
             np.empty(size, np.int32),
@@ -46,22 +47,22 @@ class DecodedImages:
         )
 
     def copy_from(self, other: DecodedImages) -> None:
-        """Copies images of the same number and shape."""
+        """Copies all arrays of `other`, which must have the same shapes."""
         for field in dataclasses.fields(self):
             np.copyto(getattr(self, field.name), getattr(other, field.name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodedBatches:
-    """Memory for the batches of one dispatch, and views of it for the parts they are decoded in.
+    """Memory for the batches of one dispatch, with a view of it for each decode task.
 
-    New for each dispatch, as JAX may go on using it.
+    Each dispatch allocates new memory, because JAX may still use that of the previous one.
 
     Attributes:
-      images: uint8 (batches, n, height, width, channels).
-      labels: int32 (batches, n).
-      valid: bool (batches, n).
-      parts: of one batch after another.
+      images: uint8 (batches, batch_size, height, width, channels).
+      labels: int32 (batches, batch_size).
+      valid: bool (batches, batch_size).
+      task_outputs: views of the arrays, one for each decode task, batch by batch.
     """
 
     images: np.ndarray
@@ -71,122 +72,135 @@ class DecodedBatches:
 
     @classmethod
     def empty(
-        cls, count: int, sizes: list[int], image_shape: tuple[int, int, int]
+        cls, count: int, task_sizes: list[int], image_shape: tuple[int, int, int]
     ) -> DecodedBatches:
-        """Memory for `count` batches, each in parts of these sizes."""
-        own = count, sum(sizes)
-        images = _aligned((*own, *image_shape))
-        labels, valid = np.empty(own, np.int32), np.empty(own, bool)
-        ends = np.cumsum(sizes)
-        places = [
-            (n, slice(end - size, end))
-            for n in range(count)
-            for size, end in zip(sizes, ends, strict=True)
+        """Allocates memory for `count` batches, each decoded in tasks of these sizes."""
+        shape = count, sum(task_sizes)
+        images = _allocate_aligned((*shape, *image_shape))
+        labels, valid = np.empty(shape, np.int32), np.empty(shape, bool)
+        ends = np.cumsum(task_sizes)
+        slices = [
+            (batch, slice(end - size, end))
+            for batch in range(count)
+            for size, end in zip(task_sizes, ends, strict=True)
         ]
-        parts = [
-            DecodedImages(images[place], labels[place], valid[place], np.zeros(1, np.int32))
-            for place in places
+        task_outputs = [
+            DecodedImages(images[index], labels[index], valid[index], np.zeros(1, np.int32))
+            for index in slices
         ]
-        return cls(images, labels, valid, parts)
+        return cls(images, labels, valid, task_outputs)
 
     @property
     def broken(self) -> int:
-        """Images that could not be decoded."""
-        return sum(int(part.broken[0]) for part in self.parts)
+        """Number of images that could not be decoded."""
+        return sum(int(output.broken[0]) for output in self.task_outputs)
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Bytes that begin at a multiple of `ALIGNMENT`."""
+def _allocate_aligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "*shape"]:
+    """Allocates an array that begins at a multiple of `ALIGNMENT` bytes."""
     size = math.prod(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % ALIGNMENT
-    return memory[begin : begin + size].reshape(shape)
+    offset = -memory.ctypes.data % ALIGNMENT
+    return memory[offset : offset + size].reshape(shape)
 
 
 class SharedBuffers:
-    """Memory shared by processes, used again and again: part n of a stream is in slot n modulo all.
+    """A ring of buffers in shared memory; the images of task n are in buffer n modulo `count`.
 
-    One process makes it and takes the parts in turn; others, to which it can be sent, fill it. As
-    the memory stays the same, no time goes into asking the system for it, nor into copies.
+    One process creates the buffers and reads the tasks in order. Other processes, to which the
+    object is pickled, write them. Reusing the memory saves allocations and copies.
     """
 
-    def __init__(self, count: int, size: int, image_shape: tuple[int, int, int], start: int = 0):
-        """Makes `count` slots for up to `size` images; the first part is number `start`.
+    def __init__(
+        self, count: int, max_task_size: int, image_shape: tuple[int, int, int], start: int = 0
+    ):
+        """Creates the shared memory.
+
+        Args:
+          count: number of buffers.
+          max_task_size: number of images that a buffer can hold.
+          image_shape: (height, width, channels) of an image.
+          start: number of the first task.
 
         Raises:
-          DatasetError: there is not so much shared memory.
+          DatasetError: there is not enough shared memory.
         """
-        self._count, self._size, self._shape = count, size, image_shape
-        _check_room(self._layout()[1])
+        self._count, self._max_task_size, self._image_shape = count, max_task_size, image_shape
+        _check_free_memory(self._layout()[1])
         self._memory = shared_memory.SharedMemory(create=True, size=self._layout()[1])
-        self._array("taken")[0] = start
+        self._array("num_read")[0] = start
 
     def _layout(self) -> tuple[dict[str, tuple[int, tuple[int, ...], type]], int]:
-        """Of each array the first byte, shape and kind; and the bytes of all."""
-        own = self._count, self._size
+        """Returns (offset, shape, dtype) of each array, and the total size; sizes in bytes."""
+        shape = self._count, self._max_task_size
         arrays: dict[str, tuple[tuple[int, ...], type]] = {
-            "taken": ((1,), np.int64),  # the parts before this one have been
-            "images": ((*own, *self._shape), np.uint8),
-            "labels": (own, np.int32),
-            "valid": (own, np.bool_),
+            "num_read": ((1,), np.int64),  # tasks before this number have been read
+            "images": ((*shape, *self._image_shape), np.uint8),
+            "labels": (shape, np.int32),
+            "valid": (shape, np.bool_),
             "broken": ((self._count, 1), np.int32),
         }
         layout, end = {}, 0
-        for name, (shape, kind) in arrays.items():
-            layout[name] = end, shape, kind
-            end += -(-math.prod(shape) * np.dtype(kind).itemsize // ALIGNMENT) * ALIGNMENT
+        for name, (array_shape, dtype) in arrays.items():
+            layout[name] = end, array_shape, dtype
+            end += -(-math.prod(array_shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
         return layout, end
 
     def _array(self, name: str) -> np.ndarray:
-        """A view that must not be kept: memory with views on it cannot be given back."""
-        begin, shape, kind = self._layout()[0][name]
-        return np.ndarray(shape, kind, self._memory.buf, begin)
+        """Returns a view that must not be kept: shared memory with views cannot be closed."""
+        offset, shape, dtype = self._layout()[0][name]
+        return np.ndarray(shape, dtype, self._memory.buf, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self._memory.name, "of": (self._count, self._size, self._shape)}
+        return {
+            "memory": self._memory.name,
+            "layout": (self._count, self._max_task_size, self._image_shape),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._count, self._size, self._shape = state["of"]
-        self._memory = shared_memory.SharedMemory(state["name"])
+        self._count, self._max_task_size, self._image_shape = state["layout"]
+        self._memory = shared_memory.SharedMemory(state["memory"])
 
-    def slot(self, number: int, size: int) -> DecodedImages:
-        """Where part `number` goes, of `size` images; waits until the one before it was taken."""
-        while number - self._count >= self._array("taken")[0]:
+    def wait_for_buffer(self, task: int, size: int) -> DecodedImages:
+        """Waits for the buffer of task number `task`, and returns its part for `size` images."""
+        while task - self._count >= self._array("num_read")[0]:
             time.sleep(POLL_SECONDS)
-        slot = number % self._count
+        buffer = task % self._count
         return DecodedImages(
-            *(self._array(name)[slot, :size] for name in ("images", "labels", "valid")),
-            self._array("broken")[slot],
+            images=self._array("images")[buffer, :size],
+            labels=self._array("labels")[buffer, :size],
+            valid=self._array("valid")[buffer, :size],
+            broken=self._array("broken")[buffer],
         )
 
-    def take(self, number: int, out: DecodedImages) -> None:
-        """Copies part `number`, which has been filled, and gives its slot back."""
-        out.copy_from(self.slot(number, len(out.labels)))
-        self._array("taken")[0] = number + 1
+    def read_into(self, task: int, out: DecodedImages) -> None:
+        """Copies the images of task number `task`, which must be written, and frees its buffer."""
+        out.copy_from(self.wait_for_buffer(task, len(out.labels)))
+        self._array("num_read")[0] = task + 1
 
-    def release(self) -> None:
-        """Has nobody wait for a free slot any more, whatever is in it."""
-        self._array("taken")[0] = np.iinfo(np.int64).max
+    def free_all(self) -> None:
+        """Frees all buffers, so that no process waits for one any more."""
+        self._array("num_read")[0] = np.iinfo(np.int64).max
 
     def close(self) -> None:
-        """Gives the memory back; for who made it, when nobody else uses it."""
+        """Frees the shared memory; only for its creator, after all other processes have ended."""
         self._memory.close()
         self._memory.unlink()
 
 
-def _check_room(size: int) -> None:
-    """Checks that so many bytes can be shared, since a process that uses more is killed.
+def _check_free_memory(size: int) -> None:
+    """Checks that `size` bytes can be shared. A process that used more would be killed.
 
     Raises:
-      DatasetError: they cannot.
+      DatasetError: fewer bytes are free.
     """
     if not SHARED_MEMORY.is_dir():
         return
-    found = os.statvfs(SHARED_MEMORY)
-    if (free := found.f_bavail * found.f_frsize) < size:
+    stats = os.statvfs(SHARED_MEMORY)
+    if (free := stats.f_bavail * stats.f_frsize) < size:
         raise DatasetError(
-            f"{size / 2**20:,.0f} MiB of {SHARED_MEMORY} are needed for decoded images, and "
-            f"{free / 2**20:,.0f} are free; give it more (docker run --shm-size), or choose a "
+            f"decoded images need {size / 2**20:,.0f} MiB of {SHARED_MEMORY}, but only "
+            f"{free / 2**20:,.0f} MiB are free; enlarge it (docker run --shm-size), or choose a "
             "smaller --config.dataset.prefetch or fewer --config.dataset.workers (0: threads, "
-            "which need none)"
+            "which need no shared memory)"
         )

@@ -1,6 +1,6 @@
-"""Images with labels that are read one by one: what data sets are made of before they are arrays.
+"""Sources: splits whose labeled images are loaded one by one.
 
-Sources can be sent to worker processes, so they open their files when they first read.
+Sources are sent to worker processes, so they open their files at the first read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int32
 from PIL import Image
 
 from flaxres.errors import DatasetError
@@ -18,37 +19,37 @@ from flaxres.errors import DatasetError
 
 @runtime_checkable
 class Source(Protocol):
-    """A split whose images are read when they are needed; can be pickled."""
+    """A split whose images are loaded on demand; can be pickled."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Returns the number of images."""
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Image `index`, decoded, in its own size, and its label.
+        """Returns image `index`, decoded in its original size, and its label.
 
         Raises:
-          BrokenImageError: it cannot be decoded.
-          DatasetError: it cannot be read.
+          BrokenImageError: the image cannot be decoded.
+          DatasetError: the image cannot be read.
         """
 
     def describe(self, index: int) -> str:
-        """What to call image `index` in a message: its file, or its record."""
+        """Returns the file or record of image `index`, for messages."""
 
-    def labels(self) -> np.ndarray:
-        """int32 (n,), all labels, without decoding an image."""
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Returns all labels, without decoding any image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The splits of a data set as sources, and what they share.
+    """The splits of a data set as sources.
 
     Attributes:
-      name: of the data set.
-      train: for training.
-      test: for testing.
-      class_names: by label.
-      channels: of an image, 1, 3 or 4.
-      validation: or None.
+      name: name of the data set.
+      train: training split.
+      test: test split.
+      class_names: name of the class of each label.
+      channels: channels of an image: 1, 3 or 4.
+      validation: validation split, or None.
     """
 
     name: str
@@ -60,129 +61,143 @@ class Sources:
 
     @property
     def num_classes(self) -> int:
-        """Number of labels."""
+        """Number of classes."""
         return len(self.class_names)
 
     def select_classes(self, classes: Sequence[str]) -> Sources:
-        """The images of `classes` alone, which get the labels 0, 1, ... in that order.
+        """Returns only the images of `classes`, relabeled 0, 1, ... in that order.
+
+        Args:
+          classes: names of the classes; if empty, all images are kept with their labels.
 
         Raises:
-          DatasetError: one of them does not exist, or there are fewer than two.
+          DatasetError: a class does not exist, or there are fewer than two different classes.
         """
         if not classes:
             return self
         for name in classes:
             if name not in self.class_names:
                 raise DatasetError(
-                    f"dataset.classes must be of {self.name}'s {', '.join(self.class_names)}; "
-                    f"got {name!r}"
+                    f"dataset.classes must be classes of {self.name} "
+                    f"({', '.join(self.class_names)}), got {name!r}"
                 )
         if len(set(classes)) < max(2, len(classes)):
             raise DatasetError(
-                f"dataset.classes must be two or more different ones, got {', '.join(classes)}"
+                f"dataset.classes must be two or more different classes, got {', '.join(classes)}"
             )
-        old = [self.class_names.index(name) for name in classes]
-        splits = {
-            name: None if split is None else Subset.of_labels(split, old)
-            for name, split in (
-                *(("train", self.train), ("test", self.test), ("validation", self.validation)),
-            )
-        }
-        return dataclasses.replace(self, class_names=tuple(classes), **splits)
+        labels = [self.class_names.index(name) for name in classes]
+        selected = dataclasses.replace(
+            self,
+            class_names=tuple(classes),
+            train=Subset.with_labels(self.train, labels),
+            test=Subset.with_labels(self.test, labels),
+        )
+        if self.validation is None:
+            return selected
+        return dataclasses.replace(selected, validation=Subset.with_labels(self.validation, labels))
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some images of a source, with other labels: a source too."""
+    """Selected images of a source, optionally relabeled.
+
+    Attributes:
+      source: source of the images.
+      rows: integers (n,), indices of the images in `source`.
+      new_labels: new label of each label in `source`; None keeps the labels.
+    """
 
     source: Source
     rows: np.ndarray
     new_labels: dict[int, int] | None = None
 
     @classmethod
-    def of_labels(cls, source: Source, old: Sequence[int]) -> Subset:
-        """The images that have one of the labels `old`, which become 0, 1, ..."""
-        rows = np.flatnonzero(np.isin(source.labels(), old))
-        return cls(source, rows, {label: new for new, label in enumerate(old)})
+    def with_labels(cls, source: Source, labels: Sequence[int]) -> Subset:
+        """Selects the images with one of `labels`, which become 0, 1, ... in that order."""
+        rows = np.flatnonzero(np.isin(source.labels(), labels))
+        return cls(source, rows, {label: new for new, label in enumerate(labels)})
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """See `Source`."""
+        """Returns image `index` and its label."""
         image, label = self.source.load(int(self.rows[index]))
-        return image, self._new(label)
+        return image, self._new_label(label)
 
     def describe(self, index: int) -> str:
-        """See `Source`."""
+        """Returns the file or record of image `index`, for messages."""
         return self.source.describe(int(self.rows[index]))
 
-    def labels(self) -> np.ndarray:
-        """See `Source`."""
-        own = self.source.labels()[self.rows]
-        return np.array([self._new(int(label)) for label in own], np.int32)
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Returns all labels."""
+        labels = self.source.labels()[self.rows]
+        return np.array([self._new_label(int(label)) for label in labels], np.int32)
 
-    def _new(self, label: int) -> int:
+    def _new_label(self, label: int) -> int:
         return label if self.new_labels is None else self.new_labels[label]
 
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images in memory.
+    """A source whose images are in memory.
 
     Attributes:
-      name: of the data set and split.
+      name: name of the data set and split.
       images: uint8 (n, height, width, 1 or 3).
-      own_labels: int32 (n,).
+      label_array: int32 (n,).
     """
 
     name: str
     images: np.ndarray
-    own_labels: np.ndarray
+    label_array: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.own_labels)
+        return len(self.label_array)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """See `Source`."""
+        """Returns image `index` and its label."""
         image = self.images[index]
-        return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), int(
-            self.own_labels[index]
-        )
+        if image.shape[-1] == 1:
+            image = image[..., 0]
+        return Image.fromarray(image), int(self.label_array[index])
 
     def describe(self, index: int) -> str:
-        """See `Source`."""
+        """Returns a description of image `index`, for messages."""
         return f"image {index} of {self.name}"
 
-    def labels(self) -> np.ndarray:
-        """See `Source`."""
-        return self.own_labels
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Returns all labels."""
+        return self.label_array
 
 
 def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, slice]:
-    """The split and the rows that a spec such as 'train', 'train[:80%]' or 'train[1200:]' names.
+    """Parses a split such as 'train', 'train[:80%]' or 'train[1200:]'.
 
     Args:
-      spec: in TFDS's syntax, of one split.
-      sizes: images of each split.
-      name: of the data set, for the message.
+      spec: one split, in TFDS syntax.
+      sizes: number of images of each split of the data set.
+      name: name of the data set, for messages.
+
+    Returns:
+      The name of the split, and the slice of its images.
 
     Raises:
-      DatasetError: there is no such split, or nothing in it.
+      DatasetError: the split does not exist, or the slice is empty.
     """
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", spec)
     if not match or match[1] not in sizes:
         known = ", ".join(f"{key} ({size:,})" for key, size in sizes.items())
         raise DatasetError(
-            f"data set {name!r} has the splits {known}, or parts such as 'train[:80%]'; got "
+            f"data set {name!r} has the splits {known}, and slices such as 'train[:80%]'; got "
             f"{spec!r}"
         )
     size = sizes[match[1]]
 
     def position(text: str | None) -> int | None:
-        if text is None or not text.endswith("%"):
-            return text and int(text)
-        return round(int(text[:-1]) / 100 * size)
+        if text is None:
+            return None
+        return round(int(text[:-1]) / 100 * size) if text.endswith("%") else int(text)
 
     rows = slice(*slice(position(match[2]), position(match[3])).indices(size))
     if not len(range(size)[rows]):
@@ -190,19 +205,38 @@ def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, sl
     return match[1], rows
 
 
-def check_label(label: int, num_classes: int, where: str) -> None:
-    """Checks a label.
+def check_label(label: int, num_classes: int, description: str) -> None:
+    """Checks that a label is in 0..num_classes-1.
 
     Args:
-      label: of an image.
-      num_classes: that there are.
-      where: what to call the image; see `Source.where`.
+      label: label of an image.
+      num_classes: number of classes.
+      description: file or record of the image (`Source.describe`), for the message.
 
     Raises:
-      DatasetError: there is no such class.
+      DatasetError: there is no class with this label.
     """
     if not 0 <= label < num_classes:
         raise DatasetError(
-            f"{where} has the label {label}; there are {num_classes} classes, so it must be from 0 "
-            f"to {num_classes - 1}"
+            f"{description} has the label {label}; there are {num_classes} classes, so it must be "
+            f"from 0 to {num_classes - 1}"
+        )
+
+
+def check_image_size(image: Image.Image, expected: tuple[int, int], description: str) -> None:
+    """Checks that an image has the (height, width) of the first image.
+
+    Args:
+      image: image, after it was resized or cropped.
+      expected: (height, width) of the first image.
+      description: file or record of the image (`Source.describe`), for the message.
+
+    Raises:
+      DatasetError: the image has another size.
+    """
+    if (image.height, image.width) != expected:
+        raise DatasetError(
+            f"{description} has {image.height} x {image.width} pixels, but the first image has "
+            f"{expected[0]} x {expected[1]}; choose one size for all, e.g. "
+            "--config.dataset.image_size=224"
         )

@@ -1,31 +1,33 @@
-"""Which images a streamed run needs, one part of a batch after another, from its start to its end.
+"""Schedules of streamed runs: which images are decoded when, as one sequence of decode tasks.
 
-Batches of training and of evaluation are one sequence, so that the first batch of an evaluation is
-decoded before the step that it follows is done, and no worker is ever started anew. It follows from
-the config alone: a run that goes on at a step takes it up at that step's part.
+Training and evaluation batches form one sequence. The first batch of an evaluation is therefore
+decoded while the step before it runs, and workers are never restarted. The schedule depends only on
+the config, so a resumed run continues at the first task of its step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from flaxres.data.sampler import evaluation_batches
 
-MAX_TASK_SIZE = 32  # images that a worker decodes at a time, at most
+MAX_TASK_SIZE = 32  # images that a worker decodes in one task
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeTask:
-    """Images that are decoded together.
+    """Images that one worker decodes together.
 
     Attributes:
-      split: train, validation or test.
-      training: cropped at random; or for an evaluation.
-      numbers: int64, of training: positions in the endless sequence of epochs; of an evaluation:
-        images of the split, or -1 for none.
+      split: 'train', 'validation' or 'test'.
+      training: True for training crops, False for the center crops of an evaluation.
+      numbers: int64 (n,). Training: positions in the concatenated epochs. Evaluation: indices of
+        images in the split, or -1 for padding.
     """
 
     split: str
@@ -36,17 +38,28 @@ class DecodeTask:
         return len(self.numbers)
 
 
-def split_into_tasks(numbers: np.ndarray) -> list[np.ndarray]:
-    """Cuts the images of a batch into as few parts of equal size, within one, as `MAX_TASK_SIZE` allows."""
+@runtime_checkable
+class DecodeTasks(Protocol):
+    """A sequence of decode tasks: a `StreamSchedule`, or a list."""
+
+    def __len__(self) -> int:
+        """Returns the number of tasks."""
+
+    def __getitem__(self, number: int, /) -> DecodeTask:
+        """Returns task `number`, counted from 0."""
+
+
+def split_into_tasks(numbers: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, " _"]]:
+    """Divides images into as few tasks as `MAX_TASK_SIZE` allows; sizes differ by at most one."""
     return np.array_split(numbers, -(-len(numbers) // MAX_TASK_SIZE))
 
 
 class StreamSchedule:
-    """A sequence of parts: `eval_every` steps, an evaluation of each split, and so on.
+    """A sequence of decode tasks: `eval_every` steps, an evaluation of each split, and so on.
 
     Attributes:
-      batches: of each split, the rows of the batches of its evaluation, int32 (batches, images of
-        a batch): see `evaluation_batches`.
+      eval_batches: image indices of the evaluation batches of each split, int32 (batches,
+        batch_size), from `evaluation_batches`.
     """
 
     def __init__(
@@ -56,76 +69,80 @@ class StreamSchedule:
         eval_every: int,
         sizes: Mapping[str, int],
         eval_batch_size: int,
-        devices: int = 1,
-        share: tuple[int, int] = (0, 1),
+        num_devices: int = 1,
+        process_shard: tuple[int, int] = (0, 1),
     ):
-        """Computes nothing yet.
+        """Lays out the tasks; those of the training steps are created on demand.
 
         Args:
-          batch_size: of training, on all devices together.
-          num_steps: of the run; 0 for one evaluation alone.
-          eval_every: steps between two evaluations; there is one after the last step too.
-          sizes: images of each split that is evaluated, in this order.
-          eval_batch_size: see `evaluation_batches`.
-          devices: that share a batch.
-          share: the part of each batch that is this process's, (number, of how many).
+          batch_size: training batch size, over all devices.
+          num_steps: length of the run; 0 for one evaluation without training.
+          eval_every: steps between two evaluations; there is also one after the last step.
+          sizes: number of images of each split to evaluate, in the order of evaluation.
+          eval_batch_size: largest evaluation batch size, before it is rounded up to a multiple of
+            `num_devices`.
+          num_devices: number of devices that share a batch.
+          process_shard: (index, count) of the slice of each batch that this process loads.
         """
         self._num_steps, self._eval_every = num_steps, eval_every
-        self._share = share
+        self._process_shard = process_shard
         self._batch_size = batch_size
-        self._own = self.process_rows(np.arange(batch_size, dtype=np.int64))
-        self._step_parts = split_into_tasks(self._own)
+        batch_positions = self.process_rows(np.arange(batch_size, dtype=np.int64))
+        self._step_positions = split_into_tasks(batch_positions)
         self.eval_batches = {
-            split: evaluation_batches(size, eval_batch_size, devices)
+            split: evaluation_batches(size, eval_batch_size, num_devices)
             for split, size in sizes.items()
         }
         self._evaluation = [
-            DecodeTask(split, False, part.astype(np.int64))
+            DecodeTask(split, False, numbers.astype(np.int64))
             for split, batches in self.eval_batches.items()
             for rows in batches
-            for part in self.split_process_rows(rows)
+            for numbers in self.split_process_rows(rows)
         ]
 
     @property
     def max_task_size(self) -> int:
-        """Images of the largest part."""
-        parts = [*self._step_parts, *(part.numbers for part in self._evaluation)]
-        return max(map(len, parts))
+        """Number of images of the largest task."""
+        step_sizes = [len(positions) for positions in self._step_positions]
+        return max([*step_sizes, *map(len, self._evaluation)])
 
-    def process_rows(self, rows: np.ndarray) -> np.ndarray:
-        """This process's part of a batch, which lies together."""
-        number, count = self._share
+    def process_rows(self, rows: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " shard"]:
+        """Returns the slice of a batch that this process loads."""
+        index, count = self._process_shard
         size = len(rows) // count
-        return rows[number * size : (number + 1) * size]
+        return rows[index * size : (index + 1) * size]
 
-    def split_process_rows(self, rows: np.ndarray) -> list[np.ndarray]:
-        """This process's part of a batch of an evaluation, in parts."""
+    def split_process_rows(self, rows: Int[np.ndarray, " batch"]) -> list[Int[np.ndarray, " _"]]:
+        """Returns the slice of a batch that this process loads, divided into tasks."""
         return split_into_tasks(self.process_rows(rows))
 
     def first_task(self, step: int) -> int:
-        """Number of the first part of the batch that follows `step` steps."""
+        """Returns the number of the first task of the batch for step `step` (0 is the first)."""
         evaluations = step // self._eval_every
-        return step * len(self._step_parts) + evaluations * len(self._evaluation)
+        return step * len(self._step_positions) + evaluations * len(self._evaluation)
 
     def __len__(self) -> int:
-        rest = self._num_steps % self._eval_every or not self._num_steps
-        return self.first_task(self._num_steps) + (len(self._evaluation) if rest else 0)
+        ends_between_evaluations = self._num_steps % self._eval_every or not self._num_steps
+        return self.first_task(self._num_steps) + (
+            len(self._evaluation) if ends_between_evaluations else 0
+        )
 
     def __getitem__(self, number: int) -> DecodeTask:
-        """Part `number`, from 0."""
+        """Returns task `number`, counted from 0."""
         number = int(number)
-        period = self.first_task(self._eval_every)
-        periods, rest = divmod(number, period)
+        tasks_per_period = self.first_task(self._eval_every)
+        periods, rest = divmod(number, tasks_per_period)
         steps = min(self._num_steps - periods * self._eval_every, self._eval_every)
-        before = steps * len(self._step_parts)
-        if rest >= before:
-            return self._evaluation[rest - before]
-        step, part = divmod(rest, len(self._step_parts))
-        first = (periods * self._eval_every + step) * self._batch_size
-        return DecodeTask("train", True, first + self._step_parts[part])
+        training_tasks = steps * len(self._step_positions)
+        if rest >= training_tasks:
+            return self._evaluation[rest - training_tasks]
+        step, task = divmod(rest, len(self._step_positions))
+        first_position = (periods * self._eval_every + step) * self._batch_size
+        return DecodeTask("train", True, first_position + self._step_positions[task])
 
     def step_tasks(self, step: int) -> list[DecodeTask]:
-        """Parts of the batch that follows `step` steps, beyond the last one too."""
+        """Returns the tasks of the batch for step `step`, which may lie beyond the last step."""
         return [
-            DecodeTask("train", True, step * self._batch_size + own) for own in self._step_parts
+            DecodeTask("train", True, step * self._batch_size + positions)
+            for positions in self._step_positions
         ]

@@ -1,76 +1,24 @@
-"""Image-classification sets of TensorFlow Datasets, read without TensorFlow.
+"""Image-classification sets of TensorFlow Datasets (TFDS), read without TensorFlow.
 
-Reading uses `as_data_source`, which needs the set prepared as ArrayRecord files. A set that is not
-prepared yet is prepared by a child process (`flaxres.data.prepare`), the only place for TensorFlow.
+Data sets are read with `as_data_source`, which needs them prepared as ArrayRecord files. A data set
+that is not prepared yet is prepared by a child process (`flaxres.data.prepare`), the only place
+that imports TensorFlow.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from flaxres.data.dataset import Dataset, Split
-from flaxres.data.decode import decode
-from flaxres.data.resize import resize
-from flaxres.data.source import Sources, check_label
+from flaxres.data.dataset import Dataset
+from flaxres.data.in_memory import load_sources
+from flaxres.data.record_source import RecordSource, damaged_error
+from flaxres.data.source import Sources
 from flaxres.errors import DatasetError, one_line
-from flaxres.terminal import make_progress_bar
-
-# Images are decoded here, with Pillow, rather than by TFDS: TFDS takes OpenCV where it happens to
-# be installed, and two decoders need not agree on every pixel of a JPEG.
-MIN_IMAGES_FOR_PROGRESS = 4_001  # smaller splits are read before a bar would be noticed
-READ_BLOCK = 1_000  # examples read and decoded between two updates of the progress bar
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordSource:
-    """The records of one split; see `flaxres.data.source.Source`.
-
-    Attributes:
-      records: TFDS's data source, with encoded images.
-      name: of the data set and split.
-      image_key: name of the image among a record's features.
-      label_key: that of the label.
-      channels: of the images.
-    """
-
-    records: Sequence[dict]
-    name: str
-    image_key: str
-    label_key: str
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See there."""
-        record = self.records[index]
-        return self.decode(record, index), int(record[self.label_key])
-
-    def decode(self, record: dict, index: int) -> Image.Image:
-        """The image of a record that has been read."""
-        return decode(record[self.image_key], self.describe(index), self.channels)
-
-    def describe(self, index: int) -> str:
-        """See there."""
-        return f"image {index} of {self.name}"
-
-    def labels(self) -> np.ndarray:
-        """See there."""
-        found = np.empty(len(self), np.int32)
-        for start in range(0, len(self), READ_BLOCK):
-            rows = range(start, min(start + READ_BLOCK, len(self)))
-            block = self.records.__getitems__(list(rows))
-            found[start : start + len(rows)] = [record[self.label_key] for record in block]
-        return found
 
 
 def open_tfds(
@@ -80,33 +28,34 @@ def open_tfds(
     test_split: str,
     validation_split: str | None = None,
 ) -> Sources:
-    """Opens the splits of a TFDS set, preparing the set first where needed; reads no image.
+    """Opens the splits of a TFDS data set, and prepares it first if necessary; reads no images.
 
     Args:
-      name: as TFDS knows it, e.g. 'cifar10'; 'cifar10:3.0.2' asks for a version.
-      data_dir: the directory that holds prepared sets; None for TFDS's default.
-      train_split: in TFDS split syntax, e.g. 'train' or 'train[:45000]'.
-      test_split: likewise.
-      validation_split: likewise, e.g. 'train[45000:]'; None for no such split.
+      name: name in TFDS, such as 'cifar10', or 'cifar10:3.0.2' for one version.
+      data_dir: directory of prepared data sets; None for the default of TFDS.
+      train_split: training split in TFDS syntax, such as 'train' or 'train[:45000]'.
+      test_split: the test split, in the same syntax.
+      validation_split: the validation split, such as 'train[45000:]' (default: none).
 
     Raises:
-      DatasetError: unknown, not preparable here, incomplete, of another kind, or no such split.
+      DatasetError: the data set is unknown, incomplete, cannot be prepared on this machine or is
+        not an image-classification set, or a split does not exist.
     """
-    builder = _open(name, data_dir)
+    builder = _open_builder(name, data_dir)
     if not builder.is_prepared():
         if builder.data_path.exists():
-            raise _damaged(builder, FileNotFoundError("no dataset_info.json"))
+            raise damaged_error(_name_with_path(builder), FileNotFoundError("no dataset_info.json"))
         _prepare(name, data_dir)
-        builder = _open(name, data_dir)
-    image, label = _features(builder)
+        builder = _open_builder(name, data_dir)
+    image_key, label_key = _feature_keys(builder)
     features = builder.info.features
     return Sources(
         name=builder.info.name,
-        train=_source(builder, train_split),
-        test=_source(builder, test_split),
-        class_names=tuple(features[label].names),
-        channels=features[image].shape[2],
-        validation=_source(builder, validation_split) if validation_split else None,
+        train=_open_split(builder, train_split),
+        test=_open_split(builder, test_split),
+        class_names=tuple(features[label_key].names),
+        channels=features[image_key].shape[2],
+        validation=_open_split(builder, validation_split) if validation_split else None,
     )
 
 
@@ -118,132 +67,132 @@ def load_tfds(
     validation_split: str | None = None,
     image_size: int = 0,
 ) -> Dataset:
-    """Loads the splits of a TFDS set into memory.
+    """Loads the splits of a TFDS data set into memory.
 
     Args:
-      name: see `open_tfds`.
-      data_dir: see there.
-      train_split: see there.
-      test_split: see there.
-      validation_split: see there.
-      image_size: see `flaxres.data.resize`; 0 for images as they are, all of one size.
+      name: name in TFDS, such as 'cifar10', or 'cifar10:3.0.2' for one version.
+      data_dir: directory of prepared data sets; None for the default of TFDS.
+      train_split: training split in TFDS syntax, such as 'train' or 'train[:45000]'.
+      test_split: the test split, in the same syntax.
+      validation_split: the validation split, such as 'train[45000:]' (default: none).
+      image_size: height and width to which images are resized, in pixels (default, 0: unchanged;
+        they must have one size).
 
     Raises:
-      DatasetError: see there.
+      DatasetError: the data set cannot be opened, its images vary in size, or a record is damaged.
     """
     sources = open_tfds(name, data_dir, train_split, test_split, validation_split)
-    shape, num_classes = tfds_shape(name, data_dir, image_size)
-    splits = {"train": sources.train, "test": sources.test, "validation": sources.validation}
-    return Dataset(
-        name=sources.name,
-        num_classes=num_classes,
-        **{
-            key: split and _read(split, shape, image_size, num_classes)
-            for key, split in splits.items()
-        },
+    (height, width, _), _ = tfds_shape(name, data_dir, image_size)
+    expected_size = None if image_size else (height, width)
+    return load_sources(
+        sources,
+        image_size,
+        read_examples=functools.partial(RecordSource.examples, image_size=expected_size),
     )
 
 
 def tfds_shape(
     name: str, data_dir: str | None, image_size: int = 0
 ) -> tuple[tuple[int, int, int], int]:
-    """(height, width, channels) and number of classes; the set need not be prepared.
+    """Returns the (height, width, channels) of a data set's images and its number of classes.
+
+    The data set need not be prepared.
 
     Raises:
-      DatasetError: unknown, not an image-classification set, or of images that vary in size.
+      DatasetError: the data set is unknown or not an image-classification set, or its images vary
+        in size and `image_size` is 0.
     """
-    return _shape(_open(name, data_dir), image_size)
-
-
-def _shape(builder, image_size: int) -> tuple[tuple[int, int, int], int]:
-    image, label = _features(builder)
+    builder = _open_builder(name, data_dir)
+    image_key, label_key = _feature_keys(builder)
     features = builder.info.features
-    shape = features[image].shape
+    shape = features[image_key].shape
     if image_size:
         shape = (image_size, image_size, shape[2])
     if None in shape:
         raise DatasetError(
-            f"data set {builder.info.name!r} has images of varying size {shape}; choose one for "
-            "all, e.g. --config.dataset.image_size=224"
+            f"data set {builder.info.name!r} has images of varying size {shape}; choose one size "
+            "for all, e.g. --config.dataset.image_size=224"
         )
-    return shape, features[label].num_classes
+    return shape, features[label_key].num_classes
 
 
-def _where(data_dir: str | None) -> str:
-    """The directory where a set is looked for."""
+def _data_dir(data_dir: str | None) -> str:
+    """Returns the directory of prepared data sets."""
     import tensorflow_datasets as tfds
 
     return os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
 
 
-def _open(name: str, data_dir: str | None):
-    """The set's TFDS builder, from its code or from its prepared files."""
+def _open_builder(name: str, data_dir: str | None) -> Any:
+    """Returns the TFDS builder of a data set, from its code or from its prepared files."""
     import tensorflow_datasets as tfds
 
-    where = _where(data_dir)
+    directory = _data_dir(data_dir)
     try:
-        return tfds.builder(name, data_dir=where)
+        return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError:
         raise DatasetError(
-            f"data set {name!r} is neither 'digits' nor a set that TFDS knows, and none of that "
-            f"name is prepared (with a dataset_info.json) in {where}"
+            f"data set {name!r} is neither 'digits' nor a data set of TFDS, and no data set of "
+            f"that name is prepared (with a dataset_info.json) in {directory}"
         ) from None
     except Exception as error:  # a malformed name or dataset_info.json
         raise DatasetError(
-            f"data set {name!r} in {where} cannot be opened: {one_line(error)}"
+            f"data set {name!r} in {directory} cannot be opened: {one_line(error)}"
         ) from error
 
 
 def _prepare(name: str, data_dir: str | None) -> None:
-    """Downloads and prepares in a child process, which alone imports TensorFlow."""
-    where = _where(data_dir)
+    """Downloads and prepares a data set in a child process."""
+    directory = _data_dir(data_dir)
     command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}"]
     if data_dir is not None:
         command.append(f"--data_dir={data_dir}")
-    shown = " ".join(["python", *command[1:]])
+    shown_command = " ".join(["python", *command[1:]])
     if importlib.util.find_spec("tensorflow") is None:
         raise DatasetError(
-            f"data set {name!r} is not prepared in {where}, and preparing it needs TensorFlow: "
-            f"run `pip install -r requirements-prepare.txt`, then `{shown}`"
+            f"data set {name!r} is not prepared in {directory}, and preparing it needs TensorFlow: "
+            f"run `pip install -r requirements-prepare.txt`, then `{shown_command}`"
         )
-    print(f"preparing {name} in {where} (once)", file=sys.stderr)
+    print(f"preparing {name} in {directory} (only once)", file=sys.stderr)
     if subprocess.run(command, check=False).returncode:
         raise DatasetError(
-            f"data set {name!r} could not be prepared in {where} (see above); "
-            f"with a network, run `{shown}`"
+            f"data set {name!r} could not be prepared in {directory} (see above); on a machine "
+            f"with network access, run `{shown_command}`"
         )
 
 
-def _features(builder) -> tuple[str, str]:
-    """Names of the image and of the label among the set's features."""
+def _feature_keys(builder: Any) -> tuple[str, str]:
+    """Returns the names of the image feature and of the label feature."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    names = [
-        [key for key, feature in features.items() if isinstance(feature, kind)]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    ]
+    image_keys, label_keys = (
+        [key for key, feature in features.items() if isinstance(feature, feature_type)]
+        for feature_type in (tfds.features.Image, tfds.features.ClassLabel)
+    )
     if builder.info.supervised_keys and len(builder.info.supervised_keys) == 2:
-        image, label = builder.info.supervised_keys
-        if image in names[0] and label in names[1]:
-            return image, label
-    if [len(found) for found in names] != [1, 1]:
+        image_key, label_key = builder.info.supervised_keys
+        if image_key in image_keys and label_key in label_keys:
+            return image_key, label_key
+    if (len(image_keys), len(label_keys)) != (1, 1):
         raise DatasetError(
             f"data set {builder.info.name!r} is not an image-classification set: it has the "
             f"features {', '.join(features)}"
         )
-    return names[0][0], names[1][0]
+    return image_keys[0], label_keys[0]
 
 
-def _source(builder, split: str) -> RecordSource:
-    """The records of one split."""
+def _open_split(builder: Any, split: str) -> RecordSource:
+    """Opens the records of one split, without decoding them."""
     import tensorflow_datasets as tfds
 
     name = builder.info.name
-    image_key, label_key = _features(builder)
-    skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key != label_key}
+    image_key, label_key = _feature_keys(builder)
+    decoders = {
+        key: tfds.decode.SkipDecoding() for key in builder.info.features if key != label_key
+    }
     try:
-        records = builder.as_data_source(split=split, decoders=skip)
+        records = builder.as_data_source(split=split, decoders=decoders)
         len(records)
     except NotImplementedError:
         raise DatasetError(
@@ -259,42 +208,12 @@ def _source(builder, split: str) -> RecordSource:
             f"data set {name!r} has no split {split!r}; it has {known}: {one_line(error)}"
         ) from None
     except Exception as error:
-        raise _damaged(builder, error) from error
+        raise damaged_error(_name_with_path(builder), error) from error
     channels = builder.info.features[image_key].shape[2]
-    where = f"{name} {split} in {builder.data_path}"
-    return RecordSource(records, where, image_key, label_key, channels)
-
-
-def _read(
-    source: RecordSource, shape: tuple[int, int, int], image_size: int, num_classes: int
-) -> Split:
-    """Reads and decodes one split."""
-    size = len(source)
-    images = np.empty((size, *shape), np.uint8)
-    labels = np.empty(size, np.int32)
-    try:
-        with make_progress_bar(disable=size < MIN_IMAGES_FOR_PROGRESS) as bar:
-            starts = range(0, size, READ_BLOCK)
-            for start in bar.track(starts, description=f"reading {source.name}"):
-                rows = range(start, min(start + READ_BLOCK, size))
-                for row, record in zip(rows, source.records.__getitems__(list(rows)), strict=True):
-                    image = source.decode(record, row)
-                    image = resize(image, image_size) if image_size else image
-                    images[row] = np.asarray(image).reshape(shape)
-                    labels[row] = record[source.label_key]
-    except Exception as error:
-        raise _incomplete(source.name, error) from error
-    for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
-        check_label(int(labels[row]), num_classes, source.describe(int(row)))
-    return Split(images, labels)
-
-
-def _damaged(builder, error: Exception) -> DatasetError:
-    return _incomplete(f"{builder.info.name!r} in {builder.data_path}", error)
-
-
-def _incomplete(name: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"data set {name} is incomplete or damaged ({one_line(error)}); delete that directory and "
-        "prepare the set again"
+    return RecordSource(
+        records, f"{name} {split} in {builder.data_path}", image_key, label_key, channels
     )
+
+
+def _name_with_path(builder: Any) -> str:
+    return f"{builder.info.name!r} in {builder.data_path}"

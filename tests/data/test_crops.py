@@ -100,9 +100,7 @@ def test_pad_leaves_the_crop_to_the_device():
 
 def test_evaluation_takes_the_middle():
     image = gradient(90, 60)
-    found = np.asarray(
-        Cropper(size=24, eval_short_side=30, crop="random-resized").eval_crop(image)
-    )
+    found = np.asarray(Cropper(size=24, eval_short_side=30, crop="random-resized").eval_crop(image))
     assert found.shape == (24, 24, 3)
     assert abs(found[..., 0].mean() - 127.5) < 4  # half a pixel
     # 24 of 45 pixels in width, of 30 in height

@@ -76,10 +76,10 @@ def test_a_stream_is_what_one_image_after_another_gives(folder, straight):
             if part.training:
                 step, place = divmod(int(number), BATCH)
                 image, label = source.load(int(order.indices(step)[0, place]))
-                image = decode.crops.train_crop(image, int(number))
+                image = decode.cropper.train_crop(image, int(number))
             else:
                 image, label = source.load(int(number))
-                image = decode.crops.eval_crop(image)
+                image = decode.cropper.eval_crop(image)
             np.testing.assert_array_equal(pixels.images[i], np.asarray(image))
             assert pixels.labels[i] == label
 
@@ -163,8 +163,8 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
 
 def test_images_of_another_size_and_labels_that_there_are_not(folder):
     plain = decoder(folder, crop="pad", size=0)
-    plain = Decoder(plain.sources, plain.order, plain.crops, (14, 14, 3), 3, False)
-    with pytest.raises(DatasetError, match=r"pixels and not the 14 x 14 of the first image"):
+    plain = Decoder(plain.sources, plain.sampler, plain.cropper, (14, 14, 3), 3, False)
+    with pytest.raises(DatasetError, match=r"pixels, but the first image has 14 x 14; choose"):
         taken(DecodeStream(schedule(), plain, 0, 3))
     source = ArraySource("set", np.zeros((45, 4, 4, 3), np.uint8), np.full(45, 9, np.int32))
     labels = Decoder(

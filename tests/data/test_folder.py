@@ -30,7 +30,9 @@ def test_images_and_labels_of_a_folder(folder):
     assert len(seen) == 30
     assert list(sources.train.labels()) != sorted(sources.train.labels())  # mixed
     again = open_folder(folder, "train", "test")
-    assert [again.train.describe(i) for i in range(30)] == [sources.train.describe(i) for i in range(30)]
+    assert [again.train.describe(i) for i in range(30)] == [
+        sources.train.describe(i) for i in range(30)
+    ]
 
 
 def test_it_can_be_sent_to_another_process(folder):
@@ -61,24 +63,24 @@ def test_hidden_folders_and_other_files_are_left_out(tmp_path):
 def test_what_is_wrong_with_a_folder(tmp_path, folder):
     with pytest.raises(DatasetError, match=r"needs --config\.dataset\.data_dir"):
         open_folder(None, "train", "test")
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(DatasetError, match="does not exist; it must contain SPLIT"):
         open_folder(tmp_path / "nowhere", "train", "test")
-    with pytest.raises(DatasetError, match=r"must hold a folder 'val'.*it holds test, train"):
+    with pytest.raises(DatasetError, match=r"must contain a folder 'val'.*it contains test, train"):
         open_folder(folder, "train", "val")
     with pytest.raises(DatasetError, match="is empty"):
         open_folder(folder, "train[5:5]", "test")
     (tmp_path / "train").mkdir()
-    with pytest.raises(DatasetError, match="holds no class folders"):
+    with pytest.raises(DatasetError, match="contains no class folders"):
         open_folder(tmp_path, "train", "train")
 
 
 def test_classes_that_differ_and_a_class_without_images(tmp_path):
     write_folder(tmp_path, (("train", 6), ("test", 3)))
     (tmp_path / "test/yellow").mkdir()
-    with pytest.raises(DatasetError, match=r"class folder .*yellow holds no"):
+    with pytest.raises(DatasetError, match=r"class folder .*yellow contains no"):
         open_folder(tmp_path, "train", "test")
     Image.new("RGB", (4, 4)).save(tmp_path / "test/yellow/1.png")
-    with pytest.raises(DatasetError, match="same class folders, but yellow is in one alone"):
+    with pytest.raises(DatasetError, match="same class folders, but yellow is in only one of them"):
         open_folder(tmp_path, "train", "test")
 
 

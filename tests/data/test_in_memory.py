@@ -33,7 +33,9 @@ def test_all_images_in_one_size(folder):
 
 
 def test_images_of_several_sizes(folder):
-    with pytest.raises(DatasetError, match=r"has \d+ x \d+ pixels and not the"):
+    with pytest.raises(
+        DatasetError, match=r"has \d+ x \d+ pixels, but the first image has \d+ x \d+; choose"
+    ):
         load_sources(open_folder(folder, "train", "test"), 0)
 
 
@@ -46,7 +48,7 @@ def test_broken_images(folder, capsys):
         load_sources(sources, 16)
     dataset = load_sources(sources, 16, skip_broken=True)
     assert len(dataset.train) == 11
-    assert "1 of 12 images cannot be decoded" in capsys.readouterr().err
+    assert "Skipped 1 of 12 images that cannot be decoded." in capsys.readouterr().err
     np.testing.assert_array_equal(dataset.train.labels, np.delete(sources.train.labels(), 4))
 
 

@@ -49,7 +49,9 @@ def test_data_sets_in_another_size(tmp_path):
 def test_fitting_a_square_is_what_the_data_sets_do(width, height):
     image = random_image(width, height)
     np.testing.assert_array_equal(resize_to_shape(image, (8, 8)), np.asarray(resize(image, 8)))
-    np.testing.assert_array_equal(resize_to_shape(image, (8, 8), 10), np.asarray(resize(image, 8, 10)))
+    np.testing.assert_array_equal(
+        resize_to_shape(image, (8, 8), 10), np.asarray(resize(image, 8, 10))
+    )
 
 
 def test_fitting_another_shape_covers_it():

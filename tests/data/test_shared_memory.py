@@ -26,10 +26,10 @@ def fill(out, value):
 def test_what_another_process_fills_is_taken_in_turn(slots):
     other = pickle.loads(pickle.dumps(slots))  # as a process gets it
     for number in (5, 6):
-        fill(other.slot(number, 3), number)
+        fill(other.wait_for_buffer(number, 3), number)
     for number in (5, 6):
         out = DecodedImages.empty(3, SHAPE)
-        slots.take(number, out)
+        slots.read_into(number, out)
         assert (out.images == number).all()
         np.testing.assert_array_equal(out.labels, np.full(3, number))
         np.testing.assert_array_equal(out.valid, np.full(3, bool(number % 2)))
@@ -40,32 +40,35 @@ def test_a_slot_is_filled_again_only_when_it_was_taken(slots):
     filled = threading.Event()
 
     def refill():
-        fill(slots.slot(7, 4), 7)  # where part 5 is
+        fill(slots.wait_for_buffer(7, 4), 7)  # where part 5 is
         filled.set()
 
-    fill(slots.slot(5, 4), 5)
+    fill(slots.wait_for_buffer(5, 4), 5)
     thread = threading.Thread(target=refill)
     thread.start()
     time.sleep(0.05)
     assert not filled.is_set()
     out = DecodedImages.empty(4, SHAPE)
-    slots.take(5, out)
+    slots.read_into(5, out)
     thread.join(10)
     assert filled.is_set()
     assert (out.images == 5).all()
 
 
 def test_nobody_waits_for_what_is_closed(slots):
-    slots.release()
-    slots.slot(1_000, 4)
+    slots.free_all()
+    slots.wait_for_buffer(1_000, 4)
 
 
 def test_too_little_shared_memory_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
-    with pytest.raises(DatasetError, match=r"MiB of .* are needed .* --shm-size"):
+    with pytest.raises(
+        DatasetError,
+        match=r"decoded images need .* MiB of .*, but only .* MiB are free; .* --shm-size",
+    ):
         SharedBuffers(2**30, 32, (224, 224, 3))
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")  # as on other systems
-    shared_memory._check_room(2**60)
+    shared_memory._check_free_memory(2**60)
 
 
 def test_batches_are_filled_by_parts():

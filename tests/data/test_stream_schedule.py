@@ -5,7 +5,7 @@ import pytest
 
 from flaxres.data import stream_schedule as module
 from flaxres.data.stream_schedule import StreamSchedule, split_into_tasks
-from flaxres.training.loop import due
+from flaxres.training.dispatches import due
 from tests.conftest import small_config
 
 

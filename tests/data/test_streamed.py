@@ -48,7 +48,7 @@ def test_arrays_can_be_streamed_too():
 
 def test_replicas_share_the_images_of_the_device(config):
     config.num_replicas, config.dataset.device_gib = 2, 0.0
-    with pytest.raises(ConfigError, match="num_replicas above 1 is for data sets on the device"):
+    with pytest.raises(ConfigError, match="num_replicas above 1 needs a data set on the device"):
         open_dataset(config)
 
 

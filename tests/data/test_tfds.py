@@ -50,7 +50,7 @@ def message(tmp_path, name="tiny", train="train", test="test"):
 
 
 def test_unknown_set(tmp_path):
-    assert "'tinny' is neither 'digits' nor a set that TFDS knows" in message(tmp_path, "tinny")
+    assert "'tinny' is neither 'digits' nor a data set of TFDS" in message(tmp_path, "tinny")
 
 
 def test_missing_directory(tmp_path):
@@ -139,4 +139,4 @@ def test_shape_of_a_set_that_is_not_prepared(tmp_path):
 
 def test_half_written_directory_of_a_set_that_tfds_knows(tmp_path):
     (tmp_path / "cifar10/3.0.2").mkdir(parents=True)
-    assert "delete that directory and prepare the set again" in message(tmp_path, "cifar10")
+    assert "delete that directory and prepare the data set again" in message(tmp_path, "cifar10")
