@@ -1,8 +1,8 @@
-"""What makes these nets fast on a CPU; without effect on accelerators.
+"""Fast training on a CPU: XLA settings, memory allocation, kernels and the compilation cache.
 
-`settings` sets XLA's flags and the allocator before the process starts to compute; `build` compiles
-the sources in cc/ with the user's C++ compiler, `library` loads the result, and `kernels` puts its
-functions in the place of XLA's operations.
+Nothing here affects training on accelerators. `settings` configures XLA and the memory allocator
+before JAX starts. `build` compiles the kernels in cc/ with the user's C++ compiler, `library` loads
+them, and `kernels` calls them instead of XLA's operations.
 """
 
 from flaxres.cpu.settings import runs_on_cpu, set_xla_flags, tune

@@ -1,4 +1,4 @@
-"""Builds the kernels: python -m flaxres.cpu."""
+"""Command that builds the CPU kernels: python -m flaxres.cpu."""
 
 import sys
 
@@ -6,12 +6,12 @@ from flaxres.cpu.build import Build
 
 
 def main() -> None:
-    """Says where the library is, or what went wrong."""
+    """Builds the kernels and prints the path of the library, or an error."""
     build = Build()
-    library = build.wait()
-    if library is None:
+    path = build.wait()
+    if path is None:
         sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")
-    print(library)
+    print(path)
 
 
 if __name__ == "__main__":

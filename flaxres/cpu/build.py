@@ -1,11 +1,12 @@
-"""Builds the kernels in cc/: python -m flaxres.cpu.
+"""Compilation of the C++ kernels in cc/ into a shared library: python -m flaxres.cpu.
 
-It is built by itself when a program first trains on a CPU, once for each processor and version of
-the source, into `flaxres.cpu.compilation_cache.cache_directory()`.
+The first program that trains on a CPU starts it, once for each processor and source version. The
+library is stored in `flaxres.cpu.compilation_cache.cache_directory()`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -26,17 +27,17 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 class Build:
-    """One build, which goes on in the background.
+    """A build of the kernels that runs in a background process.
 
     Attributes:
-      key: names what it is made from, and for which processor.
-      problem: why there is no library, once `wait` has returned None.
+      key: hash of the sources, the compiler, its flags, the jaxlib version and the processor.
+      problem: the reason for a failure, empty without one; final after `wait`.
     """
 
     def __init__(self) -> None:
-        """Looks for the library, and starts to build it if it is not there."""
+        """Starts the compiler, unless the library is already in the cache."""
         self.problem = ""
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
         parts = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
         parts += [str(FLAGS), str(compiler), processor_fingerprint()]
@@ -49,12 +50,12 @@ class Build:
             self.problem = f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
             return
         try:
+            self._compiler = compiler.split()
             self._library.parent.mkdir(parents=True, exist_ok=True)
-            handle, self._new = tempfile.mkstemp(".so", "kernels-", self._library.parent)
+            handle, self._output = tempfile.mkstemp(".so", "kernels-", self._library.parent)
             os.close(handle)
-            headers = Path(importlib.util.find_spec("jaxlib").origin).parent / "include"
-            command = [*compiler.split(), *FLAGS, f"-I{headers}", str(SOURCES / "kernels.cc")]
-            command += ["-o", self._new]
+            command = [*self._compiler, *FLAGS, f"-I{_jaxlib_headers()}"]
+            command += [str(SOURCES / "kernels.cc"), "-o", self._output]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
@@ -62,14 +63,22 @@ class Build:
             self.problem = f"{error.filename}: {error.strerror}"
 
     def wait(self) -> Path | None:
-        """The library, or None if it cannot be built."""
+        """Waits for the compiler. Returns the path of the library, or None if the build failed."""
         if self._process is not None:
             errors = self._process.communicate()[1].decode(errors="replace").strip()
             if self._process.returncode == 0:
-                os.replace(self._new, self._library)  # other processes may have built it too
+                os.replace(self._output, self._library)  # atomic: other processes may build it too
             else:
-                os.unlink(self._new)
+                os.unlink(self._output)
                 line = next((line for line in errors.splitlines() if "error" in line), "")
-                self.problem = f"{self._process.args[0]} failed: {line[:200]}"
+                self.problem = f"{self._compiler[0]} failed: {line[:200]}"
             self._process = None
         return None if self.problem else self._library
+
+
+def _jaxlib_headers() -> Path:
+    """Returns the directory of jaxlib's C++ headers, without importing jaxlib."""
+    spec = importlib.util.find_spec("jaxlib")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(errno.ENOENT, "C++ headers not found", "jaxlib")
+    return Path(spec.origin).parent / "include"

@@ -1,4 +1,4 @@
-"""Where flaxres keeps what can be made again: compiled programs."""
+"""Cache of compiled programs: its directory, and JAX's persistent compilation cache in it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import platformdirs
 
 from flaxres.cpu.processor import processor_fingerprint
 
-MAX_BYTES = 2 * 1024**3  # of XLA's programs; the least recently used go first
-MIN_SECONDS = 0.1  # programs that take less time to compile are not kept
+MAX_BYTES = 2 * 1024**3  # size of XLA's programs; the least recently used are deleted first
+MIN_SECONDS = 0.1  # programs that compile faster are not stored
 
 
 def cache_directory() -> Path:
-    """The user's cache directory for flaxres; it need not exist.
+    """Returns the user's cache directory for flaxres, which may not exist yet.
 
-    FLAXRES_CACHE names another one. Else it is in XDG_CACHE_HOME, by default ~/.cache.
+    This is FLAXRES_CACHE if set, and otherwise 'flaxres' in XDG_CACHE_HOME (default: ~/.cache).
     """
-    if own := os.environ.get("FLAXRES_CACHE"):
-        return Path(own).expanduser()
+    if directory := os.environ.get("FLAXRES_CACHE"):
+        return Path(directory).expanduser()
     return platformdirs.user_cache_path("flaxres", appauthor=False)
 
 
 def enable_compilation_cache() -> None:
-    """Lets JAX keep the programs that it compiles, so that only a first run waits for them.
+    """Makes JAX store compiled programs, so that only the first run waits for compilation.
 
-    Nothing is done where the user has told JAX where to keep them, or the directory cannot be made.
+    Does nothing if the user has configured JAX's cache directory, or if the directory cannot be
+    created or written.
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     # A file system may serve machines with different processors.
     name = f"xla-{hashlib.sha256(processor_fingerprint().encode()).hexdigest()[:8]}"
@@ -43,8 +44,8 @@ def enable_compilation_cache() -> None:
         return
     if not os.access(directory, os.W_OK):
         return
-    # A killed process may have left a program without the time of its last use, or a part of one;
-    # JAX would then complain of each program that it keeps. It compiles what it cannot read.
+    # A killed process may leave a program that is incomplete or lacks its access time. JAX would
+    # warn about it whenever it stores a program. It recompiles programs that it cannot read.
     for program in directory.glob("*-cache"):
         if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
             program.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Convolutions for the CPU: those of cc/, and where these cannot be, XLA's."""
+"""Convolutions by the kernels of cc/, or by XLA where the kernels do not support them."""
 
 from __future__ import annotations
 
@@ -11,38 +11,65 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float, Float32
 
-from flaxres.cpu.library import active_kernels, library
+from flaxres.cpu.library import active_kernels, require_library
 
-NOTHING = (np.zeros(0, np.float32),) * 2  # no scale and shift
+NO_AFFINE = (np.zeros(0, np.float32),) * 2  # empty scale and shift: the images are not normalized
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+Images = Float32[Array | np.ndarray, "batch height width channels"]
+Kernel = Float32[Array | np.ndarray, "size size channels filters"]
+Outputs = Float32[Array, "batch out_height out_width filters"]
 
 
 def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
+    lhs: Float[Array, ...],
+    rhs: Float[Array, ...],
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: Sequence[tuple[int, int]] | str,
     **options: Any,
-) -> jax.Array:
-    """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`."""
+) -> Float[Array, ...]:
+    """Computes `lax.conv_general_dilated`, by the kernels if they support it.
+
+    Use it as `nn.Conv(conv_general_dilated=conv_general_dilated)`.
+
+    Args:
+      lhs: images.
+      rhs: convolution kernel.
+      window_strides: stride in each spatial dimension.
+      padding: (low, high) padding in each spatial dimension, or the name of a padding.
+      **options: further arguments of `lax.conv_general_dilated`.
+    """
     if supports_convolution(lhs, rhs, window_strides, padding, options):
-        return convolve(lhs, rhs, window_strides[0], padding[0][0])
+        return convolve(lhs, rhs, window_strides[0], int(padding[0][0]))
     groups = options.get("feature_group_count", 1)
-    alone = options | {"feature_group_count": 1}
-    if groups > 1 and supports_convolution(lhs, rhs, window_strides, padding, alone):
-        return convolve_groups(lhs, rhs, window_strides[0], padding[0][0], groups)
+    ungrouped = options | {"feature_group_count": 1}
+    if groups > 1 and supports_convolution(lhs, rhs, window_strides, padding, ungrouped):
+        return convolve_groups(lhs, rhs, window_strides[0], int(padding[0][0]), groups)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
 def supports_convolution(
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array | np.ndarray, ...],
+    kernel: Float[Array | np.ndarray, ...],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]] | str,
     options: dict[str, Any],
 ) -> bool:
-    """Float32, two axes, a square kernel, equal strides and equal padding less than the kernel."""
+    """Returns True if the kernels are active and support a convolution.
+
+    They support float32 images in the layout `NHWC`, square convolution kernels, equal strides,
+    equal padding that is smaller than the kernel, no dilation, one group, the default precision and
+    a number of filters that is a multiple of the vector length.
+
+    Args:
+      x: images.
+      kernel: convolution kernel.
+      strides: stride in each spatial dimension.
+      padding: (low, high) padding in each spatial dimension, or the name of a padding.
+      options: further arguments of `lax.conv_general_dilated`.
+    """
     if isinstance(padding, str) or x.ndim != 4 or options.get("dimension_numbers") != NHWC:
         return False
     dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
@@ -56,76 +83,102 @@ def supports_convolution(
         and set(dilations) <= {1}
         and options.get("feature_group_count", 1) == 1
         and options.get("precision") is None
-        and (taken := active_kernels()) is not None
-        and kernel.shape[3] % taken.lanes == 0
+        and (kernels := active_kernels()) is not None
+        and kernel.shape[3] % kernels.lanes == 0
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """Convolves images with a kernel (size, size, in, out), `out` a multiple of the lanes.
+def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Outputs:
+    """Convolves images with a kernel.
 
     Args:
-      x: float32 (batch, height, width, in).
-      kernel: float32.
-      stride: on both axes.
-      pad: zeros on each side, fewer than `size`.
+      x: images.
+      kernel: convolution kernel; `filters` must be a multiple of the vector length.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image, less than `size`.
     """
-    size = kernel.shape[0]
-    height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
-    shape = (len(x), height, width, kernel.shape[3])
-    return library().call("convolve", shape, x, kernel, *NOTHING, stride=stride, pad=pad)
+    shape = convolution_shape(x.shape, kernel.shape, stride, pad)
+    return require_library().call("convolve", shape, x, kernel, *NO_AFFINE, stride=stride, pad=pad)
+
+
+def convolution_shape(
+    x: tuple[int, ...], kernel: tuple[int, ...], stride: int, pad: int
+) -> tuple[int, ...]:
+    """Returns the shape of the result of `convolve` from the shapes of its arguments."""
+    height, width = ((length + 2 * pad - kernel[0]) // stride + 1 for length in x[1:3])
+    return (x[0], height, width, kernel[3])
 
 
 def convolve_groups(
-    x: jax.Array, kernel: jax.Array, stride: int, pad: int, groups: int
-) -> jax.Array:
-    """A convolution in groups: output channels of a group see the input channels of that group.
+    x: Images,
+    kernel: Float32[Array | np.ndarray, "size size group_channels filters"],
+    stride: int,
+    pad: int,
+    groups: int,
+) -> Outputs:
+    """Convolves images in groups: the filters of a group read only the channels of that group.
 
-    As many groups as fill the lanes are one convolution, with zeros between them.
+    As many groups as fill a vector register are merged into one convolution, with zeros in the
+    kernel between groups.
 
     Args:
-      x: float32 (batch, height, width, in).
-      kernel: float32 (size, size, in / groups, out), `out` a multiple of the lanes.
-      stride: see `convolve`, as is `pad`.
-      pad: see there.
-      groups: a divisor of `in` and `out`.
+      x: images.
+      kernel: convolution kernel; `filters` must be a multiple of the vector length.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image, less than `size`.
+      groups: number of groups, a divisor of the numbers of channels and filters.
     """
-    size, _, into, out = kernel.shape
-    lanes, out = library().lanes, out // groups
-    together = lanes // math.gcd(lanes, out)
-    together = together if groups % together == 0 else groups
-    parts = groups // together
-    split = kernel.reshape(size, size, into, parts, together, out)
-    zeros_between = jnp.eye(together, dtype=kernel.dtype)
+    size, _, group_channels, filters = kernel.shape
+    lanes, group_filters = require_library().lanes, filters // groups
+    merged = lanes // math.gcd(lanes, group_filters)  # number of groups in one convolution
+    merged = merged if groups % merged == 0 else groups
+    parts = groups // merged
+    split = kernel.reshape(size, size, group_channels, parts, merged, group_filters)
+    zeros_between = jnp.eye(merged, dtype=kernel.dtype)
     kernels = jnp.einsum("hwipgo,gk->phwgiko", split, zeros_between)
-    kernels = kernels.reshape(parts, size, size, together * into, together * out)
+    kernels = kernels.reshape(parts, size, size, merged * group_channels, merged * group_filters)
     images = jnp.split(x, parts, axis=3)
     results = [convolve(image, kernels[i], stride, pad) for i, image in enumerate(images)]
     return jnp.concatenate(results, axis=3)
 
 
-def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int):
+def _convolve_forward(
+    x: Images, kernel: Kernel, stride: int, pad: int
+) -> tuple[Outputs, tuple[Images, Kernel]]:
     return convolve(x, kernel, stride, pad), (x, kernel)
 
 
-def _convolve_backward(stride: int, pad: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array):
-    x, kernel = saved
+def _convolve_backward(
+    stride: int, pad: int, residuals: tuple[Images, Kernel], dy: Outputs
+) -> tuple[Images, Kernel]:
+    x, kernel = residuals
     dx = input_gradient(x.shape, kernel, stride, pad, dy)
-    kinds = {"stride": stride, "pad": pad}
-    return dx, library().call("kernel_gradient", kernel.shape, x, dy, *NOTHING, **kinds)
+    dkernel = require_library().call(
+        "kernel_gradient", kernel.shape, x, dy, *NO_AFFINE, stride=stride, pad=pad
+    )
+    return dx, dkernel
 
 
 def input_gradient(
-    shape: tuple[int, ...], kernel: jax.Array, stride: int, pad: int, dy: jax.Array
-) -> jax.Array:
-    """The gradient of `convolve` with respect to its images, of that `shape`; `dy` is its own."""
+    shape: tuple[int, ...], kernel: Kernel, stride: int, pad: int, dy: Outputs
+) -> Float32[Array, "batch height width channels"]:
+    """Returns the gradient of `convolve` with respect to its images.
+
+    Args:
+      shape: shape of the images.
+      kernel: convolution kernel.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image.
+      dy: gradient with respect to the result of `convolve`.
+    """
     channels = shape[3]
-    more = -channels % library().lanes
-    filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))) if more else kernel
-    shape = (*shape[:3], channels + more)
-    dx = library().call("input_gradient", shape, dy, filled, stride=stride, pad=pad)
-    return dx[..., :channels] if more else dx
+    kernels = require_library()
+    missing = -channels % kernels.lanes  # channels to fill a vector register
+    filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
+    filled_shape = (*shape[:3], channels + missing)
+    dx = kernels.call("input_gradient", filled_shape, dy, filled, stride=stride, pad=pad)
+    return dx[..., :channels] if missing else dx
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

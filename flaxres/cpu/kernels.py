@@ -1,9 +1,9 @@
-"""Convolutions and batch norm for the CPU: those of cc/ in the place of XLA's operations.
+"""Convolutions and batch norm on a CPU, by the kernels of cc/ instead of XLA's operations.
 
-They take float32 images (batch, height, width, channels) and, where they do not cover something,
-or there is no C++ compiler to build them with, XLA's own operations are taken. Results are those of
-the plain formulation but for rounding, and do not depend on the number of threads. They have
-gradients of first order; FLAXRES_CPU_KERNELS=0 leaves them out, for gradients of gradients say.
+The kernels read float32 images (batch, height, width, channels). XLA's operations are used where
+the kernels do not support an operation, or if there is no C++ compiler to build them. Results equal
+those of XLA up to rounding and do not depend on the number of threads. Only first-order gradients
+are defined; FLAXRES_CPU_KERNELS=0 disables the kernels, for example for second-order gradients.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float32, Shaped
 
 from flaxres.cpu.convolutions import (
     NHWC,
+    Images,
+    Kernel,
+    Outputs,
     conv_general_dilated,
+    convolution_shape,
     convolve,
     convolve_groups,
     input_gradient,
     supports_convolution,
 )
-from flaxres.cpu.library import active_kernels, kernels_disabled, library
+from flaxres.cpu.library import active_kernels, kernels_disabled, library, require_library
 
 __all__ = [
     "NHWC",
@@ -39,60 +44,91 @@ __all__ = [
     "supports_norm",
 ]
 
+Channels = Float32[Array | np.ndarray, " channels"]
+Normalized = Float32[Array, "batch height width channels"]
+# Saved for the gradient of `normalize`: x, scale, bias, mean, variance, add.
+NormalizeResiduals = tuple[Images, Channels, Channels, Channels, Channels, Images | None]
+# Saved for the gradient of `batch_norm`: x, scale, bias, mean, variance, and y if it had an `add`.
+BatchNormResiduals = tuple[Images, Channels, Channels, Channels, Channels, Images | None]
+# Saved for the gradient of `norm_relu_convolve`: x, scale, bias, mean, variance, kernel.
+NormConvolveResiduals = tuple[Images, Channels, Channels, Channels, Channels, Kernel]
 
-def supports_norm(x: jax.Array) -> bool:
-    """Whether `batch_norm` and `normalize` can take `x`."""
+
+def supports_norm(x: Shaped[Array | np.ndarray, ...]) -> bool:
+    """Returns True if the kernels are active and `batch_norm` and `normalize` support `x`."""
     if x.ndim != 4 or x.dtype != jnp.float32:
         return False
-    taken = active_kernels()
-    return taken is not None and x.shape[3] % taken.lanes == 0
+    kernels = active_kernels()
+    return kernels is not None and x.shape[3] % kernels.lanes == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def normalize(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
-    add: jax.Array | None,
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    mean: Channels,
+    variance: Channels,
+    add: Images | None,
     epsilon: float,
     relu: bool,
-) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias + add, and ReLU if `relu`.
+) -> Normalized:
+    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias + add, or the ReLU of it.
 
     Args:
-      x: float32 (batch, height, width, channels).
-      scale: float32 (channels,), as are `bias`, `mean` and `variance`.
-      bias: see there.
-      mean: see there.
-      variance: see there.
-      add: of the shape of `x`, or None; only with ReLU.
-      epsilon: added to the variance.
-      relu: replace negative numbers by 0.
+      x: feature maps.
+      scale: factor of each channel.
+      bias: summand of each channel.
+      mean: mean of each channel.
+      variance: variance of each channel.
+      add: array to add, or None. It requires `relu`.
+      epsilon: constant added to the variance.
+      relu: if True, ReLU is applied last.
     """
-    other = jnp.zeros(0, jnp.float32) if add is None else add
-    return library().call(
-        *("normalize", x.shape, x, scale, bias, mean, variance, other),
+    addend = jnp.zeros(0, jnp.float32) if add is None else add
+    return require_library().call(
+        *("normalize", x.shape, x, scale, bias, mean, variance, addend),
         epsilon=np.float32(epsilon),
         relu=relu,
         adds=add is not None,
     )
 
 
-def _plain_normalize(x, scale, bias, mean, variance, add, epsilon, relu):
+def _xla_normalize(
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    mean: Channels,
+    variance: Channels,
+    add: Images | None,
+    epsilon: float,
+    relu: bool,
+) -> Images:
+    """Computes `normalize` by XLA's operations, which have gradients."""
     y = (x - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias
     y = y if add is None else y + add
     return jax.nn.relu(y) if relu else y
 
 
-def _normalize_forward(*arguments):
-    return normalize(*arguments), arguments[:6]
+def _normalize_forward(
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    mean: Channels,
+    variance: Channels,
+    add: Images | None,
+    epsilon: float,
+    relu: bool,
+) -> tuple[Normalized, NormalizeResiduals]:
+    y = normalize(x, scale, bias, mean, variance, add, epsilon, relu)
+    return y, (x, scale, bias, mean, variance, add)
 
 
-def _normalize_backward(epsilon, relu, saved, dy):
-    plain = functools.partial(_plain_normalize, epsilon=epsilon, relu=relu)
-    return jax.vjp(plain, *saved)[1](dy)
+def _normalize_backward(
+    epsilon: float, relu: bool, residuals: NormalizeResiduals, dy: Normalized
+) -> NormalizeResiduals:
+    function = functools.partial(_xla_normalize, epsilon=epsilon, relu=relu)
+    return jax.vjp(function, *residuals)[1](dy)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -100,69 +136,94 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def batch_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    add: jax.Array | None,
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    add: Images | None,
     epsilon: float,
     relu: bool,
     axis: str | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`normalize` by the statistics of `x` itself: Ioffe and Szegedy 2015 (arXiv 1502.03167).
+) -> tuple[Normalized, Channels, Channels]:
+    """Normalizes `x` with its own statistics: Ioffe and Szegedy 2015 (arXiv 1502.03167).
 
     Args:
-      x: float32 (batch, height, width, channels).
-      scale: float32 (channels,), as is `bias`.
-      bias: see there.
-      add: see `normalize`.
-      epsilon: see there.
-      relu: see there.
-      axis: name of an axis of devices over which the statistics are taken together, or None.
+      x: feature maps.
+      scale: factor of each channel.
+      bias: summand of each channel.
+      add: array to add to the result, or None. It requires `relu`.
+      epsilon: constant added to the variance.
+      relu: if True, ReLU is applied last.
+      axis: name of the device axis that the statistics are averaged over, or None.
 
     Returns:
-      The result, the mean and the variance. The last two are for running statistics and are not
-      differentiated.
+      The result, the mean and the variance. The mean and the variance are meant for running
+      statistics and have no gradients.
     """
     return _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis)[0]
 
 
-def _batch_norm_forward(x, scale, bias, add, epsilon, relu, axis):
+def _batch_norm_forward(
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    add: Images | None,
+    epsilon: float,
+    relu: bool,
+    axis: str | None,
+) -> tuple[tuple[Normalized, Channels, Channels], BatchNormResiduals]:
     mean, variance = _statistics(x, axis)
     y = normalize(x, scale, bias, mean, variance, add, epsilon, relu)
-    saved = (x, scale, bias, mean, variance, None if add is None else y)
-    return (y, mean, variance), saved
+    residuals = (x, scale, bias, mean, variance, None if add is None else y)
+    return (y, mean, variance), residuals
 
 
-def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of each channel."""
+def _statistics(x: Images, axis: str | None) -> tuple[Channels, Channels]:
+    """Returns the mean and variance of each channel."""
     channels = x.shape[3:]
-    sums = library().call("norm_sums", (channels, channels), x)
-    mean, squares = (total * (channels[0] / x.size) for total in sums)
+    sums = require_library().call_multiple("norm_sums", (channels, channels), x)
+    mean, mean_square = (total * (channels[0] / x.size) for total in sums)
     if axis is not None:
-        mean, squares = lax.pmean((mean, squares), axis)
-    return mean, jnp.maximum(squares - mean * mean, 0)
+        mean, mean_square = lax.pmean((mean, mean_square), axis)
+    return mean, jnp.maximum(mean_square - mean * mean, 0)
 
 
-def _batch_norm_backward(epsilon, relu, axis, saved, cotangents):
-    x, scale, bias, mean, variance, y = saved
-    dy, adds, epsilon = cotangents[0], y is not None, np.float32(epsilon)
+def _batch_norm_backward(
+    epsilon: float,
+    relu: bool,
+    axis: str | None,
+    residuals: BatchNormResiduals,
+    cotangents: tuple[Normalized, Channels, Channels],
+) -> tuple[Images, Channels, Channels, Images | None]:
+    return _batch_norm_gradients(epsilon, relu, axis, residuals, cotangents[0])
+
+
+def _batch_norm_gradients(
+    epsilon: float,
+    relu: bool,
+    axis: str | None,
+    residuals: BatchNormResiduals,
+    dy: Normalized,
+) -> tuple[Images, Channels, Channels, Images | None]:
+    """Returns the gradients of `batch_norm` with respect to x, scale, bias and add."""
+    x, scale, bias, mean, variance, y = residuals
+    adds = y is not None
     shapes = (scale.shape, scale.shape, x.shape if adds else (0,))
-    other = y if adds else jnp.zeros(0, jnp.float32)
-    # d: dy where ReLU let something through. It is only written down where something was added,
-    # as it is also the gradient of that.
-    dscale, dbias, d = library().call(
-        *("norm_gradient_sums", shapes, dy, x, scale, bias, mean, variance, other),
-        epsilon=epsilon,
+    # d is dy where the ReLU was positive, else 0. It is written to memory only if the layer has an
+    # `add`, whose gradient it is.
+    dscale, dbias, d = require_library().call_multiple(
+        *("norm_gradient_sums", shapes, dy, x, scale, bias, mean, variance),
+        jnp.zeros(0, jnp.float32) if y is None else y,
+        epsilon=np.float32(epsilon),
         relu=relu,
         adds=adds,
     )
     count, totals = x.size // x.shape[3], (dscale, dbias)
     if axis is not None:
         count, totals = count * lax.axis_size(axis), lax.psum(totals, axis)
-    dx = library().call(
+    dx = require_library().call(
         *("norm_gradient", x.shape, d if adds else dy, x, scale, bias, mean, variance, *totals),
         count=count,
-        epsilon=epsilon,
+        epsilon=np.float32(epsilon),
         relu=relu and not adds,
     )
     return dx, dscale, dbias, d if adds else None
@@ -173,59 +234,75 @@ batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def norm_relu_convolve(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    kernel: jax.Array,
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    kernel: Kernel,
     epsilon: float,
     axis: str | None,
     stride: int,
     pad: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`convolve` of the ReLU of `batch_norm`, whose result is never written to memory.
+) -> tuple[Outputs, Channels, Channels]:
+    """Convolves the ReLU of the batch norm of `x`, which is never written to memory.
 
     Args:
-      x: see `batch_norm`, as are `scale`, `bias`, `epsilon` and `axis`.
-      scale: see there.
-      bias: see there.
-      kernel: see `convolve`, as are `stride` and `pad`.
-      epsilon: see there.
-      axis: see there.
-      stride: see there.
-      pad: see there.
+      x: feature maps.
+      scale: factor of each channel.
+      bias: summand of each channel.
+      kernel: convolution kernel; `filters` must be a multiple of the vector length.
+      epsilon: constant added to the variance.
+      axis: name of the device axis that the statistics are averaged over, or None.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image, less than `size`.
 
     Returns:
-      The result of the convolution, and the mean and the variance of `x`, which are not
-      differentiated.
+      The result of the convolution, and the mean and the variance of `x`, which have no gradients.
     """
     return _norm_relu_convolve_forward(x, scale, bias, kernel, epsilon, axis, stride, pad)[0]
 
 
-def _norm_relu_convolve_forward(x, scale, bias, kernel, epsilon, axis, stride, pad):
+def _norm_relu_convolve_forward(
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    kernel: Kernel,
+    epsilon: float,
+    axis: str | None,
+    stride: int,
+    pad: int,
+) -> tuple[tuple[Outputs, Channels, Channels], NormConvolveResiduals]:
     mean, variance = _statistics(x, axis)
-    size = kernel.shape[0]
-    height, width = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
-    shape = (len(x), height, width, kernel.shape[3])
+    shape = convolution_shape(x.shape, kernel.shape, stride, pad)
     affine = _affine(scale, bias, mean, variance, epsilon)
-    y = library().call("convolve", shape, x, kernel, *affine, stride=stride, pad=pad)
+    y = require_library().call("convolve", shape, x, kernel, *affine, stride=stride, pad=pad)
     return (y, mean, variance), (x, scale, bias, mean, variance, kernel)
 
 
-def _affine(scale, bias, mean, variance, epsilon):
-    """Factor and summand of each channel that normalize it."""
+def _affine(
+    scale: Channels, bias: Channels, mean: Channels, variance: Channels, epsilon: float
+) -> tuple[Channels, Channels]:
+    """Returns the factor and the summand of each channel that normalize it."""
     factor = scale * lax.rsqrt(variance + epsilon)
     return factor, bias - mean * factor
 
 
-def _norm_relu_convolve_backward(epsilon, axis, stride, pad, saved, cotangents):
-    *norm, kernel = saved
-    x, dy = saved[0], cotangents[0]
-    affine = _affine(*norm[1:], epsilon)
-    dkernel = library().call(
+def _norm_relu_convolve_backward(
+    epsilon: float,
+    axis: str | None,
+    stride: int,
+    pad: int,
+    residuals: NormConvolveResiduals,
+    cotangents: tuple[Outputs, Channels, Channels],
+) -> tuple[Images, Channels, Channels, Kernel]:
+    x, scale, bias, mean, variance, kernel = residuals
+    dy = cotangents[0]
+    affine = _affine(scale, bias, mean, variance, epsilon)
+    dkernel = require_library().call(
         *("kernel_gradient", kernel.shape, x, dy, *affine), stride=stride, pad=pad
     )
-    dz = input_gradient(x.shape, kernel, stride, pad, dy)
-    dx, dscale, dbias, _ = _batch_norm_backward(epsilon, True, axis, (*norm, None), (dz,))
+    dnormalized = input_gradient(x.shape, kernel, stride, pad, dy)
+    norm_residuals = (x, scale, bias, mean, variance, None)
+    dx, dscale, dbias, _ = _batch_norm_gradients(epsilon, True, axis, norm_residuals, dnormalized)
     return dx, dscale, dbias, dkernel
 
 

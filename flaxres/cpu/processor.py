@@ -1,4 +1,4 @@
-"""The processor of this machine: its model, its instruction set, and the cores to use."""
+"""The processor of this machine: its model, its instruction set, and the available cores."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import platform
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")  # Linux only
+CPUINFO = Path("/proc/cpuinfo")  # exists only on Linux
 
 
 def available_cores() -> list[int]:
-    """Returns the numbers of the CPU cores that this process may use, in rising order."""
+    """Returns the numbers of the CPU cores that this process may use, in increasing order."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -23,7 +23,10 @@ def processor_model() -> str:
 
 
 def processor_fingerprint() -> str:
-    """Returns what code compiled for this processor depends on: its model and instruction set."""
+    """Returns a text that changes with the processor's model or instruction set.
+
+    Machines with the same fingerprint can share compiled code.
+    """
     lines = _cpuinfo()
     if not lines:
         return f"{platform.machine()} {platform.processor()}"
@@ -32,7 +35,7 @@ def processor_fingerprint() -> str:
 
 
 def _cpuinfo() -> list[str]:
-    """Returns the lines of /proc/cpuinfo, or none where there is no such file."""
+    """Returns the lines of /proc/cpuinfo, or an empty list if there is no such file."""
     try:
         return CPUINFO.read_text().splitlines()
     except OSError:

@@ -1,6 +1,7 @@
-"""Settings that make XLA's CPU backend fast for these nets; without effect on accelerators.
+"""XLA and memory-allocator settings that speed up training on a CPU.
 
-All of them must be in the environment before the process or JAX starts, so `tune` comes first.
+They must be in the environment before JAX, or the process itself, starts. A program therefore calls
+`tune` first.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ import sys
 from flaxres.cpu.build import Build
 
 # jaxlib's YNNPACK convolutions are slow for the gradients of small filters. XLA aborts the process
-# on a flag that it does not know, so it is set only for versions where it was tried.
+# on an unknown flag, so the flag is set only for jaxlib versions in which it was tested.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-KNOWN_VERSIONS = ("0.10.", "0.11.")
+TESTED_VERSIONS = ("0.10.", "0.11.")
 
-# XLA takes its buffers from malloc anew at every step. By default glibc returns large ones to the
+# XLA allocates its buffers with malloc in every step. By default glibc returns large ones to the
 # system each time, and the page faults of getting them back cost as much as the arithmetic.
 MALLOC_TUNABLES = (
     "glibc.malloc.hugetlb=1"
     ":glibc.malloc.mmap_max=0"
     ":glibc.malloc.trim_threshold=17179869184"
     ":glibc.malloc.top_pad=536870912"
-    ":glibc.malloc.arena_max=1"  # in another arena than the first, large ones are mapped each time
+    ":glibc.malloc.arena_max=1"  # arenas other than the first map large allocations each time
 )
 
-_build: Build | None = None  # of the kernels, in the background
+_build: Build | None = None
 
 
 def tune() -> None:
-    """Sets XLA_FLAGS and GLIBC_TUNABLES, for which it may start this process anew.
+    """Sets XLA_FLAGS and GLIBC_TUNABLES and starts to build the kernels if JAX runs on the CPU.
 
-    Call it first in a program, before JAX is imported. What the user has set wins. The kernels are
-    built in the background meanwhile, if they are not there.
+    Call it first in a program, before JAX is imported: setting GLIBC_TUNABLES restarts the process.
+    Values that the user has set take precedence. The kernels are built in the background, unless
+    they are in the cache.
     """
     global _build
     if not runs_on_cpu():
@@ -48,12 +50,16 @@ def tune() -> None:
 
 
 def started_build() -> Build | None:
-    """The build that `tune` has started."""
+    """Returns the build that `tune` has started, or None."""
     return _build
 
 
 def runs_on_cpu() -> bool:
-    """Whether JAX will compute on the CPU: told to, or without a plugin for anything else."""
+    """Returns True if JAX will run on the CPU.
+
+    JAX_PLATFORMS decides. If it is not set, JAX runs on the CPU if no accelerator plugin is
+    installed.
+    """
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"
@@ -61,8 +67,8 @@ def runs_on_cpu() -> bool:
 
 
 def set_xla_flags() -> None:
-    """Adds to XLA_FLAGS, for the JAX that this process will start."""
+    """Adds the convolution flag to XLA_FLAGS, unless the user has set it. JAX must not run yet."""
     flags = os.environ.get("XLA_FLAGS", "")
     version = importlib.metadata.version("jaxlib")
-    if CONVOLUTION_FLAG not in flags and version.startswith(KNOWN_VERSIONS):
+    if CONVOLUTION_FLAG not in flags and version.startswith(TESTED_VERSIONS):
         os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}=-individual_convolution".strip()

@@ -1,4 +1,4 @@
-"""DenseNet and DenseNet-BC: each layer sees all before it, by concatenation instead of addition.
+"""DenseNet and DenseNet-BC, in which each layer reads the concatenated outputs of all before it.
 
 Huang17 (arXiv 1608.06993), sections 3 and 4.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from flaxres.models.layers import STEM_STRIDES, BaseModel, Layers, apply_stem, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
-BOTTLENECK = 4  # channels of a bottleneck for each new feature map (Huang17, section 3)
-# Layers in each dense block of the ImageNet nets, by depth: Huang17, table 1.
+BOTTLENECK = 4  # bottleneck filters for each channel of the growth rate (Huang17, section 3)
+# Number of layers in each dense block of the ImageNet models, by depth: Huang17, table 1.
 IMAGENET_STAGES = {
     121: (6, 12, 24, 16),
     169: (6, 12, 32, 32),
@@ -25,19 +26,25 @@ IMAGENET_STAGES = {
 
 
 def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
-    """Layers in each dense block.
+    """Returns the number of layers in each dense block.
 
-    With the CIFAR stem n in each of three: 3n+4 weighted layers, 6n+4 with bottlenecks, as two
-    transitions, the first convolution and the dense layer come on top.
+    With the CIFAR stem, each of three dense blocks has n layers. The depth is then 3n+4 with basic
+    layers and 6n+4 with bottleneck layers: two transitions, the first convolution and the
+    classification head add four.
+
+    Args:
+      depth: number of weighted layers.
+      block: 'basic' or 'bottleneck'.
+      stem: 'cifar' or 'imagenet'.
 
     Raises:
-      ValueError: there is no such net.
+      ValueError: there is no model of this depth.
     """
     if stem == "imagenet":
         if depth not in IMAGENET_STAGES or block != "bottleneck":
-            known = ", ".join(map(str, IMAGENET_STAGES))
+            depths = ", ".join(map(str, IMAGENET_STAGES))
             raise ValueError(
-                f"depth must be {known} with bottleneck layers and ImageNet's stem, got {depth} "
+                f"depth must be {depths} with bottleneck layers and the ImageNet stem, got {depth} "
                 f"with {block} layers"
             )
         return IMAGENET_STAGES[depth]
@@ -52,63 +59,67 @@ class DenseLayer(nn.Module):
     """Norm, ReLU and a 3x3 convolution, whose output is appended to the input.
 
     Attributes:
-      growth: new channels.
-      bottleneck: norm, ReLU and a 1x1 convolution to `BOTTLENECK` * growth channels come first.
-      layers: constructors.
+      growth_rate: number of channels that the layer appends.
+      bottleneck: if True, norm, ReLU and a 1x1 convolution with `BOTTLENECK` * growth_rate filters
+        come first.
+      layers: constructors of convolutions and norms.
     """
 
-    growth: int
+    growth_rate: int
     bottleneck: bool
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels) -> (batch, height, width, channels + growth)."""
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels+{self.growth_rate}"]:
+        """Applies the layer."""
         conv, norm = self.layers
-        y = x
         if self.bottleneck:
-            conv1 = functools.partial(conv, BOTTLENECK * self.growth, 1, name="conv1")
-            y = norm_relu_conv(norm(name="norm1"), conv1, y)
-            conv2 = functools.partial(conv, self.growth, 3, name="conv2")
+            conv1 = functools.partial(conv, BOTTLENECK * self.growth_rate, 1, name="conv1")
+            y = norm_relu_conv(norm(name="norm1"), conv1, x)
+            conv2 = functools.partial(conv, self.growth_rate, 3, name="conv2")
             y = norm_relu_conv(norm(name="norm2"), conv2, y)
         else:
-            conv1 = functools.partial(conv, self.growth, 3, name="conv1")
-            y = norm_relu_conv(norm(name="norm1"), conv1, y)
+            conv1 = functools.partial(conv, self.growth_rate, 3, name="conv1")
+            y = norm_relu_conv(norm(name="norm1"), conv1, x)
         return jnp.concatenate([x, y], axis=-1)
 
 
 class Transition(nn.Module):
-    """Norm, ReLU, 1x1 convolution and a mean over 2x2 pixels, between two dense blocks.
+    """Norm, ReLU, 1x1 convolution and 2x2 average pooling between two dense blocks.
 
     Attributes:
-      filters: output channels.
-      layers: constructors.
+      filters: number of output channels.
+      layers: constructors of convolutions and norms.
     """
 
     filters: int
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels) -> (batch, height // 2, width // 2, filters)."""
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch height//2 width//2 filters"]:
+        """Applies the transition."""
         conv = functools.partial(self.layers.conv, self.filters, 1, name="conv")
         x = norm_relu_conv(self.layers.norm(name="norm"), conv, x)
         return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 class DenseNet(BaseModel, kw_only=True):
-    """A stem, dense blocks with transitions between them, norm and ReLU, mean over space, dense.
+    """A stem, dense blocks with transitions between them, norm and ReLU, average pooling, head.
 
     Attributes:
-      stages: layers in each dense block.
-      growth_rate: channels that each layer adds; k in the paper.
-      compression: of the channels that a transition keeps; theta in the paper.
-      block: basic or bottleneck, of the layers.
-      stem: see `flaxres.models.layers.apply_stem`.
+      stages: number of layers in each dense block.
+      growth_rate: number of channels that each layer appends; k in the paper.
+      compression: fraction of the channels that a transition keeps; theta in the paper.
+      block: 'basic' or 'bottleneck', the kind of the layers.
+      stem: 'cifar' or 'imagenet', as in `flaxres.models.layers.apply_stem`.
 
     Raises (when called):
-      ValueError: an unknown norm.
-      ConfigError: images smaller than all strides together.
+      ValueError: the norm is unknown.
+      ConfigError: the images are smaller than the product of all strides.
     """
 
     stages: tuple[int, ...]
@@ -118,11 +129,18 @@ class DenseNet(BaseModel, kw_only=True):
     stem: str = "cifar"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
-        check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
+    def __call__(
+        self, images: Float[Array | np.ndarray, "batch height width channels"], train: bool
+    ) -> Float32[Array, "batch classes"]:
+        """Returns the logits of a batch of normalized images.
+
+        Args:
+          images: a batch of any floating-point dtype.
+          train: if True, norms use statistics of the batch and update the running statistics.
+        """
+        check_size(images, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = self.layers(train, "norm")
-        x = jnp.asarray(x, self.dtype)
+        x = jnp.asarray(images, self.dtype)
         # Huang17, section 4.2: 16 filters, or twice the growth rate in DenseNet-BC and on ImageNet.
         filters = 16 if self.block == "basic" else 2 * self.growth_rate
         if self.stem == "cifar":
@@ -136,7 +154,7 @@ class DenseNet(BaseModel, kw_only=True):
                 layers = self.layers(train, name)
                 x = DenseLayer(self.growth_rate, bottleneck, layers, name=name)(x)
             if stage < len(self.stages):
-                kept, name = int(self.compression * x.shape[-1]), f"transition{stage}"
-                x = Transition(kept, self.layers(train, name), name=name)(x)
+                filters, name = int(self.compression * x.shape[-1]), f"transition{stage}"
+                x = Transition(filters, self.layers(train, name), name=name)(x)
         x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)

@@ -1,28 +1,30 @@
-"""Layers of a model with output shape, params, MACs and activations, counted from the real module."""
+"""Counts of output shape, parameters, multiply-adds and activations of each layer of a model."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer as it ran.
+    """One layer of a model.
 
     Attributes:
       name: path in the parameter tree.
-      kind: class of the module.
-      output_shape: of one image, without the batch axis.
-      params: trainable parameters.
-      macs: multiply-adds of convolutions and dense layers for one image, as the papers count.
-      activations: outputs of a convolution or dense layer for one image, which is what Radosavovic
-        2020 (arXiv 2003.13678) counts.
+      kind: class name of the module.
+      output_shape: shape of the output for one image, without the batch axis.
+      params: number of trainable parameters.
+      macs: multiply-adds of a convolution or dense layer for one image, as the papers count them.
+      activations: number of outputs of a convolution or dense layer for one image, as in
+        Radosavovic 2020 (arXiv 2003.13678).
     """
 
     name: str
@@ -34,34 +36,44 @@ class Layer:
 
 
 def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """Runs `model` on shapes alone and lists its layers in the order they ran.
+    """Lists the layers of a model in the order in which they run. No array is computed.
 
     Args:
-      model: a net of `flaxres.models`.
+      model: a model of `flaxres.models`.
       image_shape: (height, width, channels).
     """
-    layers = []
+    layers: list[Layer] = []
 
-    def record(call, args, kwargs, context):
+    def record(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
         output = call(*args, **kwargs)
         module = context.module
-        own = module.variables.get("params", {})
-        is_layer = own and not any(isinstance(value, dict) for value in own.values())
+        params = module.variables.get("params", {})
+        is_layer = params and not any(isinstance(value, dict) for value in params.values())
         path = "/".join(module.path)
-        # A module that extends another of flax's may call that one's method on the way.
+        # A subclass of a flax module may call `__call__` of its base class.
         is_new = not layers or layers[-1].name != path
         if is_layer and is_new and context.method_name == "__call__":
             shape = output.shape[1:]
             # Each output value of a convolution or dense layer takes one multiply-add per weight
-            # of its filter; its channels are the kernel's last axis, the space is the rest.
-            has_kernel = "kernel" in own
-            macs = math.prod(shape[:-1]) * own["kernel"].size if has_kernel else 0
-            params = sum(value.size for value in own.values())
-            activations = math.prod(shape) if has_kernel else 0
-            layers.append(Layer(path, type(module).__name__, shape, params, macs, activations))
+            # of its filter. The last axis of the kernel is the output channels.
+            has_kernel = "kernel" in params
+            layer = Layer(
+                name=path,
+                kind=type(module).__name__,
+                output_shape=shape,
+                params=sum(value.size for value in params.values()),
+                macs=math.prod(shape[:-1]) * params["kernel"].size if has_kernel else 0,
+                activations=math.prod(shape) if has_kernel else 0,
+            )
+            layers.append(layer)
         return output
 
-    def forward(images):
+    def forward(images: Float[Array, "batch height width channels"]) -> Any:
         with nn.intercept_methods(record):
             return model.init_with_output(jax.random.key(0), images, train=False)
 
@@ -70,10 +82,16 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
 
 
 def block_weights(layers: Sequence[Layer]) -> dict[int, int]:
-    """Weights of the convolutions in a block by its channels: He15, figure 5.
+    """Counts the convolution weights of a block, by its number of output channels (He15, figure 5).
 
-    Of blocks that keep size and channels, so those of the identity shortcut; gates are not counted.
-    A net without such blocks has none.
+    Only blocks that keep size and channels, whose shortcut is the identity, are included. Gates are
+    not counted.
+
+    Args:
+      layers: the layers of one model, from `summarize`.
+
+    Returns:
+      Number of weights by number of channels; empty for a model without such blocks.
     """
     blocks: dict[str, list[Layer]] = {}
     for layer in layers:

@@ -1,34 +1,35 @@
-"""What all nets are made of: convolutions, the base of a net, its stem and its head."""
+"""Parts that all models share: convolutions, the base class, the stem and the head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Shaped
 
 from flaxres.cpu.kernels import conv_general_dilated
 from flaxres.errors import ConfigError
 from flaxres.models.norms import make_norm, norm_relu
 
-# He-2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian of std sqrt(2 / fan_in).
+# He et al. 2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian, std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-HEAD = "dense"  # the name of every net's last layer
-BACKBONE = "backbone"  # all layers but that one
+HEAD = "dense"  # name of the classification head, the last layer of every model
+BACKBONE = "backbone"  # stands for all layers except the classification head
 
-STEM_STRIDES = {"cifar": 1, "imagenet": 4}  # of `apply_stem`
+STEM_STRIDES = {"cifar": 1, "imagenet": 4}  # total stride of each stem of `apply_stem`
 
 
 class Layers(NamedTuple):
-    """Constructors of a net's layers; both take the layer's `name`.
+    """Constructors of a model's layers. Both accept the layer's `name`.
 
     Attributes:
-      conv: see `make_conv`.
-      norm: see `flaxres.models.norms.make_norm`.
+      conv: constructor of convolutions, from `make_conv`.
+      norm: constructor of norms, from `flaxres.models.norms.make_norm`.
     """
 
     conv: Callable[..., nn.Module]
@@ -38,41 +39,37 @@ class Layers(NamedTuple):
 def make_conv(*, use_bias: bool = False, dtype: DTypeLike = jnp.float32) -> Callable[..., nn.Conv]:
     """Returns `conv(filters, size, stride=1, groups=1, **options)`, a constructor of convolutions.
 
-    The kernel is `size` x `size`, with size // 2 zeros around the image: 'SAME' would pad (0, 1) at
-    stride 2 and shift the image by half a pixel. `options` are those of `nn.Conv`.
+    The kernel is `size` x `size`, and the image gets size // 2 zeros on each side: padding 'SAME'
+    would pad (0, 1) at stride 2 and shift the image by half a pixel. `options` are arguments of
+    `nn.Conv`.
     """
 
-    def conv(filters: int, size: int, stride: int = 1, groups: int = 1, **options) -> nn.Conv:
-        return nn.Conv(
-            filters,
-            (size, size),
-            stride,
-            **{
-                "padding": ((size // 2, size // 2),) * 2,
-                "feature_group_count": groups,
-                "use_bias": use_bias,
-                "kernel_init": he_normal,
-                "dtype": dtype,
-                "conv_general_dilated": conv_general_dilated,
-            }
-            | options,
-        )
+    def conv(filters: int, size: int, stride: int = 1, groups: int = 1, **options: Any) -> nn.Conv:
+        defaults: dict[str, Any] = {
+            "padding": ((size // 2, size // 2),) * 2,
+            "feature_group_count": groups,
+            "use_bias": use_bias,
+            "kernel_init": he_normal,
+            "dtype": dtype,
+            "conv_general_dilated": conv_general_dilated,
+        }
+        return nn.Conv(filters, (size, size), stride, **(defaults | options))
 
     return conv
 
 
 class BaseModel(nn.Module, kw_only=True):
-    """What every net has.
+    """Base class of all models.
 
     Attributes:
-      num_classes: outputs.
-      norm: see `flaxres.models.norms`.
-      norm_momentum: weight of the old running statistics.
-      norm_epsilon: added to the variance.
-      dtype: of the computation; parameters, statistics and logits are float32.
-      axis: see `flaxres.models.norms`.
-      frozen: names of layers whose norms use the running statistics in training too, and leave them
-        as they are; see `is_frozen`.
+      num_classes: number of outputs.
+      norm: name of the norm, one of `flaxres.models.norms.NORMS`.
+      norm_momentum: weight of the previous running statistics in an update.
+      norm_epsilon: constant that norms add to the variance.
+      dtype: dtype of the computation. Parameters, running statistics and logits are float32.
+      axis: name of the device axis that batch norm averages statistics over, or None.
+      frozen: names of layers whose norms also use running statistics in training and do not
+        update them, as `is_frozen` reads them.
     """
 
     num_classes: int
@@ -84,11 +81,13 @@ class BaseModel(nn.Module, kw_only=True):
     frozen: tuple[str, ...] = ()
 
     def layers(self, train: bool, name: str = "") -> Layers:
-        """Constructors of convolutions and norms; without a norm, convolutions have a bias.
+        """Returns constructors of convolutions and norms.
+
+        Convolutions have a bias only if the model has no norm.
 
         Args:
-          train: see the net's call.
-          name: of the block that takes them, or of the norm itself, for one that may be frozen.
+          train: the argument of the model's call.
+          name: name of the block, or of the norm itself, that may be in `frozen`.
         """
         norm = make_norm(
             self.norm,
@@ -102,12 +101,12 @@ class BaseModel(nn.Module, kw_only=True):
 
 
 def is_frozen(path: str, frozen: Sequence[str]) -> bool:
-    """Whether `frozen` has a layer: by its own name, its stage's, or as part of the body.
+    """Returns True if `frozen` contains a layer, its block, its stage or the whole backbone.
 
     Args:
-      path: of the layer from the net on, e.g. 'conv' or 'stage1_block2/norm1'.
-      frozen: names such as 'conv', 'stage1' (with all that is called stage1_...), 'stage1_block2',
-        and 'backbone' for all layers but the last dense one.
+      path: path of the layer in the parameter tree, such as 'conv' or 'stage1_block2/norm1'.
+      frozen: names such as 'conv', 'stage1' (every layer named stage1_...), 'stage1_block2', and
+        'backbone' for all layers except the classification head.
     """
     layer = path.partition("/")[0]
     return any(
@@ -118,32 +117,44 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     )
 
 
-def check_size(images: jax.Array, stride: int) -> None:
-    """Checks that images (batch, height, width, channels) leave a pixel after all strides.
+def check_size(
+    images: Shaped[Array | np.ndarray, "batch height width channels"], stride: int
+) -> None:
+    """Checks that at least one pixel is left after all strides.
+
+    Args:
+      images: a batch of images; only the shape is read.
+      stride: product of the strides of all layers.
 
     Raises:
-      ConfigError: they have fewer pixels than `stride`, the product of the strides.
+      ConfigError: the height or width is smaller than `stride`.
     """
     height, width = images.shape[1:3]
     if min(height, width) < stride:
         raise ConfigError(
-            f"this net needs images of at least {stride} x {stride} pixels, got {height} x "
-            f"{width}; scale them with --config.dataset.image_size={stride}, or choose another net"
+            f"this model needs images of at least {stride} x {stride} pixels, got {height} x "
+            f"{width}; scale them with --config.dataset.image_size={stride}, or choose another "
+            "model"
         )
 
 
-def apply_stem(kind: str, x: jax.Array, filters: int, layers: Layers) -> jax.Array:
-    """The layers before the first stage; to be called inside a net's compact method.
+def apply_stem(
+    kind: str,
+    x: Float[Array, "batch height width channels"],
+    filters: int,
+    layers: Layers,
+) -> Float[Array, "batch out_height out_width filters"]:
+    """Applies the layers before the first stage. Call it in a model's compact method.
 
     Args:
-      kind: 'cifar', a 3x3 convolution at full size; 'imagenet', a 7x7 convolution and a 3x3
-        maximum, each with stride 2.
-      x: (batch, height, width, channels).
-      filters: of the convolution.
-      layers: the net's.
+      kind: 'cifar' for a 3x3 convolution at full size, or 'imagenet' for a 7x7 convolution and a
+        3x3 max pooling, each with stride 2.
+      x: a batch of images.
+      filters: number of filters of the convolution.
+      layers: constructors of the model's layers.
 
     Returns:
-      (batch, height, width, filters), or a quarter of the size.
+      Feature maps of the size of `x` with 'cifar', and of a quarter of it with 'imagenet'.
     """
     if kind == "cifar":
         return norm_relu(layers.norm(name="norm"), layers.conv(filters, 3, name="conv")(x))
@@ -151,15 +162,14 @@ def apply_stem(kind: str, x: jax.Array, filters: int, layers: Layers) -> jax.Arr
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-def classify(x: jax.Array, num_classes: int) -> jax.Array:
-    """Mean over space, then the dense layer 'dense'; to be called in a compact method.
+def classify(
+    x: Float[Array, "batch *size channels"], num_classes: int
+) -> Float32[Array, "batch classes"]:
+    """Applies global average pooling and the classification head. Call it in a compact method.
 
     Args:
-      x: (batch, height, width, channels), or (batch, channels) to leave out the mean.
-      num_classes: outputs.
-
-    Returns:
-      float32 (batch, num_classes).
+      x: (batch, height, width, channels), or (batch, channels) if already pooled.
+      num_classes: number of outputs.
     """
     x = x.astype(jnp.float32)
     x = jnp.mean(x, axis=(1, 2)) if x.ndim == 4 else x

@@ -1,42 +1,50 @@
 """LeNet-5: LeCun et al. 1998, "Gradient-based learning applied to document recognition", figure 2.
 
-With ReLU, full connections between the feature maps and a softmax, as it is built today.
+As is usual today, it has ReLU, a softmax, and full connections between the feature maps.
 """
 
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from flaxres.models.layers import BaseModel, classify, he_normal
 
-PIXELS = 32  # the paper's images; smaller ones are padded with zeros, as MNIST's were
+IMAGE_SIZE = 32  # pixels of the paper's images; smaller ones are zero-padded, as MNIST was
 
 
 class LeNet(BaseModel, kw_only=True):
-    """Two 5x5 convolutions, each with a mean over 2x2 pixels after it, and dense layers.
+    """Two 5x5 convolutions, each followed by 2x2 average pooling, and dense layers.
 
     Attributes:
-      widths: filters of the convolutions.
-      hidden: outputs of the dense layers before the last.
+      widths: number of filters of each convolution.
+      hidden: number of outputs of each dense layer before the classification head.
     """
 
     widths: tuple[int, ...] = (6, 16)
     hidden: tuple[int, ...] = (120, 84)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
+    def __call__(
+        self, images: Float[Array | np.ndarray, "batch height width channels"], train: bool
+    ) -> Float32[Array, "batch classes"]:
+        """Returns the logits of a batch of normalized images.
+
+        Args:
+          images: a batch of any floating-point dtype.
+          train: has no effect, as the model has no norms and no dropout.
+        """
         layers = self.layers(train)
-        missing = [max(0, PIXELS - length) for length in x.shape[1:3]]
-        around = [(length // 2, length - length // 2) for length in missing]
-        x = jnp.pad(jnp.asarray(x, self.dtype), ((0, 0), *around, (0, 0)))
+        missing = [max(0, IMAGE_SIZE - length) for length in images.shape[1:3]]
+        padding = [(length // 2, length - length // 2) for length in missing]
+        x = jnp.pad(jnp.asarray(images, self.dtype), ((0, 0), *padding, (0, 0)))
         for number, filters in enumerate(self.widths, start=1):
             name = f"conv{number}"
             x = layers.conv(filters, 5, padding="VALID", use_bias=True, name=name)(x)
             x = nn.avg_pool(nn.relu(x), (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1)  # no `len`: an export's batch has no number
+        x = x.reshape(x.shape[0], -1)  # not len(x): the batch size of an export is symbolic
         for number, outputs in enumerate(self.hidden, start=1):
             dense = nn.Dense(
                 outputs, kernel_init=he_normal, dtype=self.dtype, name=f"hidden{number}"

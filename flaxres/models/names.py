@@ -1,13 +1,14 @@
-"""Nets by name: the fields of `config.model` that a name such as resnet-56-B stands for, and back.
+"""Model names: the fields of `config.model` that a name such as 'resnet-56-B' stands for.
 
-Which net a depth means depends on the stem: resnet-50 has basic blocks on CIFAR and bottlenecks on
-ImageNet.
+The same name stands for different models with the CIFAR and the ImageNet stem: 'resnet-50' has
+basic blocks on CIFAR and bottlenecks on ImageNet.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,25 +17,36 @@ from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
 
 
-def model_fields(net: str, stem: str) -> dict[str, object]:
-    """The fields that a name stands for, `name` and, where it differs, `norm` among them.
+def model_fields(name: str, stem: str) -> dict[str, Any]:
+    """Returns the fields of `config.model` that a model name stands for.
+
+    Args:
+      name: such as 'plain-20', 'resnet-56-B' or 'densenet-bc-100-12'.
+      stem: 'cifar' or 'imagenet'.
+
+    Returns:
+      Values by field, including `name` (the family) and, where it is not the default, `norm`.
 
     Raises:
-      ValueError: no net has this name.
+      ValueError: `name` is not a model name.
     """
-    for pattern, read in _NAMES:
-        if match := re.fullmatch(pattern, net):
-            fields = read(match.groupdict(), stem)
+    for pattern, read_fields in _PATTERNS:
+        if match := re.fullmatch(pattern, name):
+            fields = read_fields(match.groupdict(), stem)
             if "stem" in FAMILIES[fields["name"]].fields:
                 fields["stem"] = stem
             return fields
     raise ValueError(
-        f"net must be FAMILY-DEPTH, with what else the family has ({EXAMPLES}), got {net!r}"
+        f"model name must be FAMILY-DEPTH with the options of the family ({EXAMPLES}), got {name!r}"
     )
 
 
 def model_name(model: ConfigDict) -> str:
-    """The name that `model_fields` reads."""
+    """Returns the name of a model, which `model_fields` maps back to its fields.
+
+    Args:
+      model: an experiment's `config.model`.
+    """
     name = f"{model.name}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"
@@ -46,83 +58,84 @@ def model_name(model: ConfigDict) -> str:
     elif model.name == "vgg":
         return name + "-skip" * model.skip
     if model.name in ("plain", "resnet", "preact"):
-        default = _block_of_depth(model.name, model.depth, model.stem)
+        default = _default_block(model.name, model.depth, model.stem)
         name += f"-{model.block}" if model.block != default else ""
-    if model.shortcut != _shortcut_of(model.name, model.block, model.stem):
+    if model.shortcut != _default_shortcut(model.name, model.block, model.stem):
         name += f"-{model.shortcut}"
     return name
 
 
-def _block_of_depth(name: str, depth: int, stem: str) -> str:
-    """That of the paper's net: He15, table 1; He16, tables 2 and 4."""
+def _default_block(family: str, depth: int, stem: str) -> str:
+    """Returns the block that the papers use at this depth: He15, table 1; He16, tables 2 and 4."""
     if stem == "imagenet":
         return "bottleneck" if depth in resnet.IMAGENET_STAGES["bottleneck"] else "basic"
-    return "bottleneck" if name == "preact" and depth >= 164 else "basic"
+    return "bottleneck" if family == "preact" and depth >= 164 else "basic"
 
 
-def _shortcut_of(name: str, block: str, stem: str) -> str:
-    """That of the paper's net."""
-    if name not in ("resnet", "preact", "resnext"):
+def _default_shortcut(family: str, block: str, stem: str) -> str:
+    """Returns the shortcut option that the papers use with this block."""
+    if family not in ("resnet", "preact", "resnext"):
         return "none"
     return "A" if block == "basic" and stem == "cifar" else "B"
 
 
-def _read_resnet(found: dict[str, str], stem: str) -> dict[str, object]:
-    name, depth = found["name"], int(found["depth"])
-    block = found["block"] or _block_of_depth(name, depth, stem)
+def _read_resnet(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    family, depth = groups["name"], int(groups["depth"])
+    block = groups["block"] or _default_block(family, depth, stem)
     return {
-        "name": name,
+        "name": family,
         "depth": depth,
         "block": block,
-        "shortcut": found["shortcut"] or _shortcut_of(name, block, stem),
+        "shortcut": groups["shortcut"] or _default_shortcut(family, block, stem),
         "widths": (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512),
     }
 
 
-def _read_resnext(found: dict[str, str], stem: str) -> dict[str, object]:
+def _read_resnext(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     return {
         "name": "resnext",
-        "depth": int(found["depth"]),
+        "depth": int(groups["depth"]),
         "block": "bottleneck",
-        "shortcut": found["shortcut"] or "B",
-        "groups": int(found["groups"]),
-        "group_width": int(found["width"]),
+        "shortcut": groups["shortcut"] or "B",
+        "groups": int(groups["groups"]),
+        "group_width": int(groups["width"]),
         "stride_on": "3x3",
         # Xie17 (arXiv 1611.05431), tables 1 and 7: 256 channels after the first stage.
         "widths": (64, 128, 256) if stem == "cifar" else (64, 128, 256, 512),
     }
 
 
-def _read_densenet(found: dict[str, str], stem: str) -> dict[str, object]:
-    bc = bool(found["bc"]) or stem == "imagenet"
+def _read_densenet(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    is_bc = bool(groups["bc"]) or stem == "imagenet"
     # Huang17 (arXiv 1608.06993), table 1: growth rate 32 on ImageNet.
-    rate = int(found["rate"] or (32 if stem == "imagenet" else 0))
-    fields = {"name": "densenet", "depth": int(found["depth"]), "growth_rate": rate}
-    return fields | ({"block": "bottleneck", "compression": 0.5} if bc else {})
+    growth_rate = int(groups["growth_rate"] or (32 if stem == "imagenet" else 0))
+    fields = {"name": "densenet", "depth": int(groups["depth"]), "growth_rate": growth_rate}
+    return fields | ({"block": "bottleneck", "compression": 0.5} if is_bc else {})
 
 
-def _read_vgg(found: dict[str, str], stem: str) -> dict[str, object]:
+def _read_vgg(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     fields = {
         "name": "vgg",
-        "depth": int(found["depth"]),
+        "depth": int(groups["depth"]),
         "widths": (64, 128, 256, 512, 512),
-        "skip": bool(found["skip"]),
+        "skip": bool(groups["skip"]),
     }
-    # Small images leave a pixel or two to the last stage, so the large dense layers are left out.
+    # On small images the last stage has one or a few pixels, so there are no large dense layers.
     return fields | ({"hidden": (4096, 4096)} if stem == "imagenet" else {"dropout_rate": 0.0})
 
 
-def _read_lenet(found: dict[str, str], stem: str) -> dict[str, object]:
+def _read_lenet(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     return {"name": "lenet", "depth": 5, "widths": (6, 16), "hidden": (120, 84), "norm": "none"}
 
 
-def _read_stargan(found: dict[str, str], stem: str) -> dict[str, object]:
-    depth = int(found["depth"])
+def _read_stargan(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    depth = int(groups["depth"])
     return {"name": "stargan", "depth": depth, "widths": (64, 128, 256), "norm": "instance"}
 
 
 _SHORTCUT = rf"(?:-(?P<shortcut>{'|'.join(s for s in SHORTCUTS if s != 'none')}))?"
-_NAMES: list[tuple[str, Callable[[dict[str, str], str], dict[str, object]]]] = [
+# Patterns of model names, each with the function that reads the fields from the pattern's groups.
+_PATTERNS: list[tuple[str, Callable[[dict[str, str | Any], str], dict[str, Any]]]] = [
     (
         r"(?P<name>plain)-(?P<depth>\d+)(?:-(?P<block>basic|bottleneck))?(?P<shortcut>)",
         _read_resnet,
@@ -132,7 +145,7 @@ _NAMES: list[tuple[str, Callable[[dict[str, str], str], dict[str, object]]]] = [
         _read_resnet,
     ),
     (rf"resnext-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d{_SHORTCUT}", _read_resnext),
-    (r"densenet(?P<bc>-bc)?-(?P<depth>\d+)(?:-(?P<rate>\d+))?", _read_densenet),
+    (r"densenet(?P<bc>-bc)?-(?P<depth>\d+)(?:-(?P<growth_rate>\d+))?", _read_densenet),
     (r"vgg-(?P<depth>\d+)(?P<skip>-skip)?", _read_vgg),
     (r"lenet-5", _read_lenet),
     (r"stargan-(?P<depth>\d+)", _read_stargan),

@@ -1,15 +1,18 @@
-"""Normalisation layers, chosen by name: one field, `norm`, for every net."""
+"""Normalization layers, chosen by the config field `model.norm` for every model."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from flaxres.cpu import kernels
 from flaxres.errors import ConfigError
@@ -19,62 +22,76 @@ BN_SCOPES = ("global", "device")
 
 
 class NoNorm(nn.Module):
-    """Stands where a norm would: returns its input, has no parameters."""
+    """Identity without parameters, for models without a norm."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array | np.ndarray, ...]) -> Float[Array | np.ndarray, ...]:
         """Returns `x`."""
         return x
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm, which can add something and take the ReLU in the same go.
+    """Flax's batch norm, which can also apply the addition and the ReLU that follow it.
 
-    On a CPU that saves several passes over memory (`flaxres.cpu.kernels`); elsewhere XLA fuses
-    what follows a norm by itself.
+    On a CPU this saves several passes over memory (`flaxres.cpu.kernels`). On other devices XLA
+    fuses a norm with the operations after it.
     """
 
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        add: jax.Array | None = None,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Bool[Array, ...] | None = None,
+        add: Float[Array | np.ndarray, "batch height width channels"] | None = None,
         relu: bool = False,
         for_convolution: bool = False,
-    ) -> jax.Array | Callable[..., jax.Array]:
-        """Batch norm and what follows it.
+    ) -> Float[Array, "batch height width channels"] | Callable[..., Array]:
+        """Applies batch norm and the operations that follow it.
 
         Args:
-          x: (batch, height, width, channels).
-          add: of the shape of `x`, added to its norm; or None.
-          relu: take the ReLU of that.
-          for_convolution: return a function in the place of `lax.conv_general_dilated` that takes
-            `x` and convolves the ReLU of its norm. Only in training, and for an `x` that
-            `kernels.supports_norm`.
+          x: feature maps.
+          use_running_average: overrides the attribute of this name if that is None.
+          mask: positions that the statistics include, or None for all, as in `nn.BatchNorm`.
+          add: added to the normalized `x`, unless None.
+          relu: if True, ReLU is applied last.
+          for_convolution: if True, nothing is computed yet. The result is a function to use instead
+            of `lax.conv_general_dilated`: it takes `x` and convolves the ReLU of its norm. Allowed
+            only in training and if `kernels.supports_norm(x)`.
         """
-        if not kernels.supports_norm(x) or (add is not None and not relu):
-            y = super().__call__(x)
+        if not kernels.supports_norm(x) or (add is not None and not relu) or mask is not None:
+            y = super().__call__(x, use_running_average, mask=mask)
             y = y if add is None else y + add
             return nn.relu(y) if relu else y
+        evaluates = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
         channels = x.shape[-1:]
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", self.bias_init, channels)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
-        if self.use_running_average:
+        if evaluates:
             return kernels.normalize(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
         axis = None if self.is_initializing() else self.axis_name
 
-        def update(*statistics: jax.Array) -> None:
+        def update(*batch_statistics: Float[Array | np.ndarray, " channels"]) -> None:
             if not self.is_initializing():
-                for running, own in zip((mean, var), statistics, strict=True):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * own
+                for running, statistic in zip((mean, var), batch_statistics, strict=True):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * statistic
 
         if for_convolution:
 
-            def convolve(x, kernel, strides, padding, **options):
+            def convolve(
+                x: Float[Array, "batch height width channels"],
+                kernel: Float[Array, "size size channels filters"],
+                strides: Sequence[int],
+                padding: Sequence[tuple[int, int]] | str,
+                **options: Any,
+            ) -> Float[Array, "batch out_height out_width filters"]:
                 if kernels.supports_convolution(x, kernel, strides, padding, options):
-                    window = (strides[0], padding[0][0])
+                    window = (strides[0], int(padding[0][0]))
                     y, *statistics = kernels.norm_relu_convolve(
                         x, scale, bias, kernel, self.epsilon, axis, *window
                     )
@@ -91,51 +108,61 @@ class BatchNorm(nn.BatchNorm):
 
 
 class InstanceNorm(nn.InstanceNorm):
-    """Flax's instance norm, over height and width of each image and channel; with scale and bias.
+    """Flax's instance norm, over height and width of each image and channel.
 
     Raises (when called):
-      ConfigError: maps of one pixel, which it would make the bias whatever they hold.
+      ConfigError: the feature maps have one pixel, whose normalized value would always be 0.
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels), the same out as in."""
+    def __call__(
+        self,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        *,
+        mask: Bool[Array, ...] | None = None,
+    ) -> Float[Array, "batch height width channels"]:
+        """Applies the norm; `mask` is that of `nn.InstanceNorm`."""
         if x.shape[1] * x.shape[2] == 1:
             raise ConfigError(
-                "model.norm cannot be instance norm here: a map of 1 x 1 pixels has no variance; "
-                "give larger images or another norm"
+                "model.norm cannot be instance norm here: a feature map of 1 x 1 pixels has no "
+                "variance; use larger images or another norm"
             )
-        return super().__call__(x)
+        return super().__call__(x, mask=mask)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Flax's group norm, over height, width and `group_size` channels; with scale and bias.
+    """Flax's group norm, over height, width and `group_size` channels.
 
     Raises (when called):
-      ConfigError: channels that the size of a group does not divide.
+      ConfigError: the number of channels is not a multiple of `group_size`.
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels), the same out as in."""
-        if x.shape[-1] % self.group_size:
+    def __call__(
+        self,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        *,
+        mask: Bool[Array, ...] | None = None,
+    ) -> Float[Array, "batch height width channels"]:
+        """Applies the norm; `mask` is that of `nn.GroupNorm`."""
+        if self.group_size is not None and x.shape[-1] % self.group_size:
             raise ConfigError(
-                f"model.norm cannot be group norm here: {x.shape[-1]} channels are not groups of "
-                f"{self.group_size}; choose other widths or another norm"
+                f"model.norm cannot be group norm here: {x.shape[-1]} channels cannot be divided "
+                f"into groups of {self.group_size}; choose other widths or another norm"
             )
-        return super().__call__(x)
+        return super().__call__(x, mask=mask)
 
 
 class RunningInstanceNorm(nn.Module):
-    """Instance norm that evaluates by running statistics, the means of those of the images.
+    """Instance norm that uses running statistics, averaged over images, in evaluation.
 
     Attributes:
-      use_running_average: normalise by them.
-      momentum: weight of the old ones.
-      epsilon: added to the variance.
-      dtype: of the output.
-      axis_name: see `make_norm`.
-      scale_init: of the scale.
+      use_running_average: if True, normalizes with the running statistics.
+      momentum: weight of the previous running statistics in an update.
+      epsilon: constant added to the variance.
+      dtype: dtype of the output.
+      axis_name: name of the device axis that the statistics are averaged over, or None.
+      scale_init: initializer of the scale.
     """
 
     use_running_average: bool
@@ -146,12 +173,14 @@ class RunningInstanceNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels), the same out as in."""
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Applies the norm."""
         channels = x.shape[-1:]
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
-        # Not 'mean' and 'var', which `pool_running_statistics` takes for those of a joined batch.
+        # Not 'mean' and 'var', which `pool_running_statistics` treats as those of batch norm.
         names = ("instance_mean", "instance_var")
         running = [
             self.variable("batch_stats", name, init, channels)
@@ -159,34 +188,48 @@ class RunningInstanceNorm(nn.Module):
         ]
         mean, var = (variable.value for variable in running)
         if not self.use_running_average:
-            alone = InstanceNorm(self.epsilon, use_bias=False, use_scale=False, parent=None)
-            y = alone.apply({}, x.astype(jnp.float32))
-            own = [x.mean((1, 2), dtype=jnp.float32), x.var((1, 2), dtype=jnp.float32)]
-            own = [statistic.mean(0) for statistic in own]
+            instance_norm = InstanceNorm(self.epsilon, use_bias=False, use_scale=False, parent=None)
+            y = instance_norm.bind({})(jnp.asarray(x, jnp.float32))
+            moments = (x.mean((1, 2), dtype=jnp.float32), x.var((1, 2), dtype=jnp.float32))
+            averages = [moment.mean(0) for moment in moments]
             if not self.is_initializing():
-                own = own if self.axis_name is None else jax.lax.pmean(own, self.axis_name)
-                for variable, value in zip(running, own, strict=True):
-                    variable.value = self.momentum * variable.value + (1 - self.momentum) * value
+                if self.axis_name is not None:
+                    averages = jax.lax.pmean(averages, self.axis_name)
+                for variable, average in zip(running, averages, strict=True):
+                    variable.value = self.momentum * variable.value + (1 - self.momentum) * average
         else:
-            y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.epsilon)
+            y = (jnp.asarray(x, jnp.float32) - mean) * jax.lax.rsqrt(var + self.epsilon)
         return jnp.asarray(y * scale + bias, self.dtype)
 
 
-def norm_relu(norm: nn.Module, x: jax.Array, add: jax.Array | None = None) -> jax.Array:
-    """ReLU of norm(x) + add, the last two layers of a block; `add` may be None."""
+def norm_relu(
+    norm: nn.Module,
+    x: Float[Array | np.ndarray, "batch height width channels"],
+    add: Float[Array | np.ndarray, "batch height width channels"] | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """Returns ReLU(norm(x) + add), or ReLU(norm(x)) if `add` is None."""
     if isinstance(norm, BatchNorm):
-        return norm(x, add=add, relu=True)
+        return cast(jax.Array, norm(x, add=add, relu=True))
     y = norm(x)
     return nn.relu(y if add is None else y + add)
 
 
-def norm_relu_conv(norm: nn.Module, conv: Callable[..., nn.Module], x: jax.Array) -> jax.Array:
-    """The convolution of ReLU(norm(x)); `conv` is a constructor, called without further arguments.
+def norm_relu_conv(
+    norm: nn.Module,
+    conv: Callable[..., nn.Module],
+    x: Float[Array | np.ndarray, "batch height width channels"],
+) -> Float[Array, "batch out_height out_width filters"]:
+    """Returns conv(ReLU(norm(x))).
 
-    On a CPU, in training, the convolution normalises what it reads, so that nothing is written.
+    In training on a CPU the convolution normalizes the pixels as it reads them, so the normalized
+    feature maps are never written to memory.
+
+    Args:
+      norm: the norm.
+      conv: constructor of the convolution, called without positional arguments.
+      x: feature maps.
     """
-    in_kernels = isinstance(norm, BatchNorm) and kernels.supports_norm(x)
-    if in_kernels and not norm.use_running_average:
+    if isinstance(norm, BatchNorm) and kernels.supports_norm(x) and not norm.use_running_average:
         return conv(conv_general_dilated=norm(x, for_convolution=True))(x)
     return conv()(norm_relu(norm, x))
 
@@ -200,24 +243,24 @@ def make_norm(
     epsilon: float,
     axis: str | None = None,
 ) -> Callable[..., nn.Module]:
-    """Returns a constructor of norm modules; call it with `name=` inside a block.
+    """Returns a constructor of norm modules. Call it with `name=` inside a block.
 
-    Statistics and parameters are float32 whatever the compute `dtype` is.
+    Statistics and parameters are float32, whatever the compute `dtype` is.
 
     Args:
-      name: one of `NORMS`. 'batch' and 'instance-running' keep running statistics, in the
-        collection `batch_stats`.
-      train: normalise by the batch's own statistics (True) or by the running ones (False).
-      dtype: type of the output.
-      momentum: weight of the old running statistics, so 0.9 here is PyTorch's 0.1.
-      epsilon: added to the variance.
-      axis: name of an axis of devices over which batch norm takes its statistics together; None
-        for those of each device's own images.
+      name: one of `NORMS`. 'batch' and 'instance-running' keep running statistics in the collection
+        `batch_stats`.
+      train: if True, norms use statistics of the batch; if False, running statistics.
+      dtype: dtype of the output.
+      momentum: weight of the previous running statistics in an update; 0.9 is PyTorch's 0.1.
+      epsilon: constant added to the variance.
+      axis: name of the device axis that batch norm averages statistics over. With None, each
+        device uses statistics of its own images.
 
     Raises:
       ValueError: `name` is not one of `NORMS`.
     """
-    running = {
+    running: dict[str, Any] = {
         "use_running_average": not train,
         "momentum": momentum,
         "epsilon": epsilon,
@@ -230,7 +273,7 @@ def make_norm(
         return functools.partial(
             nn.LayerNorm, epsilon=epsilon, dtype=dtype, reduction_axes=(-3, -2, -1)
         )
-    if name == "group":  # groups of 8 channels: every width of the CIFAR nets divides by it
+    if name == "group":  # 8 channels a group, which divides every width of the CIFAR models
         return functools.partial(
             GroupNorm, num_groups=None, group_size=8, epsilon=epsilon, dtype=dtype
         )
@@ -243,27 +286,31 @@ def make_norm(
     raise ValueError(f"model.norm must be one of {', '.join(NORMS)}, got {name!r}")
 
 
-def pool_running_statistics(batch_stats: dict, axis: str, momentum: float) -> dict:
-    """Running statistics of the joined batch from those that each device updated with its own.
+def pool_running_statistics(
+    batch_stats: dict[str, Any], axis: str, momentum: float
+) -> dict[str, Any]:
+    """Pools the running statistics that each device updated with its own images.
 
-    All devices start a step from the same running statistics r and device i makes them
-    r_i = momentum * r + (1 - momentum) * b_i with the b_i of its images. The mean of a joined batch
-    is the mean of the means; its variance the mean of the variances plus the variance between the
-    means, which (r_i - mean r_i) / (1 - momentum) = b_i - mean b_i gives back.
+    All devices start a step from the same running statistics r. Device i updates them to
+    r_i = momentum * r + (1 - momentum) * b_i, where b_i are the statistics of its images. The mean
+    of the whole batch is the mean of the means. Its variance is the mean of the variances plus the
+    variance between the means, where (r_i - mean r_i) / (1 - momentum) = b_i - mean b_i.
 
     Args:
-      batch_stats: collection of `nn.BatchNorm`s ('mean' and 'var' of each), on every device.
-      axis: name of the axis of devices, which hold equally many images.
-      momentum: weight of the old running statistics.
+      batch_stats: on each device, the collection of its batch norms ('mean' and 'var' of each).
+      axis: name of the device axis; all devices hold equally many images.
+      momentum: weight of the previous running statistics in an update.
 
     Returns:
-      The same on every device: what `nn.BatchNorm` would have made of the joined batch.
+      On every device, the running statistics that batch norm over the whole batch would have.
     """
-    own = traverse_util.flatten_dict(batch_stats)
-    pooled = jax.lax.pmean(own, axis)
-    deviation = {path[:-1]: (own[path] - pooled[path]) ** 2 for path in own if path[-1] == "mean"}
+    device = traverse_util.flatten_dict(batch_stats)
+    pooled = jax.lax.pmean(device, axis)
+    deviation = {
+        path[:-1]: (device[path] - pooled[path]) ** 2 for path in device if path[-1] == "mean"
+    }
     between = jax.lax.pmean(deviation, axis)
-    for path in own:
+    for path in device:
         if path[-1] == "var":
             pooled[path] += between[path[:-1]] / (1 - momentum)
     return traverse_util.unflatten_dict(pooled)

@@ -1,4 +1,4 @@
-"""Nets by their fields: what each family reads of `config.model`, and what it allows."""
+"""Model families: the fields of `config.model` that each family reads, checks and builds from."""
 
 from __future__ import annotations
 
@@ -20,40 +20,42 @@ EXAMPLES = (
     "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6"
 )
 
-# The fields of `config.model` that some nets read and others do not, with the values that they have
-# for those; `flaxres.config` has what all nets read.
+# Fields of `config.model` that only some families read, with their default values. For the other
+# families they keep these values. `flaxres.config` has the fields that all families read.
 FIELDS: dict[str, object] = {
     "depth": 20,  # as the papers count it: weighted layers on the longest path
-    "widths": (16, 32, 64),  # filters of the stages
-    "stem": "cifar",  # what comes before the first stage; see `flaxres.models.layers`
-    "block": "basic",  # or bottleneck
-    "shortcut": "none",  # see `flaxres.models.shortcuts`
-    "shortcut_scale": 0.5,  # of shortcut 'scale'; He16 (arXiv 1603.05027), section 3.1
-    "gate_bias": -6.0,  # of the gated shortcuts at the start; the best in He16, table 1
+    "widths": (16, 32, 64),  # number of filters in each stage
+    "stem": "cifar",  # layers before the first stage: cifar or imagenet
+    "block": "basic",  # basic or bottleneck
+    "shortcut": "none",  # option of `flaxres.models.shortcuts`
+    "shortcut_scale": 0.5,  # factor of shortcut 'scale'; He16 (arXiv 1603.05027), section 3.1
+    "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
     "dropout_rate": 0.5,  # of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers
-    "stride_on": "1x1",  # the convolution of a bottleneck with the stride: 1x1 (He15) or 3x3
-    "groups": 1,  # of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
+    "stride_on": "1x1",  # convolution of a bottleneck that has the stride: 1x1 (He15) or 3x3
+    "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
     "group_width": 0,  # channels of a group in the first stage; 0: widths / groups
-    "zero_init": False,  # blocks begin as their shortcut
-    # Keep only the input of each block and compute the rest of it again for its gradient: a third
-    # more arithmetic for a third of the memory, or less. Not in the papers.
+    "zero_init": False,  # initialize each residual branch to zero
+    # Keep only the input of each block for the gradient and recompute the rest. This costs a third
+    # more arithmetic and saves two thirds of the memory or more. Not in the papers.
     "remat": False,
-    "scan": False,  # all but the first block of a stage are one loop, which compiles once
-    "growth_rate": 0,  # of DenseNet
-    "compression": 1.0,  # of DenseNet's transitions
-    "hidden": (),  # outputs of the dense layers before the last, in VGG and LeNet
+    "scan": False,  # run all blocks of a stage except the first as one loop, to compile faster
+    "growth_rate": 0,  # channels that each layer of a DenseNet appends
+    "compression": 1.0,  # fraction of the channels that a transition of a DenseNet keeps
+    "hidden": (),  # outputs of the dense layers before the head, in VGG and LeNet
     "skip": False,  # shortcuts around the last two convolutions of VGG
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A family of nets.
+    """A model family.
 
     Attributes:
-      fields: of FIELDS, those that it reads; the others must be as FIELDS has them.
-      check: raises ValueError for values that make no net.
-      build: takes the fields, returns a constructor of the net, which takes those of `BaseModel`.
+      fields: names in `FIELDS` that the family reads. The other fields must have their defaults.
+      check: function that checks the fields of `config.model`. It raises ConfigError or ValueError
+        if they describe no model.
+      build: function that reads `config.model` and returns a constructor of the model. The
+        constructor accepts the attributes of `BaseModel`.
     """
 
     fields: tuple[str, ...]
@@ -61,55 +63,57 @@ class Family:
     build: Callable[[ConfigDict], Callable[..., BaseModel]]
 
 
-def need(ok: bool, model: ConfigDict, field: str, rule: str) -> None:
-    """Raises ConfigError unless `ok`: what the field must be, and what it is."""
-    FieldChecker({f"model.{field}": model[field]}).require(ok, f"model.{field}", rule)
+def _require(condition: bool, model: ConfigDict, field: str, rule: str) -> None:
+    FieldChecker({f"model.{field}": model[field]}).require(condition, f"model.{field}", rule)
 
 
-def _one_of(model: ConfigDict, field: str, allowed: Iterable[str]) -> None:
+def _require_one_of(model: ConfigDict, field: str, allowed: Iterable[str]) -> None:
     FieldChecker({f"model.{field}": model[field]}).require_one_of(f"model.{field}", allowed)
 
 
 def _check_widths(model: ConfigDict, field: str, count: int | None = None) -> None:
+    """Checks that a field holds `count` positive integers (None: any number of them)."""
     widths = model[field]
-    whole = all(type(width) is int and width > 0 for width in widths)
-    ok = whole and (count is None or len(widths) == count)
-    names = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
-    need(ok, model, field, f"{names.get(count, '')}positive numbers of filters")
+    are_positive = all(type(width) is int and width > 0 for width in widths)
+    is_complete = count is None or len(widths) == count
+    number = "" if count is None else {2: "two ", 3: "three ", 4: "four ", 5: "five "}[count]
+    _require(are_positive and is_complete, model, field, f"{number}positive numbers of filters")
 
 
 def _check_resnet(model: ConfigDict) -> None:
-    _one_of(model, "block", BLOCKS)
-    _one_of(model, "shortcut", SHORTCUTS)
+    _require_one_of(model, "block", BLOCKS)
+    _require_one_of(model, "shortcut", SHORTCUTS)
     if model.name == "plain":
-        need(model.shortcut == "none", model, "shortcut", "none for a plain net")
+        _require(model.shortcut == "none", model, "shortcut", "none for a plain model")
     elif model.name == "resnet":
-        rule = "A, B or C for a residual net, or one of He16's"
-        need(model.shortcut != "none", model, "shortcut", rule)
+        options = [option for option in SHORTCUTS if option != "none"]
+        rule = f"{', '.join(options[:-1])} or {options[-1]} for a residual model"
+        _require(model.shortcut != "none", model, "shortcut", rule)
     else:
-        rule = "A, B or C for a pre-activation net or ResNeXt"
-        need(model.shortcut in ("A", "B", "C"), model, "shortcut", rule)
+        rule = "A, B or C for a pre-activation model or ResNeXt"
+        _require(model.shortcut in ("A", "B", "C"), model, "shortcut", rule)
     stages = resnet.stages_of_depth(model.depth, model.block, model.stem)
     _check_widths(model, "widths", len(stages))
     if model.shortcut not in ("B", "C", "none"):
-        rule = "rising, as option A can only add channels"
-        need(list(model.widths) == sorted(model.widths), model, "widths", rule)
-    _one_of(model, "stride_on", STRIDES_ON)
-    need(type(model.groups) is int and model.groups >= 1, model, "groups", "a number from 1 on")
-    whole = type(model.group_width) is int and model.group_width >= 0
-    need(whole, model, "group_width", "a number of channels, or 0")
+        rule = "non-decreasing, as shortcut option A can only add channels"
+        _require(list(model.widths) == sorted(model.widths), model, "widths", rule)
+    _require_one_of(model, "stride_on", STRIDES_ON)
+    is_positive = type(model.groups) is int and model.groups >= 1
+    _require(is_positive, model, "groups", "a positive number of groups")
+    is_width = type(model.group_width) is int and model.group_width >= 0
+    _require(is_width, model, "group_width", "a number of channels, or 0 for widths / groups")
     if model.block == "basic":
-        need(model.groups == 1, model, "groups", "1 with basic blocks")
-        need(model.group_width == 0, model, "group_width", "0 with basic blocks")
+        _require(model.groups == 1, model, "groups", "1 with basic blocks")
+        _require(model.group_width == 0, model, "group_width", "0 with basic blocks")
     if not model.group_width:
-        fits = all(width % model.groups == 0 for width in model.widths)
-        need(fits, model, "groups", f"a divisor of all widths {tuple(model.widths)}")
+        is_divisor = all(width % model.groups == 0 for width in model.widths)
+        _require(is_divisor, model, "groups", f"a divisor of all widths {tuple(model.widths)}")
     for field in ("zero_init", "remat", "scan"):
-        need(type(model[field]) is bool, model, field, "true or false")
+        _require(type(model[field]) is bool, model, field, "true or false")
     if model.shortcut == "dropout":
         for field in ("remat", "scan"):
-            need(not model[field], model, field, "false with shortcut 'dropout'")
-    need(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
+            _require(not model[field], model, field, "false with shortcut 'dropout'")
+    _require(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
 
 
 def _build_resnet(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -121,17 +125,26 @@ def _build_resnet(model: ConfigDict) -> Callable[..., BaseModel]:
         ),
         "pre_activation": model.name == "preact",
     }
-    own = ("stem", "block", "groups", "group_width", "stride_on", "zero_init", "remat", "scan")
-    fields |= {field: model[field] for field in own}
+    unchanged = (
+        "stem",
+        "block",
+        "groups",
+        "group_width",
+        "stride_on",
+        "zero_init",
+        "remat",
+        "scan",
+    )
+    fields |= {field: model[field] for field in unchanged}
     return lambda **common: resnet.ResNet(**fields, **common)
 
 
 def _check_densenet(model: ConfigDict) -> None:
-    _one_of(model, "block", BLOCKS)
+    _require_one_of(model, "block", BLOCKS)
     densenet.stages_of_depth(model.depth, model.block, model.stem)
-    rate = model.growth_rate
-    need(type(rate) is int and rate > 0, model, "growth_rate", "a number of channels from 1 on")
-    need(0 < model.compression <= 1, model, "compression", "above 0 and at most 1")
+    is_positive = type(model.growth_rate) is int and model.growth_rate > 0
+    _require(is_positive, model, "growth_rate", "a positive number of channels")
+    _require(0 < model.compression <= 1, model, "compression", "above 0 and at most 1")
 
 
 def _build_densenet(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -144,8 +157,8 @@ def _check_vgg(model: ConfigDict) -> None:
     vgg.stages_of_depth(model.depth)
     _check_widths(model, "widths", 5)
     _check_widths(model, "hidden")
-    need(type(model.skip) is bool, model, "skip", "true or false")
-    need(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
+    _require(type(model.skip) is bool, model, "skip", "true or false")
+    _require(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
 
 
 def _build_vgg(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -160,20 +173,20 @@ def _build_vgg(model: ConfigDict) -> Callable[..., BaseModel]:
 
 
 def _check_lenet(model: ConfigDict) -> None:
-    need(model.depth == 5, model, "depth", "5")
+    _require(model.depth == 5, model, "depth", "5")
     _check_widths(model, "widths", 2)
     _check_widths(model, "hidden")
-    need(model.norm == "none", model, "norm", "none for LeNet")
+    _require(model.norm == "none", model, "norm", "none for LeNet")
 
 
 def _build_lenet(model: ConfigDict) -> Callable[..., BaseModel]:
-    widths = {"widths": tuple(model.widths), "hidden": tuple(model.hidden)}
-    return lambda **common: lenet.LeNet(**widths, **common)
+    widths, hidden = tuple(model.widths), tuple(model.hidden)
+    return lambda **common: lenet.LeNet(widths=widths, hidden=hidden, **common)
 
 
 def _check_stargan(model: ConfigDict) -> None:
-    whole = type(model.depth) is int and model.depth >= 1
-    need(whole, model, "depth", "a number of residual units from 1 on")
+    is_positive = type(model.depth) is int and model.depth >= 1
+    _require(is_positive, model, "depth", "a positive number of residual units")
     _check_widths(model, "widths", 3)
 
 
@@ -204,20 +217,22 @@ FAMILIES: dict[str, Family] = {
 
 
 def check_model_fields(model: ConfigDict) -> None:
-    """Checks the fields of a net against each other.
+    """Checks the fields of a model, also against each other.
+
+    Args:
+      model: an experiment's `config.model`.
 
     Raises:
       ConfigError: a field has a value that is not allowed.
       ValueError: there is no model of this depth.
     """
-    _one_of(model, "name", FAMILIES)
-    _one_of(model, "stem", STEMS)
+    _require_one_of(model, "name", FAMILIES)
+    _require_one_of(model, "stem", STEMS)
     family = FAMILIES[model.name]
-    for field, value in FIELDS.items():
-        unread = field not in family.fields
-        if unread and model[field] != value:
+    for field, default in FIELDS.items():
+        if field not in family.fields and model[field] != default:
             raise ConfigError(
-                f"model.{field} is not a field of {model.name} nets, got {model[field]!r}; choose "
-                f"a net by its name after the config file ({EXAMPLES})"
+                f"model.{field} is not a field of {model.name} models, got {model[field]!r}; "
+                f"choose a model by its name after the config file ({EXAMPLES})"
             )
     family.check(model)

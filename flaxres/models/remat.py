@@ -1,8 +1,8 @@
-"""Rematerialisation of blocks: inner results are computed again for the gradient, not kept.
+"""Rematerialization of blocks: inner activations are recomputed for the gradient, not kept.
 
-Chen et al. 2016 (arXiv 1604.06174). `nn.remat` is not enough on a CPU: it keeps the second
-computation apart from the first by optimization barriers, which XLA's CPU backend takes away before
-it merges equal computations, and then everything is kept after all.
+Chen et al. 2016 (arXiv 1604.06174). `nn.remat` does not save memory on a CPU. It separates the
+recomputation from the first computation by optimization barriers, which XLA's CPU backend removes
+before it merges equal computations, so that all activations are kept nevertheless.
 """
 
 from __future__ import annotations
@@ -12,34 +12,40 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 PyTree = Any
 
 
-def remat(block: nn.Module, x: jax.Array) -> jax.Array:
-    """`block(x)`, of which only `x` is kept for the gradient; to be called in a compact method.
+def remat(
+    block: nn.Module, x: Float[Array | np.ndarray, "batch height width channels"]
+) -> Float[Array, "batch out_height out_width filters"]:
+    """Returns `block(x)` and keeps only `x` for the gradient. Call it in a compact method.
 
     Values, gradients, variables and their names are those of `block(x)`.
 
     Args:
-      block: a module that is bound to its parent, without random numbers.
+      block: a bound module that uses no random numbers.
       x: its only argument.
     """
-    alone = block.clone(parent=None)
+    unbound = block.clone(parent=None)
 
-    def forward(block: nn.Module, x: jax.Array):
-        variables = block.variables  # those before the call, which updates the running statistics
+    def forward(block: nn.Module, x: jax.Array) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
+        variables = block.variables  # read before the call updates the running statistics
         return block(x), (variables, x)
 
-    def backward(saved: tuple[PyTree, jax.Array], dy: jax.Array):
-        variables, x = saved
-        params = after(dy, variables["params"])
+    def backward(
+        residuals: tuple[PyTree, jax.Array], dy: jax.Array
+    ) -> tuple[dict[str, PyTree], jax.Array]:
+        variables, x = residuals
+        params = add_dependency(variables["params"], dy)
 
-        def again(params: PyTree, x: jax.Array) -> jax.Array:
-            return alone.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+        def recompute(params: PyTree, x: jax.Array) -> jax.Array:
+            return unbound.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
 
-        dparams, dx = jax.vjp(again, params, x)[1](dy)
+        dparams, dx = jax.vjp(recompute, params, x)[1](dy)
         return {"params": dparams}, dx
 
     if block.is_initializing():
@@ -47,13 +53,19 @@ def remat(block: nn.Module, x: jax.Array) -> jax.Array:
     return nn.custom_vjp(lambda block, x: block(x), forward, backward)(block, x)
 
 
-def after(dy: jax.Array, params: PyTree) -> PyTree:
-    """`params`, but nothing that uses them can be computed before `dy` is, or merged with others.
+def add_dependency(params: PyTree, dy: Float[Array, ...]) -> PyTree:
+    """Returns `params` in such a way that whatever uses them is computed after `dy`.
 
-    XLA's CPU backend takes optimization barriers away early. There the parameters are chosen if a
-    number of `dy` is finite, which it cannot know beforehand; else the step has diverged anyway.
+    XLA then cannot merge that computation with an equal one that does not depend on `dy`. As XLA's
+    CPU backend removes optimization barriers early, a CPU selects the parameters if an element of
+    `dy` is finite, which XLA cannot know at compile time. Otherwise they become NaN; the step has
+    diverged in this case anyway.
+
+    Args:
+      params: arrays of floating-point dtype.
+      dy: the array to wait for, with at least one element.
     """
     if jax.default_backend() != "cpu":
         return lax.optimization_barrier((params, dy))[0]
-    holds = jnp.isfinite(dy[(0,) * dy.ndim])
-    return jax.tree.map(lambda leaf: jnp.where(holds, leaf, jnp.nan), params)
+    is_finite = jnp.isfinite(dy[(0,) * dy.ndim])
+    return jax.tree.map(lambda leaf: jnp.where(is_finite, leaf, jnp.nan), params)

@@ -1,4 +1,4 @@
-"""Plain, residual, pre-activation and ResNeXt nets: a stem, stages of blocks, mean, dense layer.
+"""Plain, residual, pre-activation and ResNeXt models: stem, stages of blocks, pooling, head.
 
 He15 (arXiv 1512.03385), sections 3.3 and 4.2; He16 (arXiv 1603.05027); Xie17 (arXiv 1611.05431).
 """
@@ -6,10 +6,12 @@ He15 (arXiv 1512.03385), sections 3.3 and 4.2; He16 (arXiv 1603.05027); Xie17 (a
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from flaxres.models.blocks import (
     BasicBlock,
@@ -32,60 +34,68 @@ from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut
 
 EXPANSION = 4  # output channels of a bottleneck for each filter of its stage (He15, table 1)
-# Blocks in each stage of the ImageNet nets, by depth: He15, table 1.
+# Number of blocks in each stage of the ImageNet models, by depth: He15, table 1.
 IMAGENET_STAGES = {
     "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
     "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
 }
-LAYERS = {"basic": 2, "bottleneck": 3}  # of a block
+LAYERS_PER_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
 def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
-    """Blocks in each stage.
+    """Returns the number of blocks in each stage.
 
-    With the CIFAR stem n in each of three stages: 6n+2 layers of basic blocks (He15, section 4.2),
-    9n+2 of bottlenecks (He16). With the ImageNet stem as in He15, table 1.
+    With the CIFAR stem, each of three stages has n blocks. The depth is then 6n+2 with basic blocks
+    (He15, section 4.2) and 9n+2 with bottlenecks (He16). With the ImageNet stem, stages are those
+    of He15, table 1.
+
+    Args:
+      depth: number of weighted layers.
+      block: 'basic' or 'bottleneck'.
+      stem: 'cifar' or 'imagenet'.
 
     Raises:
-      ValueError: there is no such net.
+      ValueError: there is no model of this depth.
     """
     if stem == "imagenet":
-        depths = IMAGENET_STAGES[block]
-        if depth not in depths:
-            known = ", ".join(map(str, depths))
+        stages = IMAGENET_STAGES[block]
+        if depth not in stages:
+            depths = ", ".join(map(str, stages))
             raise ValueError(
-                f"depth must be {known} with {block} blocks and ImageNet's stem, got {depth}"
+                f"depth must be {depths} with {block} blocks and the ImageNet stem, got {depth}"
             )
-        return depths[depth]
-    period = 3 * LAYERS[block]
+        return stages[depth]
+    period = 3 * LAYERS_PER_BLOCK[block]
     n, rest = divmod(depth - 2, period)
     if n < 1 or rest:
-        first = ", ".join(str(period * n + 2) for n in (3, 5, 7))
-        raise ValueError(f"depth must be {period}n+2 ({first}, ...), got {depth}")
+        examples = ", ".join(str(period * n + 2) for n in (3, 5, 7))
+        raise ValueError(f"depth must be {period}n+2 ({examples}, ...), got {depth}")
     return (n,) * 3
 
 
 class ResNet(BaseModel, kw_only=True):
-    """All residual nets and, with shortcut 'none', the plain ones.
+    """Residual models and, with shortcut 'none', plain models.
 
     Attributes:
-      stages: blocks in each; all but the first halve the size.
-      widths: filters of the stages; bottlenecks put out `EXPANSION` times as many.
-      shortcut: see `flaxres.models.shortcuts`.
-      stem: see `flaxres.models.layers.apply_stem`.
-      block: basic or bottleneck.
-      pre_activation: norm and ReLU before each convolution, with a last pair after the last block.
-      groups: of the 3x3 convolutions in bottlenecks.
-      group_width: channels of each group in the first stage, doubled in each that follows; 0 for a
-        bottleneck that is as wide inside as `widths` says.
-      stride_on: see `flaxres.models.blocks.BottleneckBlock`.
-      zero_init: see `flaxres.models.blocks.Block`.
-      remat: keep only the input of each block for the gradient; see `flaxres.models.remat`.
-      scan: all but the first block of a stage are one loop; see `flaxres.models.scan`.
+      stages: number of blocks in each stage; all stages except the first halve the size.
+      widths: number of filters in each stage; bottlenecks have `EXPANSION` times as many outputs.
+      shortcut: the shortcut option and its settings.
+      stem: 'cifar' or 'imagenet', as in `flaxres.models.layers.apply_stem`.
+      block: 'basic' or 'bottleneck'.
+      pre_activation: if True, norm and ReLU precede each convolution and follow the last block.
+      groups: number of groups of the 3x3 convolutions in bottlenecks.
+      group_width: channels of each group in the first stage, doubled in each later stage. With 0,
+        the inner width of a bottleneck is that of its stage in `widths`.
+      stride_on: convolution of a bottleneck that has the stride: '1x1' (the first) or '3x3'.
+      zero_init: if True, each residual branch is initialized to zero.
+      remat: if True, only the input of each block is kept for the gradient and the rest is
+        recomputed (`flaxres.models.remat`).
+      scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
 
     Raises (when called):
-      ValueError: an unknown shortcut or norm.
-      ConfigError: option A with falling widths, or images smaller than all strides together.
+      ValueError: the shortcut or the norm is unknown.
+      ConfigError: option A is used with falling widths, or the images are smaller than the product
+        of all strides.
     """
 
     stages: tuple[int, ...]
@@ -102,59 +112,69 @@ class ResNet(BaseModel, kw_only=True):
     scan: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits of a batch of normalised images.
+    def __call__(
+        self, images: Float[Array | np.ndarray, "batch height width channels"], train: bool
+    ) -> Float32[Array, "batch classes"]:
+        """Returns the logits of a batch of normalized images.
 
         Args:
-          x: float (batch, height, width, channels), any size and channel count.
-          train: use the batch's statistics and update the running ones (`batch_stats` must be
-            mutable), instead of normalising by the running ones.
-
-        Returns:
-          float32 (batch, num_classes).
+          images: a batch of any size, number of channels and floating-point dtype.
+          train: if True, norms use statistics of the batch and update the running statistics
+            (`batch_stats` must be mutable). If False, they use the running statistics.
         """
-        check_size(x, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
+        check_size(images, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = self.layers(train, "norm")
-        x = jnp.asarray(x, self.dtype)
+        x = jnp.asarray(images, self.dtype)
         if self.pre_activation and self.stem == "cifar":
             x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
         for stage, count in enumerate(self.stages, start=1):
-            blocks = [self._block(stage, i, train) for i in range(1, count + 1)]
-            # The first one changes the size, and may have another shortcut.
-            in_loop = self.scan and count > 2 and not self.is_initializing()
-            if len({is_frozen(block.name, self.frozen) for block in blocks[1:]}) > 1:
-                in_loop = False  # they differ in more than their names
-            for block in blocks[:1] if in_loop else blocks:
-                x = remat(block, x) if self.remat and train else block(x)
-            if in_loop:
-                x = scan_blocks(self, blocks[1:], x, remat=self.remat and train)
+            names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
+            blocks = {
+                name: self._block(name, stage, is_first=name == names[0], train=train)
+                for name in names
+            }
+            # A loop needs equal blocks. The first one changes the size and may have a projection.
+            is_loop = self.scan and count > 2 and not self.is_initializing()
+            if len({is_frozen(name, self.frozen) for name in names[1:]}) > 1:
+                is_loop = False
+            for name in names[:1] if is_loop else names:
+                x = remat(blocks[name], x) if self.remat and train else blocks[name](x)
+            if is_loop:
+                loop_blocks = {name: blocks[name] for name in names[1:]}
+                x = scan_blocks(self, loop_blocks, x, remat=self.remat and train)
         if self.pre_activation:
             x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
 
-    def _block(self, stage: int, block: int, train: bool) -> Block:
-        """Block number `block` of stage number `stage`, both from 1."""
-        name = f"stage{stage}_block{block}"
+    def _block(self, name: str, stage: int, is_first: bool, train: bool) -> Block:
+        """Creates a block.
+
+        Args:
+          name: name of the submodule.
+          stage: number of its stage, counted from 1.
+          is_first: True for the first block of the stage.
+          train: the argument of the model's call.
+        """
         width = self.widths[stage - 1]
-        options = {
-            "stride": 2 if stage > 1 and block == 1 else 1,
-            "shortcut": dataclasses.replace(self.shortcut, dropout=train),
+        options: dict[str, Any] = {
+            "stride": 2 if stage > 1 and is_first else 1,
+            "shortcut": dataclasses.replace(self.shortcut, apply_dropout=train),
             "layers": self.layers(train, name),
             "zero_init": self.zero_init,
             "name": name,
         }
         if self.pre_activation:
-            options["activate_both"] = block == 1
+            options["activate_both"] = is_first
         if self.block == "basic":
             return (PreActBasicBlock if self.pre_activation else BasicBlock)(
                 filters=width, **options
             )
-        grouped = self.groups * self.group_width * 2 ** (stage - 1)
+        grouped_filters = self.groups * self.group_width * 2 ** (stage - 1)
         return (PreActBottleneckBlock if self.pre_activation else BottleneckBlock)(
             filters=EXPANSION * width,
-            inner=grouped or width,
+            inner_filters=grouped_filters or width,
             groups=self.groups,
             stride_on=self.stride_on,
             **options,

@@ -1,40 +1,50 @@
-"""Equal blocks as one loop, so that a net of a thousand layers compiles like one of ten."""
+"""Blocks of equal structure as one loop, so that compilation time does not grow with depth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def scan_blocks(
-    net: nn.Module, blocks: Sequence[nn.Module], x: jax.Array, remat: bool
-) -> jax.Array:
-    """`x` through the blocks, one after the other; to be called in the compact method of `net`.
+    model: nn.Module,
+    blocks: Mapping[str, nn.Module],
+    x: Float[Array, "batch height width channels"],
+    remat: bool,
+) -> Float[Array, "batch height width channels"]:
+    """Applies blocks one after the other. Call it in the compact method of `model`.
 
-    Values, gradients, variables and their names are those of calling the blocks: the loop takes
-    their variables in a stack and puts the updated running statistics back.
+    Values, gradients, variables and their names are those of calling the blocks directly. The loop
+    reads the stacked variables of the blocks and writes back the updated running statistics.
 
     Args:
-      net: the module whose method this is called in.
-      blocks: modules that are bound to it and differ in their names alone, without random numbers.
-      x: what the first takes; all put out its shape.
-      remat: keep only the input of each for the gradient.
+      model: the module whose compact method makes this call.
+      blocks: submodules of `model` by name. They may differ only in their names, keep the shape of
+        `x`, and use no random numbers.
+      x: input of the first block.
+      remat: if True, only the input of each block is kept for the gradient.
     """
-    alone = blocks[0].clone(parent=None, name=None)
+    # Unbound, so that it can be applied to the variables of every block.
+    template = next(iter(blocks.values())).clone(parent=None, name=None)
 
-    def step(x: jax.Array, variables: dict) -> tuple[jax.Array, dict]:
-        y, updated = alone.apply(variables, x, mutable=["batch_stats"])
+    def step(
+        x: Float[Array, "batch height width channels"], variables: dict[str, Any]
+    ) -> tuple[Float[Array, "batch height width channels"], Any]:
+        y, updated = template.apply(variables, x, mutable=["batch_stats"])
         return y, updated.get("batch_stats", {})
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(b.variables for b in blocks))
-    # In a loop nothing can merge the second computation with the first.
+    block_variables = [block.variables for block in blocks.values()]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *block_variables)
+    # In a loop nothing can merge the recomputation with the first computation.
     step = jax.checkpoint(step, prevent_cse=False) if remat else step
     x, batch_stats = jax.lax.scan(step, x, stacked)
-    if net.is_mutable_collection("batch_stats") and batch_stats:
-        for i, block in enumerate(blocks):
-            own = jax.tree.map(lambda leaf, i=i: leaf[i], batch_stats)
-            net.put_variable("batch_stats", block.name, own)
+    if model.is_mutable_collection("batch_stats") and batch_stats:
+        for i, name in enumerate(blocks):
+            block_stats = jax.tree.map(lambda leaf, i=i: leaf[i], batch_stats)
+            model.put_variable("batch_stats", name, block_stats)
     return x

@@ -1,14 +1,15 @@
-"""Shortcuts of residual blocks, and how they meet the block's output.
+"""Shortcuts of residual blocks, and their addition to the residual branch.
 
 Options A, B and C are those of He15 (arXiv 1512.03385), section 4.1:
 
-A: identity; where the size changes, stride and zero channels, so no parameters at all.
+A: identity; where the size changes, subsampling and zero padding of channels, without parameters.
 B: identity; where the size changes, a 1x1 projection with norm.
-C: a projection in every block.
-'none' is the plain net: the block has no shortcut.
+C: a 1x1 projection with norm in every block.
+none: no shortcut, as in the plain network.
 
-The rest are those that He16 (arXiv 1603.05027), section 3, compares with A in ResNet-110; x is the
-output of option A, F that of the block's layers, and g a gate: sigmoid of a 1x1 convolution.
+The other options are those that He16 (arXiv 1603.05027), section 3, compares with A in ResNet-110.
+Here x is the output of option A, F the residual branch, and g a gate: the sigmoid of a 1x1
+convolution of the block's input.
 
 scale: scale * x + F.
 exclusive-gate: (1 - g) * x + g * F.
@@ -22,10 +23,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
@@ -37,48 +40,59 @@ SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout")
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """Which one, and its numbers.
+    """A shortcut option and its settings.
 
     Attributes:
       option: one of `SHORTCUTS`.
-      scale: of 'scale'.
-      gate_bias: of the gates' convolutions at the start, so that they begin nearly shut.
-      dropout_rate: of 'dropout'.
-      dropout: whether to drop anything, as in training; it takes the random numbers 'dropout'.
+      scale: factor of the shortcut with 'scale'.
+      gate_bias: initial bias of the gate's convolution; a negative value starts with the gate
+        nearly closed.
+      dropout_rate: fraction of the values that 'dropout' sets to zero.
+      apply_dropout: if True, 'dropout' drops values, as in training; it then reads random numbers
+        from the stream 'dropout'.
     """
 
     option: str
     scale: float = 0.5
     gate_bias: float = -6.0
     dropout_rate: float = 0.5
-    dropout: bool = False
+    apply_dropout: bool = False
 
 
-def pad_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
-    """Option A: every `stride`-th pixel from the first, and zero channels after the old ones.
+def pad_shortcut(
+    x: Float[Array | np.ndarray, "batch height width channels"], filters: int, stride: int
+) -> Float[Array, "batch out_height out_width filters"]:
+    """Applies option A: keeps every `stride`-th pixel and appends channels of zeros.
 
     Args:
-      x: (batch, height, width, channels).
-      filters: channels of the result, at least those of `x`.
-      stride: 1 keeps every pixel.
+      x: the block's input.
+      filters: number of channels of the result, at least as many as `x` has.
+      stride: distance between the pixels that are kept, starting with the first.
 
     Returns:
-      (batch, ceil(height / stride), ceil(width / stride), filters), the dtype of `x`.
+      (batch, ceil(height / stride), ceil(width / stride), filters), of the dtype of `x`.
 
     Raises:
-      ConfigError: fewer filters than channels.
+      ConfigError: `filters` is smaller than the number of channels of `x`.
     """
     if filters < x.shape[-1]:
         raise ConfigError(
-            f"shortcut option A can only add channels, not take {x.shape[-1]} to {filters}; "
+            f"shortcut option A can only add channels, not reduce {x.shape[-1]} to {filters}; "
             "use option B or C"
         )
-    x = x[:, ::stride, ::stride, :]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+    subsampled = x[:, ::stride, ::stride, :]
+    return jnp.pad(subsampled, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
 
 
 class Projection(nn.Module):
-    """1x1 convolution with stride, then norm (He15, equation 2), if there is one."""
+    """1x1 convolution with stride, followed by a norm unless it is None (He15, equation 2).
+
+    Attributes:
+      filters: number of output channels.
+      stride: stride of the convolution.
+      conv: constructor of convolutions.
+      norm: constructor of norms, or None.
+    """
 
     filters: int
     stride: int
@@ -86,30 +100,39 @@ class Projection(nn.Module):
     norm: Callable[..., nn.Module] | None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels) -> (batch, ceil(h/stride), ceil(w/stride), filters)."""
-        x = self.conv(self.filters, 1, self.stride, name="conv")(x)
-        return x if self.norm is None else self.norm(name="norm")(x)
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width filters"]:
+        """Returns (batch, ceil(height / stride), ceil(width / stride), filters)."""
+        y = self.conv(self.filters, 1, self.stride, name="conv")(x)
+        return y if self.norm is None else self.norm(name="norm")(y)
 
 
 def apply_shortcut(
-    shortcut: Shortcut, x: jax.Array, *, filters: int, stride: int, layers: Layers
-) -> jax.Array | None:
-    """The shortcut's output for block input `x`; to be called inside the block's compact method.
+    shortcut: Shortcut,
+    x: Float[Array | np.ndarray, "batch height width channels"],
+    *,
+    filters: int,
+    stride: int,
+    layers: Layers,
+    norm_projections: bool = True,
+) -> Float[Array | np.ndarray, "batch out_height out_width filters"] | None:
+    """Computes the output of a block's shortcut. Call it in the block's compact method.
 
     Args:
-      shortcut: which one.
-      x: (batch, height, width, channels).
-      filters: channels of the block's output.
-      stride: of the block.
-      layers: constructors; `norm` may be None, for projections without one.
+      shortcut: the shortcut option and its settings.
+      x: the block's input.
+      filters: number of channels of the block's output.
+      stride: stride of the block.
+      layers: constructors of the block's layers.
+      norm_projections: if True, a projection is followed by a norm.
 
     Returns:
-      What is added to the block's last layer; None for 'none'.
+      The array to add to the residual branch, or None with option 'none'.
 
     Raises:
-      ValueError: an option that is not one of `SHORTCUTS`.
-      ConfigError: A where it cannot be.
+      ValueError: the option is not one of `SHORTCUTS`.
+      ConfigError: option A would have to remove channels.
     """
     option = shortcut.option
     if option not in SHORTCUTS:
@@ -118,19 +141,37 @@ def apply_shortcut(
         return None
     same_size = stride == 1 and x.shape[-1] == filters
     if option == "C" or (option == "B" and not same_size):
-        return Projection(filters, stride, *layers, name="shortcut")(x)
-    y = x if same_size else pad_shortcut(x, filters, stride)
+        norm = layers.norm if norm_projections else None
+        return Projection(filters, stride, layers.conv, norm, name="shortcut")(x)
+    identity = x if same_size else pad_shortcut(x, filters, stride)
     if option == "scale":
-        return shortcut.scale * y
+        return shortcut.scale * identity
     if option == "dropout":
-        return nn.Dropout(shortcut.dropout_rate, deterministic=not shortcut.dropout)(y)
-    return y
+        dropout = nn.Dropout(shortcut.dropout_rate, deterministic=not shortcut.apply_dropout)
+        return dropout(identity)
+    return identity
 
 
 def apply_gate(
-    shortcut: Shortcut, x: jax.Array, *, filters: int, stride: int, layers: Layers
-) -> jax.Array | None:
-    """The gate of a block with input `x`, in 0..1, of the shape of its output; None without one."""
+    shortcut: Shortcut,
+    x: Float[Array | np.ndarray, "batch height width channels"],
+    *,
+    filters: int,
+    stride: int,
+    layers: Layers,
+) -> Float[Array, "batch out_height out_width filters"] | None:
+    """Computes the gate of a gated shortcut. Call it in the block's compact method.
+
+    Args:
+      shortcut: the shortcut option and its settings.
+      x: the block's input.
+      filters: number of channels of the block's output.
+      stride: stride of the block.
+      layers: constructors of the block's layers.
+
+    Returns:
+      Values between 0 and 1 of the shape of the block's output, or None without a gate.
+    """
     if shortcut.option not in GATES:
         return None
     bias = nn.initializers.constant(shortcut.gate_bias)
@@ -140,28 +181,28 @@ def apply_gate(
 
 def add_and_relu(
     shortcut: Shortcut,
-    x: jax.Array,
+    x: Float[Array | np.ndarray, "batch height width channels"],
     norm: nn.Module,
-    y: jax.Array,
+    y: Float[Array | np.ndarray, "batch out_height out_width filters"],
     *,
     stride: int,
     layers: Layers,
-) -> jax.Array:
-    """ReLU of the sum of norm(y) and the shortcut: the end of a block of He15.
+) -> Float[Array, "batch out_height out_width filters"]:
+    """Ends a block of He15: the ReLU of the normalized residual branch plus the shortcut.
 
     Args:
-      shortcut: which one.
+      shortcut: the shortcut option and its settings.
       x: the block's input.
-      norm: its last norm.
-      y: what that takes, the output of the last convolution.
-      stride: of the block.
-      layers: constructors.
+      norm: the last norm of the residual branch.
+      y: the input of `norm`, which is the output of the last convolution.
+      stride: stride of the block.
+      layers: constructors of the block's layers.
     """
-    options = {"filters": y.shape[-1], "stride": stride, "layers": layers}
+    options: dict[str, Any] = {"filters": y.shape[-1], "stride": stride, "layers": layers}
     gate = apply_gate(shortcut, x, **options)
-    around = apply_shortcut(shortcut, x, **options)
-    if gate is None:
-        return norm_relu(norm, y, add=around)
+    shortcut_output = apply_shortcut(shortcut, x, **options)
+    if gate is None or shortcut_output is None:
+        return norm_relu(norm, y, add=shortcut_output)
     y = norm(y)
     y = gate * y if shortcut.option == "exclusive-gate" else y
-    return nn.relu((1 - gate) * around + y)
+    return nn.relu((1 - gate) * shortcut_output + y)

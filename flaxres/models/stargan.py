@@ -1,7 +1,7 @@
-"""The residual units of StarGAN, Choi et al. 2018 (arXiv 1711.09020), table 4, as a classifier.
+"""Residual units of StarGAN (Choi et al. 2018, arXiv 1711.09020, table 4), as a classifier.
 
-Two layers that halve the size, six residual units with instance norm and without ReLU after the
-addition; here mean over space and a dense layer follow in the place of the decoder.
+Two convolutions halve the size. Six residual units with instance norm and without ReLU after the
+addition follow. Average pooling and a classification head replace the paper's decoder.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ from __future__ import annotations
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from flaxres.models.layers import BaseModel, Layers, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 
 class ResidualUnit(nn.Module):
-    """x + norm(conv(ReLU(norm(conv(x))))), with 3x3 convolutions and nothing after the addition."""
+    """x + norm(conv(ReLU(norm(conv(x))))), with 3x3 convolutions and no ReLU after the addition.
+
+    Attributes:
+      layers: constructors of convolutions and norms.
+    """
 
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, channels), the same out as in."""
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Applies the unit."""
         conv, norm = self.layers
         filters = x.shape[-1]
         y = conv(filters, 3, name="conv1")(x)
@@ -33,26 +40,33 @@ class ResidualUnit(nn.Module):
 
 
 class StarGan(BaseModel, kw_only=True):
-    """7x7 convolution, two of 4x4 with stride 2, each with norm and ReLU; units; mean; dense.
+    """A 7x7 and two strided 4x4 convolutions with norm and ReLU, residual units, pooling, head.
 
     Attributes:
-      depth: residual units.
-      widths: filters of the three convolutions.
+      depth: number of residual units.
+      widths: number of filters of each of the three convolutions.
 
     Raises (when called):
-      ValueError: an unknown norm.
-      ConfigError: images smaller than both strides together.
+      ValueError: the norm is unknown.
+      ConfigError: the images are smaller than the product of all strides.
     """
 
     depth: int
     widths: tuple[int, ...] = (64, 128, 256)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits; arguments as those of `flaxres.models.resnet.ResNet`."""
-        check_size(x, 2 ** (len(self.widths) - 1))
+    def __call__(
+        self, images: Float[Array | np.ndarray, "batch height width channels"], train: bool
+    ) -> Float32[Array, "batch classes"]:
+        """Returns the logits of a batch of normalized images.
+
+        Args:
+          images: a batch of any floating-point dtype.
+          train: if True, norms use statistics of the batch and update the running statistics.
+        """
+        check_size(images, 2 ** (len(self.widths) - 1))
         layers = self.layers(train)
-        x = jnp.asarray(x, self.dtype)
+        x = jnp.asarray(images, self.dtype)
         for number, filters in enumerate(self.widths, start=1):
             size, stride, pad = (7, 1, 3) if number == 1 else (4, 2, 1)
             conv = layers.conv(

@@ -88,5 +88,5 @@ def test_training_goes_on_without_them(empty_cache, tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "the CPU kernels cannot be built (/nonexistent/c++: No such file" in done.stderr
+    assert "The CPU kernels cannot be built (/nonexistent/c++: No such file" in done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").exists()

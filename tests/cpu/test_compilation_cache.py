@@ -10,7 +10,7 @@ COMPILE = """
 import jax
 from flaxres.cpu import compilation_cache
 compilation_cache.MIN_SECONDS = 0
-compilation_cache.keep_compiled_programs()
+compilation_cache.enable_compilation_cache()
 print(jax.config.jax_compilation_cache_dir)
 jax.jit(lambda x: x + 1)(1.0)
 """

@@ -53,7 +53,7 @@ def test_plot_only_draws_what_is_there_and_trains_nothing(python, tmp_path):
     ("arguments", "code", "part"),
     [
         (("--models=plain-8,resnet-9",), 2, "depth must be 6n+2"),
-        (("--models=alexnet",), 2, "net must be"),
+        (("--models=alexnet",), 2, "model name must be"),
         (("--seeds=a",), 2, "--seeds must be numbers"),
         (
             ("--config=configs/digits.py:resnet-20", "--config.seed=1"),

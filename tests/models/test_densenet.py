@@ -17,7 +17,7 @@ def conv1x1(x, params):
 
 
 def test_a_layer_appends_its_maps_to_what_it_was_given():
-    layer = DenseLayer(growth=3, bottleneck=True, layers=LAYERS)
+    layer = DenseLayer(growth_rate=3, bottleneck=True, layers=LAYERS)
     y, variables = layer.init_with_output(jax.random.key(1), X)
     assert y.shape == (2, 4, 4, 9)
     np.testing.assert_array_equal(y[..., :6], X)

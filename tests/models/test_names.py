@@ -50,7 +50,7 @@ def test_what_a_name_stands_for(net, stem, fields):
     "net", ["resnext-29", "resnext-29-8x64", "densenet-bc", "vgg-13-skips", "lenet-6", "stargan"]
 )
 def test_names_that_mean_no_net(net):
-    with pytest.raises(ConfigError, match=rf"net must be FAMILY-DEPTH, .*, got '{net}'"):
+    with pytest.raises(ConfigError, match=rf"model name must be FAMILY-DEPTH with the options .*, got '{net}'"):
         set_model(default_config(), net)
 
 

@@ -30,7 +30,7 @@ def test_option_a_at_odd_sizes():
 
 
 def test_option_a_cannot_take_channels_away():
-    with pytest.raises(ConfigError, match="not take 4 to 3; use option B or C"):
+    with pytest.raises(ConfigError, match="not reduce 4 to 3; use option B or C"):
         pad_shortcut(jnp.zeros((1, 2, 2, 4)), 3, 1)
 
 
@@ -107,7 +107,7 @@ def test_the_shortcuts_of_he16_by_hand():
 
 def test_dropout_scales_what_it_keeps():
     x = jnp.ones((50, 4, 4, 8))
-    shortcut = Shortcut("dropout", dropout_rate=0.25, dropout=True)
+    shortcut = Shortcut("dropout", dropout_rate=0.25, apply_dropout=True)
     key = {"dropout": jax.random.key(0)}
     y = np.asarray(Join(shortcut).apply({}, x, jnp.zeros_like(x), rngs=key))
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)

@@ -37,5 +37,5 @@ def test_six_units_in_a_row():
     net = StarGan(depth=6, widths=(4, 8, 8), norm="instance", num_classes=3)
     params = init(net, jnp.zeros((1, 16, 16, 3)))["params"]
     assert [name for name in params if name.startswith("unit")] == [f"unit{i}" for i in range(1, 7)]
-    with pytest.raises(ConfigError, match="a map of 1 x 1 pixels has no variance"):
+    with pytest.raises(ConfigError, match="a feature map of 1 x 1 pixels has no variance"):
         init(net, jnp.zeros((1, 4, 4, 3)))

@@ -90,7 +90,7 @@ def test_a_single_run_and_names_that_say_nothing_of_the_net(tmp_path):
     [
         ([], ["20"], "must be deeper than plain-20, got plain-20"),
         ([], ["57"], r"depth must be 6n\+2"),
-        ([], ["net-56"], "net must be FAMILY-DEPTH"),
+        ([], ["net-56"], "model name must be FAMILY-DEPTH"),
         ([], ["preact-56"], "of the kind of plain-20, plain-32-slow, resnet-32-B, got 'preact-56'"),
         (["plain-20"], ["resnet-56-B"], "of the kind of plain-20, got 'resnet-56-B'"),
         ([], [], "--deeper must be depths, or nets"),

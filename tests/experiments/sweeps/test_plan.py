@@ -87,7 +87,7 @@ def test_the_command_of_a_run_makes_its_config(python, tmp_path):
         ([entry(lerning_rate=1)], "run 'a/seed-0': unknown config field 'lerning_rate'; did you"),
         ([entry(batch_size="x")], "run 'a/seed-0': batch_size must be like 128, got 'x'"),
         ([entry(batch_size=0)], "run 'a/seed-0': batch_size must be at least 1, got 0"),
-        ([entry(config="configs/digits.py:vgg")], "run 'a/seed-0': net must be"),
+        ([entry(config="configs/digits.py:vgg")], "run 'a/seed-0': model name must be"),
         ([entry(config="nowhere.py")], "config file 'nowhere.py' cannot be read"),
         ([entry("../a/seed-0")], "the name of a run must be NAME/seed-N"),
         ([entry("a")], "the name of a run must be NAME/seed-N"),
