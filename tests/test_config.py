@@ -57,7 +57,7 @@ def test_flatten():
         ("model.depth", 51, r"depth must be 6n\+2 \(20, 32, 44, ...\), got 51"),
         ("model.depth", 2, r"depth must be 6n\+2 .*, got 2"),
         ("model.shortcut", "D", "model.shortcut must be one of A, B, C, none, .*, got 'D'"),
-        ("model.shortcut", "none", "model.shortcut must be A, B or C for a residual net"),
+        ("model.shortcut", "none", "model.shortcut must be A, B, C, .* for a residual model"),
         ("model.name", "rsenet", "model.name must be one of plain, resnet, .*, got 'rsenet'"),
         ("model.norm", "bn", "model.norm must be one of batch, .*, got 'bn'"),
         ("model.widths", (64, 32, 16), "model.widths must be non-decreasing"),
