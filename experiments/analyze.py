@@ -1,9 +1,9 @@
-"""What trained nets are like inside: one analysis of the runs of a workdir.
+"""Analyses of trained models.
 
-python -m experiments.analyze responses --workdir=runs/degradation
+python -m experiments.analyze NAME --workdir=runs/degradation
 
-The workdir is that of a run or of a sweep, finished or not. Figures (PNG, SVG) and numbers (CSV) go
-to WORKDIR/analyses. --help lists the analyses, NAME --help shows the flags of one.
+The workdir is the directory of one run or of a sweep; runs may be unfinished. Figures (PNG, SVG)
+and numbers (CSV) are written to WORKDIR/analyses. `NAME --help` lists the flags of an analysis.
 """
 
 from __future__ import annotations
@@ -19,54 +19,60 @@ from experiments.analyses import ANALYSES
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Of a run or a sweep.")
-ONLY = flags.DEFINE_list("only", [], "Patterns of runs, e.g. 'resnet-*,*/seed-0'; else all.")
-OUTPUT = flags.DEFINE_string("output", None, "Where results go; WORKDIR/analyses if not given.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of a run or of a sweep, e.g. runs/degradation."
+)
+ONLY = flags.DEFINE_list(
+    "only", [], "Patterns of run names, e.g. 'resnet-*,*/seed-0' (default: all runs)."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Directory of the figures and CSV files (default: WORKDIR/analyses)."
+)
 
 
-def listing() -> str:
-    """The analyses, a line for each."""
-    return "\n".join(f"  {name:<14}{what}" for name, what in ANALYSES.items())
+def format_analyses() -> str:
+    """Returns a line with the name and the description of each analysis."""
+    return "\n".join(f"  {name:<12}{description}" for name, description in ANALYSES.items())
 
 
-def take_name() -> ModuleType:
-    """The analysis that the first argument names, which is taken from the command line.
+def pop_analysis() -> ModuleType:
+    """Removes the name of the analysis from the command line, and imports it with its flags.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: the first argument does not name an analysis.
     """
-    given = sys.argv[1:2]
-    if not given or given[0].startswith("-"):
-        if {"--help", "-h", "--helpfull"} & set(given):
-            print(f"{__doc__}\n{listing()}")
+    arguments = sys.argv[1:2]
+    if not arguments or arguments[0].startswith("-"):
+        if {"--help", "-h", "--helpfull"} & set(arguments):
+            print(f"{__doc__}\nAnalyses:\n\n{format_analyses()}")
             sys.exit(0)
         raise ConfigError(
-            f"the first argument must name an analysis, one of {', '.join(ANALYSES)}; "
-            "--help says what they are"
+            f"the first argument must name an analysis: {', '.join(ANALYSES)}; --help describes "
+            "them"
         )
-    if given[0] not in ANALYSES:
-        raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {given[0]!r}")
+    name = arguments[0]
+    if name not in ANALYSES:
+        raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}")
     del sys.argv[1]
-    analysis = importlib.import_module(f"experiments.analyses.{given[0]}")
+    analysis = importlib.import_module(f"experiments.analyses.{name}")
     getattr(analysis, "define_flags", lambda: None)()
-    flags.adopt_module_key_flags(analysis)  # so that --help shows them
+    flags.adopt_module_key_flags(analysis)  # lists them in --help
     return analysis
 
 
 def main(analysis: ModuleType) -> None:
-    """Runs it and prints what was written.
+    """Runs the analysis and prints the paths of the files it wrote.
 
     Raises:
-      UserError: no workdir, no run that can be analysed, or results that cannot be written.
+      UserError: the workdir is missing, a run is not supported, or a file cannot be written.
     """
-    from experiments.analyses.base import ANALYSES as DIRECTORY
-    from experiments.analyses.base import run_directories
+    from experiments.analyses.base import ANALYSES_DIR, select_run_directories
 
     if WORKDIR.value is None:
-        raise ConfigError("--workdir is missing; give it that of a run or a sweep")
+        raise ConfigError("--workdir is missing; set it to the directory of a run or of a sweep")
     workdir = Path(WORKDIR.value).expanduser()
-    directories = run_directories(workdir, ONLY.value)
-    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir / DIRECTORY
+    directories = select_run_directories(workdir, ONLY.value)
+    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir / ANALYSES_DIR
     try:
         output.mkdir(parents=True, exist_ok=True)
         files = analysis.analyze(directories, output)
@@ -78,5 +84,5 @@ def main(analysis: ModuleType) -> None:
 
 
 if __name__ == "__main__":
-    chosen: list[ModuleType] = []
-    cli.run(lambda: main(chosen[0]), define=lambda: chosen.append(take_name()))
+    selected: list[ModuleType] = []
+    cli.run(lambda: main(selected[0]), define=lambda: selected.append(pop_analysis()))

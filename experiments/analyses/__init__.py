@@ -1,13 +1,14 @@
-"""What trained nets are like inside: one analysis a file, run by `experiments.analyze`."""
+"""Analyses of trained models, one module each, run with `python -m experiments.analyze NAME`."""
 
-# A module of this package each, with `analyze(directories, output) -> files` and, where there are
-# flags of its own, `define_flags()`: two analyses may have flags of one name.
+# Name of an analysis -> description in --help and in captions of the report. The module of that
+# name has `analyze(directories, output) -> files` and, if it has flags, `define_flags()`. Flags are
+# defined in a function because two analyses may use the same flag name.
 ANALYSES = {
-    "responses": "how strongly each 3x3 layer responds (He15, figure 7)",
-    "gradients": "gradient norms and activation scales by layer, over training",
-    "population": "error with population statistics of batch norm in place of running ones",
-    "batch_norm": "what batch norm takes and gives: histograms, train/eval gap, scales and shifts",
-    "identity": "a deeper net made of a trained one and identity layers, trained on",
-    "blocks": "error after dropping and shuffling blocks",
-    "landscape": "loss along lines and planes through trained nets",
+    "responses": "standard deviation of the response of each 3x3 layer (He15, figure 7)",
+    "gradients": "gradient norms and activation scales of each layer, over training",
+    "population": "test error with population instead of running statistics of batch norm",
+    "batch_norm": "inputs and outputs of batch norm: histograms, train/eval gap, scales and shifts",
+    "identity": "training of a deeper model built from a trained one and identity layers",
+    "blocks": "test error after dropping or swapping blocks",
+    "landscape": "loss along lines and planes through trained models",
 }

@@ -1,23 +1,24 @@
-"""What the analyses share: trained nets of a workdir, their errors, and where results go."""
+"""Shared parts of the analyses: trained runs of a workdir, their evaluation, and result files."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
-from experiments.analyses.progress import progress
-from experiments.results.run_names import run_directories as find_directories
-from experiments.results.run_names import run_name, select_names
-from experiments.results.tables import as_csv
+from experiments.analyses.progress import Advance, progress_bar
+from experiments.results.run_names import run_directories, run_name, select_names
+from experiments.results.tables import Row, as_csv
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
@@ -27,202 +28,235 @@ from flaxres.models import create_model
 from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
-ANALYSES = "analyses"  # the directory of results, in the workdir
+ANALYSES_DIR = "analyses"  # directory of the results, in the workdir
+
+Variables = dict[str, Any]  # 'params' and 'batch_stats': nested dicts of arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A net at its newest checkpoint.
+    """The model of a run, at its newest checkpoint.
 
     Attributes:
-      name: of the run, NET/seed-N in a sweep, or that of its directory.
-      config: of the run.
-      workdir: of the run.
-      dataset: that of its config.
-      variables: 'params' and 'batch_stats', numpy arrays.
-      step: steps that it has made.
+      name: VARIANT/seed-N for a run of a sweep, otherwise the name of its directory.
+      config: config of the run.
+      workdir: directory of the run.
+      dataset: data set of the run.
+      variables: 'params' and 'batch_stats', NumPy arrays.
+      step: number of training steps done.
     """
 
     name: str
     config: ConfigDict
     workdir: Path
     dataset: Dataset
-    variables: dict
+    variables: Variables
     step: int
 
     @property
-    def net(self) -> str:
-        """Name of the net, or of the variant that a sweep made of it."""
+    def variant(self) -> str:
+        """Name of the run without its seed: a model name, or the name of a variant in a sweep."""
         return self.name.partition("/")[0]
 
     @property
-    def mean(self) -> jax.Array:
-        """Per-pixel mean of the training images; see `Dataset.mean_image`."""
+    def mean_image(self) -> Float32[Array, "height width channels"]:
+        """Mean of the training images, in [0, 1]."""
         return jnp.asarray(self.dataset.mean_image())
 
-    def model(self, **fields: object) -> nn.Module:
-        """The net, its blocks one by one rather than in loops, on one device.
+    @property
+    def columns(self) -> Row:
+        """The columns that identify the run in a CSV file."""
+        return {"run": self.name, "net": self.variant, "step": self.step}
+
+    def make_model(self, **fields: object) -> nn.Module:
+        """Returns the model for one device, with separate blocks instead of a scan over blocks.
 
         Args:
-          **fields: of `config.model`, in the place of those of the run.
+          **fields: fields of `config.model` that replace those of the run.
         """
         model = self.config.model.copy_and_resolve_references()
         model.update({"scan": False, "remat": False, **fields})
         return create_model(model, self.dataset.num_classes, self.config.dtype)
 
 
-def run_directories(workdir: Path, only: Sequence[str] = ()) -> list[Path]:
-    """Directories of the runs in `workdir`, which is one of a run itself, or of a sweep.
+def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[Path]:
+    """Returns the directories of the runs in `workdir`: plain before residual models, by depth.
 
     Args:
-      workdir: of a run or a sweep.
-      only: patterns of names such as 'resnet-*' or '*/seed-0'; empty for all.
+      workdir: directory of one run or of a sweep.
+      patterns: patterns of run names, such as 'resnet-*' or '*/seed-0'; empty for all runs.
 
     Raises:
-      WorkdirError: there is none.
-      ConfigError: a pattern matches none.
+      WorkdirError: `workdir` contains no run.
+      ConfigError: a pattern matches no run.
     """
     if (workdir / CONFIG_FILE).exists():
         return [workdir]
-    found = find_directories(workdir)
-    if not found:
+    directories = run_directories(workdir)
+    if not directories:
         raise WorkdirError(
-            f"{workdir} holds neither a run nor a sweep of runs in NET/seed-N; train one with "
-            f"python -m flaxres.main --config=... --workdir={workdir}"
+            f"{workdir} contains neither a run nor a sweep with runs in MODEL/seed-N; train a "
+            f"model with python -m flaxres.main --config=... --workdir={workdir}"
         )
-    chosen = {
-        workdir / name
-        for name in select_names([str(path.relative_to(workdir)) for path in found], only)
-    }
-    return sorted(chosen, key=_by_net)
+    names = [str(path.relative_to(workdir)) for path in directories]
+    return sorted({workdir / name for name in select_names(names, patterns)}, key=_sort_key)
 
 
-def _by_net(directory: Path) -> tuple:
-    """Plain before residual nets, by depth."""
+def _sort_key(directory: Path) -> tuple:
     config = read_config(directory)
-    net, seed = directory.parent.name, config["seed"]
-    return *(config[f"model.{field}"] for field in ("name", "depth", "shortcut")), net, seed
+    model = (config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
+    return *model, directory.parent.name, config["seed"]
 
 
-def load(directory: Path) -> TrainedRun:
-    """The net of the newest checkpoint in a run's directory, with its data set.
+def load_run(directory: Path) -> TrainedRun:
+    """Loads the newest checkpoint and the data set of a run.
 
     Raises:
-      UserError: there is no checkpoint, or no data; or the run is one of several replicas.
+      UserError: the run has no checkpoint or several replicas, or its data set cannot be read.
     """
-    net = load_trained_model(directory, log=lambda message: print(message, file=sys.stderr))
-    dataset = load_dataset(net.config.dataset)
-    return TrainedRun(run_name(directory), net.config, directory, dataset, net.variables, net.step)
+    trained = load_trained_model(directory, log=lambda message: print(message, file=sys.stderr))
+    dataset = load_dataset(trained.config.dataset)
+    return TrainedRun(
+        run_name(directory), trained.config, directory, dataset, trained.variables, trained.step
+    )
 
 
-def measure_all(
+def measure_runs(
     directories: Sequence[Path],
     cost: Callable[[ConfigDict], float],
-    measure: Callable[[TrainedRun, Callable[[str, float], None]], list[dict[str, object]]],
-) -> tuple[list[dict[str, object]], list[TrainedRun]]:
-    """Measures runs, one after another, under a progress bar.
+    measure: Callable[[TrainedRun, Advance], list[Row]],
+) -> tuple[list[Row], list[TrainedRun]]:
+    """Measures runs one after another and shows a progress bar.
 
     Args:
-      directories: of the runs.
-      cost: of measuring the run of a config, in any unit; asked of all before the first is
-        measured, so it raises where one cannot be.
-      measure: `measure(run, done) -> rows`, which tells `done` of its parts and their costs.
+      directories: directories of the runs.
+      cost: returns the cost of measuring a run from its config, in any unit. It is called for all
+        runs before the first one is measured, so it should raise for a run that is not supported.
+      measure: `measure(run, advance) -> rows`; it calls `advance` after each part of the work.
 
     Returns:
       The rows of all runs, and the runs.
 
     Raises:
-      UserError: a run that cannot be measured, or without checkpoint.
+      UserError: a run is not supported or has no checkpoint.
     """
-    total = 0.0
+    total_cost = 0.0
     for directory in directories:
         config = read_run_config(directory)
         try:
-            total += cost(config)
+            total_cost += cost(config)
         except ConfigError as error:
             raise ConfigError(f"{directory}: {error}") from None
     rows, runs = [], []
-    with progress(total) as done:
+    with progress_bar(total_cost) as advance:
         for directory in directories:
-            runs.append(load(directory))
-            rows += measure(runs[-1], done)
+            runs.append(load_run(directory))
+            rows += measure(runs[-1], advance)
     return rows, runs
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The names of runs, NET/seed-N, without the seed where all have the same."""
+    """Returns the names VARIANT/seed-N, without the seed if all names have the same seed."""
     seeds = {name.partition("/")[2] for name in names}
     return [name.partition("/")[0] for name in names] if len(seeds) == 1 else list(names)
 
 
-def on_one_device(config: ConfigDict) -> ConfigDict:
-    """The same net, however many devices it was trained on."""
+def single_device_config(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of the config that runs on one device."""
     config = config.copy_and_resolve_references()
     config.num_devices, config.parallelism = 1, "jit"
     return config
 
 
-class Evaluation:
-    """Loss and error on a split: `evaluation(variables) -> {'loss': ..., 'error': ...}`.
+def predict_logits(
+    model: nn.Module, variables: Variables, images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch classes"]:
+    """Returns the logits of normalized images, with running statistics."""
+    # Without mutable collections `apply` returns only the model's output.
+    return cast(jax.Array, model.apply(variables, images, train=False))
 
-    Compiled once; the images stay on the device.
+
+class Evaluation:
+    """Loss and error on one split: `evaluation(variables) -> {'loss': ..., 'error': ...}`.
+
+    The images stay on the device, and the program is compiled once for all variables.
     """
 
     def __init__(
         self,
         run: TrainedRun,
         split: Split,
-        apply: Callable[..., jax.Array] | None = None,
-        most: int = 0,
+        apply: Callable[..., Float[Array, "batch classes"]] | None = None,
+        max_images: int = 0,
     ):
-        """Puts the split on the device.
+        """Copies the split to the device.
 
         Args:
-          run: whose net and normalisation.
-          split: of its data set.
-          apply: `apply(variables, images, *more) -> logits` of normalised images; by default the
-            net with running statistics.
-          most: images, the first ones of the split; 0 for all.
+          run: the run whose model, mean image and batch size are used.
+          split: a split of its data set.
+          apply: `apply(variables, images, *arguments) -> logits` for normalized images; by default
+            the run's model with running statistics.
+          max_images: number of images to use, from the start of the split; 0 for all.
         """
-        size = min(most, len(split)) if most else len(split)
-        model = run.model()
-        apply = apply or (lambda variables, images: model.apply(variables, images, train=False))
+        size = min(max_images, len(split)) if max_images else len(split)
+        model = run.make_model()
+        apply = apply or (lambda variables, images: predict_logits(model, variables, images))
         self._images = jnp.asarray(split.images[:size])
         self._labels = jnp.asarray(split.labels[:size])
-        self._rows = evaluation_batches(size, run.config.eval_batch_size, 1)
-        mean = run.mean
+        self._batches = evaluation_batches(size, run.config.eval_batch_size, 1)
+        mean_image = run.mean_image
 
         @jax.jit
-        def sums(variables, images, labels, rows, *more) -> MetricSums:
-            logits = apply(variables, normalize(images[rows], mean), *more)
-            own = labels[rows]
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, own)
-            return MetricSums.from_batch(losses, logits, own, rows >= 0)
+        def metric_sums(
+            variables: Variables,
+            images: UInt8[Array, "images height width channels"],
+            labels: Int32[Array, " images"],
+            rows: Int32[Array, " batch"],
+            *arguments: Any,
+        ) -> MetricSums:
+            logits = apply(variables, normalize(images[rows], mean_image), *arguments)
+            batch_labels = labels[rows]
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch_labels)
+            return MetricSums.from_batch(losses, logits, batch_labels, rows >= 0)
 
-        self._sums = sums
+        self._metric_sums = metric_sums
 
-    def __call__(self, variables: Mapping, *more: object) -> dict[str, float]:
-        """Mean cross-entropy in nats and top-1 error in percent; `more` goes to `apply`."""
-        parts = [self._sums(variables, self._images, self._labels, r, *more) for r in self._rows]
-        averages = sum_on_host(parts).averages("x")
-        return {"loss": averages["x_loss"], "error": averages["x_error"]}
+    def __call__(self, variables: Variables, *arguments: Any) -> dict[str, float]:
+        """Returns the mean cross-entropy in nats and the top-1 error in percent.
+
+        Args:
+          variables: 'params' and 'batch_stats' of the model.
+          *arguments: further arguments of `apply`.
+        """
+        parts = [
+            self._metric_sums(variables, self._images, self._labels, rows, *arguments)
+            for rows in self._batches
+        ]
+        return loss_and_error(parts)
 
 
-def note(runs: Sequence[TrainedRun], what: str) -> str:
-    """What stands on top of a figure: `what` it shows, the data set, and the steps made."""
-    sets = sorted({run.dataset.name for run in runs})
+def loss_and_error(parts: Sequence[MetricSums]) -> dict[str, float]:
+    """Returns the mean cross-entropy in nats and the top-1 error in percent over all batches."""
+    averages: dict[str, Any] = sum_on_host(parts).averages("x")
+    return {"loss": averages["x_loss"], "error": averages["x_error"]}
+
+
+def figure_note(runs: Sequence[TrainedRun], description: str) -> str:
+    """Returns the note above a figure: its description, the data sets and the number of steps."""
+    datasets = sorted({run.dataset.name for run in runs})
     steps = sorted({run.step for run in runs})
-    after = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    step_range = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     unfinished = [run.name for run in runs if run.step < run.config.num_steps]
-    text = f"{what}; {', '.join(sets)}, after {after} iterations"
+    text = f"{description}; {', '.join(datasets)}, after {step_range} steps"
     return text + (f"; unfinished: {', '.join(unfinished)}" if unfinished else "")
 
 
-def write_rows(rows: Sequence[dict[str, object]], path: Path) -> Path:
-    """Writes a CSV file with a line for each row; returns its path."""
-    path.write_text(as_csv([{k: _short(v) for k, v in row.items()} for row in rows]))
+def write_rows(rows: Sequence[Row], path: Path) -> Path:
+    """Writes rows to a CSV file and returns its path. Floats have six significant digits."""
+    cells = [{key: _format_cell(value) for key, value in row.items()} for row in rows]
+    path.write_text(as_csv(cells))
     return path
 
 
-def _short(value: object) -> object:
+def _format_cell(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else value

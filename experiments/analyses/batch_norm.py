@@ -1,53 +1,67 @@
-"""What batch norm takes and gives, by batch statistics as in training and by running ones.
+"""Inputs and outputs of batch norm, with batch statistics as in training and running statistics.
 
 python -m experiments.analyze batch_norm --workdir=runs/degradation
 
-Histograms of what the first, the middle and the last norm takes, of that normalised, and of what it
-gives; the gap between the two kinds of statistics at each norm, and in error and loss; and the
-learned scales and shifts. A net goes by one kind of statistics at all its norms, so deeper norms
-take what that made of the images. Images are as they are, nothing is dropped, and batches are those
-of training in size. The numbers: `experiments.analyses.norms`.
+The analysis reports histograms of the input, the normalized input and the output of the first, the
+middle and the last norm; the gap between batch and running statistics at each norm, in error and in
+loss; and the learned scales and shifts. All norms of a model use the same kind of statistics, so a
+deeper norm sees the effect of that choice on the layers before it. Images are not augmented,
+dropout is off, and batches have the size used in training. `experiments.analyses.norms` measures
+the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from jaxtyping import Float
 
 from experiments.analyses import batch_norm_figures as figures
-from experiments.analyses.base import TrainedRun, load, note, write_rows
-from experiments.analyses.norms import STATISTICS, Measured, Norm, bins_of, measure, norms_of
-from experiments.analyses.progress import progress
+from experiments.analyses.base import TrainedRun, figure_note, load_run, write_rows
+from experiments.analyses.norms import (
+    STATISTICS,
+    NormMeasurements,
+    NormVariables,
+    bin_edges,
+    measure_norms,
+    read_norms,
+)
+from experiments.analyses.progress import Advance, no_progress, progress_bar
+from experiments.results.tables import Row
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import read_run_config
 
 SPLITS = ("train", "test")
-Rows = list[dict[str, object]]
 
 
 def define_flags() -> None:
-    """The split that is looked at."""
-    flags.DEFINE_enum("split", "test", SPLITS, "Images that are looked at.")
+    """Defines the flag for the split."""
+    flags.DEFINE_enum("split", "test", SPLITS, "Split whose images are measured.")
 
 
-def gap_of(norm: Norm, mean: np.ndarray, var: np.ndarray, epsilon: float) -> dict[str, float]:
-    """What is left after normalising by running statistics: mean 0 and std 1 if there is no gap.
+def statistics_gap(
+    norm: NormVariables,
+    mean: Float[np.ndarray, " channels"],
+    var: Float[np.ndarray, " channels"],
+    epsilon: float,
+) -> dict[str, float]:
+    """Returns the moments of a norm's input after normalization by running statistics.
 
-    std is that of a channel plus epsilon over what it is divided by, so that it is 1 without a gap
-    in channels too that hardly vary.
+    Without a gap the mean is 0 and the standard deviation is 1. Epsilon is added to both variances,
+    so that the standard deviation is also 1 in channels that hardly vary.
 
     Args:
-      norm: with its running statistics.
-      mean: of what it takes, (channels,).
-      var: likewise.
-      epsilon: of the norm.
+      norm: variables of the norm, with its running statistics.
+      mean: mean of the norm's input.
+      var: variance of the norm's input.
+      epsilon: epsilon of the norm.
 
     Returns:
-      Over channels: mean, root mean square and largest size of the mean; mean, root mean square
-      of the distance from 1, least and largest of the std.
+      Over channels: average, root mean square and maximum absolute value of the mean; average, root
+      mean square distance from 1, minimum and maximum of the standard deviation.
     """
     means = (mean - norm["mean"]) / np.sqrt(norm["var"] + epsilon)
     stds = np.sqrt((var + epsilon) / (norm["var"] + epsilon))
@@ -62,81 +76,100 @@ def gap_of(norm: Norm, mean: np.ndarray, var: np.ndarray, epsilon: float) -> dic
     }
 
 
-def parameters_of(norm: Norm) -> dict[str, float]:
-    """Mean, standard deviation, least and largest of the scales and of the shifts of a norm."""
-    kinds = {"scale": norm["scale"], "shift": norm["bias"]}
-    what = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
-    return {f"{k}_{w}": float(f(v)) for k, v in kinds.items() for w, f in what.items()}
+def parameter_summary(norm: NormVariables) -> dict[str, float]:
+    """Returns mean, standard deviation, minimum and maximum of a norm's scales and shifts."""
+    summary: dict[str, float] = {}
+    for name, values in (("scale", norm["scale"]), ("shift", norm["bias"])):
+        summary |= {
+            f"{name}_mean": float(np.mean(values)),
+            f"{name}_std": float(np.std(values)),
+            f"{name}_min": float(np.min(values)),
+            f"{name}_max": float(np.max(values)),
+        }
+    return summary
 
 
-def histogram_rows(norms: dict[str, Norm], statistics: str, measured: Measured) -> Rows:
-    """A row for each bin of each histogram, with density; those at the ends have no width."""
-    rows: Rows = []
+def histogram_rows(
+    norms: dict[str, NormVariables], statistics: str, measured: NormMeasurements
+) -> list[Row]:
+    """Returns one row for each bin of each histogram.
+
+    The first and the last bin have no bounded width, so their density is 0.
+    """
+    rows: list[Row] = []
     for (name, quantity), counts in measured.histograms.items():
-        edges = bins_of(norms[name], quantity)
-        edges = [-np.inf, *map(float, edges), np.inf]
+        edges = [-np.inf, *map(float, bin_edges(norms[name], quantity)), np.inf]
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
             row = {"layer": name, "quantity": quantity, "statistics": statistics}
-            row |= {"low": low, "high": high, "count": int(count)}
-            rows.append(row | {"density": count / counts.sum() / (high - low)})
+            bounds = {"low": low, "high": high, "count": int(count)}
+            rows.append(row | bounds | {"density": count / counts.sum() / (high - low)})
     return rows
 
 
 def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Measures and draws the runs on the split that the flags name; returns the files.
+    """Analyzes the runs on the split given by the flags and returns the files.
 
     Raises:
-      UserError: a net without batch norm, or no checkpoint yet.
+      UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    return study(directories, output, flags.FLAGS.flag_values_dict()["split"])
+    return analyze_runs(directories, output, flags.FLAGS.flag_values_dict()["split"])
 
 
-def study(directories: Sequence[Path], output: Path, split: str = "test") -> list[Path]:
-    """Measures the runs; writes batch_norm_*.csv and the figures, and returns these.
+def analyze_runs(directories: Sequence[Path], output: Path, split: str = "test") -> list[Path]:
+    """Measures the runs, writes batch_norm_*.csv and the figures, and returns the files.
 
     Args:
-      directories: of runs.
-      output: where the files go.
-      split: train or test.
+      directories: directories of the runs.
+      output: directory of the files.
+      split: 'train' or 'test'.
 
     Raises:
-      UserError: a net without batch norm, or no checkpoint yet.
+      UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    for directory in directories:  # all are looked at before the first is measured
+    for directory in directories:  # all runs are checked before the first is measured
         norm = read_run_config(directory).model.norm
         if norm != "batch":
             raise ConfigError(
-                f"{directory}: this analysis is of nets with model.norm batch, got {norm!r}"
+                f"{directory}: this analysis requires a model with model.norm='batch', got {norm!r}"
             )
     runs = []
-    tables: dict[str, Rows] = {"errors": [], "gap": [], "parameters": [], "histograms": []}
-    with progress(len(directories)) as done:
+    tables: dict[str, list[Row]] = {"errors": [], "gap": [], "parameters": [], "histograms": []}
+    with progress_bar(len(directories)) as advance:
         for directory in directories:
-            run = load(directory)
+            run = load_run(directory)
             runs.append(run)
-            names = {"run": run.name, "net": run.net, "step": run.step}
-            for table, rows in rows_of_run(run, split, done).items():
-                tables[table] += [names | row for row in rows]
+            for table, rows in measure_run(run, split, advance).items():
+                tables[table] += [run.columns | row for row in rows]
     files = [write_rows(rows, output / f"batch_norm_{name}.csv") for name, rows in tables.items()]
-    return files + figures.draw(tables, lambda what: note(runs, what), output)
+    return files + figures.draw(tables, lambda text: figure_note(runs, text), output)
 
 
-def rows_of_run(
-    run: TrainedRun, split: str, done: Callable[[str, float], None] = lambda what, cost: None
-) -> dict[str, Rows]:
-    """The rows of one run, by table; `done` is told of the parts of one that are done."""
-    norms, epsilon = norms_of(run), run.config.model.norm_epsilon
+def measure_run(
+    run: TrainedRun, split: str, advance: Advance = no_progress
+) -> dict[str, list[Row]]:
+    """Returns the rows of one run by table: 'errors', 'gap', 'histograms' and 'parameters'.
+
+    Args:
+      run: a run whose model has batch norm.
+      split: 'train' or 'test'.
+      advance: called after each batch with the run's name and the share of the run that is done.
+    """
+    norms, epsilon = read_norms(run), run.config.model.norm_epsilon
     cost = len(STATISTICS) * len(getattr(run.dataset, split))
-    tables: dict[str, Rows] = {"errors": [], "gap": [], "histograms": []}
-    for kind in STATISTICS:
-        measured = measure(run, kind, split, lambda what, images: done(what, images / cost))
-        tables["errors"].append({"split": split, "statistics": kind} | measured.averages)
+    tables: dict[str, list[Row]] = {"errors": [], "gap": [], "histograms": []}
+    for statistics in STATISTICS:
+        measured = measure_norms(
+            run, statistics, split, lambda label, images: advance(label, images / cost)
+        )
+        errors: Row = {"split": split, "statistics": statistics}
+        tables["errors"].append(errors | measured.averages)
         for number, (name, norm) in enumerate(norms.items(), start=1):
-            row = {"number": number, "layer": name, "statistics": kind}
-            tables["gap"].append(row | gap_of(norm, *measured.moments[name], epsilon))
-        tables["histograms"] += histogram_rows(norms, kind, measured)
+            mean, var = measured.moments[name]
+            row: Row = {"number": number, "layer": name, "statistics": statistics}
+            tables["gap"].append(row | statistics_gap(norm, mean, var, epsilon))
+        tables["histograms"] += histogram_rows(norms, statistics, measured)
     tables["parameters"] = [
-        {"number": number, "layer": name} | parameters_of(norm)
+        {"number": number, "layer": name, **parameter_summary(norm)}
         for number, (name, norm) in enumerate(norms.items(), start=1)
     ]
     return tables

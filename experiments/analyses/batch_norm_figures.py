@@ -1,189 +1,209 @@
-"""Figures of `experiments.analyses.batch_norm`, from the rows of its CSV files."""
+"""Figures of the batch_norm analysis, drawn from the rows of its CSV files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.analyses.norms import NORMALIZED
 from experiments.results import plot_style
+from experiments.results.plot_style import CurveStyle
+from experiments.results.tables import Row
 
-Rows = Sequence[dict[str, object]]
+Note = Callable[[str], str]  # makes the note above a figure from its description
 
-LOOKS = {
+STYLES: dict[str, CurveStyle] = {
     "batch": plot_style.curve_style(2),
     "running": plot_style.curve_style(3) | {"linestyle": "--"},
 }
-NORMAL = {"color": plot_style.GRAY, "linestyle": ":", "linewidth": 1.4}
-QUANTITIES = {
+NORMAL_STYLE: CurveStyle = {"color": plot_style.GRAY, "linestyle": ":", "linewidth": 1.4}
+LABELS = {
     "input": "input of the norm",
-    "normalised": "normalised",
-    "output": "scaled and shifted",
+    NORMALIZED: "normalized input",
+    "output": "output (scaled and shifted)",
 }
-COLUMNS = 4  # of nets
+COLUMNS = 4  # panels in a row, in the figures with a panel for each model
 
 
-def draw(tables: dict[str, Rows], note: Callable[[str], str], output: Path) -> list[Path]:
-    """Draws the gap, the parameters, and the histograms of a run of each net; returns the files.
+def draw(tables: Mapping[str, Sequence[Row]], note: Note, output: Path) -> list[Path]:
+    """Draws the gap, the parameters, and the histograms of one run of each model.
 
     Args:
-      tables: rows of errors, gap, parameters and histograms.
-      note: takes what a figure shows and returns what stands on top of it.
-      output: the directory of the files.
+      tables: rows of the tables 'errors', 'gap', 'parameters' and 'histograms'.
+      note: makes the note above a figure.
+      output: directory of the files.
+
+    Returns:
+      The paths of the files.
     """
     files = draw_gap(tables["gap"], tables["errors"], note, output / "batch_norm_gap")
     files += draw_parameters(tables["parameters"], note, output / "batch_norm_parameters")
-    for net in _nets(tables["histograms"]):
-        rows = [row for row in tables["histograms"] if row["net"] == net]
+    for variant in _variants(tables["histograms"]):
+        rows = [row for row in tables["histograms"] if row["net"] == variant]
         rows = [row for row in rows if row["run"] == rows[0]["run"]]
         split = tables["errors"][0]["split"]
-        files += draw_histograms(rows, split, note, output / f"batch_norm_histograms_{net}")
+        files += draw_histograms(rows, split, note, output / f"batch_norm_histograms_{variant}")
     return files
 
 
-def _nets(rows: Rows) -> list[str]:
+def _variants(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["net"] for row in rows))
 
 
-def _by_layer(rows: Rows, field: str) -> tuple[list[int], np.ndarray]:
-    """Numbers of the layers, and the mean over seeds of a field."""
+def _mean_by_layer(
+    rows: Sequence[Row], column: str
+) -> tuple[list[int], Float[np.ndarray, " layers"]]:
+    """Returns the numbers of the layers, and the mean of a column over seeds."""
     values: dict[int, list[float]] = {}
     for row in rows:
-        values.setdefault(row["number"], []).append(row[field])
-    return list(values), np.array([np.mean(own) for own in values.values()])
+        values.setdefault(row["number"], []).append(row[column])
+    return list(values), np.array([np.mean(of_layer) for of_layer in values.values()])
 
 
-def _panels(rows: Rows, **options: object) -> tuple[Figure, list[Axes], list[str]]:
-    nets = _nets(rows)
-    return *plot_style.grid(len(nets), COLUMNS, (2.7, 2.5), **options), nets
+def _make_panels(rows: Sequence[Row], **options: Any) -> tuple[Figure, list[Axes], list[str]]:
+    """Makes a figure with a panel for each model; also returns their names."""
+    variants = _variants(rows)
+    figure, panels = plot_style.grid(len(variants), COLUMNS, (2.7, 2.5), **options)
+    return figure, panels, variants
 
 
-def _finish(panels: list[Axes], nets: list[str], label: str) -> None:
-    for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
-        below = "norm, in order" if number + COLUMNS >= len(nets) else ""
-        plot_style.label_axes(axes, below, "" if number % COLUMNS else label)
-        axes.set_title(net)
+def _label_panels(panels: list[Axes], variants: list[str], label: str) -> None:
+    for number, (axes, variant) in enumerate(zip(panels, variants, strict=True)):
+        is_bottom = number + COLUMNS >= len(variants)
+        xlabel, ylabel = "norm, in order" if is_bottom else "", "" if number % COLUMNS else label
+        plot_style.label_axes(axes, xlabel, ylabel)
+        axes.set_title(variant)
 
 
-def draw_gap(rows: Rows, errors: Rows, note: Callable[[str], str], path: Path) -> list[Path]:
-    """A panel for each net: by layer, how far means are from 0 and stds from 1; returns the files.
+def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path) -> list[Path]:
+    """Draws the gap between batch and running statistics by layer, one panel for each model.
 
     Args:
-      rows: of the gap.
-      errors: with either kind of statistics.
-      note: see `draw`.
-      path: of the files, without extension.
+      rows: rows of the table 'gap'.
+      errors: rows of the table 'errors'.
+      note: makes the note above the figure.
+      path: path of the files, without extension.
+
+    Returns:
+      The paths of the files.
     """
-    figure, panels, nets = _panels(rows, sharey=True)
-    fields = {"mean_rms": ("mean from 0", 2), "std_rms": ("std from 1", 3)}
+    figure, panels, variants = _make_panels(rows, sharey=True)
+    curves = {"mean_rms": ("distance of mean from 0", 2), "std_rms": ("distance of std from 1", 3)}
     lines = {"batch": "-", "running": ":"}
-    for axes, net in zip(panels, nets, strict=True):
-        for kind, line in lines.items():
-            own = [row for row in rows if row["net"] == net and row["statistics"] == kind]
-            for field, (_, look) in fields.items():
-                numbers, values = _by_layer(own, field)
-                axes.plot(
-                    numbers,
-                    values,
-                    **plot_style.curve_style(look, len(numbers)) | {"linestyle": line},
-                )
+    for axes, variant in zip(panels, variants, strict=True):
+        for statistics, line in lines.items():
+            selected = [r for r in rows if (r["net"], r["statistics"]) == (variant, statistics)]
+            for column, (_, number) in curves.items():
+                layers, values = _mean_by_layer(selected, column)
+                style = plot_style.curve_style(number, len(layers)) | {"linestyle": line}
+                axes.plot(layers, values, **style)
         axes.set_yscale("log")
-    _finish(panels, nets, "distance")
-    for axes, net in zip(panels, nets, strict=True):
+    _label_panels(panels, variants, "distance")
+    for axes, variant in zip(panels, variants, strict=True):
         means = []
-        for kind in lines:
-            own = [r for r in errors if r["net"] == net and r["statistics"] == kind]
-            means.append(f"{np.mean([row['error'] for row in own]):.2f}% {kind}")
-        axes.set_title(f"{net}\nerror {', '.join(means)}", fontsize="small")
+        for statistics in lines:
+            selected = [r for r in errors if (r["net"], r["statistics"]) == (variant, statistics)]
+            means.append(f"{np.mean([row['error'] for row in selected]):.2f}% {statistics}")
+        axes.set_title(f"{variant}\nerror {', '.join(means)}", fontsize="small")
     handles = [
-        Line2D([], [], label=name, **plot_style.curve_style(look)) for name, look in fields.values()
+        Line2D([], [], label=label, **plot_style.curve_style(number))
+        for label, number in curves.values()
     ]
-    handles += [
-        Line2D([], [], label=f"all norms by {kind} statistics", color="0.3", linestyle=line)
-        for kind, line in lines.items()
-    ]
+    for kind, line in lines.items():
+        line_style: CurveStyle = {"color": "0.3", "linestyle": line}
+        handles.append(Line2D([], [], label=f"all norms with {kind} statistics", **line_style))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    what = (
-        f"channels of {errors[0]['split']} images by running statistics: distance from mean 0 and "
-        "std 1, root mean square"
+    text = (
+        f"channels of {errors[0]['split']} images, normalized by running statistics: root mean "
+        "square distance from mean 0 and std 1"
     )
-    return plot_style.save(figure, path, note(what))
+    return plot_style.save(figure, path, note(text))
 
 
-def draw_parameters(rows: Rows, note: Callable[[str], str], path: Path) -> list[Path]:
-    """A panel for each net: scales and shifts by layer, mean and spread; returns the files.
+def draw_parameters(rows: Sequence[Row], note: Note, path: Path) -> list[Path]:
+    """Draws mean and spread of scales and shifts by layer, one panel for each model.
 
     Args:
-      rows: of the parameters.
-      note: see `draw`.
-      path: of the files, without extension.
+      rows: rows of the table 'parameters'.
+      note: makes the note above the figure.
+      path: path of the files, without extension.
+
+    Returns:
+      The paths of the files.
     """
-    figure, panels, nets = _panels(rows)
-    looks = {"scale": 0, "shift": 2}
-    for axes, net in zip(panels, nets, strict=True):
-        own = [row for row in rows if row["net"] == net]
-        for name, look in looks.items():
-            numbers, mean = _by_layer(own, f"{name}_mean")
-            std = _by_layer(own, f"{name}_std")[1]
-            curve = plot_style.curve_style(look, len(numbers))
-            axes.plot(numbers, mean, **curve)
+    figure, panels, variants = _make_panels(rows)
+    numbers = {"scale": 0, "shift": 2}
+    for axes, variant in zip(panels, variants, strict=True):
+        selected = [row for row in rows if row["net"] == variant]
+        for name, number in numbers.items():
+            layers, mean = _mean_by_layer(selected, f"{name}_mean")
+            std = _mean_by_layer(selected, f"{name}_std")[1]
+            style = plot_style.curve_style(number, len(layers))
+            axes.plot(layers, mean, **style)
             axes.fill_between(
-                numbers, mean - std, mean + std, color=curve["color"], alpha=0.2, linewidth=0
+                layers, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0
             )
         axes.axhline(0, color=plot_style.GRAY, linewidth=0.8, zorder=0)
-    _finish(panels, nets, "scale, shift")
+    _label_panels(panels, variants, "scale, shift")
     handles = [
-        Line2D([], [], label=name, **plot_style.curve_style(look)) for name, look in looks.items()
+        Line2D([], [], label=name, **plot_style.curve_style(number))
+        for name, number in numbers.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    what = "learned scales and shifts, mean and standard deviation over channels"
-    return plot_style.save(figure, path, note(what))
+    text = "learned scales and shifts, mean and standard deviation over channels"
+    return plot_style.save(figure, path, note(text))
 
 
-def draw_histograms(rows: Rows, split: str, note: Callable[[str], str], path: Path) -> list[Path]:
-    """A column for each layer, a row for each quantity; returns the files.
+def draw_histograms(rows: Sequence[Row], split: str, note: Note, path: Path) -> list[Path]:
+    """Draws the histograms of one run: a column for each layer, a row for each quantity.
 
     Args:
-      rows: of the histograms of one run.
-      split: whose images they are of.
-      note: see `draw`.
-      path: of the files, without extension.
+      rows: rows of the table 'histograms', of one run.
+      split: split of the images, for the note.
+      note: makes the note above the figure.
+      path: path of the files, without extension.
+
+    Returns:
+      The paths of the files.
     """
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure, panels = plot_style.grid(len(QUANTITIES) * len(layers), len(layers), (3.2, 2.0))
-    places = [(quantity, layer) for quantity in QUANTITIES for layer in layers]
-    for axes, (quantity, layer) in zip(panels, places, strict=True):
-        own = [row for row in rows if (row["quantity"], row["layer"]) == (quantity, layer)]
-        _histogram(axes, own, quantity == "normalised")
-        title = layer if quantity == places[0][0] else ""
-        plot_style.label_axes(
-            axes, QUANTITIES[quantity], "density" if layer == layers[0] else "", title
-        )
+    figure, panels = plot_style.grid(len(LABELS) * len(layers), len(layers), (3.2, 2.0))
+    positions = [(quantity, layer) for quantity in LABELS for layer in layers]
+    for axes, (quantity, layer) in zip(panels, positions, strict=True):
+        selected = [row for row in rows if (row["quantity"], row["layer"]) == (quantity, layer)]
+        _draw_histogram(axes, selected, show_normal=quantity == NORMALIZED)
+        title = layer if quantity == positions[0][0] else ""
+        ylabel = "density" if layer == layers[0] else ""
+        plot_style.label_axes(axes, LABELS[quantity], ylabel, title)
     handles = [
-        Line2D([], [], label=f"{kind} statistics", **look | {"marker": ""})
-        for kind, look in LOOKS.items()
+        Line2D([], [], label=f"{kind} statistics", **style | {"marker": ""})
+        for kind, style in STYLES.items()
     ]
-    handles.append(Line2D([], [], label="standard normal", **NORMAL))
+    handles.append(Line2D([], [], label="standard normal", **NORMAL_STYLE))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    what = f"batch norm in {rows[0]['run']}: all channels, {split} images"
-    return plot_style.save(figure, path, note(what))
+    text = f"batch norm in {rows[0]['run']}: all channels, {split} images"
+    return plot_style.save(figure, path, note(text))
 
 
-def _histogram(axes: Axes, rows: Rows, normalized: bool) -> None:
-    """One panel, with the standard normal density beside what is normalised."""
-    for kind, look in LOOKS.items():
-        own = [row for row in rows if row["statistics"] == kind][1:-1]  # not what lies outside
-        edges = [row["low"] for row in own] + [own[-1]["high"]]
-        line = {key: look[key] for key in ("color", "linestyle", "linewidth")}
-        density = np.array([row["density"] for row in own])
+def _draw_histogram(axes: Axes, rows: Sequence[Row], show_normal: bool) -> None:
+    """Draws one panel, optionally with the standard normal density."""
+    for statistics, style in STYLES.items():
+        # The first and the last row count the values outside the bins.
+        bins = [row for row in rows if row["statistics"] == statistics][1:-1]
+        edges = [row["low"] for row in bins] + [bins[-1]["high"]]
+        line = {key: style[key] for key in ("color", "linestyle", "linewidth")}
+        density = np.array([row["density"] for row in bins])
         axes.stairs(np.where(density > 0, density, np.nan), edges, baseline=None, **line)
     axes.set_yscale("log")
-    if normalized:
+    if show_normal:
         limits = axes.get_ylim()
         x = np.linspace(edges[0], edges[-1], 101)
-        axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), zorder=0, **NORMAL)
+        axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), zorder=0, **NORMAL_STYLE)
         axes.set_ylim(limits)

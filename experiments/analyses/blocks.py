@@ -1,18 +1,19 @@
-"""Error of trained nets after dropping and exchanging blocks, without further training.
+"""Test error of trained models after dropping or swapping blocks, without further training.
 
 python -m experiments.analyze blocks --workdir=runs/degradation
 
-Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4: a residual net loses little with any
-block, as most paths through it do not pass it; a plain net is one path. Three measurements: each
-block dropped alone; random blocks dropped together; random pairs of blocks of a stage exchanged,
-one pair after the other. Which blocks: `experiments.analyses.surgery.droppable`.
+Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4: a residual network loses little with
+any one block, because most paths through it do not contain that block; a plain network is a single
+path. The analysis takes three measurements: it drops each block, drops several random blocks, and
+swaps random pairs of blocks of one stage, one pair after the other.
+`experiments.analyses.surgery.droppable_blocks` says which blocks are used.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,30 +25,33 @@ from experiments.analyses import surgery
 from experiments.analyses.base import (
     Evaluation,
     TrainedRun,
-    measure_all,
-    note,
+    figure_note,
+    measure_runs,
     write_rows,
 )
+from experiments.analyses.progress import Advance, no_progress
+from experiments.analyses.trials import mean_over_seeds, sample_std
 from experiments.results import plot_style
+from experiments.results.tables import Row
 
-SWAPS = (0, 1, 2, 4, 8, 16, 32)
-NUMBERS = 17  # of dropped blocks, spread from none to all of them; 1 comes in any case
-# What is on the x axis, by kind; the kinds also tell the random numbers apart.
+SWAP_COUNTS = (0, 1, 2, 4, 8, 16, 32)
+MAX_DROP_COUNTS = 17  # numbers of dropped blocks, evenly spaced from none to all; 1 is always added
+# Kind of change -> label of the x axis. The order of the kinds is part of the random seeds.
 KINDS = {
     "position": "position of the dropped block",
     "dropped": "number of dropped blocks",
-    "swaps": "number of exchanges",
+    "swaps": "number of swaps",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How much is measured.
+    """Options of the analysis.
 
     Attributes:
-      trials: random choices for each number of dropped or exchanged blocks.
-      seed: of the choices.
-      images: of the test split, the first ones; 0 for all.
+      trials: number of random choices for each number of dropped or swapped blocks.
+      seed: seed of the random choices.
+      images: number of test images, from the start of the split; 0 for all.
     """
 
     trials: int = 20
@@ -56,235 +60,243 @@ class Options:
 
 
 def define_flags() -> None:
-    """A flag for each of the options."""
-    own = Options()
+    """Defines a flag for each option."""
+    default = Options()
     flags.DEFINE_integer(
-        "trials", own.trials, "Random choices for each number of blocks.", lower_bound=1
+        "trials",
+        default.trials,
+        "Random choices for each number of dropped or swapped blocks.",
+        lower_bound=1,
     )
-    flags.DEFINE_integer("seed", own.seed, "Of the random choices.", lower_bound=0)
+    flags.DEFINE_integer("seed", default.seed, "Seed of the random choices.", lower_bound=0)
     flags.DEFINE_integer(
-        "images", own.images, "Test images, the first ones; 0 for all.", lower_bound=0
+        "images",
+        default.images,
+        "Number of test images, from the start of the split; 0 for all.",
+        lower_bound=0,
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """One net to evaluate.
+class Modification:
+    """A change to the blocks of a trained model.
 
     Attributes:
-      kind: of `KINDS`.
-      number: position of the block, from 1, or how many blocks are dropped or pairs exchanged.
-      dropped: names of blocks.
-      exchanged: pairs of names, in this order.
+      kind: a key of `KINDS`.
+      number: position of the dropped block, from 1, or number of dropped blocks or swaps.
+      dropped: names of the dropped blocks.
+      swapped: pairs of names of the blocks to swap, in this order.
     """
 
     kind: str
     number: int
     dropped: tuple[str, ...] = ()
-    exchanged: tuple[tuple[str, str], ...] = ()
+    swapped: tuple[tuple[str, str], ...] = ()
 
 
-def cuts(model: ConfigDict, options: Options) -> list[Cut]:
-    """All nets that are made of one.
+def make_modifications(model: ConfigDict, options: Options) -> list[Modification]:
+    """Returns all modifications of a model.
 
-    A random choice is a function of (seed, kind, number, trial) and the net's blocks alone. Where
-    there is but one choice, none or all of the blocks, it is made once. No pair of blocks is
-    exchanged twice in a row, which would be no exchange; many may still restore the order of few.
+    A random choice is a function of (seed, kind, number, trial) and the blocks of the model. If
+    there is only one choice, such as none or all of the blocks, it is made once. The same pair is
+    never swapped twice in a row, which would have no effect; longer sequences may still restore the
+    order of the blocks.
 
     Args:
-      model: the fields of the net, `config.model`.
-      options: trials and seed.
+      model: fields of the model, `config.model`.
+      options: number of trials and seed.
 
     Raises:
-      ConfigError: see `surgery.droppable`.
+      ConfigError: the model does not consist of stages of blocks, or no block can be dropped.
     """
-    stages = surgery.droppable(model)
+    stages = surgery.droppable_blocks(model)
     names = list(itertools.chain(*stages))
     pairs = [pair for stage in stages for pair in itertools.combinations(stage, 2)]
-    order = list(itertools.chain(*surgery.blocks(model)))
+    all_names = list(itertools.chain(*surgery.block_names(model)))
 
-    def choices(kind: str, number: int, only: bool) -> Iterator[np.random.Generator]:
-        for trial in range(1 if only else options.trials):
+    def generators(kind: str, number: int, is_only_choice: bool) -> Iterator[np.random.Generator]:
+        for trial in range(1 if is_only_choice else options.trials):
             yield np.random.default_rng((options.seed, list(KINDS).index(kind), number, trial))
 
-    found = [Cut("position", order.index(name) + 1, (name,)) for name in names]
-    numbers = {1, *np.linspace(0, len(names), NUMBERS).round().astype(int).tolist()}
-    for number in sorted(numbers):
-        for rng in choices("dropped", number, only=number in (0, len(names))):
-            dropped = rng.choice(len(names), number, replace=False)
-            found.append(Cut("dropped", number, tuple(names[i] for i in sorted(dropped))))
-    for number in {0: (), 1: SWAPS[:2]}.get(len(pairs), SWAPS):
-        for rng in choices("swaps", number, only=number == 0 or len(pairs) == 1):
-            found.append(Cut("swaps", number, exchanged=_random_exchanges(rng, pairs, number)))
-    return found
+    modifications = [
+        Modification("position", all_names.index(name) + 1, dropped=(name,)) for name in names
+    ]
+    drop_counts = {1, *np.linspace(0, len(names), MAX_DROP_COUNTS).round().astype(int).tolist()}
+    for number in sorted(drop_counts):
+        for rng in generators("dropped", number, number in (0, len(names))):
+            indices = sorted(rng.choice(len(names), number, replace=False))
+            dropped = tuple(names[index] for index in indices)
+            modifications.append(Modification("dropped", number, dropped=dropped))
+    swap_counts = {0: (), 1: SWAP_COUNTS[:2]}.get(len(pairs), SWAP_COUNTS)
+    for number in swap_counts:
+        for rng in generators("swaps", number, number == 0 or len(pairs) == 1):
+            swapped = _choose_swaps(rng, pairs, number)
+            modifications.append(Modification("swaps", number, swapped=swapped))
+    return modifications
 
 
-def _random_exchanges(rng: np.random.Generator, pairs: list, number: int) -> tuple:
-    """`number` pairs of blocks, none of them twice in a row."""
-    chosen = []
-    while len(chosen) < number:
+def _choose_swaps(
+    rng: np.random.Generator, pairs: list[tuple[str, str]], number: int
+) -> tuple[tuple[str, str], ...]:
+    """Returns `number` random pairs of blocks, never the same pair twice in a row."""
+    swaps: list[tuple[str, str]] = []
+    while len(swaps) < number:
         pair = pairs[rng.integers(len(pairs))]
-        if chosen[-1:] != [pair]:
-            chosen.append(pair)
-    return tuple(chosen)
+        if swaps[-1:] != [pair]:
+            swaps.append(pair)
+    return tuple(swaps)
 
 
-def errors(run: TrainedRun, chosen: Sequence[Cut], images: int = 0) -> Iterator[float]:
-    """Top-1 error in percent of each net, on the test split; one compiled program for all.
+def evaluate_modifications(
+    run: TrainedRun, modifications: Sequence[Modification], images: int = 0
+) -> Iterator[float]:
+    """Yields the test error in percent of each modified model.
 
     Args:
-      run: the net they are made of.
-      chosen: what is dropped or exchanged.
-      images: the first ones of the split; 0 for all.
+      run: the run whose model is modified.
+      modifications: the modifications to evaluate.
+      images: number of test images, from the start of the split; 0 for all.
     """
-    names = list(itertools.chain(*surgery.droppable(run.config.model)))
-    apply = surgery.apply_kept(run.model(), names)
+    names = list(itertools.chain(*surgery.droppable_blocks(run.config.model)))
+    apply = surgery.make_masked_apply(run.make_model(), names)
     evaluation = Evaluation(run, run.dataset.test, apply, images)
-    for cut in chosen:
+    for modification in modifications:
         variables = run.variables
-        for pair in cut.exchanged:
-            variables = surgery.exchange(variables, *pair)
-        keep = np.array([name not in cut.dropped for name in names])
+        for first, second in modification.swapped:
+            variables = surgery.swap_blocks(variables, first, second)
+        keep = np.array([name not in modification.dropped for name in names])
         yield evaluation(variables, keep)["error"]
 
 
-def summarize(chosen: Sequence[Cut], errors: Sequence[float]) -> list[dict[str, object]]:
-    """A row for each kind and number: number of trials, mean and standard deviation of the error.
+def summarize(modifications: Sequence[Modification], errors: Sequence[float]) -> list[Row]:
+    """Returns one row for each kind and number, with mean and standard deviation of the error.
 
     Args:
-      chosen: what was dropped or exchanged.
-      errors: in percent, one for each.
+      modifications: the evaluated modifications.
+      errors: error of each, in percent.
     """
     trials: dict[tuple[str, int], list[float]] = {}
-    for cut, error in zip(chosen, errors, strict=True):
-        trials.setdefault((cut.kind, cut.number), []).append(error)
+    for modification, error in zip(modifications, errors, strict=True):
+        trials.setdefault((modification.kind, modification.number), []).append(error)
     return [
         {
             "kind": kind,
             "number": number,
-            "trials": len(own),
-            "error": float(np.mean(own)),
-            # That of equal numbers is not quite 0.
-            "error_std": round(float(np.std(own, ddof=1)), 9) if len(own) > 1 else 0.0,
+            "trials": len(trial_errors),
+            "error": float(np.mean(trial_errors)),
+            "error_std": sample_std(trial_errors),
         }
-        for (kind, number), own in trials.items()
+        for (kind, number), trial_errors in trials.items()
     ]
 
 
-def measure(
-    run: TrainedRun, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
-) -> list[dict[str, object]]:
-    """Rows of one run: see `summarize`.
+def measure(run: TrainedRun, options: Options, advance: Advance = no_progress) -> list[Row]:
+    """Returns the rows of one run, as in `summarize`.
 
     Args:
-      run: the trained net.
-      options: how much is measured.
-      done: told of each evaluation: the run's name, and its cost in layers.
+      run: the run to measure.
+      options: options of the analysis.
+      advance: called after each evaluation with the run's name and the number of layers.
     """
-    chosen = cuts(run.config.model, options)
-    found = []
-    for error in errors(run, chosen, options.images):
-        found.append(error)
-        done(run.name, run.config.model.depth)
-    names = {"run": run.name, "net": run.net, "step": run.step}
-    return [names | row for row in summarize(chosen, found)]
+    modifications = make_modifications(run.config.model, options)
+    errors = []
+    for error in evaluate_modifications(run, modifications, options.images):
+        errors.append(error)
+        advance(run.name, run.config.model.depth)
+    return [run.columns | row for row in summarize(modifications, errors)]
 
 
 def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Measures and draws the runs as the flags say; returns the files.
+    """Analyzes the runs with the options given by the flags and returns the files.
 
     Raises:
-      UserError: a net without blocks that could be dropped, or no checkpoint yet.
+      UserError: no block of a model can be dropped, or a run has no checkpoint.
     """
     values = flags.FLAGS
-    return study(directories, output, Options(values.trials, values.seed, values.images))
+    return analyze_runs(directories, output, Options(values.trials, values.seed, values.images))
 
 
-def study(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
-    """Measures the runs; writes blocks.csv, .png and .svg, and returns these.
+def analyze_runs(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
+    """Measures the runs, writes blocks.csv, .png and .svg, and returns the files.
 
     Args:
-      directories: of runs.
-      output: where the files go.
-      options: how much is measured.
+      directories: directories of the runs.
+      output: directory of the files.
+      options: options of the analysis.
 
     Raises:
-      UserError: a net without blocks that could be dropped, or no checkpoint yet.
+      UserError: no block of a model can be dropped, or a run has no checkpoint.
     """
-    rows, runs = measure_all(
+    rows, runs = measure_runs(
         directories,
-        lambda config: config.model.depth * len(cuts(config.model, options)),
-        lambda run, done: measure(run, options, done),
+        lambda config: config.model.depth * len(make_modifications(config.model, options)),
+        lambda run, advance: measure(run, options, advance),
     )
     return [write_rows(rows, output / "blocks.csv"), *draw(rows, runs, options, output / "blocks")]
 
 
 def draw(
-    rows: Sequence[dict[str, object]], runs: Sequence[TrainedRun], options: Options, path: Path
+    rows: Sequence[Row], runs: Sequence[TrainedRun], options: Options, path: Path
 ) -> list[Path]:
-    """Draws the three measurements, plain nets above and residual nets below; returns the files.
+    """Draws the three measurements, with plain models above residual models.
 
-    Several seeds of a net make one curve: their mean, and in the band also their spread.
+    The seeds of a model share a curve: their mean, with a band for the spread over trials and
+    seeds.
 
     Args:
-      rows: of `measure`, of all runs.
-      runs: those measured.
-      options: how much was measured.
-      path: of the files, without extension.
+      rows: rows of all runs, as returned by `measure`.
+      runs: the measured runs.
+      options: options of the analysis.
+      path: path of the files, without extension.
+
+    Returns:
+      The paths of the files.
     """
-    nets = {run.net: "plain" if run.config.model.name == "plain" else "residual" for run in runs}
-    groups = [group for group in ("plain", "residual") if group in nets.values()]
+    families = {
+        run.variant: "plain" if run.config.model.name == "plain" else "residual" for run in runs
+    }
+    groups = [family for family in ("plain", "residual") if family in families.values()]
     figure, panels = plot_style.grid(3 * len(groups), columns=3, sharex="col", sharey=True)
     chance = 100 * (1 - 1 / runs[0].dataset.num_classes)
     for i, group in enumerate(groups):
-        line = panels[3 * i : 3 * i + 3]
-        for number, net in enumerate(net for net in nets if nets[net] == group):
-            own = [row for row in rows if row["net"] == net]
-            for axes, kind in zip(line, KINDS, strict=True):
-                _curve(axes, [row for row in own if row["kind"] == kind], net, number)
-        for axes, (kind, label) in zip(line, KINDS.items(), strict=True):
+        group_panels = panels[3 * i : 3 * i + 3]
+        variants = [variant for variant, family in families.items() if family == group]
+        for number, variant in enumerate(variants):
+            for axes, kind in zip(group_panels, KINDS, strict=True):
+                selected = [row for row in rows if (row["net"], row["kind"]) == (variant, kind)]
+                _draw_curve(axes, selected, variant, number)
+        for axes, (kind, label) in zip(group_panels, KINDS.items(), strict=True):
             axes.axhline(chance, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
-            bottom = group == groups[-1]
-            plot_style.label_axes(
-                axes, label if bottom else "", "error (%)" if axes is line[0] else ""
-            )
+            xlabel = label if group == groups[-1] else ""
+            plot_style.label_axes(axes, xlabel, "error (%)" if axes is group_panels[0] else "")
             if kind == "swaps":
                 axes.set_xscale("symlog", base=2, linthresh=1)
-                axes.set_xticks(SWAPS, map(str, SWAPS))
-        line[0].set_title(f"{group} nets", loc="left")
-        line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+                axes.set_xticks(SWAP_COUNTS, [str(count) for count in SWAP_COUNTS])
+        group_panels[0].set_title(f"{group} models", loc="left")
+        group_panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     panels[0].set_ylim(0, 100)
-    images = runs[0].dataset.test.images
-    shown = min(options.images or len(images), len(images))
-    what = (
-        f"error on {shown:,} test images without some blocks, or with blocks of a stage exchanged, "
-        f"mean and standard deviation of {options.trials} random choices; gaps: blocks that change "
-        "the shape; dotted: chance"
+    num_images = len(runs[0].dataset.test.images)
+    text = (
+        f"error on {min(options.images or num_images, num_images):,} test images with blocks "
+        "dropped, or with blocks of one stage swapped; mean and standard deviation of "
+        f"{options.trials} random choices; gaps: blocks that change the shape; dotted: chance"
     )
-    return plot_style.save(figure, path, note(runs, what))
+    return plot_style.save(figure, path, figure_note(runs, text))
 
 
-def _curve(axes: Axes, rows: Sequence[dict[str, object]], net: str, look: int) -> None:
-    """One net in one panel; a gap where a block cannot be dropped."""
-    by_number: dict[int, list[dict[str, object]]] = {}
-    for row in rows:
-        by_number.setdefault(row["number"], []).append(row)
-    numbers = sorted(by_number)
-    if numbers and rows[0]["kind"] == "position":
-        numbers = range(1, numbers[-1] + 1)
-    mean, std = [], []
-    for number in numbers:
-        own = by_number.get(number, [])
-        means = [row["error"] for row in own]
-        within = [row["error_std"] ** 2 for row in own]
-        mean.append(np.mean(means) if own else np.nan)
-        std.append(np.sqrt(np.mean(within) + np.var(means)) if own else np.nan)
-    mean, std = np.array(mean), np.array(std)
-    drawn = plot_style.curve_style(
-        look
-    )  # marked everywhere, as a point between two gaps has no line
-    axes.plot(numbers, mean, label=net, **drawn)
+def _draw_curve(axes: Axes, rows: Sequence[Row], label: str, number: int) -> None:
+    """Draws one model in one panel, with a gap at blocks that cannot be dropped."""
+    x, mean, std = mean_over_seeds(rows, "number", "error")
+    if x and rows[0]["kind"] == "position":
+        positions = list(range(1, x[-1] + 1))
+        gap = np.full(len(positions), np.nan)
+        indices = np.array(x) - 1
+        gapped_mean, gapped_std = gap.copy(), gap.copy()
+        gapped_mean[indices], gapped_std[indices] = mean, std
+        x, mean, std = positions, gapped_mean, gapped_std
+    # Every point has a marker, because a point between two gaps has no line.
+    style = plot_style.curve_style(number)
+    axes.plot(x, mean, label=label, **style)
     if np.nansum(std) > 0:
-        color = drawn["color"]
         low, high = np.clip([mean - std, mean + std], 0, 100)
-        axes.fill_between(numbers, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -1,78 +1,87 @@
-"""Directions in the space of a net's weights, and nets that lie along them.
+"""Directions in the weight space of a model, and models along them.
 
-Li et al. 2018 (arXiv 1712.09913), section 4: a net with ReLU and batch norm is the same when the
-scale of its filters changes, so how far a step takes it depends on that scale. Each filter of a
-random direction therefore gets the norm of that filter of the net. Biases and the parameters of
-norms have no filters: they stay where they are.
+Li et al. 2018 (arXiv 1712.09913), section 4: a network with ReLU and batch norm does not change
+when its filters are rescaled, so the effect of a step in weight space depends on their scale. Each
+filter of a random direction is therefore scaled to the norm of the corresponding filter of the
+model. Biases and norm parameters have no filters, so they do not change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Float32
 
+from experiments.analyses.base import Variables
 from flaxres.errors import ConfigError
 
-KERNEL = "kernel"  # the name of what has filters: convolutions (h, w, in, out), dense (in, out)
+KERNEL = (
+    "kernel"  # parameters with filters: convolutions (h, w, in, out) and dense layers (in, out)
+)
 
 
-def random_direction(params: Mapping, seed: int, number: int) -> dict:
-    """A direction of Gaussian numbers, with the norms of the filters of `params`.
+def random_direction(params: dict[str, Any], seed: int, number: int) -> dict[str, Any]:
+    """Returns a Gaussian random direction with the filter norms of `params`.
 
     Args:
-      params: the collection of a net; a filter is what makes one output, so a slice of the last
-        axis of a kernel.
-      seed: of the random numbers, which are a function of it, `number` and the kernels' shapes.
-      number: of the direction.
+      params: parameters of a model. A filter is a slice along the last axis of a kernel, which
+        computes one output.
+      seed: random seed. The direction is a function of `seed`, `number` and the kernels' shapes.
+      number: index of the direction.
 
     Returns:
-      Float32 arrays of NumPy in the form of `params`: zeros but for the kernels.
+      Float32 NumPy arrays with the structure of `params`; all except kernels are zero.
     """
     rng = np.random.default_rng((seed, number))
 
-    def one(path: tuple, leaf: np.ndarray) -> np.ndarray:
+    def direction_of(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
         leaf = np.asarray(leaf)
         if path[-1].key != KERNEL:
             return np.zeros(leaf.shape, np.float32)
         direction = rng.standard_normal(leaf.shape, np.float32)
         return direction * (filter_norms(leaf) / filter_norms(direction))
 
-    return jax.tree_util.tree_map_with_path(one, dict(params))
+    return jax.tree_util.tree_map_with_path(direction_of, dict(params))
 
 
-def filter_norms(kernel: np.ndarray) -> np.ndarray:
-    """Euclidean norm of each filter of a kernel (..., out): float32 (out,)."""
+def filter_norms(kernel: Float[np.ndarray, "... out"]) -> Float32[np.ndarray, " out"]:
+    """Returns the Euclidean norm of each filter of a kernel."""
     return np.sqrt(np.sum(np.square(kernel), axis=tuple(range(kernel.ndim - 1))))
 
 
-def move(variables: Mapping, directions: Sequence[Mapping], distances: Sequence[float]) -> dict:
-    """The net that lies so far along each direction; its running statistics stay.
+def move(
+    variables: Variables, directions: Sequence[dict[str, Any]], distances: Sequence[float]
+) -> Variables:
+    """Returns the variables moved along directions, with the same running statistics.
 
     Args:
-      variables: 'params' and what else the net has.
-      directions: in the form of its params.
-      distances: one for each.
+      variables: 'params' and 'batch_stats' of a model.
+      directions: directions with the structure of the parameters.
+      distances: distance along each direction.
     """
     params = variables["params"]
-    for direction, distance in zip(directions, np.float32(distances), strict=True):
+    for direction, distance in zip(directions, np.asarray(distances, np.float32), strict=True):
         params = jax.tree.map(lambda w, d, a=distance: w + a * d, params, direction)
     return {**variables, "params": params}
 
 
-def between(one: Mapping, other: Mapping, share: float) -> dict:
-    """The net at `share` of the way from one to the other: params and statistics alike.
+def interpolate(first: Variables, second: Variables, fraction: float) -> Variables:
+    """Returns the variables at a fraction of the way from one model to another.
+
+    Parameters and running statistics are both interpolated.
 
     Args:
-      one: variables of a net.
-      other: those of another, of the same form.
-      share: 0 for the first net, 1 for the second.
+      first: variables of a model.
+      second: variables of another model with the same shapes.
+      fraction: 0 for the first model, 1 for the second.
 
     Raises:
-      ConfigError: the nets are not of one form.
+      ConfigError: the models' weights differ in shape.
     """
-    if jax.tree.map(np.shape, one) != jax.tree.map(np.shape, other):
-        raise ConfigError("there is no line between nets whose weights differ in shape")
-    b = np.float32(share)
-    return jax.tree.map(lambda w, v: (1 - b) * w + b * v, dict(one), dict(other))
+    if jax.tree.map(np.shape, first) != jax.tree.map(np.shape, second):
+        raise ConfigError("cannot interpolate between models whose weights differ in shape")
+    b = np.float32(fraction)
+    return jax.tree.map(lambda w, v: (1 - b) * w + b * v, dict(first), dict(second))

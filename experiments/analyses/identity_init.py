@@ -1,29 +1,38 @@
-"""A deeper net made of a trained one and identity layers: it is no worse than what it is made of.
+"""A deeper model built from a trained one and identity layers, with the same outputs.
 
-He15 (arXiv 1512.03385), section 1, argues with this construction that deeper nets ought not to have
-a higher training error. Blocks are added at the end of each stage; all else is the trained net's.
+He15 (arXiv 1512.03385), section 1, uses this construction to argue that a deeper model should not
+have a higher training error. Blocks are added at the end of each stage; all other weights are those
+of the trained model.
 
-In a plain net each added layer hands on what it gets. Its kernel is one at its centre, from each
-channel to itself; the running statistics of its batch norm are those of the activations there, over
-the training images, and its scale and bias undo it. The activations come from a ReLU, so that the
-next ones change nothing. Evaluated, such layers are identities but for rounding; in training they
-are as far as a batch's statistics are those of all images.
+In a plain model each added layer is an identity. Its kernel is 1 at the center, from each channel
+to itself. The running statistics of its batch norm are those of its input over the training images,
+and its scale and bias undo the normalization. The input comes from a ReLU, so the ReLU of the added
+layer does not change it. In evaluation such layers are identities except for rounding; in training
+only as far as the statistics of a batch equal those of all images.
 
-In a residual net the added blocks are initialised as usual, from the run's seed, but for the scale
-of the last norm, which is zero: what is left is their identity shortcut, in training too.
+In a residual model the added blocks are initialized as usual, from the seed of the run, except that
+scale and bias of their last norm are zero. Such a block equals its identity shortcut, also in
+training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import TrainedRun, on_one_device
+from experiments.analyses.base import (
+    TrainedRun,
+    Variables,
+    predict_logits,
+    single_device_config,
+)
 from flaxres.config import model_name
 from flaxres.data import Dataset
 from flaxres.data.augment import normalize
@@ -33,71 +42,72 @@ from flaxres.inference.population_statistics import MomentAccumulator
 from flaxres.models.resnet import stages_of_depth
 from flaxres.training.compiled_steps import CompiledSteps
 
-Variables = Mapping[str, Mapping]  # 'params' and 'batch_stats', nested dicts of arrays
 MAY_DIFFER = ("depth", "remat", "scan")  # fields of `config.model`
 
 
 def check_deeper(shallow: ConfigDict, deeper: ConfigDict) -> None:
-    """Checks that one net can be made of another and identity blocks.
+    """Checks that a deeper model can be built from a model and identity blocks.
 
     Args:
-      shallow: the fields of the net that is there, `config.model`.
-      deeper: those of the net to build.
+      shallow: fields of the trained model, `config.model`.
+      deeper: fields of the model to build.
 
     Raises:
-      ConfigError: nets that have no identity blocks, that differ in more than depth, or of which
-        the second is not the deeper one.
+      ConfigError: the trained model has no identity blocks, the models differ in more than depth,
+        or the second is not deeper.
     """
     name = model_name(shallow)
-    has_identities = (
+    has_identity_blocks = (
         shallow.name in ("plain", "resnet")
         and shallow.block == "basic"
         and shallow.shortcut in ("none", "A", "B")
         and shallow.norm == "batch"
     )
-    if not has_identities:
+    if not has_identity_blocks:
         raise ConfigError(
-            "identity blocks are for plain nets and residual nets with shortcut A or B, of basic "
-            f"blocks with batch norm; got {name} with model.norm={shallow.norm!r}"
+            "identity blocks require a plain model or a residual model with shortcut A or B, with "
+            f"basic blocks and batch norm; got {name} with model.norm={shallow.norm!r}"
         )
     for field in shallow:
         if field not in MAY_DIFFER and shallow[field] != deeper[field]:
             raise ConfigError(
-                f"the net to build must differ from {name} in depth alone, got model.{field}="
-                f"{deeper[field]!r} for {shallow[field]!r}"
+                f"the deeper model must differ from {name} only in depth, got model.{field}="
+                f"{deeper[field]!r} instead of {shallow[field]!r}"
             )
     try:
-        counts = [stages_of_depth(net.depth, net.block, net.stem) for net in (shallow, deeper)]
+        counts = [stages_of_depth(m.depth, m.block, m.stem) for m in (shallow, deeper)]
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if counts[0] == counts[1] or any(a > b for a, b in zip(*counts, strict=True)):
-        raise ConfigError(f"the net to build must be deeper than {name}, got {model_name(deeper)}")
+        raise ConfigError(f"the deeper model must be deeper than {name}, got {model_name(deeper)}")
 
 
 def added_blocks(shallow: ConfigDict, deeper: ConfigDict) -> dict[str, str]:
-    """Names of the blocks that the deeper net has besides, with those that the stage ended in.
+    """Returns the name of each added block, with the name of the trained stage's last block.
 
     Args:
-      shallow: the fields of the net that is there.
-      deeper: those of the net to build; see `check_deeper`.
+      shallow: fields of the trained model.
+      deeper: fields of the model to build, which `check_deeper` accepts.
     """
-    counts = [stages_of_depth(net.depth, net.block, net.stem) for net in (shallow, deeper)]
+    counts = [stages_of_depth(m.depth, m.block, m.stem) for m in (shallow, deeper)]
     return {
-        f"stage{stage}_block{block}": f"stage{stage}_block{before}"
-        for stage, (before, after) in enumerate(zip(*counts, strict=True), start=1)
-        for block in range(before + 1, after + 1)
+        f"stage{stage}_block{block}": f"stage{stage}_block{shallow_count}"
+        for stage, (shallow_count, deeper_count) in enumerate(zip(*counts, strict=True), start=1)
+        for block in range(shallow_count + 1, deeper_count + 1)
     }
 
 
-def identity_layers(statistics: Mapping[str, np.ndarray], epsilon: float) -> dict[str, dict]:
-    """Variables of a plain block that hands on activations with these statistics.
+def identity_block(
+    statistics: Mapping[str, Float[np.ndarray, " channels"]], epsilon: float
+) -> Variables:
+    """Returns the variables of a plain block that is an identity for inputs with these statistics.
 
-    With mean m and variance v the norm is (x - m) / sqrt(v + epsilon) * scale + bias, so scale
-    sqrt(v + epsilon) and bias m give x back; also where v is zero.
+    With mean m and variance v the norm computes (x - m) / sqrt(v + epsilon) * scale + bias, so
+    scale sqrt(v + epsilon) and bias m return x, also if v is zero.
 
     Args:
-      statistics: 'mean' and 'var' of the activations by channel, float32 (channels,).
-      epsilon: of the norm.
+      statistics: 'mean' and 'var' of the block's input by channel.
+      epsilon: epsilon of the norm.
 
     Returns:
       'params' and 'batch_stats' of a `BasicBlock`, float32.
@@ -114,63 +124,64 @@ def identity_layers(statistics: Mapping[str, np.ndarray], epsilon: float) -> dic
     return {"params": params, "batch_stats": batch_stats}
 
 
-def zero_branch(block: Mapping[str, Mapping]) -> dict[str, dict]:
-    """A residual block's variables with scale and bias of its last norm at zero."""
-    last = {name: np.zeros_like(leaf) for name, leaf in block["params"]["norm2"].items()}
-    return {**block, "params": {**block["params"], "norm2": last}}
+def zero_residual_branch(block: Variables) -> Variables:
+    """Returns the variables of a residual block with scale and bias of its last norm set to 0."""
+    zeros = {name: np.zeros_like(leaf) for name, leaf in block["params"]["norm2"].items()}
+    return {**block, "params": {**block["params"], "norm2": zeros}}
 
 
-def add_blocks(variables: Variables, blocks: Mapping[str, Mapping[str, Mapping]]) -> dict:
-    """The variables of a net with those of more blocks; the net's own stay the very same arrays.
+def add_blocks(variables: Variables, blocks: Mapping[str, Variables]) -> Variables:
+    """Returns the variables of a model together with those of more blocks, without copying them.
 
     Args:
-      variables: of the net.
-      blocks: 'params' and 'batch_stats' of each block, by its name.
+      variables: variables of the model.
+      blocks: 'params' and 'batch_stats' of each block, by name.
     """
     return {
-        collection: {**own, **{name: block[collection] for name, block in blocks.items()}}
-        for collection, own in variables.items()
+        collection: {**values, **{name: block[collection] for name, block in blocks.items()}}
+        for collection, values in variables.items()
     }
 
 
-def deepen(run: TrainedRun, config: ConfigDict, fresh: Variables) -> dict:
-    """The variables of a deeper net that computes what a trained one does.
+def deepen(run: TrainedRun, config: ConfigDict, initial: Variables) -> Variables:
+    """Returns the variables of a deeper model that computes the same outputs as a trained one.
 
     Args:
-      run: the trained net.
-      config: of the deeper one.
-      fresh: variables of the deeper one before training, whose residual blocks are taken.
+      run: the trained run.
+      config: config of the deeper model.
+      initial: variables of the deeper model before training; its residual blocks are used.
 
     Returns:
-      'params' and 'batch_stats' of the deeper net, float32.
+      'params' and 'batch_stats' of the deeper model, float32.
 
     Raises:
-      ConfigError: see `check_deeper`.
+      ConfigError: the trained model has no identity blocks, the models differ in more than depth,
+        or the second is not deeper.
     """
     check_deeper(run.config.model, config.model)
     names = added_blocks(run.config.model, config.model)
     if config.model.name == "resnet":
-        blocks = {
-            name: zero_branch({collection: own[name] for collection, own in fresh.items()})
+        residual_blocks = {
+            name: zero_residual_branch({key: values[name] for key, values in initial.items()})
             for name in names
         }
-        return add_blocks(run.variables, blocks)
+        return add_blocks(run.variables, residual_blocks)
     statistics = activation_statistics(
-        run.model(),
+        run.make_model(),
         run.variables,
         sorted(set(names.values())),
         run.dataset.train.images,
-        run.mean,
+        run.mean_image,
         run.config.eval_batch_size,
     )
     epsilon = config.model.norm_epsilon
-    blocks = {name: identity_layers(statistics[end], epsilon) for name, end in names.items()}
+    blocks = {name: identity_block(statistics[last], epsilon) for name, last in names.items()}
     return add_blocks(run.variables, blocks)
 
 
-def fresh_variables(config: ConfigDict, dataset: Dataset) -> dict:
-    """The variables of a config's net before its training from random weights, NumPy arrays."""
-    config = on_one_device(config)
+def initial_variables(config: ConfigDict, dataset: Dataset) -> Variables:
+    """Returns the randomly initialized variables of a config's model, as NumPy arrays."""
+    config = single_device_config(config)
     config.init_from = None
     return jax.device_get(CompiledSteps(config, dataset).initial_state().variables)
 
@@ -179,68 +190,80 @@ def activation_statistics(
     model: nn.Module,
     variables: Variables,
     blocks: Sequence[str],
-    images: np.ndarray,
-    mean: np.ndarray,
+    images: UInt8[np.ndarray, "images height width channels"],
+    mean_image: Float[Array, "height width channels"],
     batch_size: int,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Mean and variance of each channel of what blocks put out, with running statistics.
+    """Returns mean and variance of each channel of the outputs of blocks, with running statistics.
 
-    Over all images and positions; the variance is that of a population. In a stream of batches.
+    The statistics are over all images and positions; the variance is that of a population.
 
     Args:
-      model: of `flaxres.models.resnet`, that calls its blocks one by one.
-      variables: its 'params' and 'batch_stats'.
-      blocks: their names.
-      images: uint8 (n, height, width, channels).
-      mean: float32 (height, width, channels), subtracted from the images in 0..1.
-      batch_size: images at a time; the result does not depend on it but for rounding.
+      model: a model of `flaxres.models.resnet` with separate blocks (no scan).
+      variables: 'params' and 'batch_stats' of the model.
+      blocks: names of the blocks.
+      images: images in [0, 255].
+      mean_image: mean image in [0, 1], subtracted from the images in [0, 1].
+      batch_size: number of images in a batch; it affects the result only by rounding.
 
     Returns:
-      'mean' and 'var', float32 (channels,), by block.
+      'mean' and 'var', float32 (channels,), by name of the block.
     """
 
     @jax.jit
-    def moments(variables: Variables, batch: jax.Array, is_there: jax.Array) -> dict:
-        _, found = model.apply(
+    def batch_moments(
+        variables: Variables,
+        batch: UInt8[Array, "batch height width channels"],
+        is_valid: Float32[Array, " batch"],
+    ) -> dict[str, dict[str, jax.Array]]:
+        _, captured = model.apply(
             variables,
-            normalize(batch, mean),
+            normalize(batch, mean_image),
             train=False,
             capture_intermediates=lambda module, _: module.name in blocks,
             mutable=["intermediates"],
         )
-        weights = (is_there / is_there.sum())[:, None]
-        own = {}
+        intermediates: Mapping[str, Any] = captured["intermediates"]
+        weights = (is_valid / is_valid.sum())[:, None]
+        moments = {}
         for name in blocks:
-            (x,) = found["intermediates"][name]["__call__"]
+            (x,) = intermediates[name]["__call__"]
             x = x.astype(jnp.float32)
-            average = jnp.sum(weights * x.mean((1, 2)), 0)
-            squares = jnp.square(x - average).mean((1, 2))
-            own[name] = {"mean": average, "var": jnp.sum(weights * squares, 0)}
-        return own
+            mean = jnp.sum(weights * x.mean((1, 2)), 0)
+            squares = jnp.square(x - mean).mean((1, 2))
+            moments[name] = {"mean": mean, "var": jnp.sum(weights * squares, 0)}
+        return moments
 
-    pool = MomentAccumulator()
+    accumulator = MomentAccumulator()
     for rows in evaluation_batches(len(images), batch_size, num_devices=1):
-        is_there = (rows >= 0).astype(np.float32)
-        pool.add(moments(variables, images[rows], is_there), int(is_there.sum()))
-    return pool.statistics()
+        is_valid = (rows >= 0).astype(np.float32)
+        accumulator.add(batch_moments(variables, images[rows], is_valid), int(is_valid.sum()))
+    return accumulator.statistics()
 
 
-def make_logits(model: nn.Module, mean: np.ndarray, batch_size: int) -> Callable[..., np.ndarray]:
-    """Returns `logits(variables, images) -> float32 (n, classes)`, with running statistics.
+def make_logits(
+    model: nn.Module, mean_image: Float[Array, "height width channels"], batch_size: int
+) -> Callable[..., Float[np.ndarray, "images classes"]]:
+    """Returns `logits(variables, images) -> float32 (images, classes)`, with running statistics.
 
     Args:
-      model: the net.
-      mean: float32 (height, width, channels), subtracted from the images in 0..1.
-      batch_size: images at a time; one program for all splits of at least as many.
+      model: the model.
+      mean_image: mean image in [0, 1], subtracted from the images in [0, 1].
+      batch_size: number of images in a batch. All splits with at least that many images share one
+        compiled program.
     """
 
     @jax.jit
-    def apply(variables: Variables, batch: jax.Array) -> jax.Array:
-        return model.apply(variables, normalize(batch, mean), train=False)
+    def batch_logits(
+        variables: Variables, batch: UInt8[Array, "batch height width channels"]
+    ) -> Float[Array, "batch classes"]:
+        return predict_logits(model, variables, normalize(batch, mean_image))
 
-    def logits(variables: Variables, images: np.ndarray) -> np.ndarray:
+    def logits(
+        variables: Variables, images: UInt8[np.ndarray, "images height width channels"]
+    ) -> Float[np.ndarray, "images classes"]:
         batches = evaluation_batches(len(images), batch_size, num_devices=1)
-        parts = [np.asarray(apply(variables, images[rows])) for rows in batches]
+        parts = [np.asarray(batch_logits(variables, images[rows])) for rows in batches]
         return np.concatenate(parts)[: len(images)]
 
     return logits

@@ -1,4 +1,4 @@
-"""Trained nets, the deeper ones to make of them, and the runs that train these on."""
+"""Models and runs of the identity analysis, and the configs that train the deeper models."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import configs
+from experiments.analyses.base import TrainedRun
 from experiments.analyses.identity_init import check_deeper
 from experiments.results.run_names import run_name
-from experiments.results.runs import read_run
+from experiments.results.runs import Run, read_run
 from experiments.sweeps.plan import import_file
 from flaxres.config import flatten, model_name, set_model
 from flaxres.errors import ConfigError
 from flaxres.models.names import model_fields
-from flaxres.run.workdir import differing_fields, read_run_config
+from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
 
-CONFIGS = Path(configs.__file__).parent
-PLAIN_CONFIG = "cifar10"  # its values are the defaults
+CONFIGS_DIR = Path(configs.__file__).parent
+DEFAULT_CONFIG = "cifar10"  # a config file with the default values
+METRICS = {"train_error": "training error", "test_error": "test error"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """A trained net and the one to make of it.
+class ModelPair:
+    """A trained model and a deeper model to build from it.
 
     Attributes:
-      directory: of the trained run.
-      shallow: its net, or the variant that a sweep made of it.
-      deeper: the same of the net to make.
-      config: of that net from random weights.
+      directory: directory of the trained run.
+      shallow: name of the trained model, or of its variant in a sweep.
+      deeper: name of the deeper model or variant.
+      config: config that trains the deeper model from random weights.
     """
 
     directory: Path
@@ -40,140 +42,202 @@ class Pair:
     config: ConfigDict
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeepenedModel:
+    """A deeper model built from a trained one, before its training.
+
+    Attributes:
+      pair: the trained model and the deeper model.
+      trained: the trained run.
+      weights_file: file with the variables of the deepened model.
+      errors: {'train_error': ..., 'test_error': ...} in percent of the 'shallow' model, of the
+        'deepened' model, and of the deeper model with 'random' weights; with running statistics and
+        without augmentation.
+      logits_difference: largest difference between the logits of the shallow and the deepened
+        model on the test split.
+      max_logit: largest absolute logit of the shallow model on the test split.
+    """
+
+    pair: ModelPair
+    trained: TrainedRun
+    weights_file: Path
+    errors: dict[str, dict[str, float]]
+    logits_difference: float
+    max_logit: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeeperRun:
+    """A run that trains a deeper model.
+
+    Attributes:
+      variant: name of the directory above seed-N.
+      config: config of the run.
+      directory: directory of the run.
+      model: the deepened model that the run belongs to.
+      origin: initial weights of the run, 'deepened' or 'random'.
+    """
+
+    variant: str
+    config: ConfigDict
+    directory: Path
+    model: DeepenedModel
+    origin: str
+
+    def read(self) -> Run | None:
+        """Returns the run with a record of step 0, or None if it has no records yet."""
+        if not (self.directory / CONFIG_FILE).exists() or (run := read_run(self.directory)) is None:
+            return None
+        initial = {"step": 0, **self.model.errors[self.origin]}
+        return dataclasses.replace(run, variant=self.variant, records=[initial, *run.records])
+
+
 def find_pairs(
     directories: Sequence[Path], shallow: Sequence[str], deeper: Sequence[str]
-) -> list[Pair]:
-    """The pairs that are asked for, all checked.
+) -> list[ModelPair]:
+    """Returns the pairs that the flags select, after checking all of them.
 
     Args:
-      directories: of the runs.
-      shallow: nets such as plain-20, or depths; empty for the shallowest of each kind, which is all
-        that differ in depth and seed alone.
-      deeper: the same, of the nets to make; a net is made of those of its own kind.
+      directories: directories of the runs.
+      shallow: model names such as plain-20, or depths; empty for the shallowest model of each kind.
+        Models of one kind differ only in depth and seed.
+      deeper: model names or depths of the models to build. A model is built only from models of the
+        same kind.
 
     Raises:
-      ConfigError: no run is of such a net, or a pair cannot be made.
+      ConfigError: no run has such a model, or a model cannot be built.
       WorkdirError: a run cannot be read.
     """
     known = {directory: read_run_config(directory) for directory in directories}
-    chosen = _choose(known, shallow)
+    selected = _select_shallow(known, shallow)
     pairs, used = [], set()
-    for directory, config in chosen.items():
-        label = _label(directory, config)
+    for directory, config in selected.items():
+        variant = _variant(directory, config)
         for spec in deeper:
-            if (depth := _depth(spec, config.model)) is None:
+            if (depth := _parse_depth(spec, config.model)) is None:
                 continue
             used.add(spec)
-            other = _at_depth(config, depth)
-            check_deeper(config.model, other.model)
-            own, target = model_name(config.model), model_name(other.model)
-            name = label.replace(own, target) if own in label else f"{target}-{label}"
-            pairs.append(Pair(directory, label, name, _with_warmup(other)))
+            deeper_config = _with_depth(config, depth)
+            check_deeper(config.model, deeper_config.model)
+            name, deeper_name = model_name(config.model), model_name(deeper_config.model)
+            if name in variant:
+                deeper_variant = variant.replace(name, deeper_name)
+            else:
+                deeper_variant = f"{deeper_name}-{variant}"
+            pairs.append(ModelPair(directory, variant, deeper_variant, _with_warmup(deeper_config)))
     if not deeper or set(deeper) - used:
-        found = ", ".join(dict.fromkeys(_label(*item) for item in chosen.items()))
+        variants = ", ".join(dict.fromkeys(_variant(*item) for item in selected.items()))
         raise ConfigError(
-            f"--deeper must be depths, or nets of the kind of {found}, got {','.join(deeper)!r}"
+            f"--deeper must be depths or models of the same kind as {variants}, got "
+            f"{','.join(deeper)!r}"
         )
     return pairs
 
 
-def _choose(known: Mapping[Path, ConfigDict], shallow: Sequence[str]) -> dict[Path, ConfigDict]:
-    """The runs to start from, with their configs."""
+def _select_shallow(
+    known: Mapping[Path, ConfigDict], shallow: Sequence[str]
+) -> dict[Path, ConfigDict]:
+    """Returns the runs whose models are made deeper, with their configs."""
     if not shallow:
-        least: dict[str, int] = {}
+        min_depth: dict[str, int] = {}
         for config in known.values():
             kind = _kind(config)
-            least[kind] = min(config.model.depth, least.get(kind, config.model.depth))
-        return {d: c for d, c in known.items() if c.model.depth == least[_kind(c)]}
-    chosen = {}
+            min_depth[kind] = min(config.model.depth, min_depth.get(kind, config.model.depth))
+        return {d: c for d, c in known.items() if c.model.depth == min_depth[_kind(c)]}
+    selected: dict[Path, ConfigDict] = {}
     for spec in shallow:
-        own = {d: c for d, c in known.items() if spec in (_label(d, c), str(c.model.depth))}
-        if not own:
-            there = ", ".join(dict.fromkeys(_label(*item) for item in known.items()))
-            raise ConfigError(f"--shallow={spec} is none of the runs, which are of {there}")
-        chosen |= own
-    return chosen
+        matching = {d: c for d, c in known.items() if spec in (_variant(d, c), str(c.model.depth))}
+        if not matching:
+            variants = ", ".join(dict.fromkeys(_variant(*item) for item in known.items()))
+            raise ConfigError(f"--shallow={spec} matches none of the runs; there are {variants}")
+        selected |= matching
+    return selected
 
 
 def _kind(config: ConfigDict) -> str:
-    """Equal for runs that differ in depth and seed alone."""
-    own = ("seed", "model.depth", "warmup.enabled")
-    return json.dumps({f: value for f, value in flatten(config).items() if f not in own})
+    """Returns a text that is equal for runs that differ only in depth and seed."""
+    ignored = ("seed", "model.depth", "warmup.enabled")
+    return json.dumps({f: value for f, value in flatten(config).items() if f not in ignored})
 
 
-def _label(directory: Path, config: ConfigDict) -> str:
-    """The net of a run, or the variant that a sweep made of it."""
+def _variant(directory: Path, config: ConfigDict) -> str:
+    """Returns the name of a run's variant in a sweep, otherwise its model name."""
     name, slash, _ = run_name(directory).partition("/")
     return name if slash else model_name(config.model)
 
 
-def _depth(spec: str, model: ConfigDict) -> int | None:
-    """The depth that a flag asks for; None for a net of another kind.
+def _parse_depth(spec: str, model: ConfigDict) -> int | None:
+    """Returns the depth that a flag specifies, or None for a model of another kind.
 
     Raises:
-      ConfigError: it is neither a depth nor a net.
+      ConfigError: the text is neither a depth nor a model name.
     """
     if spec.isdecimal():
         return int(spec)
     try:
         fields = model_fields(spec, model.stem)
-        other = ConfigDict({**model.to_dict(), "depth": fields["depth"]})
-        return other.depth if model_fields(model_name(other), model.stem) == fields else None
+        deeper = ConfigDict({**model.to_dict(), "depth": fields["depth"]})
+        return deeper.depth if model_fields(model_name(deeper), model.stem) == fields else None
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def _at_depth(config: ConfigDict, depth: int) -> ConfigDict:
-    """A copy with another depth, which begins with random weights."""
+def _with_depth(config: ConfigDict, depth: int) -> ConfigDict:
+    """Returns a copy with another depth that trains from random weights."""
     config = config.copy_and_resolve_references()
     config.model.depth, config.init_from = depth, None
     return config
 
 
 def _with_warmup(config: ConfigDict) -> ConfigDict:
-    """The config with the warm-up that the deepest nets of He15 have."""
+    """Returns the config with warmup enabled if He15 uses it at that depth."""
     model = config.model
     paper = set_model(config.copy_and_resolve_references(), model_name(model), model.stem)
     config.warmup.enabled = config.warmup.enabled or paper.warmup.enabled
     return config
 
 
-def parse_factors(given: Sequence[str]) -> list[float]:
-    """Factors of the learning rate.
+def parse_learning_rate_factors(values: Sequence[str]) -> list[float]:
+    """Parses the values of --learning_rate_factors.
 
     Raises:
-      ConfigError: they are no numbers above 0.
+      ConfigError: a value is not a positive number, or there is none.
     """
     try:
-        factors = [float(value) for value in given]
+        factors = [float(value) for value in values]
     except ValueError:
         factors = []
     if not factors or not all(0 < factor < float("inf") for factor in factors):
-        raise ConfigError(f"--rate_factors must be numbers above 0, got {','.join(given)!r}")
+        raise ConfigError(
+            f"--learning_rate_factors must be positive numbers, got {','.join(values)!r}"
+        )
     return factors
 
 
-def trained_on(pair: Pair, weights: Path, factors: Iterable[float]) -> dict[str, ConfigDict]:
-    """Configs of the runs that go on from the net that was made, by name.
+def deepened_configs(
+    pair: ModelPair, weights_file: Path, factors: Iterable[float]
+) -> dict[str, ConfigDict]:
+    """Returns the configs of the runs that train the deepened model, by variant.
 
     Args:
-      pair: what it was made of.
-      weights: its file.
-      factors: of the config's learning rate.
+      pair: the trained model and the deeper model.
+      weights_file: file with the variables of the deepened model.
+      factors: multiples of the config's learning rate, one for each run.
     """
-    found = {}
+    runs = {}
     for factor in factors:
         config = pair.config.copy_and_resolve_references()
-        rate = float(f"{factor * config.learning_rate:.6g}")
-        config.learning_rate, config.init_from = rate, str(from_here(weights))
-        config.warmup.enabled = False  # it waits for an error that these nets begin below
-        suffix = "" if factor == 1 else f"-lr{rate:g}"
-        found[f"{pair.deeper}-from-{pair.shallow}{suffix}"] = config
-    return found
+        learning_rate = float(f"{factor * config.learning_rate:.6g}")
+        config.learning_rate, config.init_from = learning_rate, str(relative_to_cwd(weights_file))
+        # Warmup lasts until the error falls below a threshold, and it already is below.
+        config.warmup.enabled = False
+        suffix = "" if factor == 1 else f"-lr{learning_rate:g}"
+        runs[f"{pair.deeper}-from-{pair.shallow}{suffix}"] = config
+    return runs
 
 
-def finished_twin(directories: Iterable[Path], config: ConfigDict) -> Path | None:
-    """The directory of a finished run of this config, if there is one."""
+def find_finished_run(directories: Iterable[Path], config: ConfigDict) -> Path | None:
+    """Returns the directory of a finished run with this config, or None."""
     for directory in directories:
         if not differing_fields(flatten(read_run_config(directory)), flatten(config)):
             run = read_run(directory)
@@ -182,31 +246,46 @@ def finished_twin(directories: Iterable[Path], config: ConfigDict) -> Path | Non
     return None
 
 
-def plan_entry(name: str, config: ConfigDict) -> dict[str, object]:
-    """A run as `make_plans` takes it, from all fields of its config.
+def shallow_errors(model: DeepenedModel) -> dict[str, float]:
+    """Returns the errors that the trained run logged at its checkpoint, or else evaluated ones.
 
-    config.json does not say which file a run's config came from. So the file is that of the same
-    name in configs/, or else that of the defaults, and each field in which it differs from the
-    run's config is overridden: any of them makes the same config.
+    The logged errors are comparable with the curves of the other runs.
+    """
+    run = read_run(model.pair.directory)
+    records = run.records if run else []
+    at_checkpoint = [record for record in records if record["step"] == model.trained.step]
+    logged = {k: v for record in at_checkpoint for k, v in record.items() if k in METRICS}
+    return model.errors["shallow"] | logged
+
+
+def sweep_entry(name: str, config: ConfigDict) -> dict[str, object]:
+    """Returns an entry for `make_plans` that reproduces a config.
+
+    config.json does not name the file that a config came from. The entry uses the file in configs/
+    with the config's name, or else the file with the default values, and overrides each field that
+    differs. Either file gives the same config.
 
     Args:
-      name: NAME/seed-N.
-      config: of the run.
+      name: name of the run, VARIANT/seed-N.
+      config: config of the run.
     """
-    path = CONFIGS / f"{config.name}.py"
+    path = CONFIGS_DIR / f"{config.name}.py"
     if not config.name.isidentifier() or not path.is_file():
-        path = CONFIGS / f"{PLAIN_CONFIG}.py"
-    net = model_name(config.model)
-    base = flatten(import_file(str(path), "config").get_config(net))
+        path = CONFIGS_DIR / f"{DEFAULT_CONFIG}.py"
+    model = model_name(config.model)
+    base = flatten(import_file(str(path), "config").get_config(model))
     overrides = {
         field: tuple(value) if isinstance(value, list) else value
         for field, value in flatten(config).items()
         if value != base[field]
     }
-    return {"name": name, "config": f"{from_here(path)}:{net}", "overrides": overrides}
+    return {"name": name, "config": f"{relative_to_cwd(path)}:{model}", "overrides": overrides}
 
 
-def from_here(path: Path) -> Path:
-    """Relative to the current directory if it is below, so that both can be moved together."""
-    path, here = path.absolute(), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def relative_to_cwd(path: Path) -> Path:
+    """Returns a relative path for a file below the current directory, else an absolute path.
+
+    Relative paths stay valid if the directory is moved.
+    """
+    path, cwd = path.absolute(), Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path

@@ -1,13 +1,14 @@
-"""What the batch norms of a net take and give, over a split in a stream of batches.
+"""Inputs and outputs of the batch norms of a model, measured over a split, batch by batch.
 
-All norms of the net go by one kind of statistics: those of the batch, as in training, or the
-running ones (Ioffe and Szegedy 2015, arXiv 1502.03167, section 3.1).
+All norms of the model use the same kind of statistics: those of the batch, as in training, or the
+running statistics (Ioffe and Szegedy 2015, arXiv 1502.03167, section 3.1).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,31 +16,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from experiments.analyses.base import TrainedRun
+from experiments.analyses.base import TrainedRun, Variables, loss_and_error, predict_logits
+from experiments.analyses.progress import Advance, no_progress
 from flaxres.data.augment import normalize
 from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
 from flaxres.models.norms import BatchNorm
-from flaxres.training.metrics import MetricSums, sum_on_host
+from flaxres.training.metrics import MetricSums
 
 STATISTICS = ("batch", "running")
-QUANTITIES = ("input", "normalised", "output")  # normalised: before scale and shift
+# The input, the normalized input before scale and shift, and the output. The names are values in
+# batch_norm_histograms.csv, so their spelling stays.
+NORMALIZED = "normalised"
+QUANTITIES = ("input", NORMALIZED, "output")
 NUM_BINS = 60
-REACH = 5  # standard deviations from the mean to the ends of the bins
+RANGE_IN_STDS = 5  # standard deviations from the mean to the first and the last bin edge
 
-# Of one norm: 'mean', 'var', 'scale' and 'bias', float32 (channels,).
-Norm = dict[str, np.ndarray]
+# 'mean', 'var', 'scale' and 'bias' of one norm, float32 (channels,).
+NormVariables = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A net that goes by one kind of statistics, over a split.
+class NormMeasurements:
+    """Measurements of a model with one kind of statistics, over a split.
 
     Attributes:
-      moments: (mean, variance) of what each norm takes, (channels,), over all images and positions.
-      histograms: by norm and quantity, int64 (NUM_BINS + 2,): the first and the last are what lies
-        below and above the bins.
-      rates: 'loss' in nats and 'error' in percent.
+      moments: (mean, variance) of the input of each norm over all images and positions, float32
+        (channels,), by name of the norm.
+      histograms: counts, int64 (NUM_BINS + 2,), by name of the norm and quantity. The first and the
+        last count are the values below and above all bins.
+      averages: 'loss' in nats and 'error' in percent.
     """
 
     moments: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -47,127 +54,149 @@ class Measured:
     averages: dict[str, float]
 
 
-def norms_of(run: TrainedRun) -> dict[str, Norm]:
-    """Parameters and running statistics of the batch norms, in the order in which they are called.
+def read_norms(run: TrainedRun) -> dict[str, NormVariables]:
+    """Returns the parameters and running statistics of the batch norms, in call order.
 
     Args:
-      run: a net with batch norm.
+      run: a run whose model has batch norm.
     """
-    names = []
+    names: list[str] = []
 
-    def watch(call, arguments, options, context):
-        if _is_norm(context):
+    def record_name(
+        call: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        if _is_norm_call(context):
             names.append("/".join(context.module.path))
         return call(*arguments, **options)
 
     images = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), jnp.float32)
-    model = run.model()
-    with nn.intercept_methods(watch):
+    model = run.make_model()
+    with nn.intercept_methods(record_name):
         jax.eval_shape(lambda x: model.apply(run.variables, x, train=False), images)
-    flat: dict[str, Norm] = {}
+    variables: dict[str, NormVariables] = {}
     for collection in ("params", "batch_stats"):
         for path, leaf in traverse_util.flatten_dict(run.variables[collection]).items():
-            flat.setdefault("/".join(path[:-1]), {})[path[-1]] = np.asarray(leaf)
-    return {name: flat[name] for name in names}
+            variables.setdefault("/".join(path[:-1]), {})[path[-1]] = np.asarray(leaf)
+    return {name: variables[name] for name in names}
 
 
-def _is_norm(context: nn.module.InterceptorContext) -> bool:
+def _is_norm_call(context: nn.module.InterceptorContext) -> bool:
     return context.method_name == "__call__" and isinstance(context.module, BatchNorm)
 
 
-def bins_of(norm: Norm, quantity: str) -> np.ndarray:
-    """Edges of the bins of a norm's histogram, float32 (NUM_BINS + 1,).
+def bin_edges(norm: NormVariables, quantity: str) -> Float32[np.ndarray, " edges"]:
+    """Returns the bin edges of a norm's histogram, float32 (NUM_BINS + 1,).
 
-    They are known before any image is seen: `REACH` standard deviations around the mean over all
-    channels, as running statistics, scales and shifts have them.
+    The bins span `RANGE_IN_STDS` standard deviations on both sides of the mean over all channels.
+    Mean and standard deviation follow from running statistics, scales and shifts, so the bins do
+    not depend on the images.
     """
-    if quantity == "normalised":
+    if quantity == NORMALIZED:
         means, variances = np.zeros(1), np.ones(1)
     elif quantity == "input":
         means, variances = norm["mean"], norm["var"]
     else:
         means, variances = norm["bias"], norm["scale"] ** 2
     std = max(np.sqrt(np.mean(variances) + np.var(means)), 1e-6)
-    edges = np.mean(means) + np.linspace(-REACH * std, REACH * std, NUM_BINS + 1)
+    edges = np.mean(means) + np.linspace(-RANGE_IN_STDS * std, RANGE_IN_STDS * std, NUM_BINS + 1)
     return edges.astype(np.float32)
 
 
-def histogram(values: jax.Array, bins: jax.Array) -> jax.Array:
-    """How many values lie in each bin, int32 (NUM_BINS + 2,); see `Measured`.
+def histogram(
+    values: Float[Array | np.ndarray, "*shape"], edges: Float[Array | np.ndarray, " edges"]
+) -> Int32[Array, " counts"]:
+    """Returns the number of values in each bin, int32 (NUM_BINS + 2,).
 
     Args:
-      values: of any shape.
-      bins: (NUM_BINS + 1,), edges of bins of equal width.
+      values: values of any shape.
+      edges: edges of NUM_BINS bins of equal width. The first and the last count are the values
+        below and above all bins.
     """
-    width = (bins[-1] - bins[0]) / NUM_BINS
-    # Limits come before the integers, which have no place for large floats.
-    place = jnp.clip(jnp.floor((values - bins[0]) / width), -1, NUM_BINS)
-    return jnp.bincount(place.astype(jnp.int32).ravel() + 1, length=NUM_BINS + 2)
+    width = (edges[-1] - edges[0]) / NUM_BINS
+    # The values are clipped as floats, because large floats do not fit in an integer.
+    bins = jnp.clip(jnp.floor((values - edges[0]) / width), -1, NUM_BINS)
+    return jnp.bincount(bins.astype(jnp.int32).ravel() + 1, length=NUM_BINS + 2)
 
 
-def measure(
-    run: TrainedRun,
-    statistics: str,
-    split: str = "test",
-    done: Callable[[str, float], None] = lambda what, cost: None,
-) -> Measured:
-    """What happens in a net that goes by one kind of statistics at all its norms.
+def measure_norms(
+    run: TrainedRun, statistics: str, split: str = "test", advance: Advance = no_progress
+) -> NormMeasurements:
+    """Measures the inputs and outputs of all norms of a model with one kind of statistics.
 
     Args:
-      run: a net with batch norm.
-      statistics: of `STATISTICS`; 'batch' for those of `config.batch_size` images, in a random
-        order that is always the same. The last batch may be smaller.
-      split: train or test.
-      done: told of each batch: the run's name, and the images in it.
+      run: a run whose model has batch norm.
+      statistics: one of `STATISTICS`. 'batch' means batches of `config.batch_size` images, in a
+        fixed random order. The last batch may be smaller.
+      split: 'train' or 'test'.
+      advance: called after each batch with the run's name and the number of images.
     """
-    norms, model = norms_of(run), run.model()
+    norms, model, mean_image = read_norms(run), run.make_model(), run.mean_image
     epsilon = run.config.model.norm_epsilon
-    chosen = [(name, quantity) for name in drawn(list(norms)) for quantity in QUANTITIES]
-    bins = {f"{name} {quantity}": bins_of(norms[name], quantity) for name, quantity in chosen}
+    selected = [(name, q) for name in histogram_layers(list(norms)) for q in QUANTITIES]
+    edges = {f"{name} {quantity}": bin_edges(norms[name], quantity) for name, quantity in selected}
 
-    @jax.jit  # of arguments alone, so that nets that differ in their weights share a program
-    def see(variables: dict, norms: dict, bins: dict, images: jax.Array, labels: jax.Array) -> dict:
-        moments, histograms = {}, {}
+    # Weights, statistics and bins are arguments, so runs of one model share a compiled program.
+    @jax.jit
+    def measure_batch(
+        variables: Variables,
+        norms: dict[str, NormVariables],
+        edges: dict[str, Float32[Array, " edges"]],
+        images: UInt8[Array, "batch height width channels"],
+        labels: Int32[Array, " batch"],
+    ) -> dict[str, Any]:
+        moments: dict[str, dict[str, jax.Array]] = {}
+        histograms: dict[str, jax.Array] = {}
 
-        def watch(call, arguments, options, context):
-            if not _is_norm(context):
+        def measure_norm(
+            call: Callable[..., Any],
+            arguments: tuple[Any, ...],
+            options: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            if not _is_norm_call(context):
                 return call(*arguments, **options)
             name, x = "/".join(context.module.path), arguments[0].astype(jnp.float32)
-            own = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
-            taken = own if statistics == "batch" else norms[name]
-            z = (x - taken["mean"]) * jax.lax.rsqrt(taken["var"] + epsilon)
+            batch_moments = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
+            applied = batch_moments if statistics == "batch" else norms[name]
+            z = (x - applied["mean"]) * jax.lax.rsqrt(applied["var"] + epsilon)
             y = z * norms[name]["scale"] + norms[name]["bias"]
-            moments[name] = own
+            moments[name] = batch_moments
             for quantity, values in zip(QUANTITIES, (x, z, y), strict=True):
-                if (key := f"{name} {quantity}") in bins:
-                    histograms[key] = histogram(values, bins[key])
+                if (key := f"{name} {quantity}") in edges:
+                    histograms[key] = histogram(values, edges[key])
             y = y.astype(arguments[0].dtype)
-            # What follows a norm comes with it; see `flaxres.models.norms.BatchNorm`.
+            # `BatchNorm` also applies the addition and the ReLU that follow it.
             y = y if (add := options.get("add")) is None else y + add
             return nn.relu(y) if options.get("relu") else y
 
-        with nn.intercept_methods(watch):
-            logits = model.apply(variables, normalize(images, run.mean), train=False)
+        with nn.intercept_methods(measure_norm):
+            logits = predict_logits(model, variables, normalize(images, mean_image))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
         return {"moments": moments, "histograms": histograms, "sums": sums}
 
     images, labels = getattr(run.dataset, split).images, getattr(run.dataset, split).labels
-    pool, sums, counts = MomentAccumulator(), [], dict.fromkeys(bins, 0)
+    accumulator, sums = MomentAccumulator(), []
+    counts = {key: np.zeros(NUM_BINS + 2, np.int64) for key in edges}
     for rows in epoch_batches(len(labels), run.config.batch_size, seed=0):
-        seen = jax.device_get(see(run.variables, norms, bins, images[rows], labels[rows]))
-        pool.add(seen["moments"], len(rows))
-        sums.append(seen["sums"])
-        counts = {key: n + seen["histograms"][key].astype(np.int64) for key, n in counts.items()}
-        done(run.name, len(rows))
-    averages, pooled = sum_on_host(sums).averages("x"), pool.statistics()
-    return Measured(
+        batch = measure_batch(run.variables, norms, edges, images[rows], labels[rows])
+        measured = jax.device_get(batch)
+        accumulator.add(measured["moments"], len(rows))
+        sums.append(measured["sums"])
+        for key in counts:
+            counts[key] += measured["histograms"][key]
+        advance(run.name, len(rows))
+    pooled = accumulator.statistics()
+    return NormMeasurements(
         {name: (pooled[name]["mean"], pooled[name]["var"]) for name in norms},
-        {(name, quantity): counts[f"{name} {quantity}"] for name, quantity in chosen},
-        {"loss": averages["x_loss"], "error": averages["x_error"]},
+        {(name, quantity): counts[f"{name} {quantity}"] for name, quantity in selected},
+        loss_and_error(sums),
     )
 
 
-def drawn(names: list[str]) -> list[str]:
-    """The first, the middle and the last, or as many as there are."""
+def histogram_layers(names: list[str]) -> list[str]:
+    """Returns the first, the middle and the last name, without duplicates."""
     return [names[i] for i in sorted({0, len(names) // 2, len(names) - 1})]

@@ -1,17 +1,17 @@
-"""Test error with population statistics of batch norm, by the number of images they are taken from.
+"""Test error with population statistics of batch norm, against the number of images they use.
 
 python -m experiments.analyze population --workdir=runs/degradation
 
-Running statistics are of the last steps of training, with weights that have changed since;
-population statistics are of training images with the weights of the newest checkpoint. Wu and
-Johnson 2021 (arXiv 2105.07576), section 3, count how many images they take. Only the statistics
-change, no weight does. See `flaxres.inference.population_statistics`.
+Running statistics average over the last training steps, whose weights differ from the final ones.
+Population statistics are recomputed from training images with the weights of the newest checkpoint
+(`flaxres.inference.population_statistics`). Wu and Johnson 2021 (arXiv 2105.07576), section 3, ask
+how many images they need. The weights do not change.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Evaluation, TrainedRun, measure_all, note, write_rows
+from experiments.analyses.base import (
+    Evaluation,
+    TrainedRun,
+    figure_note,
+    measure_runs,
+    write_rows,
+)
+from experiments.analyses.progress import Advance, no_progress
+from experiments.analyses.trials import mean_over_seeds, sample_std
 from experiments.results import plot_style
+from experiments.results.plot_style import CurveStyle
+from experiments.results.tables import Row
 from flaxres.inference.population_statistics import (
     MomentAccumulator,
     check_has_statistics,
@@ -29,22 +39,28 @@ from flaxres.inference.population_statistics import (
     make_batch_statistics,
 )
 
+# Metric -> (name of the figure, label of the y axis).
 METRICS = {
     "error": ("population", "error (%)"),
     "loss": ("population_loss", "cross-entropy (nats)"),
 }
-POPULATION = plot_style.curve_style(2)
-RUNNING = {"color": plot_style.COLORS[3], "linestyle": "--", "linewidth": 1.6}
-BETWEEN_TICKS = 2.5  # each that has a label is so many times the one before, or more
+COLUMNS = 4  # panels in a row
+POPULATION_STYLE = plot_style.curve_style(2)
+RUNNING_STYLE: CurveStyle = {
+    "color": plot_style.COLORS[3],
+    "linestyle": "--",
+    "linewidth": 1.6,
+}
+MIN_TICK_RATIO = 2.5  # smallest ratio between neighboring ticks with a label
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How much is measured.
+    """Options of the analysis.
 
     Attributes:
-      trials: random choices of the images.
-      seed: of the choices.
+      trials: number of random choices of the images.
+      seed: seed of the random choices.
     """
 
     trials: int = 5
@@ -52,14 +68,16 @@ class Options:
 
 
 def define_flags() -> None:
-    """A flag for each of the options."""
-    own = Options()
-    flags.DEFINE_integer("trials", own.trials, "Random choices of the images.", lower_bound=1)
-    flags.DEFINE_integer("seed", own.seed, "Of the random choices.", lower_bound=0)
+    """Defines a flag for each option."""
+    default = Options()
+    flags.DEFINE_integer(
+        "trials", default.trials, "Random choices of the training images.", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", default.seed, "Seed of the random choices.", lower_bound=0)
 
 
 def image_counts(num_images: int, batch_size: int) -> list[int]:
-    """Batches of one, two, four and so on, in images; and all images."""
+    """Returns the numbers of images to measure: one batch, two, four, ..., and all images."""
     counts = []
     while batch_size < num_images:
         counts.append(batch_size)
@@ -67,83 +85,84 @@ def image_counts(num_images: int, batch_size: int) -> list[int]:
     return [*counts, num_images]
 
 
-def measure(
-    run: TrainedRun, options: Options, done: Callable[[str, float], None] = lambda what, cost: None
-) -> list[dict[str, object]]:
-    """A row for each number of images: error in percent and loss in nats on the test split.
+def measure(run: TrainedRun, options: Options, advance: Advance = no_progress) -> list[Row]:
+    """Returns one row for each number of images, with error in percent and loss in nats.
 
-    In a trial the images are those of the first batches of a random order of the training split, a
-    function of (seed, trial); so a larger number adds to those of a smaller one, and the order
-    matters for all images too, as it says which of them make a batch.
+    A trial uses the first batches of a random order of the training split, which is a function of
+    (seed, trial). A larger number of images therefore includes the images of a smaller one. Trials
+    also differ when all images are used, because the order decides which images share a batch.
 
     Args:
-      run: the trained net.
-      options: how much is measured.
-      done: told of each trial: the run's name, and its cost in layers.
+      run: the run to measure.
+      options: options of the analysis.
+      advance: called after each trial with the run's name and the number of layers.
 
     Returns:
-      Means and standard deviations (n - 1) over the trials, and the same with running statistics.
+      Rows with means and standard deviations (n - 1) over the trials on the test split, and the
+      same metrics with running statistics.
 
     Raises:
-      ConfigError: see `flaxres.inference.population_statistics.check_has_statistics`.
+      ConfigError: the model's norm has no statistics, or the run has several replicas.
     """
     batch_statistics = make_batch_statistics(run.config, run.dataset)
     evaluation = Evaluation(run, run.dataset.test)
     size, batch_size = len(run.dataset.train), run.config.batch_size
-    found: dict[int, list[dict[str, float]]] = {
+    metrics: dict[int, list[dict[str, float]]] = {
         count: [] for count in image_counts(size, batch_size)
     }
     for trial in range(options.trials):
-        pool = MomentAccumulator()
+        accumulator = MomentAccumulator()
         for number, rows in enumerate(epoch_batches(size, batch_size, options.seed, trial)):
-            pool.add(batch_statistics(run.variables, rows, number), len(rows))
-            if pool.count in found:
-                statistics = {"batch_stats": pool.statistics()}
-                found[pool.count].append(evaluation({**run.variables, **statistics}))
-        done(run.name, run.config.model.depth)
-    names = {"run": run.name, "net": run.net, "step": run.step}
+            accumulator.add(batch_statistics(run.variables, rows, number), len(rows))
+            if accumulator.count in metrics:
+                statistics = {"batch_stats": accumulator.statistics()}
+                metrics[accumulator.count].append(evaluation({**run.variables, **statistics}))
+        advance(run.name, run.config.model.depth)
     running = {f"running_{key}": value for key, value in evaluation(run.variables).items()}
-    summaries = ({"images": count} | _summary(trials) for count, trials in found.items())
-    return [names | summary | running for summary in summaries]
+    return [
+        run.columns | {"images": count} | _summarize(trials) | running
+        for count, trials in metrics.items()
+    ]
 
 
-def _summary(trials: list[dict[str, float]]) -> dict[str, object]:
-    summary: dict[str, object] = {"trials": len(trials)}
+def _summarize(trials: list[dict[str, float]]) -> Row:
+    summary: Row = {"trials": len(trials)}
     for metric in METRICS:
         values = [trial[metric] for trial in trials]
         summary[metric] = float(np.mean(values))
-        std = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        summary[f"{metric}_std"] = round(float(std), 9)  # of equal values it is not quite 0
+        summary[f"{metric}_std"] = sample_std(values)
     return summary
 
 
 def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Measures and draws the runs as the flags say; returns the files.
+    """Analyzes the runs with the options given by the flags and returns the files.
 
     Raises:
-      UserError: a net without such statistics, or no checkpoint yet.
+      UserError: a model's norm has no statistics, or a run has no checkpoint.
     """
     values = flags.FLAGS.flag_values_dict()
-    return study(directories, output, Options(values["trials"], values["seed"]))
+    return analyze_runs(directories, output, Options(values["trials"], values["seed"]))
 
 
-def study(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
-    """Measures the runs; writes population.csv and figures of error and loss, and returns these.
+def analyze_runs(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
+    """Measures the runs, writes population.csv and figures of error and loss, returns the files.
 
     Args:
-      directories: of runs.
-      output: where the files go.
-      options: how much is measured.
+      directories: directories of the runs.
+      output: directory of the files.
+      options: options of the analysis.
 
     Raises:
-      UserError: a net without such statistics, or no checkpoint yet.
+      UserError: a model's norm has no statistics, or a run has no checkpoint.
     """
 
     def cost(config: ConfigDict) -> int:
         check_has_statistics(config)
         return config.model.depth * options.trials
 
-    rows, runs = measure_all(directories, cost, lambda run, done: measure(run, options, done))
+    rows, runs = measure_runs(
+        directories, cost, lambda run, advance: measure(run, options, advance)
+    )
     files = [write_rows(rows, output / "population.csv")]
     for metric, (name, _) in METRICS.items():
         files += draw(rows, runs, options, metric, output / name)
@@ -151,59 +170,50 @@ def study(directories: Sequence[Path], output: Path, options: Options) -> list[P
 
 
 def draw(
-    rows: Sequence[dict[str, object]],
-    runs: Sequence[TrainedRun],
-    options: Options,
-    metric: str,
-    path: Path,
+    rows: Sequence[Row], runs: Sequence[TrainedRun], options: Options, metric: str, path: Path
 ) -> list[Path]:
-    """Draws a panel for each net; returns the files.
+    """Draws one metric, with a panel for each model.
 
-    Several seeds of a net make one curve: their mean, and in the bars also their spread.
+    The seeds of a model share a curve: their mean, with error bars for the spread over trials and
+    seeds.
 
     Args:
-      rows: of `measure`, of all runs.
-      runs: those measured.
-      options: how much was measured.
-      metric: error or loss.
-      path: of the files, without extension.
+      rows: rows of all runs, as returned by `measure`.
+      runs: the measured runs.
+      options: options of the analysis.
+      metric: 'error' or 'loss'.
+      path: path of the files, without extension.
+
+    Returns:
+      The paths of the files.
     """
-    nets = list(dict.fromkeys(run.net for run in runs))
-    figure, panels = plot_style.grid(len(nets), columns=4, size=(2.7, 2.4))
-    for number, (axes, net) in enumerate(zip(panels, nets, strict=True)):
-        _panel(axes, [row for row in rows if row["net"] == net], metric)
-        label = METRICS[metric][1] if number % 4 == 0 else ""
-        plot_style.label_axes(
-            axes, "training images" if number + 4 >= len(nets) else "", label, net
-        )
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    figure, panels = plot_style.grid(len(variants), columns=COLUMNS, size=(2.7, 2.4))
+    for number, (axes, variant) in enumerate(zip(panels, variants, strict=True)):
+        _draw_panel(axes, [row for row in rows if row["net"] == variant], metric)
+        xlabel = "training images" if number + COLUMNS >= len(variants) else ""
+        ylabel = METRICS[metric][1] if number % COLUMNS == 0 else ""
+        plot_style.label_axes(axes, xlabel, ylabel, variant)
     handles = [
-        Line2D([], [], label="population statistics", **POPULATION),
-        Line2D([], [], label="running statistics", **RUNNING),
+        Line2D([], [], label="population statistics", **POPULATION_STYLE),
+        Line2D([], [], label="running statistics", **RUNNING_STYLE),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    what = f"test {metric} by the images of batch norm's statistics"
+    text = f"test {metric} against the number of images used for the population statistics"
     if options.trials > 1:
-        what += f", mean and standard deviation of {options.trials} choices"
-    return plot_style.save(figure, path, note(runs, what))
+        text += f", mean and standard deviation of {options.trials} random choices"
+    return plot_style.save(figure, path, figure_note(runs, text))
 
 
-def _panel(axes: Axes, rows: Sequence[dict[str, object]], metric: str) -> None:
-    by_count: dict[int, list[dict[str, object]]] = {}
-    for row in rows:
-        by_count.setdefault(row["images"], []).append(row)
-    counts = sorted(by_count)
-    mean, std = [], []
-    for count in counts:
-        means = [row[metric] for row in by_count[count]]
-        within = [row[f"{metric}_std"] ** 2 for row in by_count[count]]
-        mean.append(np.mean(means))
-        std.append(np.sqrt(np.mean(within) + np.var(means)))
-    axes.errorbar(counts, mean, std, capsize=2.5, elinewidth=1.0, **POPULATION)
-    axes.axhline(np.mean([row[f"running_{metric}"] for row in rows]), zorder=1, **RUNNING)
+def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+    counts, mean, std = mean_over_seeds(rows, "images", metric)
+    axes.errorbar(counts, mean, std, capsize=2.5, elinewidth=1.0, **POPULATION_STYLE)
+    running = float(np.mean([row[f"running_{metric}"] for row in rows]))
+    axes.axhline(running, zorder=1, **RUNNING_STYLE)
     axes.set_xscale("log")
     ticks = counts[-1:]
     for count in reversed(counts):
-        if count * BETWEEN_TICKS <= ticks[-1]:
+        if count * MIN_TICK_RATIO <= ticks[-1]:
             ticks.append(count)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks(counts, minor=True)

@@ -1,4 +1,4 @@
-"""How far a long analysis is: a bar with the time left, on a terminal."""
+"""Progress bar of an analysis, with the estimated time left."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from rich.progress import TaskProgressColumn
 
 from flaxres.terminal import make_progress_bar
 
+# `advance(label, cost)` is called after each part of the work, with a label to show next to the bar
+# and the cost of that part, in the unit of `total`.
+Advance = Callable[[str, float], None]
+
+
+def no_progress(label: str, cost: float) -> None:
+    """Ignores a finished part of the work: the default `Advance`."""
+
 
 @contextlib.contextmanager
-def progress(total: float) -> Iterator[Callable[[str, float], None]]:
-    """Shows a bar on standard error while the context is open; nothing where that is no terminal.
+def progress_bar(total: float) -> Iterator[Advance]:
+    """Shows a progress bar on standard error while the context is open, if that is a terminal.
 
     Args:
-      total: cost of all that is to be done, in any unit.
+      total: cost of all the work, in any unit.
 
     Yields:
-      `done(what, cost)`, to be called after each part: what it was of, and its share of `total`.
+      The `Advance` function that moves the bar.
     """
     bar = make_progress_bar(TaskProgressColumn())
     with bar:
         task = bar.add_task("starting", total=total)
-        yield lambda what, cost: bar.update(task, advance=cost, description=what)
+        yield lambda label, cost: bar.update(task, advance=cost, description=label)

@@ -1,146 +1,166 @@
-"""How strongly each 3x3 layer responds: figure 7 of He15 (arXiv 1512.03385).
+"""Standard deviation of the response of each 3x3 layer: figure 7 of He15 (arXiv 1512.03385).
 
 python -m experiments.analyze responses --workdir=runs/degradation
 
-The standard deviation of each layer's output after batch norm and before ReLU or addition, over the
-test set with running statistics. Each run also gets its own responses.csv.
+The response is the output after batch norm and before ReLU or addition, over the test split with
+running statistics. The analysis also writes responses.csv to the directory of each run.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float, UInt8
 
-from experiments.analyses.base import TrainedRun, load, write_rows
+from experiments.analyses.base import TrainedRun, Variables, load_run, write_rows
 from experiments.results.figures import draw_responses
-from experiments.results.runs import RESPONSES_FILE, read_run
+from experiments.results.runs import RESPONSES_FILE, Run, read_run
+from experiments.results.tables import Row
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.inference.population_statistics import MomentAccumulator
 
-# Families in which a norm follows each convolution.
-FAMILIES = ("plain", "resnet", "resnext", "vgg")
+FAMILIES = ("plain", "resnet", "resnext", "vgg")  # families with a norm after each convolution
 
 
-def norms_of_3x3_layers(params: dict) -> set[str]:
-    """Names of the norms that follow 3x3 convolutions, such as stage1_block1/norm2.
+def norms_after_3x3_layers(params: dict[str, Any]) -> set[str]:
+    """Returns the names of the norms that follow 3x3 convolutions, such as stage1_block1/norm2.
 
     Args:
-      params: of a net of `FAMILIES`, in which norm2 follows conv2, and so on.
+      params: parameters of a model of `FAMILIES`, in which norm2 follows conv2, and so on.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    convs = {path.removesuffix("/kernel") for path, leaf in flat.items() if _is_3x3(leaf)}
+    convolutions = {path.removesuffix("/kernel") for path, leaf in flat.items() if _is_3x3(leaf)}
     norms = {path.removesuffix("/scale") for path in flat if path.endswith("/scale")}
-    return {norm for norm in norms if _conv_before(norm) in convs}
+    return {norm for norm in norms if _convolution_before(norm) in convolutions}
 
 
-def _is_3x3(leaf: np.ndarray) -> bool:
+def _is_3x3(leaf: Float[Array | np.ndarray, "*shape"]) -> bool:
     return leaf.ndim == 4 and leaf.shape[:2] == (3, 3)
 
 
-def _conv_before(norm: str) -> str:
+def _convolution_before(norm: str) -> str:
     block, slash, name = norm.rpartition("/")
     return block + slash + name.replace("norm", "conv")
 
 
 def layer_responses(
-    model: nn.Module, variables: dict, images: np.ndarray, mean: np.ndarray, batch_size: int
+    model: nn.Module,
+    variables: Variables,
+    images: UInt8[np.ndarray, "images height width channels"],
+    mean_image: Float[Array, "height width channels"],
+    batch_size: int,
 ) -> dict[str, float]:
-    """Standard deviation of each 3x3 layer's response: after its norm, before ReLU or addition.
+    """Returns the standard deviation of each 3x3 layer's response, over a set of images.
 
-    Over all images, positions and channels, with running statistics, in a stream of batches.
+    The response is the output of the layer's norm, with running statistics, before ReLU or
+    addition. The standard deviation is over all images, positions and channels.
 
     Args:
-      model: of `flaxres.models`.
-      variables: its 'params' and 'batch_stats'.
-      images: uint8 (n, height, width, channels).
-      mean: float32 (height, width, channels), subtracted from the images in 0..1.
-      batch_size: images at a time; the result does not depend on it but for rounding.
+      model: a model of `FAMILIES`.
+      variables: 'params' and 'batch_stats' of the model.
+      images: images in [0, 255].
+      mean_image: mean image in [0, 1], subtracted from the images in [0, 1].
+      batch_size: number of images in a batch; it affects the result only by rounding.
 
     Returns:
-      By layer, from the first on; the names are those of the norms, e.g. stage1_block1/norm2.
+      Standard deviations from the first layer to the last, by the name of the layer's norm, such
+      as stage1_block1/norm2.
     """
-    norms = norms_of_3x3_layers(variables["params"])
+    norms = norms_after_3x3_layers(variables["params"])
 
     @jax.jit
-    def moments(variables: dict, batch: jax.Array) -> dict[str, dict[str, jax.Array]]:
-        found = {}
+    def measure_batch(
+        variables: Variables, batch: UInt8[Array, "batch height width channels"]
+    ) -> dict[str, dict[str, jax.Array]]:
+        moments: dict[str, dict[str, jax.Array]] = {}
 
-        def watch(call, arguments, options, context):
-            module = context.module
-            path = "/".join(module.path)
+        def measure_norm(
+            call: Callable[..., Any],
+            arguments: tuple[Any, ...],
+            options: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            path = "/".join(context.module.path)
             if context.method_name != "__call__" or path not in norms:
                 return call(*arguments, **options)
-            response = call(*arguments)  # the norm alone
-            found[path] = {"mean": response.mean(), "var": response.var()}
+            response = call(*arguments)  # without the addition and the ReLU
+            moments[path] = {"mean": response.mean(), "var": response.var()}
             add = options.get("add")
             y = response if add is None else response + add
             return nn.relu(y) if options.get("relu") else y
 
-        with nn.intercept_methods(watch):
-            model.apply(variables, normalize(batch, mean), train=False)
-        return found
+        with nn.intercept_methods(measure_norm):
+            model.apply(variables, normalize(batch, mean_image), train=False)
+        return moments
 
-    pool = MomentAccumulator()
+    accumulator = MomentAccumulator()
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        pool.add(moments(variables, batch), len(batch))
-    pooled = pool.statistics()
-    layers = sorted(pooled, key=_position)  # jit returns them by name
+        accumulator.add(measure_batch(variables, batch), len(batch))
+    pooled = accumulator.statistics()
+    layers = sorted(pooled, key=_numbers_in_name)  # jit sorts the names as text
     return {layer: float(np.sqrt(pooled[layer]["var"])) for layer in layers}
 
 
-def _position(layer: str) -> tuple[int, ...]:
-    """Where a layer is in its net: the numbers in its name."""
+def _numbers_in_name(layer: str) -> tuple[int, ...]:
+    """Returns the numbers in a layer's name, which sort the layers from first to last."""
     digits = "".join(c if c.isdigit() else " " for c in layer)
     return tuple(map(int, digits.split()))
 
 
 def responses_of_run(run: TrainedRun) -> dict[str, float]:
-    """`layer_responses` over the test split of its data set.
+    """Returns `layer_responses` of a run's model over its test split.
 
     Raises:
-      ConfigError: a net in which a norm does not follow each convolution, or no batch norm.
+      ConfigError: the model does not have a batch norm after each convolution.
     """
     model = run.config.model
     if model.name not in FAMILIES or model.norm != "batch":
         raise ConfigError(
-            f"responses are of nets with batch norm after each convolution "
-            f"({', '.join(FAMILIES)}), got {run.name}: {model.name} with norm {model.norm}"
+            "this analysis requires a model with batch norm after each convolution "
+            f"({', '.join(FAMILIES)}), got {model.name!r} with model.norm={model.norm!r} in "
+            f"{run.name}"
         )
-    images = run.dataset.test.images
-    return layer_responses(run.model(), run.variables, images, run.mean, run.config.eval_batch_size)
+    return layer_responses(
+        run.make_model(),
+        run.variables,
+        run.dataset.test.images,
+        run.mean_image,
+        run.config.eval_batch_size,
+    )
 
 
 def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Responses of each run; returns the files.
+    """Measures the responses of each run, draws them, and returns the files.
 
     Raises:
-      UserError: a run that has none, or not yet.
+      UserError: a model is not supported, or a run has no checkpoint or no metrics.
     """
-    rows, runs = [], {}
+    rows: list[Row] = []
+    runs: dict[str, list[Run]] = {}
     for directory in directories:
-        run = load(directory)
+        run = load_run(directory)
         responses = responses_of_run(run)
         write_responses(responses, directory)
         if (records := read_run(directory)) is None:
-            raise WorkdirError(f"{directory} holds no metrics")
-        runs.setdefault(run.net, []).append(records)
-        names = {"run": run.name, "net": run.net, "step": run.step}
+            raise WorkdirError(f"{directory} contains no metrics; train the model first")
+        runs.setdefault(run.variant, []).append(records)
         for number, (layer, std) in enumerate(responses.items(), start=1):
-            rows.append({**names, "number": number, "layer": layer, "std": std})
+            rows.append(run.columns | {"number": number, "layer": layer, "std": std})
     files = [write_rows(rows, output / "responses.csv")]
     return files + draw_responses(runs, output / "responses")
 
 
 def write_responses(responses: dict[str, float], directory: Path) -> None:
-    """Writes responses.csv: a line for each layer."""
+    """Writes the responses to responses.csv in a run's directory, one line for each layer."""
     with (directory / RESPONSES_FILE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("layer", "std"))

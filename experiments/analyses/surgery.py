@@ -1,36 +1,40 @@
-"""Nets without some of their blocks, or with two of them exchanged.
+"""Models with some of their blocks dropped or swapped, after training.
 
-Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4. All in one compiled program: blocks
-are dropped by a mask, which is an argument, and exchanged by their variables.
+Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4. One compiled program evaluates all
+these models: blocks are dropped with a mask, which is an argument, and swapped by swapping their
+variables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
+from experiments.analyses.base import Variables, predict_logits
 from flaxres.errors import ConfigError
 from flaxres.models.resnet import stages_of_depth
 
-FAMILIES = ("plain", "resnet", "preact", "resnext")  # nets of `flaxres.models.resnet`
+FAMILIES = ("plain", "resnet", "preact", "resnext")  # model families of `flaxres.models.resnet`
 
 
-def blocks(model: ConfigDict) -> list[list[str]]:
-    """Names of all blocks, by stage.
+def block_names(model: ConfigDict) -> list[list[str]]:
+    """Returns the names of all blocks, by stage.
 
     Args:
-      model: the fields of a net, `config.model`.
+      model: fields of the model, `config.model`.
 
     Raises:
-      ConfigError: a net that is not one of stages of blocks.
+      ConfigError: the model does not consist of stages of blocks.
     """
     if model.name not in FAMILIES:
         raise ConfigError(
-            f"blocks can be dropped from {', '.join(FAMILIES)} nets, got model.name={model.name!r}"
+            f"blocks can be dropped from models of the families {', '.join(FAMILIES)}, got "
+            f"model.name={model.name!r}"
         )
     counts = stages_of_depth(model.depth, model.block, model.stem)
     return [
@@ -39,66 +43,78 @@ def blocks(model: ConfigDict) -> list[list[str]]:
     ]
 
 
-def droppable(model: ConfigDict) -> list[list[str]]:
-    """Names of the blocks that keep size and channels, by stage; those of a stage are of one shape.
+def droppable_blocks(model: ConfigDict) -> list[list[str]]:
+    """Returns the names of the blocks whose input and output have the same shape, by stage.
 
-    All but the first of each stage. The first of stage 1 keeps them too where blocks are basic; not
-    a bottleneck, which has `EXPANSION` times the stem's channels. In a pre-activation net it stays:
-    its shortcut leaves after its norm and ReLU, which are what the stem of other nets ends in.
+    These are all blocks except the first of each stage. The first block of stage 1 also keeps the
+    shape if it is a basic block; a bottleneck block has `EXPANSION` times the channels of the stem.
+    It is not dropped from a pre-activation model: its shortcut starts after its first norm and
+    ReLU, which are part of the stem in other models.
 
     Args:
-      model: the fields of a net, `config.model`.
+      model: fields of the model, `config.model`.
 
     Raises:
-      ConfigError: a net that is not one of stages of blocks, or has none that can be dropped.
+      ConfigError: the model does not consist of stages of blocks, or no block can be dropped.
     """
-    first_too = model.block == "basic" and model.name != "preact"
+    includes_first = model.block == "basic" and model.name != "preact"
     stages = [
-        names if number == 0 and first_too else names[1:]
-        for number, names in enumerate(blocks(model))
+        names if number == 0 and includes_first else names[1:]
+        for number, names in enumerate(block_names(model))
     ]
     if not any(stages):
         raise ConfigError(
-            f"a {model.name} net of depth {model.depth} has no block that keeps size and channels, "
-            "so none can be dropped; choose a deeper one"
+            f"a {model.name} model of depth {model.depth} has no block whose input and output have "
+            "the same shape, so no block can be dropped; choose a deeper model"
         )
     return stages
 
 
-def apply_kept(model: nn.Module, names: Sequence[str]) -> Callable[..., jax.Array]:
-    """Returns `apply(variables, images, keep) -> logits` by running statistics.
+def make_masked_apply(
+    model: nn.Module, names: Sequence[str]
+) -> Callable[..., Float[Array, "batch classes"]]:
+    """Returns `apply(variables, images, keep) -> logits`, with running statistics.
 
-    `keep`, bool (len(names),), says which of the blocks `names` stay. In the place of one that is
-    dropped comes its input. For a residual block that is its identity shortcut alone, as the input
-    of a post-activation block is not negative, so that the ReLU after the addition leaves it as it
-    is; shortcuts with weights, gates or a scale are dropped with their block.
+    `keep`, bool (len(names),), is False for the blocks to drop. A dropped block returns its input.
+    For a residual block that equals its identity shortcut: the input of a post-activation block is
+    not negative, so the ReLU after the addition does not change it. A shortcut with weights, gates
+    or a scale is dropped with its block.
 
     Args:
-      model: a net of `flaxres.models.resnet` that calls its blocks one by one.
-      names: of blocks that keep size and channels.
+      model: a model of `flaxres.models.resnet` with separate blocks (no scan).
+      names: names of blocks whose input and output have the same shape.
     """
-    numbers = {name: number for number, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
 
-    def apply(variables: Mapping, images: jax.Array, keep: jax.Array) -> jax.Array:
-        def choose(call, arguments, options, context):
+    def apply(
+        variables: Variables,
+        images: Float[Array, "batch height width channels"],
+        keep: Bool[Array, " blocks"],
+    ) -> Float[Array, "batch classes"]:
+        def select_output(
+            call: Callable[..., Any],
+            arguments: tuple[Any, ...],
+            options: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
             y = call(*arguments, **options)
-            number = numbers.get("/".join(context.module.path))
-            if number is None or context.method_name != "__call__":
+            index = indices.get("/".join(context.module.path))
+            if index is None or context.method_name != "__call__":
                 return y
-            # Not a product with the mask: a block that is not finite is dropped all the same.
-            return jnp.where(keep[number], y, arguments[0])
+            # A product with the mask would not drop a block whose output is not finite.
+            return jnp.where(keep[index], y, arguments[0])
 
-        with nn.intercept_methods(choose):
-            return model.apply(variables, images, train=False)
+        with nn.intercept_methods(select_output):
+            return predict_logits(model, variables, images)
 
     return apply
 
 
-def exchange(variables: Mapping, one: str, other: str) -> dict:
-    """The variables with those of two blocks of one shape exchanged, in every collection."""
-    exchanged = {}
-    for collection, own in variables.items():
-        exchanged[collection] = dict(own)
-        if one in own:
-            exchanged[collection] |= {one: own[other], other: own[one]}
-    return exchanged
+def swap_blocks(variables: Variables, first: str, second: str) -> Variables:
+    """Returns the variables with two blocks of the same shape swapped, in every collection."""
+    swapped = {}
+    for collection, values in variables.items():
+        swapped[collection] = dict(values)
+        if first in values:
+            swapped[collection] |= {first: values[second], second: values[first]}
+    return swapped
