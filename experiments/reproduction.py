@@ -118,12 +118,12 @@ class Results:
             self._started[run.plan.name] = self._thread.submit(self._finish, run.plan)
 
     def _finish(self, plan: Plan) -> None:
-        from experiments.analyses.base import load
+        from experiments.analyses.base import load_run
         from experiments.analyses.responses import responses_of_run, write_responses
 
         workdir, directory = self._workdir / plan.name, self.directory / plan.name
         export(read_run(workdir), directory)
-        write_responses(responses_of_run(load(workdir)), directory)
+        write_responses(responses_of_run(load_run(workdir)), directory)
         if DROP_CHECKPOINTS.value:
             shutil.rmtree(workdir / "checkpoints")
 
