@@ -24,31 +24,31 @@ def make_state(value):
     }
 
 
-def equal(a, b):
+def is_equal(a, b):
     return digest(jax.tree.map(np.asarray, a)) == digest(jax.tree.map(np.asarray, b))
 
 
-def silent(_):
-    raise AssertionError("nothing to say")
+def fail_on_message(message):
+    raise AssertionError(f"unexpected message: {message}")
 
 
-def filled(workdir, steps=(1, 2, 3)):
+def save_checkpoints(workdir, steps=(1, 2, 3)):
     with Checkpoints(workdir, keep=5) as checkpoints:
         for step in steps:
             checkpoints.save(step, make_state(step))
     return workdir
 
 
-def test_the_newest_comes_back_bit_for_bit(tmp_path):
-    filled(tmp_path)
+def test_newest_checkpoint_is_restored_bit_for_bit(tmp_path):
+    save_checkpoints(tmp_path)
     with Checkpoints(tmp_path, keep=5) as checkpoints:
         assert checkpoints.steps() == [1, 2, 3]
-        restored = checkpoints.restore(make_state(0), silent)
-    assert equal(restored, make_state(3))
+        restored = checkpoints.restore(make_state(0), fail_on_message)
+    assert is_equal(restored, make_state(3))
     assert restored["flag"].dtype == np.bool_
 
 
-def test_only_the_last_k_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(1, 6):
             checkpoints.save(step, make_state(step))
@@ -58,22 +58,22 @@ def test_only_the_last_k_are_kept(tmp_path):
 
 def test_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.restore(make_state(0), silent) is None
+        assert checkpoints.restore(make_state(0), fail_on_message) is None
     with Checkpoints(tmp_path / "nowhere") as checkpoints:
         assert checkpoints.steps() == []
-        assert checkpoints.restore(make_state(0), silent) is None
+        assert checkpoints.restore(make_state(0), fail_on_message) is None
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_saving_a_step_again_keeps_the_first(tmp_path):
+def test_saving_a_step_twice_keeps_the_first_checkpoint(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(1, make_state(1))
         checkpoints.save(1, make_state(2))
         checkpoints.wait()
-        assert equal(checkpoints.restore(make_state(0), silent), make_state(1))
+        assert is_equal(checkpoints.restore(make_state(0), fail_on_message), make_state(1))
 
 
-def test_buffers_may_be_donated_while_a_save_goes_on(tmp_path):
+def test_buffers_may_be_donated_during_a_save(tmp_path):
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     with Checkpoints(tmp_path, keep=20) as checkpoints:
         for step in range(1, 11):
@@ -83,67 +83,67 @@ def test_buffers_may_be_donated_while_a_save_goes_on(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in checkpoints.steps():
             expected = make_state(step) | {"flag": np.zeros(3, np.float32)}
-            like = jax.tree.map(np.zeros_like, expected)
-            assert equal(checkpoints._read(step, like), expected)
+            template = jax.tree.map(np.zeros_like, expected)
+            assert is_equal(checkpoints._read(step, template), expected)
 
 
 def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
-    """Its values are those of its moment, although the next step takes the state's memory."""
+    """The checkpoint holds the values at the call, although the next step reuses the buffers."""
     returned = threading.Event()
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     with Checkpoints(tmp_path, keep=5) as checkpoints:
-        save, in_time = checkpoints._manager.save, []
+        save, returned_in_time = checkpoints._manager.save, []
 
-        def slow(*args, **kwargs):
-            in_time.append(returned.wait(timeout=60))
+        def slow_save(*args, **kwargs):
+            returned_in_time.append(returned.wait(timeout=60))
             return save(*args, **kwargs)
 
-        monkeypatch.setattr(checkpoints._manager, "save", slow)
+        monkeypatch.setattr(checkpoints._manager, "save", slow_save)
         expected = {"kernel": make_state(1)["params"]["kernel"]}
         state = jax.tree.map(jnp.array, expected)
         checkpoints.save(1, state)
         assert (overwrite(state)["kernel"] == -1).all()
         assert state["kernel"].is_deleted()
-        checkpoints.check()  # waits for nothing
+        checkpoints.check()  # does not wait for the save
         assert checkpoints._pending_save is not None
         returned.set()
         checkpoints.wait()
-        assert in_time == [True]
-        assert equal(checkpoints.restore(expected, silent), expected)
+        assert returned_in_time == [True]
+        assert is_equal(checkpoints.restore(expected, fail_on_message), expected)
 
 
-def test_a_snapshot_is_of_its_moment():
+def test_a_snapshot_keeps_the_values_of_a_donated_state():
     state = jnp.arange(3.0)
     snapshot = Snapshot({"a": state})
     jax.jit(lambda x: x + 1, donate_argnums=0)(state)
     np.testing.assert_array_equal(snapshot.fetch()["a"], [0, 1, 2])
 
 
-def full(*_, **__):
+def raise_disk_full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def no_metrics():
+def raise_workdir_error():
     raise WorkdirError("metrics cannot be written")
 
 
-@pytest.mark.parametrize("by", ["save", "check", "wait", "exit"])
-@pytest.mark.parametrize("what", ["first", "manager"])
-def test_what_fails_in_the_background_is_raised_once(tmp_path, monkeypatch, by, what):
-    error, message, first = WorkdirError, "metrics cannot be written", no_metrics
-    if what == "manager":
-        error, message, first = CheckpointError, "checkpoint 1 is kept", lambda: None
+@pytest.mark.parametrize("raised_by", ["save", "check", "wait", "exit"])
+@pytest.mark.parametrize("failing_part", ["before_save", "manager"])
+def test_an_error_in_the_background_is_raised_once(tmp_path, monkeypatch, raised_by, failing_part):
+    error, message, before_save = WorkdirError, "metrics cannot be written", raise_workdir_error
+    if failing_part == "manager":
+        error, message, before_save = CheckpointError, "checkpoint 1 is kept", lambda: None
 
     def fail(checkpoints):
         checkpoints.save(1, make_state(1))
         checkpoints.wait()
-        if what == "manager":
-            monkeypatch.setattr(checkpoints._manager, "save", full)
-        checkpoints.save(2, make_state(2), before_save=first)
-        if by == "check":
+        if failing_part == "manager":
+            monkeypatch.setattr(checkpoints._manager, "save", raise_disk_full)
+        checkpoints.save(2, make_state(2), before_save=before_save)
+        if raised_by == "check":
             concurrent.futures.wait([checkpoints._pending_save], timeout=60)
 
-    if by == "exit":
+    if raised_by == "exit":
         with pytest.raises(error, match=message), Checkpoints(tmp_path, keep=5) as checkpoints:
             fail(checkpoints)
         return
@@ -153,22 +153,22 @@ def test_what_fails_in_the_background_is_raised_once(tmp_path, monkeypatch, by, 
             "save": lambda: checkpoints.save(3, make_state(3)),
             "check": checkpoints.check,
             "wait": checkpoints.wait,
-        }[by]
+        }[raised_by]
         with pytest.raises(error, match=message):
             call()
         checkpoints.wait()
         assert checkpoints.steps() == [1]
 
 
-def files(tmp_path, step):
+def files_by_size(tmp_path, step):
     directory = tmp_path / "checkpoints" / str(step)
     return sorted((f for f in directory.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "removed", "emptied"])
-def test_damage_falls_back_to_the_one_before(tmp_path, damage):
-    filled(tmp_path)
-    largest = files(tmp_path, 3)[-1]
+def test_damage_falls_back_to_the_previous_checkpoint(tmp_path, damage):
+    save_checkpoints(tmp_path)
+    largest = files_by_size(tmp_path, 3)[-1]
     content = bytearray(largest.read_bytes())
     if damage == "truncated":
         largest.write_bytes(content[: len(content) // 2])
@@ -178,44 +178,44 @@ def test_damage_falls_back_to_the_one_before(tmp_path, damage):
     elif damage == "removed":
         largest.unlink()
     else:
-        for file in files(tmp_path, 3):
+        for file in files_by_size(tmp_path, 3):
             file.write_bytes(b"")
     messages = []
     with Checkpoints(tmp_path, keep=5) as checkpoints:
         restored = checkpoints.restore(make_state(0), messages.append)
-        assert equal(restored, make_state(2))
+        assert is_equal(restored, make_state(2))
         assert len(messages) == 1
         assert messages[0].startswith("checkpoint 3 is damaged (")
         assert messages[0].endswith("falling back to checkpoint 2")
         assert "\n" not in messages[0]
-        # It is set aside, not lost, and its step can be saved again.
+        # The damaged checkpoint is moved, not lost, and its step can be saved again.
         assert (tmp_path / "checkpoints_damaged" / "3-0").is_dir()
         checkpoints.save(3, make_state(33))
         checkpoints.wait()
-        assert equal(checkpoints.restore(make_state(0), silent), make_state(33))
+        assert is_equal(checkpoints.restore(make_state(0), fail_on_message), make_state(33))
 
 
-def test_reading_only_leaves_damaged_ones_where_they_are(tmp_path):
-    filled(tmp_path)
-    files(tmp_path, 3)[-1].unlink()
+def test_read_only_access_does_not_move_damaged_checkpoints(tmp_path):
+    save_checkpoints(tmp_path)
+    files_by_size(tmp_path, 3)[-1].unlink()
     with Checkpoints(tmp_path) as checkpoints:
-        assert equal(checkpoints.restore(make_state(0), lambda _: None), make_state(2))
+        assert is_equal(checkpoints.restore(make_state(0), lambda _: None), make_state(2))
     assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
-def test_all_damaged(tmp_path):
-    filled(tmp_path, steps=(1, 2))
+def test_all_checkpoints_are_damaged(tmp_path):
+    save_checkpoints(tmp_path, steps=(1, 2))
     for step in (1, 2):
-        files(tmp_path, step)[-1].unlink()
+        files_by_size(tmp_path, step)[-1].unlink()
     with (
         Checkpoints(tmp_path, keep=5) as checkpoints,
         pytest.raises(CheckpointError, match=r"none of the 2 checkpoints in .* can be read"),
     ):
-        checkpoints.restore(make_state(0), silent)
-    assert len(files(tmp_path, 1)) > 1
+        checkpoints.restore(make_state(0), fail_on_message)
+    assert len(files_by_size(tmp_path, 1)) > 1
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+def test_a_state_with_nans_is_not_saved(tmp_path):
     with Checkpoints(tmp_path, keep=5) as checkpoints:
         checkpoints.save(1, make_state(1))
         state = make_state(2)
@@ -246,8 +246,8 @@ except CheckpointError as error:
 """
 
 
-def test_a_save_that_cannot_be_written_keeps_the_one_before(tmp_path):
-    """A limit on file sizes makes writes fail as a full disk does."""
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path):
+    """A limit on file sizes makes writes fail, as on a full disk."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         cwd=Path(__file__).parents[2],
@@ -259,10 +259,10 @@ def test_a_save_that_cannot_be_written_keeps_the_one_before(tmp_path):
     assert "checkpoint 1 is kept" in done.stdout
     with Checkpoints(tmp_path, keep=5) as checkpoints:
         assert checkpoints.steps() == [1]
-        assert equal(checkpoints.restore(make_state(0), silent), make_state(1))
+        assert is_equal(checkpoints.restore(make_state(0), fail_on_message), make_state(1))
 
 
-def test_digest_sees_values_shapes_dtypes_and_names():
+def test_digest_depends_on_values_shapes_dtypes_and_names():
     base = {"a": np.zeros(4, np.float32)}
     others = [
         {"a": np.array([0, 0, 0, 1e-30], np.float32)},

@@ -14,32 +14,34 @@ from flaxres.run.input_spec import (
 from tests.conftest import write_tfds
 
 
-def test_a_run_keeps_its_mean_image_and_class_names(digits_run, config):
+def test_a_run_stores_its_mean_image_and_class_names(digits_run, config):
     assert (digits_run / INPUT_SPEC_FILE).exists()
-    config.dataset.name = "nothing"  # so that it cannot be the data set's
-    inputs = read_input_spec(digits_run, config)
+    config.dataset.name = "nothing"  # so that no data set can be read
+    input_spec = read_input_spec(digits_run, config)
     config.dataset.name = "digits"
-    np.testing.assert_array_equal(inputs.mean, load_dataset(config.dataset).mean_image())
-    assert inputs.class_names == tuple("0123456789")
-    assert (inputs.image_shape, inputs.num_classes) == ((8, 8, 1), 10)
+    np.testing.assert_array_equal(input_spec.mean, load_dataset(config.dataset).mean_image())
+    assert input_spec.class_names == tuple("0123456789")
+    assert (input_spec.image_shape, input_spec.num_classes) == ((8, 8, 1), 10)
 
 
-def test_names_of_any_script_go_around(tmp_path, config):
+def test_class_names_in_any_script_are_restored(tmp_path, config):
     mean = np.random.default_rng(0).random((2, 3, 3), np.float32)
     write_input_spec(tmp_path, InputSpec(mean, ("n01440764 tench, Tinca tinca", "Schleie", "鯉")))
-    found = read_input_spec(tmp_path, config)
-    np.testing.assert_array_equal(found.mean, mean)
-    assert found.class_names == ("n01440764 tench, Tinca tinca", "Schleie", "鯉")
-    store_input_spec(tmp_path, config, lambda: 1 / 0)  # they are there
+    input_spec = read_input_spec(tmp_path, config)
+    np.testing.assert_array_equal(input_spec.mean, mean)
+    assert input_spec.class_names == ("n01440764 tench, Tinca tinca", "Schleie", "鯉")
+    store_input_spec(tmp_path, config, lambda: 1 / 0)  # the file exists
     assert [path.name for path in tmp_path.iterdir()] == [INPUT_SPEC_FILE]
 
 
-def test_of_an_older_run_they_are_the_data_sets(tmp_path, config):
-    inputs = read_input_spec(tmp_path, config)
-    np.testing.assert_array_equal(inputs.mean, load_dataset(config.dataset).mean_image())
+def test_an_older_run_reads_them_from_its_data_set(tmp_path, config):
+    input_spec = read_input_spec(tmp_path, config)
+    np.testing.assert_array_equal(input_spec.mean, load_dataset(config.dataset).mean_image())
     config.dataset.name = "folder"
     config.dataset.data_dir = str(tmp_path / "photos")
-    with pytest.raises(DatasetError, match=r"has no inputs\.npz, and .* there is no folder"):
+    with pytest.raises(
+        DatasetError, match=r"has no inputs\.npz, and .* folder .*photos does not exist"
+    ):
         read_input_spec(tmp_path, config)
 
 
@@ -52,13 +54,13 @@ def test_class_names(tmp_path, config):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK nothing"])
-def test_a_damaged_file(tmp_path, config, content):
+def test_a_damaged_file_is_rejected(tmp_path, config, content):
     (tmp_path / INPUT_SPEC_FILE).write_bytes(content)
     with pytest.raises(WorkdirError, match=r"inputs\.npz is damaged .* remove it"):
         read_input_spec(tmp_path, config)
 
 
-def test_no_room(tmp_path):
+def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match="cannot be written"):
         write_input_spec(tmp_path / "file", InputSpec(np.zeros((1, 1, 1), np.float32), ("a", "b")))

@@ -7,7 +7,7 @@ from flaxres.errors import InUseError
 from flaxres.run.lock import lock
 from tests.conftest import ROOT
 
-HOLD = """
+HOLD_LOCK = """
 import pathlib, sys
 from flaxres.run.lock import lock
 with lock(pathlib.Path(sys.argv[1])):
@@ -16,9 +16,9 @@ with lock(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_two_processes_never_share_a_directory(tmp_path):
+def test_two_processes_cannot_lock_the_same_directory(tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
+        [sys.executable, "-c", HOLD_LOCK, str(tmp_path)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -27,7 +27,7 @@ def test_two_processes_never_share_a_directory(tmp_path):
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(InUseError, match=f"in use by process {other.pid} on "), lock(tmp_path):
             pass
-        other.kill()  # even so, the system takes the lock back
+        other.kill()  # the operating system releases the lock
         other.wait()
         with lock(tmp_path):
             pass

@@ -17,38 +17,38 @@ from flaxres.run.metric_writers import (
 from tests.conftest import ROOT
 
 
-def records(*steps):
+def make_records(*steps):
     return [{"step": step, "train_loss": 1 / step} for step in steps]
 
 
 def test_lines_can_be_read_while_the_file_is_open(tmp_path):
     file = JsonLinesWriter(tmp_path, 0)
-    for record in records(1, 3):
+    for record in make_records(1, 3):
         file.write(record)
-    assert read_metrics(tmp_path) == records(1, 3)
+    assert read_metrics(tmp_path) == make_records(1, 3)
     file.sync()
     file.close()
 
 
-def test_no_file(tmp_path):
+def test_without_a_file_there_are_no_records(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_a_restart_takes_out_what_it_will_write_again(tmp_path):
+def test_a_restart_removes_records_of_later_steps(tmp_path):
     file = JsonLinesWriter(tmp_path, 0)
-    for record in records(1, 2, 3, 4):
+    for record in make_records(1, 2, 3, 4):
         file.write(record)
     file.close()
-    with (tmp_path / "metrics.jsonl").open("a") as cut:
-        cut.write('{"step": 5, "train_')  # the process was killed here
-    assert read_metrics(tmp_path) == records(1, 2, 3, 4)
+    with (tmp_path / "metrics.jsonl").open("a") as incomplete:
+        incomplete.write('{"step": 5, "train_')  # the process was killed here
+    assert read_metrics(tmp_path) == make_records(1, 2, 3, 4)
     file = JsonLinesWriter(tmp_path, 2)
-    file.write(records(3)[0])
+    file.write(make_records(3)[0])
     file.close()
-    assert read_metrics(tmp_path) == records(1, 2, 3)
+    assert read_metrics(tmp_path) == make_records(1, 2, 3)
 
 
-def test_a_metrics_file_that_is_something_else(tmp_path):
+def test_other_content_in_the_metrics_file_is_rejected(tmp_path):
     for content in ("a,b\n1,2\n", '{"step": 1}\n{"loss": 1}\n', "[1]\n", '{"step": "1"}\n'):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(WorkdirError, match=r"line [12], is not a record of metrics"):
@@ -57,11 +57,11 @@ def test_a_metrics_file_that_is_something_else(tmp_path):
 
 
 def read_events(directory):
-    """Scalars of a TensorBoard directory: (step, name) -> value."""
+    """Returns the scalars in a TensorBoard directory by (step, name)."""
     scalars = {}
     for path in sorted(directory.glob("events*")):
         data = path.read_bytes()
-        while data:  # records: length (8 bytes), its checksum (4), content, checksum (4)
+        while data:  # a record: length (8 bytes), its checksum (4), content, checksum (4)
             length = int.from_bytes(data[:8], "little")
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             for value in event.summary.value:
@@ -70,7 +70,7 @@ def read_events(directory):
     return scalars
 
 
-def test_tensorboard_gets_the_same_values(tmp_path):
+def test_tensorboard_receives_the_same_values(tmp_path):
     writer = TensorBoardWriter(tmp_path, 0)
     writer.write({"step": 10, "train_loss": 0.5, "test_error": 25.0})
     writer.close()
@@ -78,8 +78,8 @@ def test_tensorboard_gets_the_same_values(tmp_path):
     assert scalars == {(10, "train_loss"): 0.5, (10, "test_error"): 25.0}
 
 
-def test_plain_lines_where_there_is_no_terminal(capsys):
-    with TerminalWriter("net", 20) as terminal:
+def test_plain_lines_without_a_terminal(capsys):
+    with TerminalWriter("resnet-8", 20) as terminal:
         terminal.restart_clock(0)
         terminal.update(5, {"train_loss": 0.1, "train_error": 1.0})
         terminal.write(
@@ -94,7 +94,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
         terminal.log("a [note]")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "net  step 10/20  loss 0.2500  train error 12.50%  test error 20.00%  1,234 images/s"
+        "resnet-8  step 10/20  loss 0.2500  train error 12.50%  test error 20.00%  1,234 images/s"
         "  ETA 0:00:00",
         "a [note]",
     ]
@@ -102,19 +102,19 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
-def test_a_full_disk_is_one_error(tmp_path, name):
-    """Files that open and then take no byte, as on a full disk."""
+def test_a_full_disk_raises_one_error(tmp_path, name):
+    """/dev/full can be opened, but every write fails, as on a full disk."""
 
     def run():
-        with TerminalWriter("net", 20), MetricWriters([tmp_path], 0) as writers:
-            full = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+        with TerminalWriter("resnet-8", 20), MetricWriters([tmp_path], 0) as writers:
+            full_disk = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             if name == "tensorboard":
                 record_writer = writers._files[0][1]._file._py_recordio_writer
                 record_writer._writer.close()
-                record_writer._writer = full
+                record_writer._writer = full_disk
             else:
                 writers._files[0][0]._file.close()
-                writers._files[0][0]._file = full
+                writers._files[0][0]._file = full_disk
             writers.write([{"step": 1, "train_loss": 0.5}])
 
     with (
@@ -124,30 +124,30 @@ def test_a_full_disk_is_one_error(tmp_path, name):
         run()
 
 
-def test_a_live_bar_on_a_terminal():
+def test_a_progress_bar_on_a_terminal():
     pty = pytest.importorskip("pty")
     code = """
-from flaxres.run.metric_writers import Terminal
-with Terminal("resnet-8", 20) as terminal:
+from flaxres.run.metric_writers import TerminalWriter
+with TerminalWriter("resnet-8", 20) as terminal:
     terminal.update(3, note="compiling")
-    terminal.say("a line above the bar")
+    terminal.log("a line above the bar")
     terminal.write({"step": 10, "train_loss": 0.25, "train_error": 12.5, "images_per_second": 99.0})
 """
     master, slave = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=slave)
     os.close(slave)
-    shown = b""
+    output = b""
     while True:
         try:
             chunk = os.read(master, 4096)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # on Linux, the other end is closed
             break
         if not chunk:
             break
-        shown += chunk
+        output += chunk
     os.close(master)
     assert process.wait() == 0
-    assert b"a line above the bar" in shown
-    assert b"10/20" in shown
-    assert b"train error 12.50%" in shown
-    assert b"99 images/s" in shown
+    assert b"a line above the bar" in output
+    assert b"10/20" in output
+    assert b"train error 12.50%" in output
+    assert b"99 images/s" in output

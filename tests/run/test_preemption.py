@@ -10,14 +10,14 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_told(signum, capfd):
-    before = signal.getsignal(signum)
+def test_a_signal_is_recorded_and_reported(signum, capfd):
+    previous_handler = signal.getsignal(signum)
     with StopRequest() as stop:
         assert stop.signum is None
         os.kill(os.getpid(), signum)
         assert stop.signum == signum
     assert signal.Signals(signum).name in capfd.readouterr().err
-    assert signal.getsignal(signum) == before
+    assert signal.getsignal(signum) == previous_handler
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -27,7 +27,7 @@ def test_a_second_ctrl_c_stops_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_second_sigterm_does_not_cut_the_save_short(capfd):
+def test_a_second_sigterm_does_not_interrupt_the_save(capfd):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -35,8 +35,8 @@ def test_a_second_sigterm_does_not_cut_the_save_short(capfd):
     assert capfd.readouterr().err == "\nSIGTERM: saving and stopping\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
-def test_a_process_stops_with_the_parent_that_is_named():
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl of Linux")
+def test_a_process_stops_with_its_parent():
     child = """
 import os, signal, sys, time
 from flaxres.run.preemption import PARENT_VARIABLE, stop_with_parent
@@ -52,7 +52,7 @@ child = subprocess.Popen([sys.executable, "-c", sys.argv[1]],
                          env={**os.environ, "FLAXRES_PARENT": str(os.getpid())})
 child.wait()
 """
-    # The pipe ends when both have ended.
+    # The pipe closes when both processes have ended.
     with subprocess.Popen(
         [sys.executable, "-c", parent, child], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:

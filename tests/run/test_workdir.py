@@ -17,19 +17,19 @@ from flaxres.run.workdir import (
 
 
 def make_workdir(*args):
-    """A run that was started in a workdir and ended."""
-    with open_workdir(*args) as before:
-        return before
+    """Opens a workdir as a run does, and closes it; returns the previous info."""
+    with open_workdir(*args) as previous_info:
+        return previous_info
 
 
 def test_default_workdir(config):
     assert str(default_workdir(config)) == "runs/digits/resnet-8-seed0"
-    other = digits.get_config("resnet-56-B")
-    other.seed = 3
-    assert str(default_workdir(other)) == "runs/digits/resnet-56-B-seed3"
+    other_config = digits.get_config("resnet-56-B")
+    other_config.seed = 3
+    assert str(default_workdir(other_config)) == "runs/digits/resnet-56-B-seed3"
 
 
-def test_config_and_info_are_kept(tmp_path, config):
+def test_config_and_info_are_written(tmp_path, config):
     workdir = tmp_path / "a" / "b"
     assert not check_same_config(workdir, config)
     make_workdir(workdir, config, {"params": 3})
@@ -39,9 +39,9 @@ def test_config_and_info_are_kept(tmp_path, config):
     make_workdir(workdir, config, {"params": 3})
 
 
-def test_another_config_says_which_fields_differ_and_changes_nothing(tmp_path, config):
+def test_another_config_is_rejected_with_the_differing_fields(tmp_path, config):
     make_workdir(tmp_path, config, {})
-    before = (tmp_path / "config.json").read_text()
+    old_content = (tmp_path / "config.json").read_text()
     config.seed = 5
     config.model.depth = 14
     config.boundaries = (7,)
@@ -50,10 +50,10 @@ def test_another_config_says_which_fields_differ_and_changes_nothing(tmp_path, c
     assert "boundaries is [10, 15] in the workdir and [7] in this config" in str(caught.value)
     assert "model.depth is 8 in the workdir and 14 in this config" in str(caught.value)
     assert "seed is 0 in the workdir and 5 in this config" in str(caught.value)
-    assert (tmp_path / "config.json").read_text() == before
+    assert (tmp_path / "config.json").read_text() == old_content
 
 
-def test_fields_that_leave_the_results_alone_may_change(tmp_path, config):
+def test_fields_that_do_not_affect_results_may_change(tmp_path, config):
     make_workdir(tmp_path, config, {})
     config.dataset.data_dir = "/elsewhere"
     config.keep_checkpoints = 9
@@ -63,16 +63,16 @@ def test_fields_that_leave_the_results_alone_may_change(tmp_path, config):
     assert json.loads((tmp_path / "config.json").read_text())["keep_checkpoints"] == 9
 
 
-def test_fields_that_are_newer_than_the_run_had_their_defaults(tmp_path, config):
+def test_fields_newer_than_the_run_have_their_defaults(tmp_path, config):
     make_workdir(tmp_path, config, {})
-    kept = json.loads((tmp_path / "config.json").read_text())
-    del kept["model"]["remat"]
-    (tmp_path / "config.json").write_text(json.dumps(kept))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["model"]["remat"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
     assert read_config(tmp_path)["model.remat"] is False
     assert check_same_config(tmp_path, config)
 
 
-def test_a_file_is_no_workdir(tmp_path, config):
+def test_a_file_as_workdir_is_rejected(tmp_path, config):
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(WorkdirError, match="is a file"):
@@ -80,21 +80,21 @@ def test_a_file_is_no_workdir(tmp_path, config):
     assert path.read_text() == "mine"
 
 
-def test_a_workdir_that_cannot_be_made(config):
+def test_a_workdir_that_cannot_be_created(config):
     with pytest.raises(WorkdirError, match=r"cannot be written .*; choose another --workdir"):
         make_workdir(Path(os.devnull) / "run", config, {})
 
 
 @pytest.fixture
-def as_user():
-    """Not root, who may write everywhere."""
+def without_root():
+    """Drops the privileges of root, which may write everywhere."""
     if os.getuid() == 0:
         os.seteuid(65534)
     yield
     os.seteuid(os.getuid())
 
 
-def test_a_read_only_workdir(config, as_user):
+def test_a_read_only_workdir(config, without_root):
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o555)
         for workdir in (Path(directory), Path(directory) / "new"):
@@ -106,20 +106,20 @@ def test_a_read_only_workdir(config, as_user):
         Path(directory).chmod(0o755)
 
 
-def test_a_run_without_config(tmp_path, config):
+def test_a_run_without_config_is_rejected(tmp_path, config):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(WorkdirError, match=r"holds a run without config.json"):
         make_workdir(tmp_path, config, {})
 
 
-def test_a_config_that_cannot_be_read(tmp_path, config):
+def test_a_damaged_config_is_rejected(tmp_path, config):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match="cannot be read"):
         make_workdir(tmp_path, config, {})
     assert (tmp_path / "config.json").read_text() == "{"
 
 
-def test_writing_atomically_leaves_no_other_file(tmp_path):
+def test_atomic_writes_leave_no_temporary_file(tmp_path):
     write_atomically(tmp_path / "x", "one")
     write_atomically(tmp_path / "x", "two")
     assert [f.name for f in tmp_path.iterdir()] == ["x"]
