@@ -176,8 +176,8 @@ def test_signals(tmp_path, signum, code):
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     last = err.strip().splitlines()[-1]
-    assert last.startswith("stopped at step ")
-    assert last.endswith("the same command goes on from there")
+    assert last.startswith("Stopped at step ")
+    assert last.endswith("rerun the same command to resume.")
     assert "Traceback" not in err
     step = int(last.split()[3].replace(",", ""))
     assert (tmp_path / "checkpoints" / str(step)).is_dir()

@@ -1,4 +1,4 @@
-"""Number of training steps in each dispatch to the devices."""
+"""Dispatches to the devices: their number of steps, and the logs and checkpoints due after them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ def next_dispatch_size(step: int, max_steps: int, num_steps: int) -> int:
       num_steps: number of steps of the run.
     """
     return min(max_steps - step % max_steps, num_steps - step)
+
+
+def due(config: ConfigDict, step: int) -> tuple[bool, bool, bool]:
+    """Returns what is due after `step` steps: (log, evaluate, save). The last step has all."""
+    is_last = step == config.num_steps
+    periods = (config.log_every, config.eval_every, config.checkpoint_every)
+    log, evaluate, save = (is_last or step % period == 0 for period in periods)
+    return log, evaluate, save
+
+
+def is_layer_log_due(config: ConfigDict, step: int) -> bool:
+    """Returns True if layer statistics are due after `step` steps."""
+    period = config.log_layers_every
+    return period > 0 and (step % period == 0 or step == config.num_steps)

@@ -1,9 +1,11 @@
-"""Runs from their first step or their last checkpoint: `train_and_evaluate(config, workdir)`."""
+"""Training of one run, from its first step or its newest checkpoint: `train_and_evaluate`."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,123 +25,159 @@ from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter, re
 from flaxres.run.preemption import StopRequest
 from flaxres.run.workdir import check_same_config, open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.loop import TrainLoop, due
+from flaxres.training.dispatches import due
+from flaxres.training.loop import TrainLoop
+from flaxres.training.train_state import TrainState
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
-    """Trains the run of `config` in `workdir` to its last step, going on from what is there.
+    """Trains a run to its last step, resuming from the newest checkpoint in its workdir.
 
     Args:
-      config: see `flaxres.config`.
-      workdir: receives config.json, inputs.npz, metrics.jsonl, tensorboard/ and checkpoints/; with
-        several replicas also a directory for each seed.
+      config: config of the run (`flaxres.config`).
+      workdir: directory of the run. It receives config.json, info.json, inputs.npz, metrics.jsonl,
+        tensorboard/ and checkpoints/; with several replicas also a directory for each seed.
 
     Returns:
-      The last record of metrics.jsonl. A finished run returns it at once.
+      The last record of metrics.jsonl. If the run is finished already, nothing is trained.
 
     Raises:
-      UserError: a bad config, missing data, a workdir of another run, no room for a checkpoint,
-        divergence, or a signal that asked the run to stop (after saving its state).
+      UserError: the config is invalid, data are missing, the workdir belongs to another run, the
+        disk is full, the training diverged, or a signal stopped the run after a checkpoint.
     """
     check_config(config)
-    net = model_name(config.model)
     with raise_on_all_processes():
-        is_there = check_same_config(workdir, config)
-    if is_there and (record := finished_record(config, workdir)):
+        has_run = check_same_config(workdir, config)
+    if has_run and (record := finished_record(config, workdir)):
         if is_main_process():
-            print(f"{net} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+            name = model_name(config.model)
+            print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
     return _train(config, workdir)
 
 
 def _train(config: ConfigDict, workdir: Path) -> Record:
-    """Opens what the run needs, and closes it again however the run ends."""
-    own_runs = replicas.replica_runs(config, workdir)
-    directories = [workdir, *own_runs]
+    """Opens the files of the run, trains it, and closes them however it ends."""
+    replica_runs = replicas.replica_runs(config, workdir)
+    directories = [workdir, *replica_runs]
     with explain_lost_processes(), contextlib.ExitStack() as stack:
-        net = model_name(config.model)
+        name = model_name(config.model)
         terminal = stack.enter_context(
-            TerminalWriter(net, config.num_steps, quiet=not is_main_process())
+            TerminalWriter(name, config.num_steps, quiet=not is_main_process())
         )
         with raise_on_all_processes():
             dataset = open_dataset(config)
             compiled_steps = CompiledSteps(config, dataset)
-            before = {}
+            previous_info: Mapping[str, Any] = {}
             if is_main_process():
                 info = compiled_steps.info()
-                before = stack.enter_context(open_workdir(workdir, config, info))
-                for directory, own in own_runs.items():
-                    stack.enter_context(open_workdir(directory, own, info))
+                previous_info = stack.enter_context(open_workdir(workdir, config, info))
+                for directory, replica_config in replica_runs.items():
+                    stack.enter_context(open_workdir(directory, replica_config, info))
                 store_input_spec(workdir, config, dataset.mean_image)
         with raise_on_all_processes():
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
                 dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
-        with raise_on_all_processes():
-            state = checkpoints.restore(compiled_steps.state_shape, terminal.log)
-            step = None if state is None else int(np.max(state.step))
-            for directory in directories:
-                check_metrics(config, directory, step)
-        if state is None:
-            state, step = compiled_steps.initial_state(), 0
-        else:
-            state = compiled_steps.devices.replicate(state)
-            terminal.log(f"{net} in {workdir} goes on from step {step:,}")
-            if (
-                config.bn_scope == "device"
-                and before.get("devices", 1) != compiled_steps.devices.num_devices
-            ):
-                terminal.log(_other_devices(config, before, compiled_steps))
+        state, step = _restore_or_initialize(
+            config, compiled_steps, checkpoints, directories, terminal.log
+        )
+        if step and config.bn_scope == "device":
+            _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
         writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
         loop = TrainLoop(config, compiled_steps, dataset, writers, checkpoints, terminal)
         if signum := loop.run(state, step, stop):
             raise InterruptedRunError(
-                f"stopped at step {loop.step:,} of {config.num_steps:,}, saved in {workdir}; "
-                "the same command goes on from there",
+                f"Stopped at step {loop.step:,} of {config.num_steps:,}. Checkpoint saved in "
+                f"{workdir}; rerun the same command to resume.",
                 signum,
             )
     return loop.record
 
 
-def _other_devices(config: ConfigDict, before: dict, compiled_steps: CompiledSteps) -> str:
-    """What to say where the number of devices changes the images that batch norm sees together."""
-    now, then = compiled_steps.devices.num_devices, before.get("devices", 1)
-    return (
-        f"batch norm takes {config.batch_size // now} images of each of {now} devices together; "
-        f"up to here it took {config.batch_size // then} of each of {then}"
-    )
+def _restore_or_initialize(
+    config: ConfigDict,
+    compiled_steps: CompiledSteps,
+    checkpoints: Checkpoints,
+    directories: Sequence[Path],
+    log: Callable[[str], None],
+) -> tuple[TrainState, int]:
+    """Returns the state of the newest checkpoint, or else the initial state, and its step.
+
+    Args:
+      config: config of the run.
+      compiled_steps: step functions of the run.
+      checkpoints: checkpoints of the run.
+      directories: the workdir, then those of the replicas if there are several.
+      log: receives one line if the run resumes, and one for each damaged checkpoint.
+    """
+    with raise_on_all_processes():
+        state = checkpoints.restore(compiled_steps.state_shape, log)
+        step = None if state is None else int(np.max(state.step))
+        for directory in directories:
+            check_metrics(config, directory, step)
+    if state is None or step is None:
+        return compiled_steps.initial_state(), 0
+    log(f"{model_name(config.model)} in {directories[0]} resumes from step {step:,}")
+    return compiled_steps.devices.replicate(state), step
+
+
+def _report_changed_devices(
+    config: ConfigDict,
+    compiled_steps: CompiledSteps,
+    previous_info: Mapping[str, Any],
+    log: Callable[[str], None],
+) -> None:
+    """Logs that batch statistics cover another number of images than before the restart."""
+    devices, previous_devices = compiled_steps.devices.num_devices, previous_info.get("devices", 1)
+    if devices != previous_devices:
+        log(
+            f"Batch statistics now cover {config.batch_size // devices} images on each of "
+            f"{devices} devices. Before the restart they covered "
+            f"{config.batch_size // previous_devices} on each of {previous_devices}."
+        )
 
 
 def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
-    """The last record of the run in `workdir` if it has made all its steps, else None."""
+    """Returns the last record of a finished run, or None if the run is not finished."""
     with Checkpoints(workdir) as checkpoints:
-        saved = checkpoints.steps()
+        checkpoint_steps = checkpoints.steps()
     records = read_metrics(workdir)
-    if saved and records and saved[-1] == records[-1]["step"] == config.num_steps:
+    if (
+        checkpoint_steps
+        and records
+        and checkpoint_steps[-1] == records[-1]["step"] == config.num_steps
+    ):
         return records[-1]
     return None
 
 
 def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
-    """Checks that metrics.jsonl belongs to the checkpoint of `step` (None: there is none).
+    """Checks that metrics.jsonl and the newest checkpoint belong to the same training.
+
+    Args:
+      config: config of the run.
+      workdir: directory of the run, or of one of its replicas.
+      step: step of the newest checkpoint; None if there is none.
 
     Raises:
-      WorkdirError: records before the checkpoint are missing; or there are so many records that
-        there must have been a checkpoint. Going on would leave a gap, or throw the records away.
+      WorkdirError: the record before the checkpoint is missing, so resuming would leave a gap; or
+        there is no checkpoint but so many records that one must have existed, so starting over
+        would discard them.
     """
     steps = [int(record["step"]) for record in read_metrics(workdir)]
     if step is None:
-        # A killed run may have begun two saves and finished none.
+        # A killed run may have started two saves and finished neither.
         if steps and steps[-1] > 2 * config.checkpoint_every + config.log_every:
             raise WorkdirError(
-                f"workdir {workdir} has metrics up to step {steps[-1]:,} and no checkpoint; "
-                "choose another --workdir, or remove it to begin again"
+                f"workdir {workdir} has metrics up to step {steps[-1]:,} but no checkpoint. "
+                "Choose another --workdir, or remove this one to start over."
             )
         return
     expected = next((s for s in range(step, 0, -1) if any(due(config, s)[:2])), None)
     if expected is not None and expected not in steps:
         raise WorkdirError(
             f"workdir {workdir} has a checkpoint of step {step:,}, but its metrics.jsonl lacks "
-            f"step {expected:,}; bring the file back, or choose another --workdir"
+            f"step {expected:,}. Restore the file, or choose another --workdir."
         )

@@ -123,7 +123,7 @@ def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
     # After all this, the same as without a stop.
     assert metrics(good) == metrics(tmp_path / "straight/good/seed-0")
     assert digests(good) == digests(tmp_path / "straight/good/seed-0")
-    assert "goes on from step" in read(good / "output.log")
+    assert "resumes from step" in read(good / "output.log")
 
     before = (good / "metrics.jsonl").stat().st_mtime_ns
     output, _ = start(sweep, workdir, "--only=good/*").communicate(timeout=100)

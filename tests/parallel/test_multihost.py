@@ -99,7 +99,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path, one):
 
     processes = start_two(two)  # goes on under the other compiler
     outputs = finish(processes)
-    assert "goes on from step" in outputs[0]
+    assert "resumes from step" in outputs[0]
     assert "training error" not in outputs[1]
     assert_same_run(one, two)
 

@@ -74,7 +74,7 @@ def test_stopped_and_gone_on_bit_for_bit(together, tmp_path, monkeypatch):
     workdir, _ = together
     with monkeypatch.context() as patch:
         send_signal_at(patch, 7, signal.SIGTERM)
-        with pytest.raises(InterruptedRunError, match="stopped at step 7"):
+        with pytest.raises(InterruptedRunError, match="Stopped at step 7"):
             train_and_evaluate(two_seeds(), tmp_path)
     train_and_evaluate(two_seeds(), tmp_path)
     for name in ("", "seed-3", "seed-4"):

@@ -175,7 +175,7 @@ def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch,
             restored = jax.device_get(compiled_steps.devices.replicate(host))
             jax.tree.map(np.testing.assert_array_equal, restored, host)
         stop_at(monkeypatch, tmp_path, config, step)
-    assert "up to here it took 32 of each of 1" in capsys.readouterr().err
+    assert "Before the restart they covered 32 on each of 1." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

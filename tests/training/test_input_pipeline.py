@@ -72,7 +72,7 @@ def stop_and_go_on(config, workdir, monkeypatch, step, workers=0):
     """Trains with a stop after `step` steps, and after it with so many workers."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        with pytest.raises(InterruptedRunError, match=f"stopped at step {step}"):
+        with pytest.raises(InterruptedRunError, match=f"Stopped at step {step}"):
             train_and_evaluate(config, workdir)
     config.dataset.workers = workers
     train_and_evaluate(config, workdir)

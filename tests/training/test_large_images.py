@@ -52,7 +52,7 @@ def test_thousands_of_large_files_with_an_interruption(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         stop_at(patch, 10)
-        with pytest.raises(InterruptedRunError, match="stopped at step 10"):
+        with pytest.raises(InterruptedRunError, match="Stopped at step 10"):
             train_and_evaluate(config, tmp_path / "stopped")
     train_and_evaluate(config, tmp_path / "stopped")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")

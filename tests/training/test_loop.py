@@ -4,8 +4,7 @@ from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.metric_writers import MetricWriters, read_metrics
 from flaxres.training import loop
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.dispatches import steps_per_dispatch
-from flaxres.training.loop import due
+from flaxres.training.dispatches import due, steps_per_dispatch
 from flaxres.training.train import train_and_evaluate
 
 

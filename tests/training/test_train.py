@@ -111,7 +111,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, sign
     config, records, digest_at_end = straight
     with monkeypatch.context() as patch:
         send_signal_at(patch, step, signum)
-        with pytest.raises(InterruptedRunError, match=rf"stopped at step {step} of 20") as caught:
+        with pytest.raises(InterruptedRunError, match=rf"Stopped at step {step} of 20\.") as caught:
             train_and_evaluate(config, tmp_path)
     assert caught.value.exit_code == 128 + signum
     train_and_evaluate(config, tmp_path)
@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, sign
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
     with monkeypatch.context() as patch:
         send_signal_at(patch, 20, signal.SIGTERM)
-        with pytest.raises(InterruptedRunError, match="stopped at step 20 of 20"):
+        with pytest.raises(InterruptedRunError, match="Stopped at step 20 of 20"):
             train_and_evaluate(config, tmp_path)
     assert train_and_evaluate(config, tmp_path)["step"] == 20
 
@@ -138,7 +138,7 @@ def test_metrics_without_their_checkpoints(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(WorkdirError, match="metrics up to step 20 and no checkpoint"):
+    with pytest.raises(WorkdirError, match="metrics up to step 20 but no checkpoint"):
         train_and_evaluate(config, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -166,12 +166,12 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
     assert "\n" not in message
     assert "training diverged" in message
     assert message.count("at step") == 1
-    assert "try a lower learning_rate than 1e+30" in message
+    assert "Try a learning_rate below 1e+30." in message
     with Checkpoints(tmp_path) as checkpoints:
         steps = checkpoints.steps()
         like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
         state = checkpoints.restore(like, pytest.fail)
-    kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no checkpoint yet"
+    kept = f"Checkpoint {steps[-1]} is kept" if steps else "There is no checkpoint yet"
     assert kept in message
     assert state is None or all(np.isfinite(leaf).all() for leaf in state.params["dense"].values())
     assert all(np.isfinite(list(r.values())).all() for r in read_metrics(tmp_path))
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     capsys.readouterr()
     train_and_evaluate(config, tmp_path)
     assert "checkpoint 17 is damaged" in (err := capsys.readouterr().err)
-    assert "goes on from step 15" in err
+    assert "resumes from step 15" in err
     assert metrics(tmp_path) == records
     assert final_digest(config, tmp_path) == digest_at_end
 
@@ -239,7 +239,7 @@ def test_kill_9_at_any_moment(tmp_path, config):
         process.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "goes on from step" in done.stderr
+    assert "resumes from step" in done.stderr
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "straight")
     killed, straight = (final_digest(config, tmp_path / d) for d in ("killed", "straight"))
     assert killed == straight

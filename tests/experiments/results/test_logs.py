@@ -56,7 +56,10 @@ def test_a_traceback_is_a_failure(log):
     "lines",
     [
         ("step 10/30",),
-        ("step 10/30", "stopped at step 10 of 30, saved in x; the same command goes on from there"),
+        (
+            "step 10/30",
+            "Stopped at step 10 of 30. Checkpoint saved in x; rerun the same command to resume.",
+        ),
         ("error: first", SECOND_START),  # retried
         ("error: first", SECOND_START, "step 20/30"),
     ],
