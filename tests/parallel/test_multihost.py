@@ -1,4 +1,4 @@
-"""Several real processes on this machine."""
+"""Runs of several real processes on this machine."""
 
 import os
 import signal
@@ -27,18 +27,18 @@ FLAGS = (
     ),
     *("--config.batch_size=32", "--config.model.widths=(4,8,8)", "--config.log_every=4"),
     *("--config.eval_every=10", "--config.checkpoint_every=5", "--config.augment.pad=1"),
-    # Processes add in another order. With seed 0 and jax 0.11 that takes an input of ReLU across 0,
-    # and a gradient changes by as much as an image weighs.
+    # Several processes add in another order. With seed 0 and jax 0.11, the rounding changes the sign
+    # of an input of ReLU, and the gradient by the contribution of one image.
     "--config.seed=1",
 )
 
 
-def start(workdir, devices, *flags):
-    """A training process that sees so many virtual devices."""
+def start(workdir, num_devices, *flags):
+    """Starts a training process with virtual CPU devices."""
     return subprocess.Popen(
         [sys.executable, "-m", "flaxres.main", *FLAGS, *flags, f"--workdir={workdir}"],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,73 +46,74 @@ def start(workdir, devices, *flags):
 
 
 def start_two(workdir, *flags):
-    """Two processes of two devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Starts a run of two processes with two devices each."""
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
     common = (*flags, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2")
     return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
 
 
 def last_state(workdir):
     config = small_config()
-    like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
+    template = CompiledSteps(config, load_dataset(config.dataset)).state_shape
     with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore(like, pytest.fail)
+        return checkpoints.restore(template, pytest.fail)
 
 
 def assert_same_run(one, other):
-    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
+    for record, other_record in zip(metrics(one), metrics(other), strict=True):
+        assert record == pytest.approx(other_record, rel=1e-4)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     jax.tree.map(close, last_state(one), last_state(other))
 
 
 def finish(processes):
-    """Outputs of processes that succeed."""
+    """Returns the outputs of processes, which must succeed."""
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return outputs
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The directory of a run of one process with four devices."""
-    workdir = tmp_path_factory.mktemp("one")
+def single_process_run(tmp_path_factory):
+    """Workdir of a finished run of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("single_process")
     finish([start(workdir, 4)])
     return workdir
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_stop_together(tmp_path, one):
-    two = tmp_path / "two"
-    processes = start_two(two, "--config.parallelism=pmap")
-    while not (two / "metrics.jsonl").exists() or b"\n" not in (two / "metrics.jsonl").read_bytes():
+def test_two_processes_equal_one_and_stop_together(tmp_path, single_process_run):
+    workdir = tmp_path / "two"
+    processes = start_two(workdir, "--config.parallelism=pmap")
+    metrics_file = workdir / "metrics.jsonl"
+    while not metrics_file.exists() or b"\n" not in metrics_file.read_bytes():
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)  # of one of them
+    processes[1].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [143, 143], outputs
     assert all("saved in" in output for output in outputs)
     assert "train error" in outputs[0]
     assert "train error" not in outputs[1]
 
-    processes = start_two(two)  # goes on under the other compiler
+    processes = start_two(workdir)  # resumes with jit
     outputs = finish(processes)
     assert "resumes from step" in outputs[0]
     assert "training error" not in outputs[1]
-    assert_same_run(one, two)
+    assert_same_run(single_process_run, workdir)
 
 
 @pytest.mark.slow
-def test_each_of_two_processes_streams_its_own_images(tmp_path, one):
+def test_each_process_streams_its_shard_of_the_images(tmp_path, single_process_run):
     stream = "--config.dataset.placement=stream", "--config.dataset.workers=0"
     finish(start_two(tmp_path, *stream))
-    assert_same_run(one, tmp_path)
+    assert_same_run(single_process_run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_failure_of_one_ends_both_in_one_line_each(tmp_path):
+def test_an_error_ends_all_processes_with_one_line_each(tmp_path):
     (tmp_path / "file").touch()
     processes = start_two(tmp_path / "file")
     outputs = [process.communicate(timeout=120)[0] for process in processes]
@@ -126,7 +127,7 @@ def test_a_failure_of_one_ends_both_in_one_line_each(tmp_path):
     ("environment", "expected"),
     [
         ({}, None),
-        ({"SLURM_NTASKS": "4"}, None),  # a shell in an allocation is not a step of tasks
+        ({"SLURM_NTASKS": "4"}, None),  # an allocation without a step of several tasks
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_STEP_NUM_TASKS": "2"}, ("auto", None, None)),
         ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, ("auto", None, None)),
@@ -137,24 +138,24 @@ def test_a_failure_of_one_ends_both_in_one_line_each(tmp_path):
         ),
     ],
 )
-def test_what_an_environment_asks_for(environment, expected):
+def test_settings_from_environment(environment, expected):
     assert multihost.settings_from_environment(environment) == expected
 
 
-def test_half_an_environment():
+def test_incomplete_environment_is_rejected():
     with pytest.raises(ConfigError, match="JAX_PROCESS_ID=None"):
         multihost.settings_from_environment(
             {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2"}
         )
 
 
-@pytest.mark.parametrize("given", [("host:1", 2, None), ("host", 2, 0), ("host:1", 2, 2)])
-def test_arguments_that_make_no_sense(given):
+@pytest.mark.parametrize("arguments", [("host:1", 2, None), ("host", 2, 0), ("host:1", 2, 2)])
+def test_invalid_arguments_are_rejected(arguments):
     with pytest.raises(ConfigError, match="needs coordinator_address HOST:PORT"):
-        multihost.initialize(*given)
+        multihost.initialize(*arguments)
 
 
-def test_nobody_at_the_address():
+def test_no_process_listens_at_the_address():
     with pytest.raises(
         DistributedError, match=r"process 1 could not reach process 0 at 127.0.0.1:9"
     ):

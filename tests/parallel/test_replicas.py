@@ -1,4 +1,4 @@
-"""Two seeds in one program against the same seeds one by one."""
+"""A run of two replicas equals two runs of the same seeds."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from tests.conftest import small_config
 from tests.training.test_train import metrics, send_signal_at
 
 
-def two_seeds():
+def two_seed_config():
     config = small_config()
     config.augment.pad = 1
     config.learning_rate = 0.02
@@ -29,9 +29,10 @@ def two_seeds():
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("together")
-    record = train_and_evaluate(two_seeds(), workdir)
+def replicated_run(tmp_path_factory):
+    """Workdir and last record of a finished run of two replicas."""
+    workdir = tmp_path_factory.mktemp("replicated")
+    record = train_and_evaluate(two_seed_config(), workdir)
     return workdir, record
 
 
@@ -41,49 +42,51 @@ def last_state(config, workdir):
         return checkpoints.restore(compiled_steps.state_shape, pytest.fail)
 
 
-def test_each_seed_is_the_run_that_it_is_alone(together, tmp_path):
-    workdir, _ = together
-    state = last_state(two_seeds(), workdir)
+def test_each_replica_equals_a_separate_run(replicated_run, tmp_path):
+    workdir, _ = replicated_run
+    state = last_state(two_seed_config(), workdir)
     for i, seed in enumerate((3, 4)):
-        config = two_seeds()
+        config = two_seed_config()
         config.seed, config.num_replicas = seed, 1
         train_and_evaluate(config, tmp_path / str(seed))
-        alone = last_state(config, tmp_path / str(seed))
-        own = jax.tree.map(lambda leaf, i=i: leaf[i], state)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), own, alone)
-        for ours, theirs in zip(
+        expected = last_state(config, tmp_path / str(seed))
+        replica = jax.tree.map(lambda leaf, i=i: leaf[i], state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), replica, expected)
+        for record, expected_record in zip(
             metrics(workdir / f"seed-{seed}"), metrics(tmp_path / str(seed)), strict=True
         ):
-            assert ours == pytest.approx(theirs, rel=1e-3)
-        there = json.loads((workdir / f"seed-{seed}/config.json").read_text())
-        assert (there["seed"], there["num_replicas"]) == (seed, 1)
+            assert record == pytest.approx(expected_record, rel=1e-3)
+        stored = json.loads((workdir / f"seed-{seed}/config.json").read_text())
+        assert (stored["seed"], stored["num_replicas"]) == (seed, 1)
 
 
-def test_the_run_itself_has_the_means(together):
-    workdir, record = together
+def test_the_run_records_means_over_replicas(replicated_run):
+    workdir, record = replicated_run
     records = read_metrics(workdir)
     assert records[-1] == record
-    one, other = (read_metrics(workdir / f"seed-{seed}")[-1] for seed in (3, 4))
-    assert record["step"] == one["step"] == 20
-    assert record["test_error"] == pytest.approx((one["test_error"] + other["test_error"]) / 2)
-    assert one["train_loss"] != other["train_loss"]
-    assert evaluate_run(two_seeds(), workdir)["test_error"] == pytest.approx(record["test_error"])
+    first, second = (read_metrics(workdir / f"seed-{seed}")[-1] for seed in (3, 4))
+    assert record["step"] == first["step"] == 20
+    assert record["test_error"] == pytest.approx((first["test_error"] + second["test_error"]) / 2)
+    assert first["train_loss"] != second["train_loss"]
+    assert evaluate_run(two_seed_config(), workdir)["test_error"] == pytest.approx(
+        record["test_error"]
+    )
 
 
-def test_stopped_and_gone_on_bit_for_bit(together, tmp_path, monkeypatch):
-    workdir, _ = together
+def test_a_stopped_run_resumes_bit_for_bit(replicated_run, tmp_path, monkeypatch):
+    workdir, _ = replicated_run
     with monkeypatch.context() as patch:
         send_signal_at(patch, 7, signal.SIGTERM)
         with pytest.raises(InterruptedRunError, match="Stopped at step 7"):
-            train_and_evaluate(two_seeds(), tmp_path)
-    train_and_evaluate(two_seeds(), tmp_path)
+            train_and_evaluate(two_seed_config(), tmp_path)
+    train_and_evaluate(two_seed_config(), tmp_path)
     for name in ("", "seed-3", "seed-4"):
         assert metrics(tmp_path / name) == metrics(workdir / name)
-    states = [last_state(two_seeds(), path) for path in (tmp_path, workdir)]
+    states = [last_state(two_seed_config(), path) for path in (tmp_path, workdir)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_means_and_single_records():
+def test_mean_and_split_records():
     record = {"step": 5, "train_error": [10.0, 30.0], "images_per_second": 7.0}
     assert replicas.mean_record(record) == {
         "step": 5,
@@ -97,15 +100,15 @@ def test_means_and_single_records():
     }
 
 
-def test_what_they_do_not_go_with(tmp_path):
-    config = two_seeds()
+def test_unsupported_settings_and_divergence(tmp_path):
+    config = two_seed_config()
     config.num_devices = 2
     with pytest.raises(ConfigError, match="num_replicas > 1 needs a single device"):
         train_and_evaluate(config, tmp_path / "run")
     config.parallelism = "pmap"
     with pytest.raises(ConfigError, match="parallelism must be jit if num_replicas is above 1"):
         train_and_evaluate(config, tmp_path / "run")
-    config = two_seeds()
+    config = two_seed_config()
     config.learning_rate = 1e30
     with pytest.raises(DivergedError):
         train_and_evaluate(config, tmp_path / "diverged")

@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices: the compilers, the scopes of batch norm, and one device agree."""
+"""Training on eight virtual CPU devices: jit and pmap, and both scopes of batch norm."""
 
 import signal
 
@@ -27,7 +27,10 @@ STEPS = 10
 
 
 def train(num_devices=8, **changes):
-    """Ten steps with crops and flips, a drop of the rate among them; state and sums on the host."""
+    """Trains ten steps with crops, flips and a drop of the learning rate.
+
+    Returns the state and the metric sums as NumPy arrays.
+    """
     config = small_config()
     config.boundaries = (5,)
     config.augment.pad = 1
@@ -38,9 +41,9 @@ def train(num_devices=8, **changes):
     compiled_steps = CompiledSteps(config, dataset)
     state, arrays = compiled_steps.initial_state(), compiled_steps.put(dataset.train)
     step = compiled_steps.compile_train_steps(state, arrays, 1)
-    order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
+    sampler = EpochSampler(len(dataset.train), config.batch_size, config.seed)
     for i in range(STEPS):
-        state, sums = step(state, arrays, order.indices(i))
+        state, sums = step(state, arrays, sampler.indices(i))
     return jax.device_get(state), jax.device_get(sums)
 
 
@@ -60,11 +63,11 @@ def test_global_batch_norm_equals_one_device(one_device, parallelism):
 
 @pytest.fixture(scope="module")
 def per_device():
-    """Batch norm over the four images of each device, compiled by jit."""
+    """Result of training with batch norm over the four images of each device, compiled by jit."""
     return train(bn_scope="device")
 
 
-def test_batch_norm_per_device_is_the_same_under_both_compilers(per_device, one_device):
+def test_batch_norm_per_device_is_the_same_with_jit_and_pmap(per_device, one_device):
     assert_close(train(bn_scope="device", parallelism="pmap"), per_device)
     difference = jax.tree.map(
         lambda a, b: abs(a - b).max(), per_device[0].params, one_device[0].params
@@ -72,9 +75,9 @@ def test_batch_norm_per_device_is_the_same_under_both_compilers(per_device, one_
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
-def test_batch_norm_per_device_is_a_loop_over_shards():
+def test_batch_norm_per_device_equals_a_loop_over_shards():
     config = small_config()
-    # A low rate: at 0.1 ten steps of such small batches make 1e-3 of a rounding error.
+    # With a learning rate of 0.1, ten steps on such small batches amplify rounding errors to 1e-3.
     changes = {"augment.pad": 0, "augment.flip": False, "learning_rate": 0.01}
     state, _ = train(bn_scope="device", **changes)
     dataset = load_dataset(config.dataset)
@@ -92,10 +95,10 @@ def test_batch_norm_per_device_is_a_loop_over_shards():
 
     params = start.params
     velocity = jax.tree.map(jnp.zeros_like, params)
-    order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
+    sampler = EpochSampler(len(dataset.train), config.batch_size, config.seed)
     mean = dataset.mean_image()
     for i in range(STEPS):
-        shards = order.indices(i)[0].reshape(8, -1)
+        shards = sampler.indices(i)[0].reshape(8, -1)
         gradients = [
             shard_gradient(
                 params,
@@ -105,26 +108,26 @@ def test_batch_norm_per_device_is_a_loop_over_shards():
             )
             for rows in shards
         ]
-        rate = 0.01 if i < 5 else 0.001
+        learning_rate = 0.01 if i < 5 else 0.001
         mean_gradient = jax.tree.map(lambda *g: sum(g) / 8, *gradients)
         velocity = jax.tree.map(
             lambda v, g, w: 0.9 * v + g + 1e-4 * w, velocity, mean_gradient, params
         )
-        params = jax.tree.map(lambda w, v, rate=rate: w - rate * v, params, velocity)
+        params = jax.tree.map(lambda w, v, lr=learning_rate: w - lr * v, params, velocity)
     assert_close(state.params, params)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_pooled_statistics_are_those_of_the_joined_data(momentum):
+def test_pooled_statistics_equal_statistics_of_all_images(momentum):
     rng = np.random.default_rng(0)
-    # Devices whose means lie far apart: most of the variance is between them.
+    # The means of the devices differ, so most of the variance is between devices.
     x = rng.normal(rng.normal(0, 3, (8, 1, 1, 1, 5)), 1, (8, 4, 3, 3, 5)).astype(np.float32)
     norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=momentum, epsilon=1e-5)()
-    before = {"mean": jnp.full(5, 2.0), "var": jnp.full(5, 7.0)}
+    running = {"mean": jnp.full(5, 2.0), "var": jnp.full(5, 7.0)}
     scale = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
 
     def update(images):
-        variables = {"params": scale, "batch_stats": before}
+        variables = {"params": scale, "batch_stats": running}
         stats = norm.apply(variables, images[0], mutable=["batch_stats"])[1]["batch_stats"]
         return pool_running_statistics({"norm": stats}, AXIS, momentum)
 
@@ -133,18 +136,19 @@ def test_pooled_statistics_are_those_of_the_joined_data(momentum):
     pooled = jax.jit(jax.shard_map(update, mesh=mesh, check_vma=False, **specs))(x)["norm"]
     joined = x.reshape(-1, 5)
     for name, statistic in (("mean", joined.mean(0)), ("var", joined.var(0))):
-        expected = momentum * before[name] + (1 - momentum) * statistic
+        expected = momentum * running[name] + (1 - momentum) * statistic
         np.testing.assert_allclose(pooled[name], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [96, 7, 360])
 @pytest.mark.parametrize("parallelism", ["jit", "pmap"])
-def test_evaluation_on_many_devices_counts_every_image_once(config, parallelism, batch_size):
+def test_evaluation_on_eight_devices_counts_every_image_once(config, parallelism, batch_size):
     config.parallelism = parallelism
     config.eval_batch_size = batch_size
     dataset = load_dataset(config.dataset)
-    alone = CompiledSteps(config, dataset)
-    expected = alone.evaluate(alone.initial_state(), alone.put(dataset.test))
+    single_device = CompiledSteps(config, dataset)
+    state, arrays = single_device.initial_state(), single_device.put(dataset.test)
+    expected = single_device.evaluate(state, arrays)
     config.num_devices = 8
     compiled_steps = CompiledSteps(config, dataset)
     sums = compiled_steps.evaluate(compiled_steps.initial_state(), compiled_steps.put(dataset.test))
@@ -153,14 +157,14 @@ def test_evaluation_on_many_devices_counts_every_image_once(config, parallelism,
 
 
 def stop_at(monkeypatch, tmp_path, config, step):
-    """Trains `config` up to a SIGTERM at `step`."""
+    """Trains until a SIGTERM at `step`."""
     with monkeypatch.context() as patch:
         send_signal_at(patch, step, signal.SIGTERM)
         with pytest.raises(InterruptedRunError):
             train_and_evaluate(config, tmp_path)
 
 
-def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch, capsys):
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, config, monkeypatch, capsys):
     config.bn_scope = "device"
     for step, (num_devices, parallelism) in enumerate(
         [(8, "jit"), (1, "jit"), (4, "pmap"), (2, "jit")], start=1
@@ -168,12 +172,12 @@ def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch,
         config.num_devices, config.parallelism = num_devices, parallelism
         compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
         with Checkpoints(tmp_path) as checkpoints:
-            host = (
+            state = (
                 checkpoints.restore(compiled_steps.state_shape, pytest.fail) if step > 1 else None
             )
-        if host is not None:
-            restored = jax.device_get(compiled_steps.devices.replicate(host))
-            jax.tree.map(np.testing.assert_array_equal, restored, host)
+        if state is not None:
+            replicated = jax.device_get(compiled_steps.devices.replicate(state))
+            jax.tree.map(np.testing.assert_array_equal, replicated, state)
         stop_at(monkeypatch, tmp_path, config, step)
     assert "Before the restart they covered 32 on each of 1." in capsys.readouterr().err
 
@@ -188,13 +192,13 @@ def test_a_checkpoint_of_n_devices_goes_on_with_m(tmp_path, config, monkeypatch,
         ({"num_devices": 9}, "num_devices must be at most 8, the cpu devices.*got 9"),
     ],
 )
-def test_devices_that_do_not_fit(config, changes, message):
+def test_invalid_numbers_of_devices(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
         Devices(config)
 
 
-def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch):
+def test_large_calls_wait_for_the_previous_one(config, monkeypatch):
     monkeypatch.setattr(sharding, "LARGE_CALL_BYTES", 0)
     dataset = load_dataset(config.dataset)
     compiled_steps = CompiledSteps(config, dataset)
@@ -202,14 +206,14 @@ def test_calls_that_need_much_memory_wait_for_the_one_before(config, monkeypatch
     step = compiled_steps.compile_train_steps(state, arrays, 1)
     state, metrics = step(state, arrays, compiled_steps.indices(0, 1))
     for i in range(1, 4):
-        before = metrics
+        previous = metrics
         state, metrics = step(state, arrays, compiled_steps.indices(i, 1))
-        assert all(leaf.is_ready() for leaf in jax.tree.leaves(before))
-    *before, _ = compiled_steps.launch_evaluation(state, compiled_steps.put(dataset.test))
-    assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, before)))
+        assert all(leaf.is_ready() for leaf in jax.tree.leaves(previous))
+    *batches, _ = compiled_steps.launch_evaluation(state, compiled_steps.put(dataset.test))
+    assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, batches)))
 
 
-def test_the_name_of_a_processor():
+def test_device_name_of_a_cpu():
     import os
 
     name = sharding.device_name()
