@@ -27,7 +27,7 @@ FLAGS = (
     ),
     *("--config.batch_size=32", "--config.model.widths=(4,8,8)", "--config.log_every=4"),
     *("--config.eval_every=10", "--config.checkpoint_every=5", "--config.augment.pad=1"),
-    # Several processes add in another order. With seed 0 and jax 0.11, the rounding changes the sign
+    # Several processes add in another order. With seed 0 and jax 0.11, rounding changes the sign
     # of an input of ReLU, and the gradient by the contribution of one image.
     "--config.seed=1",
 )
