@@ -205,7 +205,7 @@ class Devices:
 
     def _shard_rows(
         self, rows: Int32[np.ndarray, "*replicas batches batch_size"]
-    ) -> Int32[Array, "*axes batch"]:
+    ) -> Int32[Array, " ..."]:
         """Puts this process's shard of the rows on its devices."""
         if self._pmap:
             rows = rows.reshape(len(rows), self.num_devices, -1)  # pmap needs a device axis
