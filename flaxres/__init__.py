@@ -1,3 +1,3 @@
-"""flaxres: plain and residual nets in JAX/Flax, and the degradation of plain ones with depth."""
+"""flaxres: plain and residual networks in JAX/Flax, and the degradation of plain networks."""
 
 __version__ = "0.1.0"

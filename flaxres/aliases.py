@@ -1,7 +1,7 @@
-"""Former names of config fields, config values and flags, which keep working.
+"""Aliases: former names of config fields, their values and flags, which still work.
 
-An old name is accepted on a command line, in a config or sweep file and in the files of an older
-run. It is replaced by the new name, and one notice on standard error says so.
+Former names are accepted on command lines, in config and sweep files, and in the files of older
+runs. Each is replaced by the current name, with one notice on standard error.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-# Former name of a config field -> its name.
+# Former name of a config field -> current name.
 FIELDS = {
     "augment.area": "augment.area_range",
     "augment.aspect": "augment.aspect_ratio_range",
@@ -23,34 +24,34 @@ FIELDS = {
     "transfer.body_rate": "transfer.backbone_learning_rate_scale",
     "transfer.std": "transfer.image_std",
 }
-# Name of a config field -> former names of its values, or of the elements of its value.
+# Name of a config field -> {former value: current value}, also for elements of tuples.
 VALUES = {
     "augment.crop": {"area": "random-resized"},
     "schedule": {"drops": "piecewise-constant"},
     "transfer.frozen": {"body": "backbone"},
 }
-# Former name of a flag -> its name.
+# Former name of a flag -> current name.
 FLAGS = {
     "deep_nets": "deep_models",
     "nets": "models",
     "protocol": "test_crops",
 }
-# Name of a flag -> former names of its values.
+# Name of a flag -> {former value: current value}.
 FLAG_VALUES = {
     "test_crops": {"centre": "center"},
 }
 
-_noticed: set[str] = set()  # old names that this process has printed a notice about
+_noticed: set[str] = set()  # former names for which this process has printed a notice
 
 
-def rename_fields(fields: Mapping[str, object]) -> dict[str, object]:
+def rename_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces former names in a flattened config.
 
     Args:
       fields: values by dotted name, such as {'augment.colour': 0.1}.
 
     Returns:
-      The same fields in the same order. Where both names of a field are given, the last one wins.
+      The fields in the same order. If a field is given under both names, the last one wins.
     """
     renamed = {}
     for field, value in fields.items():
@@ -60,7 +61,7 @@ def rename_fields(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def rename_in_config(config: ConfigDict) -> None:
-    """Replaces former names in a config that a user's config file made, in place."""
+    """Replaces former names in a config from a user's config file, in place."""
     for old, new in FIELDS.items():
         group, _, name = old.rpartition(".")
         if group in config and name in config[group]:
@@ -70,43 +71,47 @@ def rename_in_config(config: ConfigDict) -> None:
             _notice("config field", old, new)
     for field in VALUES:
         group, _, name = field.rpartition(".")
-        place = config[group] if group else config
-        if name in place and (value := _renamed_value(field, place[name])) != place[name]:
-            place[name] = value
+        parent = config[group] if group else config
+        if name in parent and (value := _renamed_value(field, parent[name])) != parent[name]:
+            parent[name] = value
 
 
 def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
     """Replaces former names of flags, config fields and their values on a command line.
 
     Args:
-      arguments: without the program's name, such as ['--config.augment.colour=0.1'].
+      arguments: arguments without the program's name, such as ['--config.augment.colour=0.1'].
+
+    Returns:
+      The arguments with current names.
     """
     renamed: list[str] = []
     for argument in arguments:
         previous = renamed[-1] if renamed else ""
         match = re.fullmatch(r"(--?(?:no)?)([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
-            separate = re.fullmatch(r"--?([\w.]+)", previous)
-            renamed.append(_renamed_text(separate[1], argument) if separate else argument)
+            flag = re.fullmatch(r"--?([\w.]+)", previous)  # as in "--schedule drops"
+            renamed.append(_renamed_text(flag[1], argument) if flag else argument)
             continue
         dashes, name, value = match.groups()
         prefix = "config." if name.startswith("config.") else ""
         table, kind = (FIELDS, "config field") if prefix else (FLAGS, "flag")
         name = prefix + _renamed(name.removeprefix(prefix), table, kind)
-        end = "" if value is None else f"={_renamed_text(name, value)}"
-        renamed.append(f"{dashes}{name}{end}")
+        assignment = "" if value is None else f"={_renamed_text(name, value)}"
+        renamed.append(f"{dashes}{name}{assignment}")
     return renamed
 
 
 def _renamed(name: str, table: Mapping[str, str], kind: str) -> str:
+    """Returns the current name, and prints a notice if `name` is a former one."""
     if name not in table:
         return name
     _notice(kind, name, table[name])
     return table[name]
 
 
-def _renamed_value(field: str, value: object) -> object:
-    """Replaces the former name of a value, also within a list or tuple."""
+def _renamed_value(field: str, value: Any) -> Any:
+    """Replaces a former value of a field, also within a list or tuple."""
     table = VALUES.get(field, {})
     if isinstance(value, list | tuple):
         return type(value)(_renamed_value(field, element) for element in value)
@@ -116,7 +121,7 @@ def _renamed_value(field: str, value: object) -> object:
 
 
 def _renamed_text(name: str, text: str) -> str:
-    """Replaces former names of values in the text after a flag, such as "('body',)"."""
+    """Replaces former values in the text that follows a flag, such as "('body',)"."""
     is_field = name.startswith("config.")
     table = VALUES.get(name.removeprefix("config."), {}) if is_field else FLAG_VALUES.get(name, {})
     if not table:
@@ -126,6 +131,7 @@ def _renamed_text(name: str, text: str) -> str:
 
 
 def _notice(kind: str, old: str, new: str) -> None:
+    """Prints a notice about a former name, once per name and process."""
     if old in _noticed:
         return
     _noticed.add(old)

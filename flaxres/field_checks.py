@@ -1,4 +1,4 @@
-"""Checks of config fields, with one form of error message."""
+"""Checks of config fields that share one form of error message: FIELD must be RULE, got VALUE."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from flaxres.errors import ConfigError
 
 
 class FieldChecker:
-    """Checks fields of a config, and names the field and its value where one is wrong."""
+    """Checks config fields; errors have the field's name, value and allowed values."""
 
     def __init__(self, fields: Mapping[str, object]):
-        """Stores the fields by their dotted names, such as {'model.depth': 20}."""
+        """Stores the values of the fields by dotted name, such as {'model.depth': 20}."""
         self._fields = fields
 
     def require(self, condition: bool, field: str, rule: str) -> None:
@@ -20,10 +20,10 @@ class FieldChecker:
         Args:
           condition: True if the value is allowed.
           field: dotted name, such as 'model.depth'.
-          rule: the allowed values, to follow "must be" in the message.
+          rule: the allowed values, in words that follow "must be".
 
         Raises:
-          ConfigError: the condition does not hold.
+          ConfigError: the condition is False.
         """
         if not condition:
             raise ConfigError(f"{field} must be {rule}, got {self._fields[field]!r}")
@@ -31,8 +31,12 @@ class FieldChecker:
     def require_one_of(self, field: str, allowed: Iterable[object]) -> None:
         """Checks that a field has one of the allowed values.
 
+        Args:
+          field: dotted name, such as 'model.depth'.
+          allowed: the allowed values.
+
         Raises:
-          ConfigError: it has another value.
+          ConfigError: the field has another value.
         """
         allowed = tuple(allowed)
         rule = f"one of {', '.join(map(str, allowed))}"

@@ -1,4 +1,4 @@
-"""The summary of a model, printed: its layers, or several models compared."""
+"""Printed summaries of models: the layers of one model, or several models compared."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from flaxres.terminal import print_table
 
 
 def print_summary(config: ConfigDict) -> None:
-    """Prints the table of layers of the config's net, and its totals.
+    """Prints a table of the layers of the config's model, with totals.
 
     Raises:
-      UserError: a bad config, or a data set that is not there to say how large its images are.
+      UserError: the config is invalid, or the data set, which gives the image shape, is missing.
     """
-    layers, size = _layers(config)
-    table = Table(title=f"{model_name(config.model)} on {config.dataset.name} ({size})")
+    layers, image_shape = _summarize_config(config)
+    table = Table(title=f"{model_name(config.model)} on {config.dataset.name} ({image_shape})")
     for column in ("layer", "kind", "output", "params", "MACs", "activations"):
         table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
     for layer in layers:
-        shape = "x".join(map(str, layer.output_shape))
+        output_shape = "x".join(map(str, layer.output_shape))
         counts = (f"{count:,}" if count else "" for count in (layer.macs, layer.activations))
-        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", *counts)
+        table.add_row(layer.name, layer.kind, output_shape, f"{layer.params:,}", *counts)
     params, macs, activations = _totals(layers)
     table.add_section()
     table.add_row("total", "", "", f"{params:,}", f"{macs:,}", f"{activations:,}")
@@ -38,19 +38,22 @@ def print_summary(config: ConfigDict) -> None:
 
 
 def print_comparison(configs: Sequence[ConfigDict]) -> None:
-    """Prints a line for the net of each config: depth, params, MACs and activations.
+    """Prints one line per model with its depth, params, MACs and activations.
 
-    Then, where nets have blocks, the weights of one by its channels, which shows what a bottleneck
-    saves.
+    If the models have residual blocks, a second table lists the weights of one block by its number
+    of channels. It shows what a bottleneck saves.
+
+    Args:
+      configs: configs with different models and the same data set.
 
     Raises:
-      UserError: see `print_summary`.
+      UserError: a config is invalid, or the data set, which gives the image shape, is missing.
     """
-    rows = [(config, *_layers(config)) for config in configs]
+    rows = [(config, *_summarize_config(config)) for config in configs]
     dataset = configs[0].dataset.name
-    table = Table(title=f"nets on {dataset} ({rows[0][2]})")
-    for column in ("net", "depth", "params", "MACs", "activations"):
-        table.add_column(column, justify="left" if column == "net" else "right")
+    table = Table(title=f"models on {dataset} ({rows[0][2]})")
+    for column in ("model", "depth", "params", "MACs", "activations"):
+        table.add_column(column, justify="left" if column == "model" else "right")
     for config, layers, _ in rows:
         params, macs, activations = _totals(layers)
         counts = (_millions(count) for count in (macs, activations))
@@ -61,16 +64,16 @@ def print_comparison(configs: Sequence[ConfigDict]) -> None:
     if not channels:
         return
     table = Table(title="weights of the convolutions in a block, by its channels")
-    for column in ("net", *map(str, channels)):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    for net, weights in blocks.items():
+    for column in ("model", *map(str, channels)):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, weights in blocks.items():
         if weights:
-            table.add_row(net, *(f"{weights[c]:,}" if c in weights else "" for c in channels))
+            table.add_row(name, *(f"{weights[c]:,}" if c in weights else "" for c in channels))
     print_table(table)
 
 
-def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
-    """Layers of the config's net, and the size of its images."""
+def _summarize_config(config: ConfigDict) -> tuple[list[Layer], str]:
+    """Returns the layers of the config's model, and its image shape as text, such as 32x32x3."""
     check_config(config)
     image_shape, num_classes = dataset_shape(config.dataset)
     layers = summarize(create_model(config.model, num_classes, config.dtype), image_shape)
@@ -78,11 +81,14 @@ def _layers(config: ConfigDict) -> tuple[list[Layer], str]:
 
 
 def _totals(layers: Sequence[Layer]) -> tuple[int, int, int]:
-    """Params, MACs and activations."""
-    counts = ((layer.params, layer.macs, layer.activations) for layer in layers)
-    return tuple(map(sum, zip(*counts, strict=True)))
+    """Returns the totals of params, MACs and activations."""
+    return (
+        sum(layer.params for layer in layers),
+        sum(layer.macs for layer in layers),
+        sum(layer.activations for layer in layers),
+    )
 
 
 def _millions(count: int) -> str:
-    """With four digits, as the papers give them."""
+    """Formats a count in millions with four digits, as in the papers."""
     return f"{count / 1e6:,.4g}M" if count < 1e10 else f"{count / 1e6:,.0f}M"

@@ -1,4 +1,4 @@
-"""Terminal output: progress bars, and tables that are not cut off in files and pipes."""
+"""Terminal output: progress bars, and tables that keep their full width in files and pipes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-REFRESHES_PER_SECOND = 2  # each refresh takes about a millisecond from the steps on a CPU
+REFRESHES_PER_SECOND = 2  # a refresh takes about 1 ms of CPU time, which training on a CPU lacks
 
 
 def make_progress_bar(
@@ -20,10 +20,10 @@ def make_progress_bar(
     """Creates a progress bar with a description, a bar, `columns` and an ETA.
 
     Args:
-      columns: what to show between the bar and the ETA.
-      console: where to show it (default: standard error).
-      disable: if True, nothing is shown. Nothing is shown where there is no terminal either.
-      transient: if True, the bar disappears when it is done.
+      columns: columns between the bar and the ETA.
+      console: console on which the bar is drawn (default: standard error).
+      disable: if True, draws nothing. Without a terminal, nothing is drawn either.
+      transient: if True, the bar disappears when it ends.
     """
     console = console or Console(stderr=True)
     return Progress(
@@ -42,11 +42,17 @@ def make_progress_bar(
 def print_table(table: Table, *lines: str, min_width: int = 80) -> None:
     """Prints a table, then lines of text, on standard output.
 
-    In a file or a pipe the table is as wide as its contents: those have no width of their own.
+    On a terminal the table has at most the terminal's width. In a file or pipe it is as wide as its
+    content requires, and nothing is cut off.
+
+    Args:
+      table: the table.
+      lines: lines of text below the table; they are not wrapped.
+      min_width: smallest width in a file or pipe, in characters.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = sys.maxsize  # a table is measured against the width of the console
+        console.width = sys.maxsize  # `measure` returns at most the width of the console
         console.width = max(min_width, console.measure(table).maximum)
     console.print(table)
     for line in lines:

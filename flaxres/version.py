@@ -1,4 +1,4 @@
-"""Which source code this is."""
+"""The git commit of the installed source code, which runs record."""
 
 from __future__ import annotations
 
@@ -7,44 +7,49 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-SECONDS = 5.0  # that git may take; it needs some hundredths
-# What a hook of git, say, sets for its own repository.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE")
+TIMEOUT = 5.0  # seconds; git usually needs some hundredths
+# Variables that git sets in its hooks; they would point git to the hook's repository.
+HOOK_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+)
 STATUS = ("status", "--porcelain=v2", "--branch", "--no-ahead-behind", "--untracked-files=no")
-COMMIT = "# branch.oid "  # before the commit, in the output of git status
+COMMIT_PREFIX = "# branch.oid "  # precedes the commit in the output of git status
 
 
 def commit(package: Path = PACKAGE) -> str | None:
-    """The commit of the git repository that tracks `package`, as 40 (or 64) hexadecimal digits.
-
-    '-dirty' follows where files that the repository tracks are not as they were committed.
+    """Returns the commit of the git repository that tracks `package`.
 
     Args:
-      package: the directory of a Python package.
+      package: directory of a Python package.
 
     Returns:
-      None if no repository tracks it (an installed copy, even one inside a repository), there is
-      no commit yet, or git is missing, refuses or takes too long. Nothing is printed or raised.
+      40 (or 64) hexadecimal digits, followed by '-dirty' if tracked files have uncommitted changes.
+      None if no repository tracks the package (as for an installed copy, even inside a repository),
+      there is no commit yet, or git is missing, fails or takes too long. No error is printed.
     """
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         lines = _git(package, *STATUS).splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    names = [line.removeprefix(COMMIT) for line in lines if line.startswith(COMMIT)]
-    if not names or names[0].startswith("("):  # (initial)
+    commits = [line.removeprefix(COMMIT_PREFIX) for line in lines if line.startswith(COMMIT_PREFIX)]
+    if not commits or commits[0].startswith("("):  # (initial)
         return None
-    return names[0] + "-dirty" * any(not line.startswith("#") for line in lines)
+    return commits[0] + "-dirty" * any(not line.startswith("#") for line in lines)
 
 
 def _git(directory: Path, *arguments: str) -> str:
-    """What git prints.
+    """Runs git in a directory and returns its standard output.
 
     Raises:
-      OSError, subprocess.SubprocessError: it cannot be started, fails or takes too long.
+      OSError, subprocess.SubprocessError: git cannot be started, fails or takes too long.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    # It only looks: no index is written, which others may be using, and no daemon started.
+    environment = {name: value for name, value in os.environ.items() if name not in HOOK_VARIABLES}
+    # Git must not write the index, which others may be using, or start a daemon.
     options = ("--no-optional-locks", "-c", "core.fsmonitor=false")
     return subprocess.run(
         ["git", *options, *arguments],
@@ -53,7 +58,7 @@ def _git(directory: Path, *arguments: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        timeout=SECONDS,
+        timeout=TIMEOUT,
         encoding="utf-8",
         errors="replace",
     ).stdout

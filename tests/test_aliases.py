@@ -1,4 +1,4 @@
-"""Former names of fields, values and flags: accepted everywhere, with one notice each."""
+"""Former names of fields, values and flags are accepted everywhere, with one notice each."""
 
 import json
 
@@ -11,32 +11,32 @@ from flaxres.run.workdir import check_same_config, read_config, read_run_config
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch):
+def _no_notices_yet(monkeypatch):
     monkeypatch.setattr(aliases, "_noticed", set())
 
 
-def test_every_new_name_is_a_field_and_no_old_one():
+def test_current_names_are_fields_and_former_names_are_not():
     known = flatten(default_config())
     assert set(aliases.FIELDS.values()) | set(aliases.VALUES) <= known.keys()
     assert not aliases.FIELDS.keys() & known.keys()
 
 
 def test_a_flattened_config(capsys):
-    old = {
+    former = {
         "seed": 1,
         "augment.colour": 0.1,
         "schedule": "drops",
         "transfer.frozen": ["conv", "body"],
         "augment.crop": "area",
     }
-    assert aliases.rename_fields(old) == {
+    assert aliases.rename_fields(former) == {
         "seed": 1,
         "augment.color": 0.1,
         "schedule": "piecewise-constant",
         "transfer.frozen": ["conv", "backbone"],
         "augment.crop": "random-resized",
     }
-    aliases.rename_fields(old)
+    aliases.rename_fields(former)
     assert capsys.readouterr().err.splitlines() == [
         "note: the config field 'augment.colour' is now called 'augment.color'",
         "note: the value of schedule 'drops' is now called 'piecewise-constant'",
@@ -45,7 +45,7 @@ def test_a_flattened_config(capsys):
     ]
 
 
-def test_new_names_are_left_alone(capsys):
+def test_current_names_are_unchanged(capsys):
     fields = flatten(default_config())
     assert aliases.rename_fields(fields) == fields
     assert capsys.readouterr().err == ""
@@ -104,7 +104,7 @@ def test_sweep_entries():
     assert plan.config.schedule == "piecewise-constant"
 
 
-def test_an_old_config_json(tmp_path):
+def test_config_json_of_an_older_run(tmp_path):
     fields = default_config().to_dict()
     fields["augment"]["colour"] = fields["augment"].pop("color")
     fields["schedule"] = "drops"
@@ -114,7 +114,7 @@ def test_an_old_config_json(tmp_path):
     check_config(read_run_config(tmp_path))
 
 
-def test_a_whole_command_with_old_names(python, tmp_path):
+def test_a_command_with_former_names(python, tmp_path):
     (tmp_path / "config.py").write_text(CONFIG.replace("0.25", "0.0"))
     done = python(
         *("-m", "flaxres.main", f"--config={tmp_path / 'config.py'}", "--mode=summary"),
@@ -122,5 +122,5 @@ def test_a_whole_command_with_old_names(python, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "resnet-8" in done.stdout
-    for old, new in (("augment.colour", "augment.color"), ("nets", "models")):
-        assert done.stderr.count(f"{old!r} is now called {new!r}") == 1
+    for former, current in (("augment.colour", "augment.color"), ("nets", "models")):
+        assert done.stderr.count(f"{former!r} is now called {current!r}") == 1

@@ -10,13 +10,14 @@ from flaxres.training import compiled_steps
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.version import commit
 
-WHAT = ("NAME", "EMAIL")
+AUTHOR_FIELDS = ("NAME", "EMAIL")
 
 
 def git(directory, *arguments):
-    """Git by itself, with an author and without the settings of this machine."""
-    who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in WHAT}
-    environment = os.environ | who | {"GIT_CONFIG_GLOBAL": os.devnull}
+    """Runs git with an author and without the settings of this machine; returns its output."""
+    roles = ("AUTHOR", "COMMITTER")
+    author = {f"GIT_{role}_{field}": "a@b.c" for role in roles for field in AUTHOR_FIELDS}
+    environment = os.environ | author | {"GIT_CONFIG_GLOBAL": os.devnull}
     command = ["git", "-C", str(directory), *arguments]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return done.stdout.strip()
@@ -24,7 +25,7 @@ def git(directory, *arguments):
 
 @pytest.fixture
 def package(tmp_path):
-    """A package in a repository of one commit, beside a file."""
+    """Returns the directory of a package in a repository with one commit."""
     directory = tmp_path / "repository" / "package"
     directory.mkdir(parents=True)
     (directory / "__init__.py").write_text("")
@@ -41,12 +42,12 @@ def test_the_commit_is_the_one_that_git_names(package):
     assert commit(package) == head
     (package / "new.py").write_text("")  # not tracked
     assert commit(package) == head
-    os.utime(package / "__init__.py", (0, 0))  # touched, and as it was
+    os.utime(package / "__init__.py", (0, 0))  # new time of modification, same content
     assert commit(package) == head
 
 
 @pytest.mark.parametrize("change", ["edited", "removed", "added"])
-def test_changes_are_told(package, change):
+def test_uncommitted_changes_are_marked_dirty(package, change):
     readme = package.parent / "README"
     if change == "edited":
         readme.write_text("two\n")
@@ -58,7 +59,7 @@ def test_changes_are_told(package, change):
     assert commit(package) == git(package, "rev-parse", "HEAD") + "-dirty"
 
 
-def test_the_repository_is_left_as_it_was(package):
+def test_the_repository_is_not_changed(package):
     index = package.parent / ".git" / "index"
     os.utime(package / "__init__.py", (0, 0))
     before = index.read_bytes(), index.stat().st_mtime_ns
@@ -66,14 +67,14 @@ def test_the_repository_is_left_as_it_was(package):
     assert (index.read_bytes(), index.stat().st_mtime_ns) == before
 
 
-def test_a_copy_that_the_repository_around_it_does_not_track(package):
+def test_an_installed_copy_inside_a_repository(package):
     installed = package.parent / ".venv" / "package"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     assert commit(installed) is None
 
 
-def test_no_repository_no_commit_no_git(package, tmp_path, monkeypatch, capfd):
+def test_without_repository_commit_or_git(package, tmp_path, monkeypatch, capfd):
     bare = tmp_path / "elsewhere"
     bare.mkdir()
     (bare / "__init__.py").write_text("")
@@ -94,17 +95,17 @@ def test_git_that_hangs(package, tmp_path, monkeypatch):
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(version, "SECONDS", 0.1)
+    monkeypatch.setattr(version, "TIMEOUT", 0.1)
     assert commit(package) is None
 
 
-def test_a_hook_s_variables_do_not_lead_elsewhere(package, monkeypatch):
+def test_variables_of_a_git_hook_are_ignored(package, monkeypatch):
     head = git(package, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert commit(package) == head
 
 
-def test_a_run_s_info_has_it(config, monkeypatch):
+def test_the_info_of_a_run_has_the_commit(config, monkeypatch):
     monkeypatch.setattr(compiled_steps, "commit", lambda: "abc-dirty")
     info = CompiledSteps(config, load_dataset(config.dataset)).info()
     assert info["commit"] == "abc-dirty"

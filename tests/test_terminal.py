@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import MofNCompleteColumn
+from rich.table import Table
+
+from flaxres.terminal import make_progress_bar, print_table
+
+
+@pytest.fixture
+def table():
+    table = Table("name", "value")
+    table.add_row("x" * 150, "[bold]1[/bold]")
+    return table
+
+
+def test_tables_in_a_pipe_are_not_cut_off(table, capsys):
+    print_table(table, "y" * 200, "a last line")
+    lines = capsys.readouterr().out.splitlines()
+    assert "x" * 150 in lines[3]
+    assert "[bold]1[/bold]" in lines[3]  # no markup
+    assert lines[-2:] == ["y" * 200, "a last line"]
+
+
+def test_tables_in_a_pipe_have_a_minimal_width(capsys):
+    print_table(Table("name", title="title"), min_width=60)
+    (title,) = [line for line in capsys.readouterr().out.splitlines() if "title" in line]
+    narrow = Table("name", title="title")
+    print_table(narrow, min_width=10)
+    (narrow_title,) = [line for line in capsys.readouterr().out.splitlines() if "title" in line]
+    assert len(title) >= len(narrow_title)
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "disable", "is_drawn"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_progress_bars_are_drawn_only_on_terminals(is_terminal, disable, is_drawn):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal)
+    bar = make_progress_bar(MofNCompleteColumn(), console=console, disable=disable)
+    with bar:
+        bar.update(bar.add_task("training", total=5), completed=2)
+    output = console.file.getvalue()
+    assert ("training" in output) == ("2/5" in output) == ("ETA" in output) == is_drawn
