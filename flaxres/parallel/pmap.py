@@ -20,7 +20,7 @@ def pmap(
     devices: Sequence[jax.Device],
     donated: tuple[int, ...],
     sharded: PyTree = False,
-) -> jax.stages.Wrapped:
+) -> Any:
     """Maps `function(state, arrays, rows)` over devices.
 
     Args:
@@ -33,7 +33,8 @@ def pmap(
         that are sharded over the devices as `rows` is; the others are replicated.
 
     Returns:
-      The mapped function. Its `rows` have the shape (batches, devices, device_batch).
+      The mapped function, which has `lower`, as functions of `jax.jit` do. Its `rows` have the shape
+      (batches, devices, device_batch).
     """
     axes = jax.tree.map(lambda is_sharded: 1 if is_sharded else None, sharded)
     return jax.pmap(

@@ -162,7 +162,7 @@ class Devices:
           process puts only its own shard on its devices.
         """
         donated = (0,) if donate else ()
-        mapped: jax.stages.Wrapped
+        mapped: Any
         if self._pmap:
             mapped = pmap.pmap(function, AXIS, self._devices, donated, sharded)
         else:
