@@ -1,4 +1,4 @@
-// Vectors, threads and the names of XLA's types.
+// SIMD vectors, parallel loops, and the interface to XLA's FFI.
 
 #pragma once
 
@@ -15,8 +15,8 @@
 namespace ffi = xla::ffi;
 using Array = ffi::Buffer<ffi::F32>;
 
-// What XLA calls a function with. All have this one type, as each further one takes the compiler
-// half a second.
+// Arguments of a call from XLA. All functions share this type, because each further type adds half
+// a second of compilation.
 struct Call {
   ffi::RemainingArgs arrays;
   ffi::RemainingRets results;
@@ -29,7 +29,7 @@ struct Call {
   float number(const char* name) const { return *attributes.get<float>(name); }
 };
 
-// Makes the function flaxres_NAME, which XLA can call, of NAME(pool, call).
+// Defines flaxres_NAME, an FFI handler that XLA can call, from the function NAME(pool, call).
 #define FLAXRES_FUNCTION(name)                                                                \
   static ffi::Error call_##name(ffi::ThreadPool pool, ffi::RemainingArgs arrays,              \
                                 ffi::RemainingRets results, ffi::Dictionary attributes) {     \
@@ -41,9 +41,9 @@ struct Call {
       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kTile = 16;  // vectors of results kept in 32 registers
+constexpr int kLanes = 16, kTile = 16;  // vectors of results, kept in 32 registers
 #elif defined(__AVX__)
-constexpr int kLanes = 8, kTile = 8;  // in 16 registers
+constexpr int kLanes = 8, kTile = 8;  // kept in 16 registers
 #else
 constexpr int kLanes = 4, kTile = 8;
 #endif
@@ -52,10 +52,11 @@ typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_ali
 static inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 
-// How many sums a reduction over the batch is split into: fixed, so that results are.
+// Number of partial sums in a reduction over the batch. It is fixed, so that results do not depend
+// on the number of threads.
 constexpr int64_t kParts = 16;
 
-// Runs task(0), ..., task(n - 1) on the threads of the pool, this one included.
+// Runs task(0), ..., task(n - 1) on the threads of the pool and on this thread.
 template <class Task>
 static void parallel(ffi::ThreadPool& pool, int64_t n, Task task) {
   struct Progress {
@@ -65,14 +66,14 @@ static void parallel(ffi::ThreadPool& pool, int64_t n, Task task) {
   };
   auto progress = std::make_shared<Progress>();
   auto work = [progress, n, task] {
-    int64_t own = 0;
-    for (int64_t i; (i = progress->next.fetch_add(1)) < n; ++own) task(i);
-    if (own && progress->done.fetch_add(own) + own == n) {
+    int64_t finished = 0;  // tasks that this thread has run
+    for (int64_t i; (i = progress->next.fetch_add(1)) < n; ++finished) task(i);
+    if (finished && progress->done.fetch_add(finished) + finished == n) {
       std::lock_guard<std::mutex> lock(progress->mutex);
       progress->all_done.notify_all();
     }
   };
-  // Whoever comes late finds nothing to do: no thread ever waits for one that has not begun.
+  // A thread that starts late finds no task left, so no thread waits for one that has not started.
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), n) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule([work] { work(); });
   work();

@@ -1,4 +1,4 @@
-// A convolution, and the padded copies of images that it reads.
+// Sizes of a convolution, and the padded copies of images that it reads.
 
 #pragma once
 
@@ -7,17 +7,19 @@
 
 #include "common.h"
 
-// A convolution of `images` images (height, width, in) into (out_height, out_width, out) with a
-// square kernel (size, size, in, out). `pad` zeros lie around the image and `dilation - 1` between
-// any two of its pixels; stride or dilation is 1.
+// A convolution of `images` images (height, width, in) to (out_height, out_width, out) with a
+// square kernel (size, size, in, out). The image is padded with `pad` zeros on each side and has
+// `dilation - 1` zeros between adjacent pixels. Stride or dilation is 1. With vmap there are
+// several `models`, each with its own images and kernel; otherwise one.
 struct Convolution {
-  int64_t nets, images, height, width, in, out_height, out_width, out, size, stride, pad, dilation;
+  int64_t models, images, height, width, in, out_height, out_width, out;
+  int64_t size, stride, pad, dilation;
 
   Convolution(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel,
               ffi::Span<const int64_t> y, int64_t stride, int64_t pad, int64_t dilation)
       : stride(stride), pad(pad), dilation(dilation) {
     const int64_t* d = x.end() - 4;
-    nets = x.size() == 5 ? x[0] : 1;
+    models = x.size() == 5 ? x[0] : 1;
     images = d[0], height = d[1], width = d[2], in = d[3];
     d = y.end() - 4;
     out_height = d[1], out_width = d[2], out = d[3];
@@ -34,8 +36,8 @@ struct Convolution {
 
   int64_t padded_image() const { return padded(height, out_height) * row(); }
 
-  // Copies images that follow each other into this thread's zero-padded buffer. With `scale` and
-  // `shift`, of each channel, what is copied is normalized by them and goes through a ReLU.
+  // Copies `count` consecutive images into this thread's zero-padded buffer. With `scale` and
+  // `shift` (one value per channel) it copies ReLU(x * scale + shift).
   const float* pad_images(const float* x, int64_t count, const float* scale = nullptr,
                           const float* shift = nullptr) const {
     thread_local std::vector<float> buffer;
@@ -59,7 +61,8 @@ struct Convolution {
   }
 };
 
-// What the images that go into a convolution are normalized by: null pointers if by nothing.
+// Normalization of the images that a convolution reads: scale and shift of each channel, or null
+// pointers for none.
 struct Prologue {
   const float *scale = nullptr, *shift = nullptr;
 

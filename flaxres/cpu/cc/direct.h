@@ -1,26 +1,28 @@
-// Convolutions and gradients of kernels as their definitions say, for any size, stride and dilation.
+// Direct convolutions and kernel gradients, for any kernel size, stride and dilation.
 
 #pragma once
 
 #include "convolution.h"
 
-// Pixels of results that a thread works on at a time.
-constexpr int64_t kNear = 128;
+// Number of output pixels that a thread processes at a time in a kernel gradient.
+constexpr int64_t kPixelsAtATime = 128;
 
-// Numbers of the padded image that lie together, as do the weights that they are multiplied by.
+// Contiguous values of the padded image, at offset x, and the contiguous weights that multiply
+// them.
 struct Run {
   int64_t x, weights, length;
 };
 
-// What lies under the kernel at the pixel (h, w) of the result, h and w below `dilation`: zeros
-// between pixels are left out. For a pixel `dilation` further it is `stride` pixels further.
+// Returns the values under the kernel at the output pixel (h, w), where h and w are below
+// `dilation`. The zeros between pixels are skipped. For an output pixel `dilation` further, all
+// values are `stride` pixels further.
 static std::vector<Run> runs_at(const Convolution& c, int64_t h, int64_t w) {
   std::vector<Run> runs;
   for (int64_t i = 0; i < c.size; ++i)
     for (int64_t j = 0; j < c.size; ++j) {
-      const int64_t above = h + i - c.pad, left = w + j - c.pad;  // negative in the border
-      if (above % c.dilation || left % c.dilation) continue;
-      const int64_t x = (above / c.dilation + c.pad) * c.row() + (left / c.dilation + c.pad) * c.in;
+      const int64_t row = h + i - c.pad, column = w + j - c.pad;  // negative in the padding
+      if (row % c.dilation || column % c.dilation) continue;
+      const int64_t x = (row / c.dilation + c.pad) * c.row() + (column / c.dilation + c.pad) * c.in;
       const int64_t weights = (i * c.size + j) * c.in * c.out;
       if (c.dilation == 1 && j)
         runs.back().length += c.in;
@@ -30,8 +32,9 @@ static std::vector<Run> runs_at(const Convolution& c, int64_t h, int64_t w) {
   return runs;
 }
 
-// A tile of kRows by kColumns results in kVectors * kLanes channels. kStep is the distance of inputs
-// in a row where it is known (not 0), which spares most of the address arithmetic.
+// Computes kRows by kColumns output pixels in kVectors * kLanes channels. kStep is the distance of
+// the inputs of adjacent pixels if it is known at compile time, which saves address arithmetic, or
+// 0.
 template <int kRows, int kColumns, int kVectors, int kStep>
 static inline void forward_tile(const Convolution& c, const std::vector<Run>& runs, const float* x,
                                 const float* weights, float* y) {
@@ -53,7 +56,7 @@ static inline void forward_tile(const Convolution& c, const std::vector<Run>& ru
         store(y + (h * c.out_width + p) * c.dilation * out + v * kLanes, sum[h][p][v]);
 }
 
-// kRows rows of results, or every `dilation`-th of their pixels, which are `pixels` in a row.
+// Computes kRows output rows of `pixels` pixels each, which are `dilation` pixels apart.
 template <int kRows, int kColumns, int kVectors, int kStep>
 static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int64_t pixels,
                          const float* x, const float* weights, float* y) {
@@ -66,33 +69,34 @@ static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int
     forward_tile<kRows, 1, kVectors, 0>(c, runs, x + w * step, weights, y + w * out_step);
 }
 
-// One vector of channels, or two, of an image, or of every `dilation`-th pixel and row of it.
+// Computes one or two vectors of channels of an image, for every `dilation`-th pixel and row.
 template <int kVectors>
 static void forward_channels(const Convolution& c, const std::vector<Run>& runs, int64_t rows,
                              int64_t pixels, const float* x, const float* weights, float* y) {
-  constexpr int kMost = kTile / kVectors;
+  constexpr int kMaxColumns = kTile / kVectors;
   const int64_t step = c.stride * c.in;
-  const bool wide = pixels >= kMost, middle = pixels >= 4;
-  const auto one = !middle       ? forward_rows<1, 2, kVectors, 0>
-                   : !wide       ? forward_rows<1, 4, kVectors, 0>
-                   : step == 32  ? forward_rows<1, kMost, kVectors, 32>
-                   : step == 64  ? forward_rows<1, kMost, kVectors, 64>
-                                 : forward_rows<1, kMost, kVectors, 0>;
-  const auto several = wide     ? one
-                       : middle ? forward_rows<kMost / 4, 4, kVectors, 0>
-                                : forward_rows<2, 2, kVectors, 0>;
-  const int64_t most = wide ? 1 : middle ? kMost / 4 : 2;
+  const bool is_wide = pixels >= kMaxColumns, is_medium = pixels >= 4;
+  const auto one_row = !is_medium   ? forward_rows<1, 2, kVectors, 0>
+                       : !is_wide   ? forward_rows<1, 4, kVectors, 0>
+                       : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32>
+                       : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64>
+                                    : forward_rows<1, kMaxColumns, kVectors, 0>;
+  const auto several_rows = is_wide     ? one_row
+                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0>
+                                        : forward_rows<2, 2, kVectors, 0>;
+  const int64_t count = is_wide ? 1 : is_medium ? kMaxColumns / 4 : 2;  // rows of `several_rows`
   const int64_t x_step = c.stride * c.row(), y_step = c.dilation * c.out_width * c.out;
   int64_t h = 0;
-  for (; h + most <= rows; h += most)
-    several(c, runs, pixels, x + h * x_step, weights, y + h * y_step);
-  for (; h < rows; ++h) one(c, runs, pixels, x + h * x_step, weights, y + h * y_step);
+  for (; h + count <= rows; h += count)
+    several_rows(c, runs, pixels, x + h * x_step, weights, y + h * y_step);
+  for (; h < rows; ++h) one_row(c, runs, pixels, x + h * x_step, weights, y + h * y_step);
 }
 
+// Convolves one padded image.
 static void forward_image(const Convolution& c, const float* padded, const float* weights,
                           float* y) {
-  for (int64_t first = 0; first < c.dilation * c.dilation; ++first) {
-    const int64_t h = first / c.dilation, w = first % c.dilation;
+  for (int64_t phase = 0; phase < c.dilation * c.dilation; ++phase) {
+    const int64_t h = phase / c.dilation, w = phase % c.dilation;
     const auto runs = runs_at(c, h, w);
     const int64_t rows = (c.out_height - h + c.dilation - 1) / c.dilation;
     const int64_t pixels = (c.out_width - w + c.dilation - 1) / c.dilation;
@@ -105,14 +109,14 @@ static void forward_image(const Convolution& c, const float* padded, const float
   }
 }
 
-// Some rows of the results of some images, over which the kernel's gradient is a sum; x and dy are
-// those of the first pixel.
+// Output rows of several images, over which the gradient of the kernel is summed. x and dy point to
+// the input and the output gradient of the first pixel.
 struct Part {
   int64_t images, rows;
   const float *x, *dy;
 };
 
-// Adds a part's sums to kInputs * kVectors * kLanes numbers of the kernel's gradient.
+// Adds the sums over a part to kInputs * kVectors * kLanes elements of the kernel gradient.
 template <int kInputs, int kVectors>
 static inline void kernel_tile(const Convolution& c, const Part& part, int64_t x_offset,
                                int64_t dy_offset, float* dw) {
@@ -136,26 +140,27 @@ static inline void kernel_tile(const Convolution& c, const Part& part, int64_t x
     for (int v = 0; v < kVectors; ++v) store(dw + j * c.out + v * kLanes, sum[j][v]);
 }
 
-// One row of the kernel, for one vector of channels or two.
+// Adds the sums over a part to row i of the kernel gradient, in one or two vectors of filters from
+// o.
 template <int kVectors>
 static void kernel_row(const Convolution& c, const Part& part, int64_t i, int64_t o, float* dw) {
-  constexpr int kMost = kTile / kVectors;
+  constexpr int kMaxInputs = kTile / kVectors;
   const int64_t length = c.size * c.in, x = i * c.row();
   dw += i * length * c.out + o;
   int64_t j = 0;
-  for (; j + kMost <= length; j += kMost)
-    kernel_tile<kMost, kVectors>(c, part, x + j, o, dw + j * c.out);
+  for (; j + kMaxInputs <= length; j += kMaxInputs)
+    kernel_tile<kMaxInputs, kVectors>(c, part, x + j, o, dw + j * c.out);
   for (; j + 4 <= length; j += 4) kernel_tile<4, kVectors>(c, part, x + j, o, dw + j * c.out);
   for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, dw + j * c.out);
 }
 
-// Adds the part of some padded images to the gradient of the kernel.
+// Adds the contribution of several padded images to the gradient of the kernel.
 static void kernel_images(const Convolution& c, int64_t images, const float* padded,
                           const float* dy, float* dw) {
-  // So few rows at a time that they stay in the nearest cache while all of the kernel is gone over.
-  const int64_t most = std::max<int64_t>(1, kNear / c.out_width);
-  for (int64_t h = 0; h < c.out_height; h += most) {
-    const Part part{images, std::min(most, c.out_height - h), padded + h * c.stride * c.row(),
+  // The rows processed at a time stay in the first-level cache while the whole kernel is updated.
+  const int64_t max_rows = std::max<int64_t>(1, kPixelsAtATime / c.out_width);
+  for (int64_t h = 0; h < c.out_height; h += max_rows) {
+    const Part part{images, std::min(max_rows, c.out_height - h), padded + h * c.stride * c.row(),
                     dy + h * c.out_width * c.out};
     for (int64_t i = 0; i < c.size; ++i) {
       int64_t o = 0;

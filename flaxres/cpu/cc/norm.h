@@ -1,4 +1,4 @@
-// Batch norm and its gradient, with what is added and the ReLU in the same pass.
+// Batch norm and its gradient, together with the addition and the ReLU that follow it.
 
 #pragma once
 
@@ -7,66 +7,70 @@
 
 #include "common.h"
 
-// Batch norm over `pixels` (images times height times width) of each channel of each net.
+// Sizes of a batch norm over `pixels` (images * height * width) of each channel of each model. The
+// pixels are split into `parts`.
 struct BatchNorm {
-  int64_t nets, pixels, channels, parts;
+  int64_t models, pixels, channels, parts;
 
-  explicit BatchNorm(ffi::Span<const int64_t> x) : nets(x.size() == 5 ? x[0] : 1), pixels(1) {
+  explicit BatchNorm(ffi::Span<const int64_t> x) : models(x.size() == 5 ? x[0] : 1), pixels(1) {
     for (const int64_t* d = x.end() - 4; d < x.end() - 1; ++d) pixels *= *d;
     channels = x.back();
     parts = std::min(4 * kParts, pixels);
   }
-  int64_t all() const { return nets * channels; }
+  int64_t all() const { return models * channels; }
 
-  // Runs loop(task, c, i, end) for each part of the pixels and each vector of channels, which are
-  // those from c on in an array of (nets, channels); their numbers lie at i, i + channels, ...
-  // before end.
+  // Runs loop(task, c, i, end) for each part of the pixels and each vector of channels. The vector
+  // starts at element c of an array (models, channels). Its values in the images start at element
+  // i, i + channels, ... and lie before end.
   template <class Loop>
   void each(ffi::ThreadPool& pool, Loop loop) const {
-    parallel(pool, nets * parts, [=, *this](int64_t task) {
-      const int64_t net = task / parts, part = task % parts, first = net * pixels;
+    parallel(pool, models * parts, [=, *this](int64_t task) {
+      const int64_t model = task / parts, part = task % parts, first = model * pixels;
       const int64_t begin = (first + part * pixels / parts) * channels;
       const int64_t end = (first + (part + 1) * pixels / parts) * channels;
       for (int64_t c = 0; c < channels; c += kLanes)
-        loop(task, net * channels + c, begin + c, end);
+        loop(task, model * channels + c, begin + c, end);
     });
   }
 
-  // Adds what `each` task left in sums (task, 2, channels).
+  // Calls use(c, first, second) for each channel with its two sums over all tasks, which wrote
+  // their partial sums to `sums` (task, 2, channels).
   template <class Use>
   void total(const std::vector<float>& sums, Use use) const {
     for (int64_t c = 0; c < all(); ++c) {
       double first = 0, second = 0;
-      const float* own = &sums[c / channels * parts * 2 * channels + c % channels];
-      for (int64_t part = 0; part < parts; ++part, own += 2 * channels)
-        first += own[0], second += own[channels];
+      const float* partial = &sums[c / channels * parts * 2 * channels + c % channels];
+      for (int64_t part = 0; part < parts; ++part, partial += 2 * channels)
+        first += partial[0], second += partial[channels];
       use(c, first, second);
     }
   }
 };
 
-// Per channel: y = x * scale + shift, which is (x - mean) * deviation * gamma + beta.
+// Batch norm as y = x * scale + shift per channel, equal to (x - mean) * inverse_std * gamma +
+// beta.
 struct Affine {
-  std::vector<float> deviation, scale, shift;
+  std::vector<float> inverse_std, scale, shift;
 
-  // Of arrays that are gamma, beta, the mean and the variance from the `first` on.
-  Affine(int64_t n, const Call& call, size_t first) : deviation(n), scale(n), shift(n) {
+  // Reads gamma, beta, mean and variance from four arrays of the call, starting with number
+  // `first`.
+  Affine(int64_t n, const Call& call, size_t first) : inverse_std(n), scale(n), shift(n) {
     const Array gamma = call.array(first), beta = call.array(first + 1);
     const Array mean = call.array(first + 2), variance = call.array(first + 3);
     const float epsilon = call.number("epsilon");
     for (int64_t c = 0; c < n; ++c) {
-      deviation[c] = 1 / std::sqrt(variance.typed_data()[c] + epsilon);
-      scale[c] = gamma.typed_data()[c] * deviation[c];
+      inverse_std[c] = 1 / std::sqrt(variance.typed_data()[c] + epsilon);
+      scale[c] = gamma.typed_data()[c] * inverse_std[c];
       shift[c] = beta.typed_data()[c] - mean.typed_data()[c] * scale[c];
     }
   }
 };
 
-// Sums of x and of its squares.
+// Computes the sum of x and of its squares for each channel.
 static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
   const Array x = call.array(0), sum = call.result(0), squares = call.result(1);
   const BatchNorm norm(x.dimensions());
-  std::vector<float> sums(norm.nets * norm.parts * 2 * norm.channels);
+  std::vector<float> sums(norm.models * norm.parts * 2 * norm.channels);
   const float* from = x.typed_data();
   norm.each(pool, [=, to = sums.data()](int64_t task, int64_t c, int64_t i, int64_t end) {
     const int64_t channels = norm.channels;
@@ -87,6 +91,7 @@ static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
 }
 FLAXRES_FUNCTION(norm_sums);
 
+// Normalizes x; with kAdd it adds `add`, and with kRelu it applies ReLU last.
 template <bool kRelu, bool kAdd>
 static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
                              const float* x, const float* add, float* y) {
@@ -102,7 +107,7 @@ static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const
   });
 }
 
-// y = norm(x), with `add` to it if `adds`, and 0 for negative numbers if `relu`.
+// Computes y = norm(x), plus `add` if the flag `adds` is set, and its ReLU if `relu` is set.
 static void normalize(ffi::ThreadPool& pool, const Call& call) {
   const Array x = call.array(0), add = call.array(5), y = call.result(0);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
@@ -115,8 +120,8 @@ static void normalize(ffi::ThreadPool& pool, const Call& call) {
 }
 FLAXRES_FUNCTION(normalize);
 
-// Sums of d and d * x, where d is dy, but 0 where y was negative if kRelu: that is worked out again,
-// or where kAdd looked up in y, and then d is written too.
+// Computes the sums of d and d * x for each channel. d is dy, or with kRelu 0 where y was not
+// positive. Without kAdd, y is recomputed; with kAdd it is read from memory and d is written.
 template <bool kRelu, bool kAdd>
 static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
                           const float* dy, const float* x, const float* y, float* d, float* sums) {
@@ -140,26 +145,28 @@ static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Af
   });
 }
 
-// The gradients of gamma and beta; if `adds` also d, that of what was added.
+// Computes the gradients of gamma and beta, and if `adds` is set the gradient d of the added array.
 static void norm_gradient_sums(ffi::ThreadPool& pool, const Call& call) {
   const Array dy = call.array(0), x = call.array(1), mean = call.array(4), y = call.array(6);
   const Array dgamma = call.result(0), dbeta = call.result(1), d = call.result(2);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 2);
-  std::vector<float> sums(norm.nets * norm.parts * 2 * norm.channels);
+  std::vector<float> sums(norm.models * norm.parts * 2 * norm.channels);
   const auto run = adds   ? sum_gradients<true, true>
                    : relu ? sum_gradients<true, false>
                           : sum_gradients<false, false>;
   run(pool, norm, affine, dy.typed_data(), x.typed_data(), y.typed_data(), d.typed_data(),
       sums.data());
   norm.total(sums, [&](int64_t c, double s, double t) {
-    dgamma.typed_data()[c] = (t - mean.typed_data()[c] * s) * affine.deviation[c];
+    dgamma.typed_data()[c] = (t - mean.typed_data()[c] * s) * affine.inverse_std[c];
     dbeta.typed_data()[c] = s;
   });
 }
 FLAXRES_FUNCTION(norm_gradient_sums);
 
+// Writes dx = d * scale + x * slope + constant; with kRelu d is set to 0 where the ReLU was
+// inactive.
 template <bool kRelu>
 static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
                                  const Affine& affine, const std::vector<float>& slopes,
@@ -179,8 +186,8 @@ static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
   });
 }
 
-// dx = scale * (d - (dbeta + normalized x * dgamma) / count); count are the pixels that the mean and
-// the variance come from, those on other devices included.
+// Computes dx = scale * (d - (dbeta + normalized x * dgamma) / count). `count` is the number of
+// pixels in the statistics, including those of other devices.
 static void norm_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Array d = call.array(0), x = call.array(1), mean = call.array(4), dx = call.result(0);
   const Array dgamma = call.array(6), dbeta = call.array(7);
@@ -189,8 +196,9 @@ static void norm_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Affine affine(norm.all(), call, 2);
   std::vector<float> slopes(norm.all()), constants(norm.all());
   for (int64_t c = 0; c < norm.all(); ++c) {
-    slopes[c] = -affine.scale[c] * affine.deviation[c] * dgamma.typed_data()[c] / count;
-    constants[c] = -affine.scale[c] * dbeta.typed_data()[c] / count - mean.typed_data()[c] * slopes[c];
+    slopes[c] = -affine.scale[c] * affine.inverse_std[c] * dgamma.typed_data()[c] / count;
+    constants[c] =
+        -affine.scale[c] * dbeta.typed_data()[c] / count - mean.typed_data()[c] * slopes[c];
   }
   const auto run = call.flag("relu") ? differentiate_pixels<true> : differentiate_pixels<false>;
   run(pool, norm, affine, slopes, constants, d.typed_data(), x.typed_data(), dx.typed_data());
