@@ -1,4 +1,4 @@
-"""Runs whose images are streamed, against those whose images are on the device."""
+"""Runs with streamed images against runs whose images are all on the devices."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def make_config(folder, placement="stream"):
 
 @pytest.fixture(scope="module")
 def resident(folder, tmp_path_factory):
-    """A run on the device: its records and last checkpoint."""
+    """Trains with all images on the device; returns records, final digest and layer records."""
     workdir = tmp_path_factory.mktemp("resident")
     config = make_config(folder, "device")
     config.log_layers_every = 6
@@ -45,19 +45,19 @@ def resident(folder, tmp_path_factory):
 
 
 def stop_at(monkeypatch, step):
-    """Sends SIGTERM to this process when the images of the steps up to `step` are taken."""
-    take, sent = StreamPipeline.next, []
+    """Sends SIGTERM to this process when the inputs of the steps up to `step` are requested."""
+    next_inputs, sent = StreamPipeline.next, []
 
-    def wrapped(self, begin, num_steps):
-        if begin + num_steps == step and not sent:
+    def wrapped(self, start, num_steps):
+        if start + num_steps == step and not sent:
             sent.append(step)
             os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, begin, num_steps)
+        return next_inputs(self, start, num_steps)
 
     monkeypatch.setattr(StreamPipeline, "next", wrapped)
 
 
-def test_a_streamed_run_is_the_resident_one(tmp_path, folder, resident):
+def test_a_streamed_run_equals_a_resident_run(tmp_path, folder, resident):
     config = make_config(folder)
     config.log_layers_every = 6
     train_and_evaluate(config, tmp_path)
@@ -68,8 +68,8 @@ def test_a_streamed_run_is_the_resident_one(tmp_path, folder, resident):
     assert "data_wait_percent" in read_metrics(tmp_path)[-1]
 
 
-def stop_and_go_on(config, workdir, monkeypatch, step, workers=0):
-    """Trains with a stop after `step` steps, and after it with so many workers."""
+def stop_and_resume(config, workdir, monkeypatch, step, workers=0):
+    """Trains with a stop after `step` steps, then with `workers` decode workers."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(InterruptedRunError, match=f"Stopped at step {step}"):
@@ -78,18 +78,18 @@ def stop_and_go_on(config, workdir, monkeypatch, step, workers=0):
     train_and_evaluate(config, workdir)
 
 
-def test_it_goes_on_with_the_next_image(tmp_path, folder, resident, monkeypatch):
-    """In the middle of an epoch of 45 images, by other workers: bit for bit."""
+def test_a_streamed_run_resumes_bit_for_bit(tmp_path, folder, resident, monkeypatch):
+    """Resumes in the middle of an epoch of 45 images, with another number of workers."""
     config = make_config(folder)
     config.log_layers_every = 6
-    stop_and_go_on(config, tmp_path, monkeypatch, 7, workers=2)
+    stop_and_resume(config, tmp_path, monkeypatch, 7, workers=2)
     assert metrics(tmp_path) == resident[0]
     assert final_digest(config, tmp_path) == resident[1]
 
 
 @pytest.fixture(scope="module")
 def on_two_devices(folder, tmp_path_factory):
-    """Records of a run on two devices, each with all images, and two steps a dispatch."""
+    """Returns the records of a resident run on two devices, with two steps per dispatch."""
     workdir = tmp_path_factory.mktemp("two")
     train_and_evaluate(two_devices(folder, "device"), workdir)
     return metrics(workdir)
@@ -103,16 +103,18 @@ def two_devices(folder, placement):
 
 
 @pytest.mark.parametrize("parallelism", ["jit", "pmap"])
-def test_two_devices(tmp_path, folder, on_two_devices, monkeypatch, parallelism):
-    """Each gets its own images, and the run is the same, with a stop in it."""
+def test_a_streamed_run_on_two_devices_equals_a_resident_run(
+    tmp_path, folder, on_two_devices, monkeypatch, parallelism
+):
+    """The run stops once and resumes."""
     config = two_devices(folder, "stream")
     config.parallelism = parallelism
-    stop_and_go_on(config, tmp_path, monkeypatch, 4)
+    stop_and_resume(config, tmp_path, monkeypatch, 4)
     assert metrics(tmp_path) == on_two_devices
 
 
-def test_random_crops_of_larger_images(tmp_path, monkeypatch):
-    """Training and an interruption in it, with crops that are made where images are decoded."""
+def test_random_crops_of_larger_images_resume_bit_for_bit(tmp_path, monkeypatch):
+    """The crops are made by the decode workers."""
     config = make_config(write_folder(tmp_path / "folder", sides=(10, 20)))
     config.dataset.image_size, config.dataset.eval_short_side = 8, 10
     config.augment.crop, config.dataset.mean_images = "random-resized", 30
@@ -120,11 +122,11 @@ def test_random_crops_of_larger_images(tmp_path, monkeypatch):
     train_and_evaluate(config, tmp_path / "straight")
     records = metrics(tmp_path / "straight")
     assert records[-1]["train_loss"] < records[0]["train_loss"]
-    stop_and_go_on(config, tmp_path / "stopped", monkeypatch, 3)
+    stop_and_resume(config, tmp_path / "stopped", monkeypatch, 3)
     assert metrics(tmp_path / "stopped") == records
 
 
-def test_broken_images(tmp_path, capsys):
+def test_broken_images_fail_or_are_skipped(tmp_path, capsys):
     folder = write_folder(tmp_path / "folder", sides=(8, 9))
     config = make_config(folder)
     for name in ("train/red/002.jpg", "test/green/004.jpg"):
@@ -135,33 +137,33 @@ def test_broken_images(tmp_path, capsys):
     record = train_and_evaluate(config, tmp_path / "skip")
     records = read_metrics(tmp_path / "skip")
     replaced = sum(int(record["broken_images"]) for record in records)
-    assert replaced in (8, 9)  # once in each epoch of 45, in 12 batches of 32
+    assert replaced in (8, 9)  # once per epoch of 45 images, in 12 batches of 32
     assert f" {replaced} times in training; 1 were skipped" in capsys.readouterr().err
     # 20 of 21 images are counted.
     wrong = record["test_error"] * 20 / 100
     assert wrong == pytest.approx(round(wrong))
 
 
-def test_a_batch_larger_than_the_split(tmp_path, folder):
+def test_a_batch_larger_than_the_training_split_is_refused(tmp_path, folder):
     config = make_config(folder)
     config.batch_size = 46
     with pytest.raises(ConfigError, match="batch_size must be at most 45"):
         train_and_evaluate(config, tmp_path)
 
 
-def test_batches_come_in_turn(folder):
+def test_batches_must_be_read_in_order(folder):
     config = make_config(folder)
     dataset = open_dataset(config)
     compiled_steps = CompiledSteps(config, dataset)
-    feed = StreamPipeline(config, compiled_steps, dataset)
-    feed.start(0, 1)
+    pipeline = StreamPipeline(config, compiled_steps, dataset)
+    pipeline.start(0, 1)
     try:
-        arrays, rows = feed.next(0, 1)
-        again, _ = feed.batch_at(0)
-        np.testing.assert_array_equal(arrays.images, again.images)
+        arrays, rows = pipeline.next(0, 1)
+        same_arrays, _ = pipeline.batch_at(0)
+        np.testing.assert_array_equal(arrays.images, same_arrays.images)
         np.testing.assert_array_equal(rows, np.arange(32)[None])
         with pytest.raises(RuntimeError, match="was requested"):
-            feed.next(5, 1)
+            pipeline.next(5, 1)
     finally:
-        feed.close()
+        pipeline.close()
     assert [next_dispatch_size(step, 4, 10) for step in (0, 3, 4, 8)] == [4, 1, 4, 2]

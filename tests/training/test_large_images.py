@@ -1,4 +1,4 @@
-"""ResNet-18 in its full size on images of 224 pixels, from files: minutes, so with -m nets."""
+"""ResNet-18 in full size on 224x224 images from files. Takes minutes, so it runs with `-m nets`."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from flaxres.training.train import train_and_evaluate
 from tests.training.test_input_pipeline import stop_at
 from tests.training.test_train import metrics
 
-CIFAR = next(
+CIFAR10 = next(
     (
         path
         for name in ("cifar10_jpeg", "cifar10")
@@ -22,7 +22,7 @@ CIFAR = next(
     ),
     None,
 )
-STEPS = 24
+NUM_STEPS = 24
 
 
 def make_config(folder):
@@ -34,20 +34,20 @@ def make_config(folder):
     config.augment.crop, config.augment.pad = "random-resized", 0
     config.batch_size, config.eval_batch_size = 16, 20
     config.learning_rate, config.boundaries = 0.003, ()
-    config.num_steps = config.eval_every = STEPS
-    config.log_every, config.checkpoint_every = 4, STEPS
+    config.num_steps = config.eval_every = NUM_STEPS
+    config.log_every, config.checkpoint_every = 4, NUM_STEPS
     return config
 
 
-def losses(workdir):
+def train_losses(workdir):
     return [record["train_loss"] for record in metrics(workdir)]
 
 
 @pytest.mark.nets
-def test_thousands_of_large_files_with_an_interruption(tmp_path, monkeypatch):
+def test_a_run_on_thousands_of_large_files_resumes(tmp_path, monkeypatch):
     config = make_config(make_folder(tmp_path / "folder", 2_000, 60))
     train_and_evaluate(config, tmp_path / "straight")
-    first, *_, last = losses(tmp_path / "straight")
+    first, *_, last = train_losses(tmp_path / "straight")
     assert last < first - 0.5
 
     with monkeypatch.context() as patch:
@@ -59,10 +59,10 @@ def test_thousands_of_large_files_with_an_interruption(tmp_path, monkeypatch):
 
 
 @pytest.mark.nets
-@pytest.mark.skipif(CIFAR is None, reason="TFDS_DATA_DIR holds no prepared cifar10")
-def test_cifar10_as_files(tmp_path):
+@pytest.mark.skipif(CIFAR10 is None, reason="TFDS_DATA_DIR holds no prepared cifar10")
+def test_a_run_on_cifar10_as_files(tmp_path):
     config = make_config(tmp_path / "folder")
-    config.dataset.name, config.dataset.data_dir = CIFAR.name, str(CIFAR.parent)
+    config.dataset.name, config.dataset.data_dir = CIFAR10.name, str(CIFAR10.parent)
     sources = open_sources(config.dataset)
     for split, source, size in (("train", sources.train, 2_000), ("test", sources.test, 60)):
         for index in range(size):
@@ -70,7 +70,7 @@ def test_cifar10_as_files(tmp_path):
             path = tmp_path / "folder" / split / sources.class_names[label] / f"{index:05}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)
-    # The same images, in the order of the files.
+    # The files hold the same images, in the order of their names.
     from_files = make_config(tmp_path / "folder")
     files = open_sources(from_files.dataset)
     assert sorted(files.class_names) == sorted(sources.class_names)
@@ -80,5 +80,5 @@ def test_cifar10_as_files(tmp_path):
     np.testing.assert_array_equal(image, sources.train.load(int(where.stem))[0])
 
     train_and_evaluate(from_files, tmp_path / "run")
-    first, *_, last = losses(tmp_path / "run")
+    first, *_, last = train_losses(tmp_path / "run")
     assert last < first

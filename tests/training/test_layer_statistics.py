@@ -1,4 +1,4 @@
-"""Gradients and activations of layers against finite differences and NumPy."""
+"""Layer statistics against finite differences and NumPy."""
 
 import jax
 import numpy as np
@@ -24,8 +24,11 @@ LAYERS = [
 ]
 
 
-def measured(**fields):
-    """The small experiment's statistics before its first step, with what they are of."""
+def measure(**fields):
+    """Computes the layer statistics of the small config before its first step.
+
+    Returns: config, compiled steps, training split, state and record.
+    """
     config = small_config()
     config.update(fields)
     compiled_steps = CompiledSteps(config, load_dataset(config.dataset))
@@ -37,23 +40,23 @@ def measured(**fields):
 
 @pytest.fixture(scope="module")
 def small():
-    return measured()
+    return measure()
 
 
-def test_layers_in_order(small):
+def test_layers_are_in_order(small):
     record = small[-1]
     assert record["step"] == 0
     assert [list(record[quantity]) for quantity in QUANTITIES] == 3 * [LAYERS]
 
 
-def test_gradients_are_those_of_finite_differences(small):
+def test_gradients_match_finite_differences(small):
     config, compiled_steps, arrays, state, record = small
     rows = compiled_steps.indices(0, 1)[0]
     images = normalize(arrays.images[rows], arrays.mean)
     loss = make_loss(create_model(config.model, 10), config, state, images, arrays.labels[rows])
 
     @jax.jit
-    def at(layer_kernels):
+    def loss_with(layer_kernels):
         params = {k: dict(v) for k, v in state.params.items()}
         for name, kernel in layer_kernels.items():
             params[name]["kernel"] = kernel
@@ -67,12 +70,12 @@ def test_gradients_are_those_of_finite_differences(small):
             for sign in (1, -1):
                 moved = kernel.copy()
                 moved.flat[i] += sign * step
-                ends.append(float(at({name: moved})))
+                ends.append(float(loss_with({name: moved})))
             slopes.append((ends[0] - ends[1]) / (2 * step))
         assert record["gradient"][name] == pytest.approx(np.linalg.norm(slopes), rel=0.02)
 
 
-def test_what_is_propagated_backwards_and_activations_by_numpy(small):
+def test_backward_signal_and_activations_match_numpy(small):
     config, compiled_steps, arrays, state, record = small
     rows = compiled_steps.indices(0, 1)[0]
     images = np.asarray(normalize(arrays.images[rows], arrays.mean))
@@ -80,7 +83,7 @@ def test_what_is_propagated_backwards_and_activations_by_numpy(small):
     logits = create_model(config.model, 10).apply(
         state.variables, images, train=True, mutable=["batch_stats"]
     )[0]
-    # The gradient of cross-entropy: probabilities less 1 at the label, over the images.
+    # Gradient of the mean cross-entropy: (probabilities - one-hot labels) / batch size.
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     probabilities[np.arange(len(labels)), labels] -= 1
     backward = np.linalg.norm(probabilities) / len(labels)
@@ -96,15 +99,15 @@ def test_what_is_propagated_backwards_and_activations_by_numpy(small):
 
 
 @pytest.mark.parametrize("scope", ["global", "device"])
-def test_devices_share_the_batch(small, scope):
-    record = measured(num_devices=4, bn_scope=scope)[-1]
-    rtol = 1e-3 if scope == "global" else 0.5  # of other batch statistics
+def test_statistics_over_several_devices(small, scope):
+    record = measure(num_devices=4, bn_scope=scope)[-1]
+    rtol = 1e-3 if scope == "global" else 0.5  # batch statistics differ
     for quantity in QUANTITIES:
-        theirs = list(small[-1][quantity].values())
-        np.testing.assert_allclose(list(record[quantity].values()), theirs, rtol=rtol)
+        expected = list(small[-1][quantity].values())
+        np.testing.assert_allclose(list(record[quantity].values()), expected, rtol=rtol)
 
 
-def test_the_training_is_the_same_and_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+def test_logging_changes_nothing_and_resumes_without_a_gap(tmp_path, monkeypatch):
     config = small_config()
     train_and_evaluate(config, tmp_path / "without")
     config.log_layers_every = 4
@@ -122,13 +125,13 @@ def test_the_training_is_the_same_and_goes_on_as_if_nothing_had_happened(tmp_pat
     assert read_metrics(tmp_path / "stopped", LAYERS_FILE) == records
 
 
-def test_numbers_that_are_not_finite_are_null(small):
+def test_values_that_are_not_finite_are_none(small):
     statistics = small[1].layer_statistics
     values = {quantity: np.full(len(LAYERS), np.inf) for quantity in QUANTITIES}
     assert statistics.record(3, values)["gradient"]["conv"] is None
 
 
-def test_several_replicas_have_none(config, tmp_path):
+def test_layer_statistics_of_several_replicas_are_refused(config, tmp_path):
     config.num_replicas, config.log_layers_every = 2, 1
     with pytest.raises(ConfigError, match="log_layers_every must be 0 if num_replicas"):
         train_and_evaluate(config, tmp_path)

@@ -1,3 +1,5 @@
+"""Training loop: order of launches, records and checkpoints."""
+
 import pytest
 
 from flaxres.run.checkpoint import Checkpoints
@@ -8,12 +10,12 @@ from flaxres.training.dispatches import due, steps_per_dispatch
 from flaxres.training.train import train_and_evaluate
 
 
-def noted(monkeypatch, owner, name, events, note):
-    """Has `note(*args)` added to `events` when `owner.name` is called, unless it is None."""
+def record_calls(monkeypatch, owner, name, events, to_event):
+    """Makes each call of `owner.name` append `to_event(*args)` to `events`, unless it is None."""
     function = getattr(owner, name)
 
     def wrapped(*args, **kwargs):
-        if (event := note(*args, **kwargs)) is not None:
+        if (event := to_event(*args, **kwargs)) is not None:
             events.append(event)
         return function(*args, **kwargs)
 
@@ -42,28 +44,31 @@ def test_the_next_dispatch_is_launched_before_a_record_is_fetched(
 
     monkeypatch.setattr(CompiledSteps, "compile_train_steps", compiled)
     monkeypatch.setattr(loop, "MAX_AHEAD", max_ahead)
-    noted(monkeypatch, CompiledSteps, "launch_evaluation", events, lambda *_: "evaluate")
-    noted(monkeypatch, MetricWriters, "write", events, lambda _, records: records[0]["step"])
-    noted(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
+    record_calls(monkeypatch, CompiledSteps, "launch_evaluation", events, lambda *_: "evaluate")
+    record_calls(monkeypatch, MetricWriters, "write", events, lambda _, records: records[0]["step"])
+    record_calls(monkeypatch, loop, "Snapshot", events, lambda _: "copy")
     train_and_evaluate(config, tmp_path)
-    assert events.pop(0) == "copy"  # of the first state, to have it compiled
+    assert events.pop(0) == "copy"  # of the first state, which compiles the copy
     if num_devices == 1:
         assert events == [
             *("launch", "launch", "launch", "evaluate", 2, "launch", 3),
             *("launch", 4, "launch", "evaluate", "copy", 6),
         ]
-    else:  # whose calls wait for their results on a CPU, so there is nothing to gain
+    else:  # several CPU devices are synchronous, so nothing is launched ahead
         assert events == [
             *("launch", "launch", 2, "launch", "evaluate", 3),
             *("launch", 4, "launch", "launch", "evaluate", "copy", 6),
         ]
 
 
-def test_records_are_on_disk_before_their_checkpoint_is_begun(tmp_path, config, monkeypatch):
+def test_records_are_on_disk_before_a_checkpoint_is_saved(tmp_path, config, monkeypatch):
     events = []
-    steps = lambda *_: ("synced", max(r["step"] for r in read_metrics(tmp_path)))  # noqa: E731
-    noted(monkeypatch, MetricWriters, "sync", events, steps)
-    noted(monkeypatch, Checkpoints, "_save", events, lambda _, step, *__: ("save", step))
+
+    def last_step(_):
+        return "synced", max(record["step"] for record in read_metrics(tmp_path))
+
+    record_calls(monkeypatch, MetricWriters, "sync", events, last_step)
+    record_calls(monkeypatch, Checkpoints, "_save", events, lambda _, step, *__: ("save", step))
     train_and_evaluate(config, tmp_path)
     assert [event for event in events if event[0] == "save"] == [
         ("save", step) for step in (5, 10, 15, 20)
@@ -76,12 +81,17 @@ def test_records_are_on_disk_before_their_checkpoint_is_begun(tmp_path, config, 
 def test_steps_per_dispatch_divides_all_periods(config):
     assert steps_per_dispatch(config) == 1  # on a CPU
     config.num_steps, config.log_every, config.eval_every = 600, 20, 100
-    for checkpoint_every, asked, expected in ((40, 100, 20), (40, 8, 5), (7, 100, 1), (30, 10, 10)):
-        config.checkpoint_every, config.steps_per_dispatch = checkpoint_every, asked
+    for checkpoint_every, max_steps, expected in (
+        (40, 100, 20),
+        (40, 8, 5),
+        (7, 100, 1),
+        (30, 10, 10),
+    ):
+        config.checkpoint_every, config.steps_per_dispatch = checkpoint_every, max_steps
         assert steps_per_dispatch(config) == expected
 
 
-def test_what_is_due(config):
+def test_logs_evaluations_and_checkpoints_are_due(config):
     assert due(config, 3) == (False, False, False)
     assert due(config, 4) == (True, False, False)
     assert due(config, 5) == (False, False, True)

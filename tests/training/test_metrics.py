@@ -1,10 +1,12 @@
+"""Sums and averages of metrics."""
+
 import jax.numpy as jnp
 import pytest
 
 from flaxres.training.metrics import MetricSums
 
 
-def test_sums_by_hand():
+def test_sums_and_averages_by_hand():
     logits = jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [0.0, 1.0]])
     labels = jnp.array([0, 0, 1, 1])
     weights = jnp.array([True, True, True, False])

@@ -1,3 +1,5 @@
+"""Optimizer and learning-rate schedules against the paper, computations by hand and PyTorch."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from flaxres.training.optimizer import Warmup, kernel_mask, learning_rate, make_
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
+    ("step", "expected"),
     [
         (0, 0.1),
         (399, 0.1),
@@ -19,56 +21,56 @@ from flaxres.training.optimizer import Warmup, kernel_mask, learning_rate, make_
         (63_999, 1e-3),
     ],
 )
-def test_learning_rate_of_the_paper(step, rate):
+def test_learning_rate_of_the_paper(step, expected):
     config = cifar10.get_config("resnet-56")
     np.testing.assert_allclose(
-        learning_rate(config, jnp.int32(step), Warmup.create(config)), rate, rtol=1e-6
+        learning_rate(config, jnp.int32(step), Warmup.create(config)), expected, rtol=1e-6
     )
 
 
-def averages(config, errors):
-    """Learning rate of each step, where step i misclassifies errors(i) percent of its batch."""
-    batch = config.batch_size
+def learning_rates(config, errors):
+    """Returns the learning rate of each step if step i misclassifies errors(i) percent."""
+    batch_size = config.batch_size
 
-    def one(warmup, step):
-        rate = learning_rate(config, step, warmup)
-        wrong = jnp.float32(errors(step)) / 100 * batch
-        return warmup.update(config, step, wrong, jnp.int32(batch)), rate
+    def run_step(warmup, step):
+        value = learning_rate(config, step, warmup)
+        wrong = jnp.float32(errors(step)) / 100 * batch_size
+        return warmup.update(config, step, wrong, jnp.int32(batch_size)), value
 
-    _, out = jax.lax.scan(one, Warmup.create(config), jnp.arange(config.num_steps))
-    return np.asarray(out)
+    _, values = jax.lax.scan(run_step, Warmup.create(config), jnp.arange(config.num_steps))
+    return np.asarray(values)
 
 
-def test_warm_up_of_resnet_110_ends_with_the_training_error():
+def test_warm_up_of_resnet_110_ends_at_the_training_error():
     # He15, section 4.2: 0.01 until the training error is under 80%, after about 400 iterations.
     config = cifar10.get_config("resnet-110")
-    out = averages(config, lambda step: jnp.where(step < 350, 85.0, 79.0))
+    values = learning_rates(config, lambda step: jnp.where(step < 350, 85.0, 79.0))
     assert config.warmup.window == 50  # so the window of steps 350..399 is the first below 80%
     expected = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 1e-3, 63_999: 1e-3}
-    for step, rate in expected.items():
-        np.testing.assert_allclose(out[step], rate, rtol=1e-6, err_msg=f"step {step}")
+    for step, value in expected.items():
+        np.testing.assert_allclose(values[step], value, rtol=1e-6, err_msg=f"step {step}")
 
 
-def test_warm_up_never_comes_back():
+def test_warm_up_ends_for_good():
     config = cifar10.get_config("resnet-110")
-    out = averages(config, lambda step: jnp.where((step >= 50) & (step < 100), 79.0, 95.0))
-    assert out[99] == np.float32(0.01)
-    np.testing.assert_allclose(out[100:32_000], 0.1, rtol=1e-6)
+    values = learning_rates(config, lambda step: jnp.where((step >= 50) & (step < 100), 79.0, 95.0))
+    assert values[99] == np.float32(0.01)
+    np.testing.assert_allclose(values[100:32_000], 0.1, rtol=1e-6)
 
 
-def test_warm_up_ends_even_if_the_error_stays():
+def test_warm_up_ends_after_its_maximum_number_of_steps():
     config = cifar10.get_config("resnet-110")
-    out = averages(config, lambda step: 90.0)
-    last = config.warmup.max_steps
-    np.testing.assert_allclose(out[last - 1 : last + 1], [0.01, 0.1], rtol=1e-6)
+    values = learning_rates(config, lambda step: 90.0)
+    max_steps = config.warmup.max_steps
+    np.testing.assert_allclose(values[max_steps - 1 : max_steps + 1], [0.01, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("net", ["plain-56", "resnet-56", "plain-110"])
-def test_other_nets_have_no_warm_up(net):
-    assert not cifar10.get_config(net).warmup.enabled
+@pytest.mark.parametrize("model", ["plain-56", "resnet-56", "plain-110"])
+def test_other_models_have_no_warm_up(model):
+    assert not cifar10.get_config(model).warmup.enabled
 
 
-def test_momentum_and_l2_by_hand_across_a_drop_of_the_learning_rate():
+def test_momentum_and_weight_decay_by_hand_across_a_drop_of_the_learning_rate():
     config = cifar10.get_config("resnet-20")
     config.boundaries = (2,)
     config.weight_decay = 0.5
@@ -76,10 +78,10 @@ def test_momentum_and_l2_by_hand_across_a_drop_of_the_learning_rate():
     params = {"kernel": jnp.array([1.0, -2.0])}
     state = optimizer.init(params)
     w, v = np.array([1.0, -2.0]), np.zeros(2)
-    for step, rate in enumerate([0.1, 0.1, 0.01, 0.01]):
+    for step, expected_rate in enumerate([0.1, 0.1, 0.01, 0.01]):
         gradient = np.array([step + 1.0, 0.5])
         v = 0.9 * v + (gradient + 0.5 * w)
-        w = w - rate * v
+        w = w - expected_rate * v
         velocity, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
         lr = learning_rate(config, jnp.int32(step), Warmup.create(config))
         params = jax.tree.map(lambda p, u, lr=lr: p - lr * u, params, velocity)
@@ -87,7 +89,7 @@ def test_momentum_and_l2_by_hand_across_a_drop_of_the_learning_rate():
 
 
 @pytest.mark.parametrize(("decayed", "others"), [("all", 1.0), ("kernels", 0.0)])
-def test_what_weight_decay_covers(decayed, others):
+def test_weight_decay_applies_to_all_parameters_or_kernels(decayed, others):
     config = cifar10.get_config("resnet-20")
     config.weight_decay_on = decayed
     config.weight_decay = 1.0
@@ -105,8 +107,8 @@ def test_what_weight_decay_covers(decayed, others):
     assert sum(jax.tree.leaves(kernel_mask(params))) == 2
 
 
-def rate_of(step, **fields):
-    """Learning rate of one step of 100, with a rate of 0.4 where nothing else is said."""
+def learning_rate_at(step, **fields):
+    """Returns the learning rate of one step of a run of 100 steps, starting at 0.4."""
     config = cifar10.get_config("resnet-20")
     base = {"num_steps": 100, "learning_rate": 0.4, "boundaries": (50, 75)}
     config.update_from_flattened_dict(base | fields)
@@ -114,7 +116,7 @@ def rate_of(step, **fields):
 
 
 @pytest.mark.parametrize(
-    ("step", "ramp", "rate"),
+    ("step", "warmup_steps", "expected"),
     [
         (0, 0, 0.4),
         (25, 0, 0.2 * (1 + np.sqrt(0.5))),
@@ -129,49 +131,53 @@ def rate_of(step, **fields):
         (99, 10, 0.2 * (1 + np.cos(89 / 90 * np.pi))),
     ],
 )
-def test_cosine_with_and_without_a_linear_warm_up(step, ramp, rate):
-    found = rate_of(step, schedule="cosine", linear_warmup_steps=ramp)
-    np.testing.assert_allclose(found, rate, rtol=1e-4)
+def test_cosine_with_and_without_a_linear_warm_up(step, warmup_steps, expected):
+    actual = learning_rate_at(step, schedule="cosine", linear_warmup_steps=warmup_steps)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 def test_the_cosine_ends_at_zero():
-    assert rate_of(100, schedule="cosine", linear_warmup_steps=7) == pytest.approx(0, abs=1e-7)
+    assert learning_rate_at(100, schedule="cosine", linear_warmup_steps=7) == pytest.approx(
+        0, abs=1e-7
+    )
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
+    ("step", "expected"),
     [(0, 0.02), (9, 0.2), (19, 0.4), (20, 0.4), (49, 0.4), (50, 0.04), (75, 4e-3), (99, 4e-3)],
 )
-def test_drops_with_a_linear_warm_up(step, rate):
-    np.testing.assert_allclose(rate_of(step, linear_warmup_steps=20), rate, rtol=1e-6)
+def test_piecewise_constant_with_a_linear_warm_up(step, expected):
+    np.testing.assert_allclose(learning_rate_at(step, linear_warmup_steps=20), expected, rtol=1e-6)
 
 
-def test_a_drop_inside_the_linear_warm_up_acts_at_its_step():
-    found = [rate_of(step, boundaries=(2,), linear_warmup_steps=4) for step in range(5)]
-    np.testing.assert_allclose(found, [0.1, 0.2, 0.03, 0.04, 0.04], rtol=1e-6)
+def test_a_boundary_within_the_linear_warm_up_applies_at_its_step():
+    actual = [learning_rate_at(step, boundaries=(2,), linear_warmup_steps=4) for step in range(5)]
+    np.testing.assert_allclose(actual, [0.1, 0.2, 0.03, 0.04, 0.04], rtol=1e-6)
 
 
-def test_the_warm_up_by_training_error_holds_under_a_cosine_too():
+def test_the_warm_up_by_training_error_overrides_the_cosine():
     fields = {"schedule": "cosine", "warmup.enabled": True}
-    assert rate_of(50, **fields) == pytest.approx(0.01)
+    assert learning_rate_at(50, **fields) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_steps_are_those_of_pytorch(nesterov):
+def test_steps_match_pytorch(nesterov):
     torch = pytest.importorskip("torch")
     config = cifar10.get_config("resnet-20")
     config.nesterov, config.weight_decay = nesterov, 0.1
     optimizer = make_optimizer(config)
     rng = np.random.default_rng(0)
     w = rng.normal(size=5).astype(np.float32)
-    theirs = torch.nn.Parameter(torch.from_numpy(w.copy()))
-    sgd = torch.optim.SGD([theirs], 0.1, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
+    torch_param = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    sgd = torch.optim.SGD([torch_param], 0.1, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
     params = {"kernel": jnp.asarray(w)}
     state = optimizer.init(params)
     for _ in range(3):
         gradient = rng.normal(size=5).astype(np.float32)
-        theirs.grad = torch.from_numpy(gradient)
+        torch_param.grad = torch.from_numpy(gradient)
         sgd.step()
         velocity, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
-        np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            params["kernel"], torch_param.detach().numpy(), rtol=1e-5, atol=1e-6
+        )

@@ -1,3 +1,5 @@
+"""Training and evaluation steps against computations by hand."""
+
 import functools
 
 import jax
@@ -24,15 +26,15 @@ def build(config):
     return model, state, jax.jit(make_train_step(model, optimizer, config))
 
 
-def batch(config, seed=1):
+def make_batch(config, seed=1):
     images = jax.random.normal(jax.random.key(seed), (config.batch_size, 8, 8, 1))
     return images, jnp.arange(config.batch_size) % 10
 
 
-def test_a_step_by_hand(config):
+def test_steps_match_a_computation_by_hand(config):
     config.weight_decay = 0.01
     model, state, train_step = build(config)
-    images, labels = batch(config)
+    images, labels = make_batch(config)
 
     def cross_entropy(params, batch_stats):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -51,19 +53,21 @@ def test_a_step_by_hand(config):
         assert int(state.step) == step + 1
         np.testing.assert_allclose(sums.loss / sums.count, loss, rtol=1e-5)
         assert int(sums.wrong) == int((logits.argmax(1) != labels).sum())
-        for ours, by_hand in ((state.params, params), (state.batch_stats, batch_stats)):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), ours, by_hand)
+        for actual, expected in ((state.params, params), (state.batch_stats, batch_stats)):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), actual, expected
+            )
     assert int(state.sums.count) == 3 * config.batch_size
 
 
 def test_the_learning_rate_drops_at_its_boundary(config):
     config.boundaries = (2,)
     _, state, train_step = build(config)
-    averages = []
+    learning_rates = []
     for _ in range(3):
-        state, _ = train_step(state, *batch(config))
-        averages.append(float(state.learning_rate))
-    np.testing.assert_allclose(averages, [0.1, 0.1, 0.01], rtol=1e-6)
+        state, _ = train_step(state, *make_batch(config))
+        learning_rates.append(float(state.learning_rate))
+    np.testing.assert_allclose(learning_rates, [0.1, 0.1, 0.01], rtol=1e-6)
 
 
 def test_augmentation_is_a_function_of_seed_and_step(config):
@@ -72,27 +76,27 @@ def test_augmentation_is_a_function_of_seed_and_step(config):
     _, state, train_step = build(config)
 
     def loss(state):
-        return float(train_step(state, *batch(config))[1].loss)
+        return float(train_step(state, *make_batch(config))[1].loss)
 
     assert loss(state) == loss(state)
     assert loss(state) != loss(state.replace(step=jnp.int32(1)))
     assert loss(state) != loss(state.replace(seed=jnp.uint32(1)))
 
 
-def test_smoothed_labels_by_hand():
+def test_label_smoothing_by_hand():
     # Szegedy 2016, section 7: q(k) = (1 - 0.1) * [k is the label] + 0.1 / K.
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(6, 5)), np.array([0, 1, 2, 3, 4, 4])
     q = 0.9 * np.eye(5)[labels] + 0.1 / 5
     expected = -(q * np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))).sum(1)
-    found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), 0.1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    losses = cross_entropy(jnp.float32(logits), jnp.asarray(labels), 0.1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
-def test_labels_are_smoothed_in_training_alone(config):
+def test_label_smoothing_applies_only_to_training(config):
     config.label_smoothing = 0.3
     model, state, _ = build(config)
-    images, labels = batch(config)
+    images, labels = make_batch(config)
     loss = quick_jit(make_loss(model, config, state, images, labels))
     mean, (losses, logits, _) = loss(state.params)
     np.testing.assert_allclose(losses, cross_entropy(logits, labels, 0.3), rtol=1e-6)
@@ -108,7 +112,7 @@ def test_labels_are_smoothed_in_training_alone(config):
     np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
 
 
-def test_colour_is_a_function_of_seed_and_step(config):
+def test_color_augmentation_is_a_function_of_seed_and_step(config):
     config.augment.color = 0.1
     model = create_model(config.model, 10)
     optimizer = make_optimizer(config)
@@ -126,14 +130,14 @@ def test_colour_is_a_function_of_seed_and_step(config):
     assert loss(state) != loss(state.replace(seed=jnp.uint32(1)))
 
 
-def test_colour_of_grey_images(config):
+def test_color_augmentation_of_gray_images_is_refused(config):
     config.augment.color = 0.1
     with pytest.raises(ConfigError, match=r"not RGB, got 0\.1 with 1 channel$"):
         CompiledSteps(config, load_dataset(config.dataset))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_net_learns_a_batch_by_heart(config, dtype):
+def test_a_model_memorizes_a_batch(config, dtype):
     config.dtype = dtype
     config.learning_rate = 0.05
     config.boundaries = ()
@@ -141,12 +145,12 @@ def test_a_net_learns_a_batch_by_heart(config, dtype):
     _, state, train_step = build(config)
     losses = []
     for _ in range(40):
-        state, sums = train_step(state, *batch(config))
+        state, sums = train_step(state, *make_batch(config))
         losses.append(float(sums.loss / sums.count))
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_several_steps_in_one_dispatch_equal_single_ones(config):
+def test_several_steps_in_one_dispatch_equal_single_steps(config):
     dataset = load_dataset(config.dataset)
     compiled_steps = CompiledSteps(config, dataset)
     train = compiled_steps.put(dataset.train)
@@ -156,11 +160,11 @@ def test_several_steps_in_one_dispatch_equal_single_ones(config):
     one = compiled_steps.compile_train_steps(single, train, 1)
     for row in indices:
         single, _ = one(single, train, row[None])
-    together = compiled_steps.initial_state()
-    four = compiled_steps.compile_train_steps(together, train, 4)
-    together, metrics = four(together, train, indices)
+    joint = compiled_steps.initial_state()
+    four = compiled_steps.compile_train_steps(joint, train, 4)
+    joint, metrics = four(joint, train, indices)
     assert int(metrics.sums.count) == 4 * config.batch_size
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), single, together)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), single, joint)
 
 
 def test_the_state_is_donated(config):
@@ -172,14 +176,14 @@ def test_the_state_is_donated(config):
     step = compiled_steps.compile_train_steps(state, train, 1)
     after, metrics = step(state, train, indices)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
-    # The metrics that a step returns outlive the donation of its state to the next step.
+    # The metrics of a step outlive the donation of its state to the next step.
     step(after, train, indices)
     assert int(metrics.sums.count) == config.batch_size
     assert float(metrics.learning_rate) == pytest.approx(config.learning_rate)
 
 
 @pytest.mark.parametrize("batches", [1, 3])
-def test_evaluation_takes_running_statistics_and_no_augmentation(config, batches):
+def test_evaluation_uses_running_statistics_and_no_augmentation(config, batches):
     config.augment.pad = 2
     dataset = load_dataset(config.dataset)
     compiled_steps = CompiledSteps(config, dataset)
@@ -191,9 +195,11 @@ def test_evaluation_takes_running_statistics_and_no_augmentation(config, batches
     sums = jax.jit(make_evaluate(model))(state, test, rows.reshape(batches, -1))
     images = normalize(test.images, test.mean)
     logits = np.asarray(model.apply(state.variables, images, train=False))
-    used = rows[rows >= 0]
+    valid_rows = rows[rows >= 0]
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     labels = dataset.test.labels
-    assert int(sums.count) == len(used)
-    assert int(sums.wrong) == (logits[used].argmax(1) != labels[used]).sum()
-    np.testing.assert_allclose(sums.loss, -log_probabilities[used, labels[used]].sum(), rtol=1e-4)
+    assert int(sums.count) == len(valid_rows)
+    assert int(sums.wrong) == (logits[valid_rows].argmax(1) != labels[valid_rows]).sum()
+    np.testing.assert_allclose(
+        sums.loss, -log_probabilities[valid_rows, labels[valid_rows]].sum(), rtol=1e-4
+    )

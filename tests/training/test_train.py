@@ -1,3 +1,5 @@
+"""Runs: files, stops and restarts, damaged files, divergence."""
+
 import json
 import os
 import random
@@ -22,7 +24,7 @@ from tests.run.test_metric_writers import read_events
 
 
 def metrics(workdir):
-    """All records, without the fields that are a matter of time."""
+    """Returns all records of a run, without the fields that depend on time."""
     records = read_metrics(workdir)
     for record in records:
         assert record.pop("images_per_second") > 0
@@ -31,10 +33,10 @@ def metrics(workdir):
 
 
 def final_digest(config, workdir):
-    """Digest of parameters, batch statistics, momentum, everything in the last checkpoint."""
-    like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
+    """Returns the digest of the train state in the last checkpoint of a finished run."""
+    template = CompiledSteps(config, load_dataset(config.dataset)).state_shape
     with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(like, pytest.fail)
+        state = checkpoints.restore(template, pytest.fail)
         assert int(state.step) == config.num_steps
         assert checkpoints.steps()[-1] == config.num_steps
     return digest(state)
@@ -42,7 +44,7 @@ def final_digest(config, workdir):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The small experiment with cropping, run without a stop: its records and last checkpoint."""
+    """Trains the small config with random crops; returns (config, records, final digest)."""
     workdir = tmp_path_factory.mktemp("straight")
     config = small_config()
     config.augment.pad = 1
@@ -51,23 +53,23 @@ def straight(tmp_path_factory):
 
 
 def send_signal_at(monkeypatch, step, signum):
-    """Sends a signal to this process before it launches the steps that lead to `step`."""
+    """Sends a signal to this process before it launches the dispatch that ends at `step`."""
     indices, sent = CompiledSteps.indices, []
 
-    def wrapped(self, begin, num_steps):
-        if begin + num_steps == step and not sent:
+    def wrapped(self, start, num_steps):
+        if start + num_steps == step and not sent:
             sent.append(signum)
             os.kill(os.getpid(), signum)
-        return indices(self, begin, num_steps)
+        return indices(self, start, num_steps)
 
     monkeypatch.setattr(CompiledSteps, "indices", wrapped)
 
 
-def test_what_a_run_leaves(tmp_path, config):
+def test_files_of_a_finished_run(tmp_path, config):
     record = train_and_evaluate(config, tmp_path)
     records = read_metrics(tmp_path)
     assert records[-1] == record
-    # Logged every 4 steps, evaluated every 10, both at the last.
+    # Logged every 4 steps, evaluated every 10, and both after the last step.
     assert [r["step"] for r in records] == [4, 8, 10, 12, 16, 20]
     assert [r["step"] for r in records if "test_error" in r] == [10, 20]
     for r in records:
@@ -85,7 +87,7 @@ def test_what_a_run_leaves(tmp_path, config):
     assert record["train_loss"] < records[0]["train_loss"]
 
 
-def test_a_validation_split_is_evaluated_beside_the_test_split(tmp_path, config):
+def test_the_validation_split_is_evaluated_too(tmp_path, config):
     config.num_steps = 4
     config.boundaries = ()
     config.dataset.train_split, config.dataset.validation_split = "train[:1200]", "train[1200:]"
@@ -95,7 +97,7 @@ def test_a_validation_split_is_evaluated_beside_the_test_split(tmp_path, config)
     assert wrong == pytest.approx(round(wrong))
 
 
-def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monkeypatch):
+def test_a_finished_run_is_reported_and_not_trained_again(tmp_path, config, capsys, monkeypatch):
     record = train_and_evaluate(config, tmp_path)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
     monkeypatch.setattr(train, "open_dataset", None)
@@ -107,7 +109,7 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, config, capsys, monke
 
 
 @pytest.mark.parametrize(("step", "signum"), [(7, signal.SIGINT), (10, signal.SIGTERM)])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, signum, step):
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, straight, monkeypatch, signum, step):
     config, records, digest_at_end = straight
     with monkeypatch.context() as patch:
         send_signal_at(patch, step, signum)
@@ -127,14 +129,14 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
     assert train_and_evaluate(config, tmp_path)["step"] == 20
 
 
-def test_checkpoints_without_their_metrics(tmp_path, config):
+def test_missing_metrics_are_refused(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(WorkdirError, match=r"metrics\.jsonl lacks step 20"):
         train_and_evaluate(config, tmp_path)
 
 
-def test_metrics_without_their_checkpoints(tmp_path, config):
+def test_missing_checkpoints_are_refused(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "checkpoints")
@@ -143,8 +145,8 @@ def test_metrics_without_their_checkpoints(tmp_path, config):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_started_again_with_other_dispatches(tmp_path, config, monkeypatch):
-    """Stopped at step 7 with one step a dispatch, then two: 7 to 8, and on by twos."""
+def test_a_run_resumes_with_another_number_of_steps_per_dispatch(tmp_path, config, monkeypatch):
+    """Stops at step 7 with one step per dispatch, then continues to 8 and by two steps."""
     config.log_every, config.checkpoint_every, config.eval_every = 4, 4, 10
     with monkeypatch.context() as patch:
         send_signal_at(patch, 7, signal.SIGTERM)
@@ -155,7 +157,7 @@ def test_a_run_started_again_with_other_dispatches(tmp_path, config, monkeypatch
     assert [r["step"] for r in read_metrics(tmp_path)] == [4, 8, 10, 12, 16, 20]
 
 
-def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
+def test_divergence_stops_the_run_and_keeps_the_last_finite_checkpoint(tmp_path, config):
     config.learning_rate = 1e30
     config.boundaries = ()
     config.checkpoint_every = 1
@@ -169,15 +171,15 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, config):
     assert "Try a learning_rate below 1e+30." in message
     with Checkpoints(tmp_path) as checkpoints:
         steps = checkpoints.steps()
-        like = CompiledSteps(config, load_dataset(config.dataset)).state_shape
-        state = checkpoints.restore(like, pytest.fail)
+        template = CompiledSteps(config, load_dataset(config.dataset)).state_shape
+        state = checkpoints.restore(template, pytest.fail)
     kept = f"Checkpoint {steps[-1]} is kept" if steps else "There is no checkpoint yet"
     assert kept in message
     assert state is None or all(np.isfinite(leaf).all() for leaf in state.params["dense"].values())
     assert all(np.isfinite(list(r.values())).all() for r in read_metrics(tmp_path))
 
 
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     tmp_path, straight, monkeypatch, capsys
 ):
     config, records, digest_at_end = straight
@@ -195,25 +197,27 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert final_digest(config, tmp_path) == digest_at_end
 
 
-def test_a_batch_larger_than_the_split(tmp_path, config):
+def test_a_batch_larger_than_the_training_split_is_refused(tmp_path, config):
     config.batch_size = 1_438
     with pytest.raises(ConfigError, match="batch_size must be at most 1,437"):
         train_and_evaluate(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_another_config_never_overwrites(tmp_path, config):
+def test_another_config_never_overwrites_a_run(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     config.learning_rate = 0.05
-    with pytest.raises(WorkdirError, match=r"learning_rate is 0.1 in the workdir and 0.05 in this config"):
+    with pytest.raises(
+        WorkdirError, match=r"learning_rate is 0.1 in the workdir and 0.05 in this config"
+    ):
         train_and_evaluate(config, tmp_path)
     assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment(tmp_path, config):
-    """Killed again and again, at random moments, a run ends as one that was left alone."""
+def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_run(tmp_path, config):
+    """Kills a run with SIGKILL at random moments and restarts it each time."""
     config.num_steps = 120
     command = [
         *(sys.executable, "-m", "flaxres.main", "--config=configs/digits.py:resnet-8"),
@@ -221,17 +225,17 @@ def test_kill_9_at_any_moment(tmp_path, config):
         *("--config.model.widths=(4,8,8)", "--config.log_every=4", "--config.eval_every=10"),
         *("--config.checkpoint_every=5", f"--workdir={tmp_path / 'killed'}"),
     ]
-    # Not in this process, which has more threads for its devices, and so rounds in another way.
+    # Not in this process: it has more threads for its devices, so its rounding differs.
     straight = [*command[:-1], f"--workdir={tmp_path / 'straight'}"]
     subprocess.run(straight, cwd=ROOT, capture_output=True, timeout=120, check=True)
     rng = random.Random(0)
     for kill in range(3):
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        goal = 30 * (kill + 1)
+        kill_step = 30 * (kill + 1)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             records = read_metrics(tmp_path / "killed")
-            if records and records[-1]["step"] >= goal:
+            if records and records[-1]["step"] >= kill_step:
                 break
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.05))
