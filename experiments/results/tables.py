@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results.runs import FlatConfig, Run, planned_runs
-from flaxres.config import DECAYED
+from flaxres.config import WEIGHT_DECAY_ON
 
 Row = dict[str, Any]  # a row of a CSV file, by column
 
@@ -201,7 +201,7 @@ def _best_by_validation(run: Run) -> Row:
 def describe_settings(run: Run) -> str:
     """Describes the training of a run in one line: data, steps, batch size, dtype and scopes."""
     config = run.config
-    decayed = dict(zip(DECAYED, ("all parameters", "kernels only"), strict=True))
+    decayed = dict(zip(WEIGHT_DECAY_ON, ("all parameters", "kernels only"), strict=True))
     scope = {"global": "the whole batch", "device": "the images of each device"}
     return (
         f"{config['dataset.name']}, {config['num_steps']:,} steps of {config['batch_size']} "
