@@ -1,4 +1,4 @@
-"""A folder of small JPEGs: DIR/SPLIT/CLASS/*.jpg, each class in a colour of its own."""
+"""A folder of small JPEGs: DIR/SPLIT/CLASS/*.jpg, with a different color for each class."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,10 @@ CLASSES = ("blue", "green", "red")
 
 
 def write_folder(root, sizes=(("train", 45), ("test", 21)), sides=(16, 17)):
-    """Writes splits of so many images, their sides drawn from `sides` (low, high); returns root."""
+    """Writes splits of these sizes into `root` and returns it.
+
+    The height and width of each image are drawn from `sides`: the smallest, and the largest plus 1.
+    """
     rng = np.random.default_rng(0)
     for split, size in sizes:
         for i in range(size):

@@ -9,28 +9,28 @@ RNG = np.random.default_rng(0)
 
 
 def gradient(width, height):
-    """An image whose red says where a pixel lies from left to right, its green from above."""
+    """Returns an image whose red increases from left to right, and green from top to bottom."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 0 * x], -1).round().astype(np.uint8))
 
 
-def boxes(draw, image, crops, count=2000):
+def draw_boxes(draw, image, cropper, count=2000):
     rng = np.random.default_rng(1)
-    return np.array([draw(rng, image, crops) for _ in range(count)])
+    return np.array([draw(rng, image, cropper) for _ in range(count)])
 
 
-def test_scale_draws_short_sides_evenly_and_crops_anywhere():
-    crops = Cropper(size=24, crop="scale", short_side=(24, 48))
+def test_scale_draws_short_sides_uniformly_and_crops_anywhere():
+    cropper = Cropper(size=24, crop="scale", short_side=(24, 48))
     image = gradient(90, 60)
-    left, top, right, bottom = boxes(random_scale_crop, image, crops).T
+    left, top, right, bottom = draw_boxes(random_scale_crop, image, cropper).T
     assert left.min() >= 0
     assert top.min() >= 0
     assert right.max() <= 90
     assert bottom.max() <= 60
-    # The short side that a crop's height tells: 60 pixels of the image are `short` of the scaled.
-    short = np.round(24 * 60 / (bottom - top))
-    assert (short.min(), short.max()) == (24, 48)
-    counts = np.bincount(short.astype(int))[24:]
+    # 24 pixels of the scaled image are (bottom - top) of 60 pixels of the original.
+    short_sides = np.round(24 * 60 / (bottom - top))
+    assert (short_sides.min(), short_sides.max()) == (24, 48)
+    counts = np.bincount(short_sides.astype(int))[24:]
     assert len(counts) == 25
     assert counts.min() > 0.5 * 2000 / 25
     np.testing.assert_allclose((right - left) / (bottom - top), 1, atol=0.03)
@@ -40,21 +40,21 @@ def test_scale_draws_short_sides_evenly_and_crops_anywhere():
 
 
 def test_scale_is_a_crop_of_the_scaled_image():
-    """One operation gives what two give, but for rounding: scaling all of it, then cropping."""
+    """One resize with a box equals scaling the whole image and cropping, except for rounding."""
     image = Image.fromarray(RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    crops = Cropper(size=24, crop="scale", short_side=(40, 40))
-    left, top, right, bottom = random_scale_crop(np.random.default_rng(3), image, crops)
+    cropper = Cropper(size=24, crop="scale", short_side=(40, 40))
+    left, top, right, bottom = random_scale_crop(np.random.default_rng(3), image, cropper)
     scaled = image.resize((60, 40), Image.Resampling.BILINEAR)
     x, y = round(left * 60 / 90), round(top * 40 / 60)
     expected = np.asarray(scaled.crop((x, y, x + 24, y + 24))).astype(int)
     box = (left, top, right, bottom)
-    found = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR, box)).astype(int)
-    assert np.abs(found - expected).max() <= 1
+    crop = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR, box)).astype(int)
+    assert np.abs(crop - expected).max() <= 1
 
 
 def test_area_and_aspect_are_in_their_ranges():
-    crops = Cropper(size=24, crop="random-resized")
-    left, top, right, bottom = boxes(random_resized_crop, gradient(120, 100), crops).T
+    cropper = Cropper(size=24, crop="random-resized")
+    left, top, right, bottom = draw_boxes(random_resized_crop, gradient(120, 100), cropper).T
     width, height = right - left, bottom - top
     area = width * height / (120 * 100)
     assert 0.07 < area.min() < 0.1
@@ -63,46 +63,47 @@ def test_area_and_aspect_are_in_their_ranges():
     assert 1.28 < (width / height).max() < 1.37
     assert left.min() >= 0
     assert bottom.max() <= 100
-    # Without those that do not fit, areas are even: a fourth of them below a fourth of the range.
-    small = (area < 0.08 + 0.92 / 4).mean()
-    assert 0.23 < small < 0.35
+    # Areas are drawn uniformly, a quarter in the lowest quarter of the range. Large ones fit less
+    # often, so the observed fraction is a little higher.
+    small_fraction = (area < 0.08 + 0.92 / 4).mean()
+    assert 0.23 < small_fraction < 0.35
 
 
-def test_area_of_an_image_that_no_part_fits():
-    crops = Cropper(size=24, crop="random-resized", area=(0.9, 1.0))
+def test_area_falls_back_to_the_largest_centered_crop():
+    cropper = Cropper(size=24, crop="random-resized", area=(0.9, 1.0))
     left, top, right, bottom = random_resized_crop(
-        np.random.default_rng(0), gradient(300, 30), crops
+        np.random.default_rng(0), gradient(300, 30), cropper
     )
     assert (right - left, bottom - top) == (40, 30)
     assert (left, top) == (130, 0)
 
 
 @pytest.mark.parametrize("crop", ["scale", "random-resized"])
-def test_crops_are_functions_of_seed_and_position(crop):
+def test_crops_depend_only_on_seed_and_position(crop):
     image = gradient(90, 60)
-    crops = Cropper(size=24, crop=crop, short_side=(24, 48), seed=1)
+    cropper = Cropper(size=24, crop=crop, short_side=(24, 48), seed=1)
     other = Cropper(size=24, crop=crop, short_side=(24, 48), seed=2)
-    first = np.asarray(crops.train_crop(image, 2**40))
+    first = np.asarray(cropper.train_crop(image, 2**40))
     assert first.shape == (24, 24, 3)
-    np.testing.assert_array_equal(first, np.asarray(crops.train_crop(image, 2**40)))
-    assert (first != np.asarray(crops.train_crop(image, 2**40 + 1))).any()
+    np.testing.assert_array_equal(first, np.asarray(cropper.train_crop(image, 2**40)))
+    assert (first != np.asarray(cropper.train_crop(image, 2**40 + 1))).any()
     assert (first != np.asarray(other.train_crop(image, 2**40))).any()
-    assert (first != np.asarray(crops.train_crop(image, 0))).any()
+    assert (first != np.asarray(cropper.train_crop(image, 0))).any()
 
 
-def test_pad_leaves_the_crop_to_the_device():
+def test_pad_does_not_crop_on_the_host():
     image = gradient(40, 30)
     for position in (0, 1):
-        found = np.asarray(Cropper(size=24).train_crop(image, position))
-        np.testing.assert_array_equal(found, np.asarray(resize(image, 24)))
+        crop = np.asarray(Cropper(size=24).train_crop(image, position))
+        np.testing.assert_array_equal(crop, np.asarray(resize(image, 24)))
     assert Cropper(size=0).train_crop(image, 0) is image
 
 
-def test_evaluation_takes_the_middle():
+def test_evaluation_takes_the_center():
     image = gradient(90, 60)
-    found = np.asarray(Cropper(size=24, eval_short_side=30, crop="random-resized").eval_crop(image))
-    assert found.shape == (24, 24, 3)
-    assert abs(found[..., 0].mean() - 127.5) < 4  # half a pixel
-    # 24 of 45 pixels in width, of 30 in height
-    assert np.ptp(found[12, :, 0].astype(int)) == pytest.approx(255 * 24 / 45, abs=8)
-    assert np.ptp(found[:, 12, 1].astype(int)) == pytest.approx(255 * 24 / 30, abs=12)
+    crop = np.asarray(Cropper(size=24, eval_short_side=30, crop="random-resized").eval_crop(image))
+    assert crop.shape == (24, 24, 3)
+    assert abs(crop[..., 0].mean() - 127.5) < 4  # half a pixel of the gradient
+    # The crop covers 24 of 45 pixels of the width, and 24 of 30 pixels of the height.
+    assert np.ptp(crop[12, :, 0].astype(int)) == pytest.approx(255 * 24 / 45, abs=8)
+    assert np.ptp(crop[:, 12, 1].astype(int)) == pytest.approx(255 * 24 / 30, abs=12)

@@ -4,7 +4,7 @@ from flaxres.config import default_config
 from flaxres.data import Dataset, Split, dataset_shape, load_dataset
 
 
-def test_mean_image_comes_from_the_training_split_alone():
+def test_mean_image_uses_only_the_training_split():
     train = np.array([[[[0]], [[255]]], [[[255]], [[255]]], [[[0]], [[0]]]], np.uint8)
     test = np.full((5, 2, 1, 1), 77, np.uint8)
     dataset = Dataset("x", Split(train, np.zeros(3)), Split(test, np.zeros(5)), num_classes=1)
@@ -13,7 +13,7 @@ def test_mean_image_comes_from_the_training_split_alone():
     assert dataset.image_shape == (2, 1, 1)
 
 
-def test_load_by_name_keeps_the_last():
+def test_load_dataset_caches_the_last_one():
     config = default_config().dataset
     config.name = "digits"
     assert load_dataset(config) is load_dataset(config)

@@ -9,9 +9,9 @@ from flaxres.data.decode import BrokenImageError, decode
 RNG = np.random.default_rng(0)
 
 
-def encoded(image, kind, **options):
+def encode(image, image_format, **options):
     data = io.BytesIO()
-    image.save(data, kind, **options)
+    image.save(data, image_format, **options)
     return data.getvalue()
 
 
@@ -20,26 +20,26 @@ def noise(height=20, width=30, channels=3):
     return RNG.integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_colour_and_grey_images_become_what_is_asked_for():
+def test_color_and_gray_images_are_converted_to_the_given_channels():
     pixels = noise()
-    png = encoded(Image.fromarray(pixels), "PNG")
+    png = encode(Image.fromarray(pixels), "PNG")
     np.testing.assert_array_equal(np.asarray(decode(png, "a")), pixels)
     gray = noise(channels=1)
-    png = encoded(Image.fromarray(gray), "PNG")
+    png = encode(Image.fromarray(gray), "PNG")
     np.testing.assert_array_equal(np.asarray(decode(png, "a")), np.stack([gray] * 3, -1))
     np.testing.assert_array_equal(np.asarray(decode(png, "a", channels=1)), gray)
 
 
-def test_of_sixteen_bits_the_upper_eight_count():
+def test_the_upper_eight_of_sixteen_bits_are_kept():
     upper = noise(channels=1)
-    deep = upper.astype(np.uint16) * 256 + 77
-    png = encoded(Image.fromarray(deep), "PNG")
+    sixteen_bits = upper.astype(np.uint16) * 256 + 77
+    png = encode(Image.fromarray(sixteen_bits), "PNG")
     np.testing.assert_array_equal(np.asarray(decode(png, "a", channels=1)), upper)
     np.testing.assert_array_equal(np.asarray(decode(png, "a"))[..., 1], upper)
 
 
-def test_cmyk():
-    jpeg = encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "JPEG")
+def test_cmyk_is_converted_to_rgb():
+    jpeg = encode(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "JPEG")
     image = decode(jpeg, "a")
     assert image.size == (30, 20)
     red, green, blue = np.asarray(image)[10, 10]
@@ -47,39 +47,39 @@ def test_cmyk():
     assert max(green, blue) < 20
 
 
-def test_transparent_pixels_are_black():
+def test_transparent_pixels_are_blended_with_black():
     pixels = noise(channels=4)
     pixels[..., 3] = 255
     pixels[:5, :, 3] = 0
     pixels[5:10, :, 3] = 128
-    png = encoded(Image.fromarray(pixels), "PNG")
-    found = np.asarray(decode(png, "a")).astype(int)
+    png = encode(Image.fromarray(pixels), "PNG")
+    decoded = np.asarray(decode(png, "a")).astype(int)
     alpha = pixels[..., 3:] / 255
-    np.testing.assert_allclose(found, alpha * pixels[..., :3], atol=1)
+    np.testing.assert_allclose(decoded, alpha * pixels[..., :3], atol=1)
     np.testing.assert_array_equal(np.asarray(decode(png, "a", channels=4)), pixels)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([255, 255, 255, 0, 200, 0])
-    png = encoded(palette, "PNG", transparency=1)
+    png = encode(palette, "PNG", transparency=1)
     assert np.asarray(decode(png, "a")).max() == 0
 
 
-@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, 3), (8, 1)])
-def test_the_rotation_that_exif_asks_for(orientation, turn):
+@pytest.mark.parametrize(("orientation", "quarter_turns"), [(3, 2), (6, 3), (8, 1)])
+def test_exif_orientation_is_applied(orientation, quarter_turns):
     pixels = np.zeros((24, 40, 3), np.uint8)
     pixels[:8, :8] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    jpeg = encoded(Image.fromarray(pixels), "JPEG", exif=exif.tobytes(), quality=95)
-    found = np.asarray(decode(jpeg, "a")).astype(int)
-    expected = np.rot90(pixels, turn).astype(int)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() < 30
+    jpeg = encode(Image.fromarray(pixels), "JPEG", exif=exif.tobytes(), quality=95)
+    decoded = np.asarray(decode(jpeg, "a")).astype(int)
+    expected = np.rot90(pixels, quarter_turns).astype(int)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).max() < 30
 
 
 def test_broken_images_are_named_in_one_line():
-    jpeg = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+    jpeg = encode(Image.fromarray(noise(64, 64)), "JPEG")
     corrupt = b"\x00" * 40 + jpeg[40:]
-    for data, what in (
+    for data, reason in (
         (b"", "is empty"),
         (jpeg[: len(jpeg) // 2], "cannot be decoded"),
         (corrupt, "cannot be decoded"),
@@ -89,11 +89,11 @@ def test_broken_images_are_named_in_one_line():
             decode(data, "folder/cat.jpg")
         message = str(caught.value)
         assert message.startswith("folder/cat.jpg ")
-        assert what in message
+        assert reason in message
         assert "\n" not in message
 
 
-def test_a_picture_that_would_fill_the_memory(monkeypatch):
+def test_an_image_too_large_for_memory_is_an_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BrokenImageError, match="cannot be decoded"):
-        decode(encoded(Image.fromarray(noise()), "PNG"), "a")
+        decode(encode(Image.fromarray(noise()), "PNG"), "a")

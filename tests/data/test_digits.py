@@ -19,26 +19,26 @@ def test_split_sizes_shapes_and_dtypes():
 def test_split_is_stratified_disjoint_and_complete():
     digits = load_digits()
     images, labels = sklearn_digits(return_X_y=True)
-    share = np.bincount(labels) * 360 / len(labels)
-    assert (abs(np.bincount(digits.test.labels) - share) <= 1).all()
+    expected_counts = np.bincount(labels) * 360 / len(labels)
+    assert (abs(np.bincount(digits.test.labels) - expected_counts) <= 1).all()
 
     def rows(images, labels):
         levels = np.rint(images.reshape(len(labels), -1) / 255 * 16)
         return sorted(tuple(row) for row in np.column_stack([levels, labels]))
 
-    both = np.concatenate([digits.train.images, digits.test.images])
-    both_labels = np.concatenate([digits.train.labels, digits.test.labels])
-    assert rows(both, both_labels) == rows(images * (255 / 16), labels)
+    all_images = np.concatenate([digits.train.images, digits.test.images])
+    all_labels = np.concatenate([digits.train.labels, digits.test.labels])
+    assert rows(all_images, all_labels) == rows(images * (255 / 16), labels)
 
 
 def test_split_is_fixed():
-    """Results of different dates and machines are on the same images: the order is pinned."""
+    """Pins the order of the images, so results of different versions are comparable."""
     labels = load_digits().test.labels
     assert labels[:12].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6]
     assert int(labels @ np.arange(360)) == 282_004
 
 
-def test_parts_of_splits():
+def test_slices_of_splits():
     digits = load_digits("train[:80%]", "train[80%:]")
     assert (len(digits.train), len(digits.test)) == (1150, 287)
     digits = load_digits("train[:-100]", "train[-100:]")
@@ -48,19 +48,19 @@ def test_parts_of_splits():
 
 
 @pytest.mark.parametrize("split", ["validation", "train[", "train[a:b]", ""])
-def test_unknown_split(split):
+def test_an_unknown_split_is_an_error(split):
     with pytest.raises(DatasetError, match=r"has the splits train \(1,437\), test"):
         load_digits(split)
 
 
-def test_empty_split():
+def test_an_empty_split_is_an_error():
     with pytest.raises(DatasetError, match="is empty"):
         load_digits("train", "test[:0]")
 
 
-def test_a_validation_split_beside_the_others():
+def test_a_validation_split_is_loaded_too():
     dataset = load_digits("train[:1200]", "test", "train[1200:]")
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [
         *(1200, 237, 360)
     ]
     whole = load_digits().train

@@ -22,27 +22,27 @@ def test_images_and_labels_of_a_folder(folder):
     seen = set()
     for index in range(30):
         image, label = sources.train.load(index)
-        where = sources.train.describe(index)
-        assert f"/train/{CLASSES[label]}/" in where
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(where)))
+        file = sources.train.describe(index)
+        assert f"/train/{CLASSES[label]}/" in file
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(file)))
         assert sources.train.labels()[index] == label
-        seen.add(where)
+        seen.add(file)
     assert len(seen) == 30
-    assert list(sources.train.labels()) != sorted(sources.train.labels())  # mixed
-    again = open_folder(folder, "train", "test")
-    assert [again.train.describe(i) for i in range(30)] == [
+    assert list(sources.train.labels()) != sorted(sources.train.labels())  # the classes are mixed
+    reopened = open_folder(folder, "train", "test")
+    assert [reopened.train.describe(i) for i in range(30)] == [
         sources.train.describe(i) for i in range(30)
     ]
 
 
-def test_it_can_be_sent_to_another_process(folder):
+def test_a_folder_source_can_be_pickled(folder):
     source = open_folder(folder, "train[:50%]", "test").train
-    other = pickle.loads(pickle.dumps(source))
-    assert [other.describe(i) for i in range(15)] == [source.describe(i) for i in range(15)]
-    assert other.load(3)[1] == source.load(3)[1]
+    unpickled = pickle.loads(pickle.dumps(source))
+    assert [unpickled.describe(i) for i in range(15)] == [source.describe(i) for i in range(15)]
+    assert unpickled.load(3)[1] == source.load(3)[1]
 
 
-def test_parts_of_splits(folder):
+def test_slices_of_splits(folder):
     whole = open_folder(folder, "train", "test").train
     sources = open_folder(folder, "train[:20]", "test", "train[20:]")
     names = [sources.train.describe(i) for i in range(20)]
@@ -50,7 +50,7 @@ def test_parts_of_splits(folder):
     assert names == [whole.describe(i) for i in range(30)]
 
 
-def test_hidden_folders_and_other_files_are_left_out(tmp_path):
+def test_hidden_folders_and_other_files_are_ignored(tmp_path):
     write_folder(tmp_path, (("train", 6), ("test", 3)))
     (tmp_path / "train/.cache").mkdir()
     (tmp_path / "train/red/notes.txt").write_text("no image")
@@ -60,7 +60,7 @@ def test_hidden_folders_and_other_files_are_left_out(tmp_path):
     assert len(sources.train) == 7
 
 
-def test_what_is_wrong_with_a_folder(tmp_path, folder):
+def test_a_folder_without_the_splits_is_an_error(tmp_path, folder):
     with pytest.raises(DatasetError, match=r"needs --config\.dataset\.data_dir"):
         open_folder(None, "train", "test")
     with pytest.raises(DatasetError, match="does not exist; it must contain SPLIT"):
@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_folder(tmp_path, folder):
         open_folder(tmp_path, "train", "train")
 
 
-def test_classes_that_differ_and_a_class_without_images(tmp_path):
+def test_differing_classes_and_a_class_without_images_are_errors(tmp_path):
     write_folder(tmp_path, (("train", 6), ("test", 3)))
     (tmp_path / "test/yellow").mkdir()
     with pytest.raises(DatasetError, match=r"class folder .*yellow contains no"):
@@ -84,7 +84,7 @@ def test_classes_that_differ_and_a_class_without_images(tmp_path):
         open_folder(tmp_path, "train", "test")
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     write_folder(tmp_path, (("train", 6), ("test", 3)))
     source = open_folder(tmp_path, "train", "test").train
     name = source.describe(2)

@@ -15,7 +15,7 @@ def folder(tmp_path):
     return write_folder(tmp_path, (("train", 12), ("test", 6)), sides=(20, 40))
 
 
-def test_all_images_in_one_size(folder):
+def test_images_are_resized_to_one_size(folder):
     sources = open_folder(folder, "train", "test")
     dataset = load_sources(sources, 16, eval_short_side=20)
     assert dataset.train.images.shape == (12, 16, 16, 3)
@@ -32,14 +32,14 @@ def test_all_images_in_one_size(folder):
     np.testing.assert_array_equal(dataset.test.images[2], expected)
 
 
-def test_images_of_several_sizes(folder):
+def test_images_of_several_sizes_are_an_error(folder):
     with pytest.raises(
         DatasetError, match=r"has \d+ x \d+ pixels, but the first image has \d+ x \d+; choose"
     ):
         load_sources(open_folder(folder, "train", "test"), 0)
 
 
-def test_broken_images(folder, capsys):
+def test_broken_images_are_an_error_or_skipped(folder, capsys):
     sources = open_folder(folder, "train", "test")
     name = sources.train.describe(4)
     with open(name, "wb") as file:
@@ -52,7 +52,7 @@ def test_broken_images(folder, capsys):
     np.testing.assert_array_equal(dataset.train.labels, np.delete(sources.train.labels(), 4))
 
 
-def test_a_label_that_there_is_not():
+def test_a_label_that_is_not_a_class_is_an_error():
     images = np.zeros((3, 4, 4, 3), np.uint8)
     source = ArraySource("set", images, np.array([0, 5, 1], np.int32))
     with pytest.raises(DatasetError, match="image 1 of set has the label 5; there are 2 classes"):

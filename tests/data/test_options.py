@@ -9,7 +9,7 @@ from tests.conftest import small_config
     ("changes", "message"),
     [
         ({"dataset.placement": "disk"}, "dataset.placement must be one of auto, device, stream"),
-        ({"dataset.mean": "grey"}, "dataset.mean must be one of pixel, channel"),
+        ({"dataset.mean": "gray"}, "dataset.mean must be one of pixel, channel"),
         ({"dataset.broken_images": "mend"}, "must be one of fail, skip"),
         ({"augment.crop": "zoom"}, "augment.crop must be one of pad, scale, random-resized"),
         ({"dataset.workers": -2}, "dataset.workers must be 0 or more, or -1 for one per core"),
@@ -42,14 +42,14 @@ from tests.conftest import small_config
         ({"num_replicas": 2, "dataset.placement": "stream"}, "if num_replicas is above 1"),
     ],
 )
-def test_fields_that_do_not_go_together(changes, message):
+def test_values_that_are_not_allowed_are_named(changes, message):
     config = small_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
         check_config(config)
 
 
-def test_what_is_fine():
+def test_allowed_combinations_of_fields():
     config = small_config()
     config.dataset.image_size, config.augment.crop = 224, "scale"
     config.dataset.eval_short_side = 256

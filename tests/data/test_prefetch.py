@@ -6,37 +6,37 @@ import pytest
 from flaxres.data.prefetch import Prefetcher
 
 
-def test_elements_come_in_order_and_no_more_than_asked_for_are_made():
-    made, closed = [], threading.Event()
+def test_elements_come_in_order_and_only_size_are_prefetched():
+    created, closed = [], threading.Event()
 
     def elements():
         for i in range(10):
-            made.append(i)
+            created.append(i)
             yield i
 
-    ahead = Prefetcher(elements(), 2, closed.set)
+    prefetcher = Prefetcher(elements(), 2, closed.set)
     deadline = time.monotonic() + 5
-    while len(made) < 3 and time.monotonic() < deadline:
+    while len(created) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert made == [0, 1, 2]  # two wait, and one has no room yet
-    assert ahead.is_ready()
-    assert [ahead.next() for _ in range(4)] == [0, 1, 2, 3]
+    assert created == [0, 1, 2]  # two are in the queue, and the third waits for room
+    assert prefetcher.is_ready()
+    assert [prefetcher.next() for _ in range(4)] == [0, 1, 2, 3]
     assert not closed.is_set()
-    ahead.close()
+    prefetcher.close()
     assert closed.is_set()
-    assert len(made) <= 8
+    assert len(created) <= 8
 
 
-def test_an_error_comes_in_its_place():
+def test_next_raises_the_error_of_the_iterator_in_its_place():
     def elements():
         yield 1
         raise KeyError("lost")
 
     closed = threading.Event()
-    ahead = Prefetcher(elements(), 5, closed.set)
-    assert ahead.next() == 1
+    prefetcher = Prefetcher(elements(), 5, closed.set)
+    assert prefetcher.next() == 1
     with pytest.raises(KeyError, match="lost"):
-        ahead.next()
-    ahead.close()
+        prefetcher.next()
+    prefetcher.close()
     assert closed.is_set()

@@ -1,4 +1,4 @@
-"""Preparing a set for real, which needs TensorFlow: `make test-prepare`."""
+"""Tests that prepare a real data set, which needs TensorFlow: `make test-prepare`."""
 
 import importlib.util
 
@@ -10,7 +10,7 @@ needs_tensorflow = pytest.mark.skipif(
     reason="TensorFlow is not installed (make test-prepare installs it)",
 )
 
-# A TFDS builder as its own module would define it; its images come from nowhere but a formula.
+# A TFDS builder in a module of its own; its images are computed, not downloaded.
 BUILDER = """
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,7 +38,7 @@ class Ramp(tfds.core.GeneratorBasedBuilder):
 @needs_tensorflow
 @pytest.mark.slow
 def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path, monkeypatch):
-    """Both processes import `sitecustomize`, which registers the builder as TFDS's own are."""
+    """Both processes import `sitecustomize`, which registers the builder with TFDS."""
     (tmp_path / "ramp").mkdir()
     (tmp_path / "ramp/__init__.py").touch()
     (tmp_path / "ramp/builder.py").write_text(BUILDER)
@@ -57,21 +57,21 @@ def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path
     assert "preparing ramp in" in done.stderr
     expected = [np.uint8(5 * i) for i in range(30)]
     assert done.stdout.splitlines()[-1] == f"30 12 {expected}"
-    again = python("-c", code)
-    assert "preparing" not in again.stderr
-    assert again.stdout.splitlines()[-1] == f"30 12 {expected}"
+    second = python("-c", code)
+    assert "preparing" not in second.stderr
+    assert second.stdout.splitlines()[-1] == f"30 12 {expected}"
 
 
 @needs_tensorflow
 @pytest.mark.slow
-def test_a_download_that_fails_is_one_line(python, tmp_path):
-    """A set that TFDS knows, on a machine that cannot reach its source."""
+def test_a_failed_download_is_reported_in_one_line(python, tmp_path):
+    """A data set that cannot be downloaded."""
     done = python("-m", "flaxres.data.prepare", "--name=nowhere_at_all", f"--data_dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: preparing 'nowhere_at_all'")
 
 
-def test_the_name_is_required(python):
+def test_the_name_flag_is_required(python):
     done = python("-m", "flaxres.data.prepare")
     assert done.returncode == 1
     assert "--name" in done.stderr

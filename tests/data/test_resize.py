@@ -12,17 +12,17 @@ def random_image(width, height, mode="RGB", seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
 
-def test_the_short_side_is_scaled_and_the_middle_taken():
-    columns = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 2)  # 48 wide, 12 high
+def test_the_short_side_is_scaled_and_the_center_taken():
+    columns = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 2)  # width 48, height 12
     image = Image.fromarray(np.tile(columns, (12, 1)))
     small = np.asarray(resize(image, 6))
     assert small.shape == (6, 6)
-    # 24 x 6 pixels, each the mean of two equal columns, of which 9 to 14 are the middle ones.
-    inner = np.arange(90, 150, 10)
-    np.testing.assert_allclose(small, np.tile(inner, (6, 1)), atol=1)
+    # Scaled to a width of 24; each column is the mean of two equal ones. Columns 9 to 14 remain.
+    center = np.arange(90, 150, 10)
+    np.testing.assert_allclose(small, np.tile(center, (6, 1)), atol=1)
 
 
-def test_images_of_the_size_asked_for_stay_as_they_are():
+def test_images_that_have_the_size_are_unchanged():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_arrays(images, 8), images)
     gray = images[..., :1]
@@ -31,7 +31,7 @@ def test_images_of_the_size_asked_for_stay_as_they_are():
     np.testing.assert_array_equal(resize_arrays(uniform, 32), np.full((1, 32, 32, 3), 77))
 
 
-def test_data_sets_in_another_size(tmp_path):
+def test_data_sets_are_resized_to_image_size(tmp_path):
     config = small_config().dataset
     config.image_size = 32
     assert dataset_shape(config) == ((32, 32, 1), 10)
@@ -46,7 +46,7 @@ def test_data_sets_in_another_size(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 13), (8, 8), (40, 7)])
-def test_fitting_a_square_is_what_the_data_sets_do(width, height):
+def test_resize_to_a_square_shape_is_resize(width, height):
     image = random_image(width, height)
     np.testing.assert_array_equal(resize_to_shape(image, (8, 8)), np.asarray(resize(image, 8)))
     np.testing.assert_array_equal(
@@ -54,7 +54,7 @@ def test_fitting_a_square_is_what_the_data_sets_do(width, height):
     )
 
 
-def test_fitting_another_shape_covers_it():
+def test_resize_to_another_shape_covers_it():
     image = random_image(5, 6)
     np.testing.assert_array_equal(resize_to_shape(image, (6, 5)), np.asarray(image))
     half = Image.new("RGB", (20, 10), (200, 0, 0))
@@ -63,15 +63,17 @@ def test_fitting_another_shape_covers_it():
     assert (resize_to_shape(random_image(10, 40, "L"), (6, 5)).shape) == (6, 5, 1)
 
 
-def test_the_mean_image_at_other_sizes():
+def test_the_mean_image_is_stretched_to_other_sizes():
     mean = np.random.default_rng(0).random((8, 8, 3), np.float32)
     assert resize_mean(mean, (8, 8)) is mean
     stretched = resize_mean(mean, (16, 24))
     assert stretched.shape == (16, 24, 3)
     assert stretched.dtype == np.float32
-    # Twice the pixels, bilinear: the inner ones are means of neighbours with weights 3/4 and 1/4.
+    # Bilinear upsampling by 2: inner rows are means of neighbors with weights 3/4 and 1/4.
     rows = resize_mean(mean, (16, 8))
     np.testing.assert_allclose(rows[1], 0.75 * mean[0] + 0.25 * mean[1], rtol=1e-5)
     np.testing.assert_allclose(rows[2], 0.25 * mean[0] + 0.75 * mean[1], rtol=1e-5)
-    flat = np.broadcast_to(np.float32([0.1, 0.5, 0.9]), (8, 8, 3))  # of dataset.mean='channel'
+    flat = np.broadcast_to(
+        np.float32([0.1, 0.5, 0.9]), (8, 8, 3)
+    )  # as dataset.mean='channel' gives
     np.testing.assert_allclose(resize_mean(flat, (11, 9))[3, 4], [0.1, 0.5, 0.9], rtol=1e-6)

@@ -15,31 +15,31 @@ def sources():
     return Sources("animals", source, source, NAMES, 3)
 
 
-def test_arrays():
+def test_images_of_an_array_source():
     source = sources().train
     image, label = source.load(7)
     np.testing.assert_array_equal(np.asarray(image), IMAGES[7])
     assert (label, len(source), source.describe(7)) == (3, 12, "image 7 of animals")
-    gray = ArraySource("grey", IMAGES[..., :1], LABELS)
+    gray = ArraySource("gray", IMAGES[..., :1], LABELS)
     np.testing.assert_array_equal(np.asarray(gray.load(1)[0]), IMAGES[1, ..., 0])
 
 
-def test_chosen_classes_get_new_labels_in_their_order():
-    kept = sources().select_classes(("pig", "cat"))
-    assert kept.class_names == ("pig", "cat")
-    assert kept.num_classes == 2
+def test_selected_classes_get_new_labels_in_their_order():
+    selected = sources().select_classes(("pig", "cat"))
+    assert selected.class_names == ("pig", "cat")
+    assert selected.num_classes == 2
     rows = [i for i in range(12) if LABELS[i] in (0, 3)]
-    assert len(kept.train) == len(rows)
+    assert len(selected.train) == len(rows)
     for index, row in enumerate(rows):
-        image, label = kept.train.load(index)
+        image, label = selected.train.load(index)
         np.testing.assert_array_equal(np.asarray(image), IMAGES[row])
         assert label == {3: 0, 0: 1}[LABELS[row]]
-        assert kept.train.labels()[index] == label
-        assert kept.train.describe(index) == f"image {row} of animals"
+        assert selected.train.labels()[index] == label
+        assert selected.train.describe(index) == f"image {row} of animals"
     assert sources().select_classes(()).class_names == NAMES
 
 
-def test_subsets_of_subsets():
+def test_subset_of_a_subset():
     inner = Subset(sources().train, np.array([5, 3, 1]))
     outer = Subset(inner, np.array([2, 0]))
     assert [outer.describe(i) for i in range(2)] == ["image 1 of animals", "image 5 of animals"]
@@ -54,7 +54,7 @@ def test_subsets_of_subsets():
         (("cat", "cat"), "two or more different classes"),
     ],
 )
-def test_classes_that_cannot_be_kept(classes, message):
+def test_classes_that_cannot_be_selected(classes, message):
     with pytest.raises(DatasetError, match=message):
         sources().select_classes(classes)
 
@@ -69,23 +69,25 @@ def test_classes_that_cannot_be_kept(classes, message):
         ("train[10%:20]", range(20, 20)),
     ],
 )
-def test_parts(spec, rows):
+def test_slices_of_splits(spec, rows):
     if not len(rows):
         with pytest.raises(DatasetError, match="is empty"):
             parse_split(spec, {"train": 200}, "set")
         return
-    name, found = parse_split(spec, {"train": 200}, "set")
-    assert (name, range(200)[found]) == ("train", rows)
+    name, parsed = parse_split(spec, {"train": 200}, "set")
+    assert (name, range(200)[parsed]) == ("train", rows)
 
 
 @pytest.mark.parametrize("spec", ["validation", "train[1:2:3]", "train+test", ""])
-def test_parts_that_do_not_exist(spec):
+def test_an_unknown_split_is_an_error(spec):
     with pytest.raises(DatasetError, match=r"has the splits train \(200\)"):
         parse_split(spec, {"train": 200}, "set")
 
 
-def test_labels():
-    check_label(3, 4, "here")
+def test_a_label_that_is_not_a_class_is_an_error():
+    check_label(3, 4, "image 1")
     for label in (4, -1):
-        with pytest.raises(DatasetError, match=f"here has the label {label}; there are 4 classes"):
-            check_label(label, 4, "here")
+        with pytest.raises(
+            DatasetError, match=f"image 1 has the label {label}; there are 4 classes"
+        ):
+            check_label(label, 4, "image 1")

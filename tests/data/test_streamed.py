@@ -22,7 +22,7 @@ def config(folder):
     return config
 
 
-def test_where_the_images_go(config):
+def test_placement_of_the_images(config):
     assert isinstance(open_dataset(config), Dataset)
     config.dataset.device_gib = 45 * 12 * 12 * 3 / 2**30
     assert isinstance(open_dataset(config), Dataset)
@@ -38,7 +38,7 @@ def test_where_the_images_go(config):
     assert isinstance(open_dataset(config), StreamedDataset)
 
 
-def test_arrays_can_be_streamed_too():
+def test_data_sets_in_memory_can_be_streamed():
     config = small_config()
     config.dataset.placement = "stream"
     streamed = open_dataset(config)
@@ -46,40 +46,40 @@ def test_arrays_can_be_streamed_too():
     np.testing.assert_array_equal(streamed.mean_image(), load_dataset(config.dataset).mean_image())
 
 
-def test_replicas_share_the_images_of_the_device(config):
+def test_replicas_need_the_images_on_the_device(config):
     config.num_replicas, config.dataset.device_gib = 2, 0.0
     with pytest.raises(ConfigError, match="num_replicas above 1 needs a data set on the device"):
         open_dataset(config)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "channel"])
-def test_the_mean_of_all_images_is_that_of_the_set_in_memory(config, kind):
+def test_the_mean_of_all_images_equals_that_of_the_data_set_in_memory(config, kind):
     config.dataset.mean, config.dataset.eval_short_side = kind, 16
     config.dataset.placement = "stream"
-    found = open_dataset(config).mean_image()
-    np.testing.assert_array_equal(found, load_dataset(config.dataset).mean_image())
+    mean = open_dataset(config).mean_image()
+    np.testing.assert_array_equal(mean, load_dataset(config.dataset).mean_image())
     source = open_folder(config.dataset.data_dir, "train", "test").train
     pixels = np.stack([np.asarray(resize(source.load(i)[0], 12)) for i in range(45)]) / 255
     expected = pixels.mean(axis=0 if kind == "pixel" else (0, 1, 2))
-    np.testing.assert_allclose(found, np.broadcast_to(expected, (12, 12, 3)), rtol=1e-6)
+    np.testing.assert_allclose(mean, np.broadcast_to(expected, (12, 12, 3)), rtol=1e-6)
 
 
-def test_the_mean_of_some_images_and_of_the_middle_of_them(config):
+def test_the_mean_of_some_images_and_of_their_center_crops(config):
     config.augment.crop, config.dataset.eval_short_side = "random-resized", 14
     config.dataset.mean_images = 20
-    found = open_dataset(config).mean_image()
-    np.testing.assert_array_equal(found, open_dataset(config).mean_image())
-    config.seed = 7  # not of the seed: all runs of a sweep have the same
-    np.testing.assert_array_equal(found, open_dataset(config).mean_image())
+    mean = open_dataset(config).mean_image()
+    np.testing.assert_array_equal(mean, open_dataset(config).mean_image())
+    config.seed = 7  # independent of the seed: all runs of a sweep have the same mean
+    np.testing.assert_array_equal(mean, open_dataset(config).mean_image())
     config.dataset.mean_images = 45
-    every = open_dataset(config).mean_image()
-    assert 0 < np.abs(found - every).max() < 0.2
+    full_mean = open_dataset(config).mean_image()
+    assert 0 < np.abs(mean - full_mean).max() < 0.2
     source = open_folder(config.dataset.data_dir, "train", "test").train
-    middle = [np.asarray(resize(source.load(i)[0], 12, 14)) for i in range(45)]
-    np.testing.assert_allclose(every, np.mean(middle, axis=0) / 255, rtol=1e-5)
+    center_crops = [np.asarray(resize(source.load(i)[0], 12, 14)) for i in range(45)]
+    np.testing.assert_allclose(full_mean, np.mean(center_crops, axis=0) / 255, rtol=1e-5)
 
 
-def test_broken_images_are_left_out_of_the_mean(config, tmp_path):
+def test_broken_images_are_not_part_of_the_mean(config, tmp_path):
     config.dataset.data_dir = str(write_folder(tmp_path, sides=(14, 30)))
     config.dataset.placement = "stream"
     source = open_folder(config.dataset.data_dir, "train", "test").train
@@ -89,7 +89,7 @@ def test_broken_images_are_left_out_of_the_mean(config, tmp_path):
         open_dataset(config).mean_image()
     config.dataset.broken_images = "skip"
     pixels = [np.asarray(resize(source.load(i)[0], 12)) for i in range(1, 45)]
-    found = open_dataset(config).mean_image()
-    np.testing.assert_allclose(found, np.mean(pixels, axis=0) / 255, rtol=1e-5)
+    mean = open_dataset(config).mean_image()
+    np.testing.assert_allclose(mean, np.mean(pixels, axis=0) / 255, rtol=1e-5)
     config.dataset.image_size = 0
     assert open_dataset(config).image_shape == (*reversed(source.load(1)[0].size), 3)

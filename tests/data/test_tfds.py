@@ -10,7 +10,7 @@ from flaxres.errors import DatasetError
 from tests.conftest import write_tfds
 
 
-def test_images_and_labels_as_they_were_written(tmp_path):
+def test_images_and_labels_are_those_that_were_written(tmp_path):
     arrays = write_tfds(tmp_path)
     dataset = load_tfds("tiny", str(tmp_path), "train", "test")
     for split, name in ((dataset.train, "train"), (dataset.test, "test")):
@@ -21,7 +21,7 @@ def test_images_and_labels_as_they_were_written(tmp_path):
     assert tfds_shape("tiny", str(tmp_path)) == ((6, 5, 3), 4)
 
 
-def test_validation_split(tmp_path):
+def test_slices_of_splits(tmp_path):
     images, labels = write_tfds(tmp_path)["train"]
     dataset = load_tfds("tiny", str(tmp_path), "train[:45]", "train[45:]")
     assert (len(dataset.train), len(dataset.test)) == (45, 5)
@@ -41,7 +41,7 @@ def test_no_tensorflow_is_imported(tmp_path, python):
     assert done.returncode == 0, done.stderr
 
 
-def message(tmp_path, name="tiny", train="train", test="test"):
+def error_message(tmp_path, name="tiny", train="train", test="test"):
     with pytest.raises(DatasetError) as caught:
         load_tfds(name, str(tmp_path), train, test)
     text = str(caught.value)
@@ -49,25 +49,25 @@ def message(tmp_path, name="tiny", train="train", test="test"):
     return text
 
 
-def test_unknown_set(tmp_path):
-    assert "'tinny' is neither 'digits' nor a data set of TFDS" in message(tmp_path, "tinny")
+def test_unknown_data_set(tmp_path):
+    assert "'tinny' is neither 'digits' nor a data set of TFDS" in error_message(tmp_path, "tinny")
 
 
 def test_missing_directory(tmp_path):
-    assert str(tmp_path / "nowhere") in message(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in error_message(tmp_path / "nowhere")
 
 
 def test_half_written_directory_without_info(tmp_path):
     write_tfds(tmp_path)
     (tmp_path / "tiny/1.0.0/dataset_info.json").unlink()
-    assert "dataset_info.json" in message(tmp_path)
+    assert "dataset_info.json" in error_message(tmp_path)
 
 
-def test_info_cut_short(tmp_path):
+def test_truncated_info(tmp_path):
     write_tfds(tmp_path)
     info = tmp_path / "tiny/1.0.0/dataset_info.json"
     info.write_text(info.read_text()[:100])
-    assert "cannot be opened" in message(tmp_path)
+    assert "cannot be opened" in error_message(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
@@ -79,7 +79,7 @@ def test_half_written_records(tmp_path, damage):
         records.unlink()
     else:
         records.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    assert "is incomplete or damaged" in message(tmp_path)
+    assert "is incomplete or damaged" in error_message(tmp_path)
 
 
 def test_fewer_records_than_promised(tmp_path):
@@ -89,15 +89,15 @@ def test_fewer_records_than_promised(tmp_path):
         next((tmp_path / "short/tiny/1.0.0").glob("*train*")),
         next((tmp_path / "tiny/1.0.0").glob("*train*")),
     )
-    assert "is incomplete or damaged" in message(tmp_path)
+    assert "is incomplete or damaged" in error_message(tmp_path)
 
 
 def test_unknown_split(tmp_path):
     write_tfds(tmp_path)
-    text = message(tmp_path, train="validation")
+    text = error_message(tmp_path, train="validation")
     assert "no split 'validation'; it has train (50), test (20)" in text
-    assert "no split 'train[9'" in message(tmp_path, train="train[9")
-    assert "no split 'train[:0]'" in message(tmp_path, train="train[:0]")
+    assert "no split 'train[9'" in error_message(tmp_path, train="train[9")
+    assert "no split 'train[:0]'" in error_message(tmp_path, train="train[:0]")
 
 
 def test_not_image_classification(tmp_path):
@@ -108,12 +108,12 @@ def test_not_image_classification(tmp_path):
         "classLabel": {"numClasses": "2"},
     }
     write_tfds(tmp_path, extra={"caption": text, "other": second})
-    assert "not an image-classification set" in message(tmp_path)
+    assert "not an image-classification set" in error_message(tmp_path)
 
 
 def test_prepared_as_tfrecord(tmp_path):
     write_tfds(tmp_path, file_format="tfrecord")
-    assert "prepared as tfrecord" in message(tmp_path)
+    assert "prepared as tfrecord" in error_message(tmp_path)
 
 
 def test_varying_image_size(tmp_path):
@@ -123,20 +123,22 @@ def test_varying_image_size(tmp_path):
     shape = features["featuresDict"]["features"]["image"]["image"]["shape"]
     shape["dimensions"] = ["-1", "-1", "3"]
     path.write_text(json.dumps(features))
-    assert "images of varying size" in message(tmp_path)
+    assert "images of varying size" in error_message(tmp_path)
 
 
 def test_not_prepared_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: None)
-    text = message(tmp_path, "cifar10")
+    text = error_message(tmp_path, "cifar10")
     assert "pip install -r requirements-prepare.txt" in text
     assert f"python -m flaxres.data.prepare --name=cifar10 --data_dir={tmp_path}" in text
 
 
-def test_shape_of_a_set_that_is_not_prepared(tmp_path):
+def test_shape_of_a_data_set_that_is_not_prepared(tmp_path):
     assert tfds_shape("cifar10", str(tmp_path)) == ((32, 32, 3), 10)
 
 
-def test_half_written_directory_of_a_set_that_tfds_knows(tmp_path):
+def test_half_written_directory_of_a_data_set_of_tfds(tmp_path):
     (tmp_path / "cifar10/3.0.2").mkdir(parents=True)
-    assert "delete that directory and prepare the data set again" in message(tmp_path, "cifar10")
+    assert "delete that directory and prepare the data set again" in error_message(
+        tmp_path, "cifar10"
+    )
