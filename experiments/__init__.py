@@ -1,1 +1,1 @@
-"""Experiments of several runs, and what is drawn from them."""
+"""Experiments with several runs: sweeps, analyses, tables, figures and reports."""

@@ -1,10 +1,11 @@
-"""The degradation experiment: plain and residual nets of growing depth, figures and a table.
+"""Degradation experiment: trains plain and residual models of growing depth and compares them.
 
 python -m experiments.degradation --config=configs/digits.py --workdir=runs/degradation
 
-A sweep over nets and seeds (`experiments.sweep`), with the nets as flags: runs live in
-WORKDIR/NET/seed-N; finished ones are skipped, unfinished ones go on. With configs/cifar10.py it is
-the experiment of He15 (arXiv 1512.03385), section 4.2.
+This is a sweep (`experiments.sweep`) whose models and seeds are flags. Each run has the directory
+WORKDIR/MODEL/seed-N. Rerun the same command to resume: finished runs are skipped, and unfinished
+runs continue from their checkpoints. With configs/cifar10.py it is the experiment of He15 (arXiv
+1512.03385), section 4.2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
 from experiments.results.run_names import run_directories
@@ -24,50 +24,46 @@ from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import read_config
 
-MODELS = flags.DEFINE_list(
-    "models",
-    sweep.NETS,
-    "Nets to train.",
-)
+MODELS = flags.DEFINE_list("models", sweep.NETS, "Models to train, e.g. plain-20,resnet-20.")
 SEEDS = flags.DEFINE_list(
-    "seeds", None, "Seeds of each net, e.g. 0,1,2; the config's if not given."
+    "seeds", None, "Seeds of each model (default: the seed of the config), e.g. 0,1,2."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where runs and figures go; runs/degradation-<config name> if not given."
+    "workdir", None, "Directory for runs, tables and figures (default: runs/degradation-CONFIG)."
 )
-PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only draw what is there, also during runs.")
+PLOT_ONLY = flags.DEFINE_bool(
+    "plot_only", False, "Collect tables and figures without training, also while runs are running."
+)
 cli.define_config("configs/digits.py")
 
 
-def net_plans() -> list[Plan]:
-    """The config file's run for each net and seed of the flags.
+def plan_runs() -> list[Plan]:
+    """Returns a plan for each model and seed of the flags, with the config of --config.
 
     Raises:
-      ConfigError: a net in --config, or a net or seed that does not exist.
+      ConfigError: --config names a model, or a model or seed is invalid.
     """
     config = cli.get_config()
     if not MODELS.value:
-        raise ConfigError("--models is empty; give it e.g. --models=plain-20,resnet-20")
-    flag = flags.FLAGS["config"]
-    path, _, net = config_flags.get_config_filename(flag).partition(":")
-    if net:
-        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --models")
+        raise ConfigError("--models is empty; set it to e.g. --models=plain-20,resnet-20")
+    path = launch.config_file()
+    seed_texts = SEEDS.value or [str(config.seed)]
     try:
-        seeds = [int(seed) for seed in SEEDS.value or [config.seed]]
+        seeds = [int(seed) for seed in seed_texts]
     except ValueError:
         raise ConfigError(
-            f"--seeds must be numbers such as 0,1,2, got {','.join(SEEDS.value)!r}"
+            f"--seeds must be numbers such as 0,1,2, got {','.join(seed_texts)!r}"
         ) from None
     overrides = cli.get_overrides()
-    overrides.pop("seed", None)  # is in `seeds`
-    return make_plans(grid(path, {net: (net, {}) for net in MODELS.value}, seeds), overrides)
+    overrides.pop("seed", None)  # already in `seeds`
+    return make_plans(grid(path, {model: (model, {}) for model in MODELS.value}, seeds), overrides)
 
 
 def draw(workdir: Path) -> None:
-    """Draws figures and writes tables of the runs in `workdir`; prints the table and the paths.
+    """Writes tables and figures of the runs in `workdir`; prints the table and the file names.
 
     Raises:
-      WorkdirError: there are no runs, they are not of one experiment, or `workdir` cannot be
+      WorkdirError: there are no runs, they belong to different experiments, or `workdir` cannot be
         written.
     """
     runs = find_runs(workdir)
@@ -76,19 +72,19 @@ def draw(workdir: Path) -> None:
 
 
 def main() -> None:
-    """Trains what is not finished, then draws."""
+    """Trains the unfinished runs, then writes tables and figures."""
     launch.keep_jax_on_cpu()
     if PLOT_ONLY.value and WORKDIR.value:
         draw(Path(WORKDIR.value).expanduser())
         return
-    plans = net_plans()
+    plans = plan_runs()
     name = plans[0].config.name
     workdir = Path(WORKDIR.value or f"runs/degradation-{name}").expanduser()
     if PLOT_ONLY.value:
         draw(workdir)
         return
-    there = [read_config(path) for path in run_directories(workdir)]
-    check_comparable([*there, *(flatten(plan.config) for plan in plans)], workdir)
+    existing = [read_config(path) for path in run_directories(workdir)]
+    check_comparable([*existing, *(flatten(plan.config) for plan in plans)], workdir)
     launch.run(plans, workdir, on_end=draw)
 
 

@@ -1,4 +1,4 @@
-"""The former home of `experiments.sweeps.grid`, kept for sweep files that import it from here."""
+"""Former location of `experiments.sweeps.grid`, kept for existing sweep files."""
 
 from experiments.sweeps.plan import grid
 

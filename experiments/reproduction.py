@@ -1,185 +1,144 @@
-"""Section 4.2 of He15 (arXiv 1512.03385): all its nets, many seeds, a slice of time after another.
+"""Reproduction of He15 (arXiv 1512.03385), section 4.2: all its models, with several seeds.
 
 python -m experiments.reproduction --config=configs/cifar10.py --workdir=runs/reproduction
 
-Trains the most valuable run that is not finished, then the next: one seed of the plain and residual
-nets of 20 to 56 layers, then of those of 110, then further seeds. --minutes=9 stops after nine
-minutes with everything saved, and the same command goes on, also on another machine that has the
-workdir. What is worth keeping of each run is in the directory of --results, small enough for a
-repository: config, metrics and layer responses; with tables and figures of them. A run that is
-finished there is not trained again, wherever its workdir is.
+Trains unfinished runs in priority order: the first seed of the plain and residual models with 20 to
+56 layers, then of the models with 110 layers, then the other seeds. With --minutes=9, all runs save
+and stop after nine minutes; rerun the same command to resume, also on another machine that has the
+workdir.
 
-Runs of `benchmarks.torch_train` in WORKDIR/pytorch/NET/seed-N stand beside them in the table.
+The results directory (--results) holds the config, metrics and layer responses of each run, and
+tables and figures of all runs. It is small enough for a repository. Runs that are finished there
+are not trained again, even if their workdir is missing.
+
+Runs of `benchmarks.torch_train` in WORKDIR/pytorch/MODEL/seed-N get a column in the table.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs.sweeps import degradation as sweep
-from experiments.results.run_names import run_directories
-from experiments.results.runs import PLAN_FILE, RESPONSES_FILE, Run, export, planned_runs, read_run
+from experiments.results.archive import ResultsArchive
 from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
 from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
 from flaxres.config import flatten, model_name
-from flaxres.errors import ConfigError, WorkdirError
-from flaxres.run.workdir import CONFIG_FILE, differing_fields, write_atomically
+from flaxres.errors import ConfigError
 
-MODELS = flags.DEFINE_list("models", sweep.NETS, "Nets whose first seed comes first.")
-DEEP_MODELS = flags.DEFINE_list("deep_models", ["resnet-110", "plain-110"], "Nets that come next.")
-SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each net, from 0 on.", lower_bound=1)
+MODELS = flags.DEFINE_list(
+    "models", sweep.NETS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
+)
+DEEP_MODELS = flags.DEFINE_list(
+    "deep_models",
+    ["resnet-110", "plain-110"],
+    "Models whose first seed is trained next (default: resnet-110,plain-110).",
+)
+SEEDS = flags.DEFINE_integer(
+    "seeds", 5, "Number of seeds of each model, from seed 0 (default: 5).", lower_bound=1
+)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where runs go; runs/NAME-reproduction if not given."
+    "workdir", None, "Directory for the runs (default: runs/CONFIG-reproduction)."
 )
 RESULTS = flags.DEFINE_string(
-    "results", None, "Where results go; results/DATASET/NAME of the config if not given."
+    "results", None, "Directory for the results (default: results/DATASET/CONFIG)."
 )
-MINUTES = flags.DEFINE_float("minutes", math.inf, "Stop after so many, with everything saved.")
+MINUTES = flags.DEFINE_float(
+    "minutes", math.inf, "Save and stop after this many minutes (default: no limit), e.g. 9."
+)
 DROP_CHECKPOINTS = flags.DEFINE_bool(
-    "drop_checkpoints", False, "Delete those of a run once its results are kept."
+    "drop_checkpoints", False, "Delete the checkpoints of a finished run after its export."
 )
-PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only collect what is there, also during runs.")
-PEERS = "pytorch"  # the directory of their runs, in the workdir and in the results
+PLOT_ONLY = flags.DEFINE_bool(
+    "plot_only", False, "Collect tables and figures without training, also while runs are running."
+)
 cli.define_config("configs/cifar10.py")
 
 
-def plans_by_value() -> list[Plan]:
-    """All runs, the most valuable first.
+def plans_by_priority() -> list[Plan]:
+    """Returns the plans of all runs in priority order.
 
     Raises:
-      ConfigError: a net in --config, or one that does not exist or is of another paper.
+      ConfigError: --config names a model, or a model does not exist or is not of section 4.2.
     """
-    path, _, net = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    if net:
-        raise ConfigError(f"--config takes no net here, got {net!r}; choose nets with --models")
-    first, deep = ({net: (net, {}) for net in names.value} for names in (MODELS, DEEP_MODELS))
-    entries = grid(path, first, [0]) + grid(path, deep, [0])
-    entries += grid(path, first | deep, range(1, SEEDS.value))
+    path = launch.config_file()
+    models: dict[str, tuple[str, dict[str, object]]] = {m: (m, {}) for m in MODELS.value}
+    deep_models: dict[str, tuple[str, dict[str, object]]] = {m: (m, {}) for m in DEEP_MODELS.value}
+    entries = grid(path, models, [0]) + grid(path, deep_models, [0])
+    entries += grid(path, models | deep_models, range(1, SEEDS.value))
     if not entries:
         raise ConfigError(
-            "--models and --deep_models are empty; give e.g. --models=plain-20,resnet-20"
+            "--models and --deep_models are empty; set e.g. --models=plain-20,resnet-20"
         )
     plans = make_plans(entries, cli.get_overrides())
     for plan in plans:
         model = plan.config.model
         if model.name not in ("plain", "resnet") or model.block != "basic":
             raise ConfigError(
-                f"--models and --deep_models take the plain and residual nets of section 4.2, got "
-                f"{model_name(model)}; experiments.sweep trains others"
+                "--models and --deep_models accept the plain and residual models of section 4.2, "
+                f"got {model_name(model)}; train other models with experiments.sweep"
             )
     return plans
 
 
-class Results:
-    """The directory of results, kept up to date by a thread while other runs train."""
+def write_run_responses(run: Path, target: Path) -> None:
+    """Measures the layer responses of the run in the directory `run`; writes them to `target`."""
+    from experiments.analyses.base import load_run
+    from experiments.analyses.responses import responses_of_run, write_responses
 
-    def __init__(self, workdir: Path, directory: Path):
-        self._workdir, self.directory = workdir, directory
-        self._thread = ThreadPoolExecutor(1)
-        self._started: dict[str, Future] = {}
+    write_responses(responses_of_run(load_run(run)), target)
 
-    def is_finished(self, plan: Plan) -> bool:
-        """Whether they hold all of a run.
 
-        Raises:
-          WorkdirError: they cannot be read, or are of another config.
-        """
-        run = self._read(self.directory / plan.name)
-        if run is None or not run.finished:
-            return False
-        here = flatten(plan.config)
-        if fields := differing_fields(run.config, here):
-            values = "; ".join(
-                f"{f} is {run.config[f]!r} there and {here[f]!r} here" for f in fields
-            )
-            raise WorkdirError(
-                f"{self.directory / plan.name} holds results of another config: {values}; "
-                "choose another --results"
-            )
-        return (self.directory / plan.name / RESPONSES_FILE).exists()
+def collect(archive: ResultsArchive, plans: list[Plan]) -> None:
+    """Updates the results directory and its tables and figures.
 
-    @staticmethod
-    def _read(directory: Path) -> Run | None:
-        return read_run(directory) if (directory / CONFIG_FILE).exists() else None
+    Args:
+      archive: the results directory.
+      plans: plans of all runs; [] if only existing runs are collected.
 
-    def watch(self, run: RunProgress) -> None:
-        """Takes up a run that has finished."""
-        if run.state is RunState.FINISHED and run.plan.name not in self._started:
-            self._started[run.plan.name] = self._thread.submit(self._finish, run.plan)
-
-    def _finish(self, plan: Plan) -> None:
-        from experiments.analyses.base import load_run
-        from experiments.analyses.responses import responses_of_run, write_responses
-
-        workdir, directory = self._workdir / plan.name, self.directory / plan.name
-        export(read_run(workdir), directory)
-        write_responses(responses_of_run(load_run(workdir)), directory)
-        if DROP_CHECKPOINTS.value:
-            shutil.rmtree(workdir / "checkpoints")
-
-    def collect(self, plans: list[Plan]) -> None:
-        """Waits for the thread, exports what is unfinished, and draws tables and figures.
-
-        Raises:
-          UserError: something cannot be read or written.
-        """
-        try:
-            for future in self._started.values():
-                future.result()
-            for parts in ((), (PEERS,)):
-                source, target = (Path(p, *parts) for p in (self._workdir, self.directory))
-                for path in run_directories(source):
-                    name = path.relative_to(source)
-                    run, there = read_run(path), self._read(target / name)
-                    if run and (
-                        there is None or run.records[-1]["step"] > there.records[-1]["step"]
-                    ):
-                        export(run, target / name)
-            if plans:
-                known = {plan.name: flatten(plan.config) for plan in plans}
-                known = planned_runs(self.directory) | known
-                for config in known.values():
-                    config["dataset.data_dir"] = None
-                write_atomically(self.directory / PLAN_FILE, json.dumps(known) + "\n")
-        except OSError as error:
-            raise WorkdirError(f"{self.directory} cannot be written ({error.strerror})") from error
-        peers = self.directory / PEERS
-        launch.collect(self.directory, peers if run_directories(peers) else None, details=True)
+    Raises:
+      UserError: a file cannot be read or written.
+    """
+    archive.update({plan.name: flatten(plan.config) for plan in plans})
+    launch.collect(archive.directory, archive.pytorch_runs(), details=True)
 
 
 def main() -> None:
-    """Trains what is not finished for as long as it may, then collects."""
+    """Trains unfinished runs until the time limit, then collects tables and figures."""
     launch.keep_jax_on_cpu()
-    plans = plans_by_value()
+    plans = plans_by_priority()
     config = plans[0].config
     workdir = Path(WORKDIR.value or f"runs/{config.name}-reproduction").expanduser()
-    name = config.dataset.name.replace(":", "-")
-    results = Results(workdir, Path(RESULTS.value or f"results/{name}/{config.name}").expanduser())
+    dataset = config.dataset.name.replace(":", "-")
+    directory = Path(RESULTS.value or f"results/{dataset}/{config.name}").expanduser()
+    archive = ResultsArchive(workdir, directory, write_run_responses, DROP_CHECKPOINTS.value)
     if PLOT_ONLY.value:
-        results.collect([])
+        collect(archive, [])
         return
-    left = [plan for plan in plans if not results.is_finished(plan)]
-    print(f"{len(plans) - len(left)} of {len(plans)} runs are finished", file=sys.stderr)
-    if not left:
-        results.collect(plans)
+    unfinished = [
+        plan for plan in plans if not archive.has_finished_run(plan.name, flatten(plan.config))
+    ]
+    print(f"{len(plans) - len(unfinished)} of {len(plans)} runs are finished", file=sys.stderr)
+    if not unfinished:
+        collect(archive, plans)
         return
+
+    def add_if_finished(run: RunProgress) -> None:
+        if run.state is RunState.FINISHED:
+            archive.add_finished_run(run.plan.name)
+
     launch.run(
-        left,
+        unfinished,
         workdir,
-        on_end=lambda _: results.collect(plans),
+        on_end=lambda _: collect(archive, plans),
         in_order=True,
         minutes=MINUTES.value,
-        watch=results.watch,
+        on_update=add_if_finished,
     )
 
 

@@ -1,4 +1,4 @@
-"""The former name of `experiments.sweeps.throughput`: python -m experiments.speed --config=..."""
+"""Former name of `experiments.sweeps.throughput`: python -m experiments.speed --config=FILE."""
 
 from experiments.sweeps.throughput import run
 

@@ -1,10 +1,10 @@
-"""A sweep: the runs that a Python file lists, on this machine, a Ray cluster or SLURM.
+"""Sweep: trains the runs that a Python file lists, on this machine, a Ray cluster or SLURM.
 
 python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
 
-Runs live in WORKDIR/NAME/seed-N. Finished ones are skipped and unfinished ones go on, so the same
-command takes up a sweep where it was. What came out is in WORKDIR: runs.csv with a line for each
-run, table.md and table.csv with means over seeds, and figures.
+Each run has the directory WORKDIR/VARIANT/seed-N. Rerun the same command to resume: finished runs
+are skipped, and unfinished runs continue from their checkpoints. The results are in WORKDIR:
+runs.csv with one line per run, table.md and table.csv with means over seeds, and figures.
 """
 
 from __future__ import annotations
@@ -21,28 +21,39 @@ from flaxres import cli
 from flaxres.errors import ConfigError
 
 SWEEP = flags.DEFINE_string(
-    "sweep", None, "FILE.py with get_sweep(), or FILE.py:CONFIG with the config file it takes."
+    "sweep",
+    None,
+    "Python file that defines get_sweep(), e.g. configs/sweeps/widths.py. With FILE.py:CONFIG, the "
+    "config file is passed to get_sweep.",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where runs, tables and figures go.")
-ONLY = flags.DEFINE_list("only", None, "Patterns of names, e.g. 'resnet-*,*/seed-0'; else all.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory for runs, tables and figures, e.g. runs/sweep."
+)
+ONLY = flags.DEFINE_list(
+    "only", None, "Patterns of run names (default: all runs), e.g. 'resnet-*,*/seed-0'."
+)
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print the plan with params, MACs and time, after measuring two nets."
+    "dry_run",
+    False,
+    "Print the runs with params, MACs and estimated time, without training. Measures two models.",
 )
-PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only collect what is there, also during runs.")
+PLOT_ONLY = flags.DEFINE_bool(
+    "plot_only", False, "Collect tables and figures without training, also while runs are running."
+)
 
 
 def main() -> None:
-    """Works on the sweep, then collects what is there."""
+    """Trains the unfinished runs, then collects tables and figures."""
     launch.keep_jax_on_cpu()
     if WORKDIR.value is None:
-        raise ConfigError("--workdir is missing; say where the runs go, e.g. --workdir=runs/sweep")
+        raise ConfigError("--workdir is missing; set it to a directory, e.g. --workdir=runs/sweep")
     workdir = Path(WORKDIR.value).expanduser()
     if PLOT_ONLY.value:
         launch.collect(workdir)
         return
     if SWEEP.value is None:
-        raise ConfigError("--sweep is missing; give it a file of configs/sweeps/")
-    plans = launch.choose(load_sweep(SWEEP.value, cli.get_overrides()), ONLY.value)
+        raise ConfigError("--sweep is missing; set it to a file in configs/sweeps/")
+    plans = launch.select_plans(load_sweep(SWEEP.value, cli.get_overrides()), ONLY.value)
     if DRY_RUN.value:
         with (
             tempfile.TemporaryDirectory(dir=launch.shared_directory()) as directory,

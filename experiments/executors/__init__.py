@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are executed: this machine, a Ray cluster, or SLURM."""
+"""Executors of sweeps, which start runs on this machine, on a Ray cluster or with SLURM."""

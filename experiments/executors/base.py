@@ -1,7 +1,8 @@
-"""What the sweep asks of an executor: to start a run's command somewhere and to watch it."""
+"""Tasks, jobs and executors: the interface between a sweep and the place where its runs execute."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import datetime
 import os
@@ -9,7 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Self
 
 from flaxres.run.preemption import PARENT_VARIABLE
 
@@ -19,10 +20,10 @@ class Task:
     """The command of one run.
 
     Attributes:
-      name: of the run, e.g. resnet-20/seed-0.
+      name: name of the run, such as resnet-20/seed-0.
       command: program and arguments.
-      directory: where to start it; absolute.
-      log: file to which its standard output and error are appended; absolute.
+      directory: absolute path of the directory in which the command starts.
+      log: absolute path of the file to which standard output and error are appended.
     """
 
     name: str
@@ -30,13 +31,14 @@ class Task:
     directory: Path
     log: Path
 
-    def start(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-        """Starts the command in a session of its own, so that a Ctrl-C does not reach it.
+    def start(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts the command in its own session, so that Ctrl-C in the terminal does not reach it.
 
-        It gets SIGTERM, and saves, when this process ends (`flaxres.run.preemption.stop_with_parent`).
+        When this process ends, the command receives SIGTERM and saves
+        (`flaxres.run.preemption.stop_with_parent`).
 
         Args:
-          environment: variables on top of this process's own.
+          environment: variables to set in addition to those of this process.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab", buffering=0) as log:
@@ -54,50 +56,66 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class End:
+class ExitStatus:
     """How a job ended.
 
     Attributes:
-      code: exit code of the command; negative for the signal that killed it.
-      reason: why, where the executor knows more than the code says (a node died, say).
+      code: exit code of the command, or the negative number of the signal that killed it.
+      reason: explanation, if the executor knows more than the code (for example, a lost node).
     """
 
     code: int
     reason: str = ""
 
 
-class Job(Protocol):
+class Job(abc.ABC):
     """One submitted task."""
 
-    def started(self) -> bool:
-        """Whether it has left the queue; stays true."""
+    @abc.abstractmethod
+    def has_started(self) -> bool:
+        """Returns True once the job has left the queue, also after it has ended."""
 
-    def poll(self) -> End | None:
-        """How it ended, or None while it is queued or runs. Cheap: called every second."""
+    @abc.abstractmethod
+    def poll(self) -> ExitStatus | None:
+        """Returns how the job ended, or None while it is queued or running.
 
+        The scheduler calls this twice a second, so it must be fast.
+        """
+
+    @abc.abstractmethod
     def stop(self) -> None:
-        """Asks it to save and stop (SIGTERM, or leaving the queue); `poll` tells when it has."""
+        """Asks the job to save and stop (SIGTERM) or removes it from the queue; does not wait."""
 
+    @abc.abstractmethod
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends the job at once, without saving."""
 
 
-class Executor(Protocol):
-    """A place to execute tasks; a context manager, which lets go of what it holds.
+class Executor(abc.ABC):
+    """A place to execute tasks; a context manager that releases its resources.
 
     Attributes:
-      capacity: tasks that it takes at the same time; None if it has a queue of its own.
+      capacity: maximum number of tasks at a time; None if the executor has its own queue.
     """
 
-    capacity: int | None
+    capacity: int | None = None
 
-    def __enter__(self) -> Executor: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        return
 
-    def submit(self, tasks: Sequence[Task]) -> list[Job]:
-        """Starts or queues tasks, at most `capacity` at a time, in this order.
+    @abc.abstractmethod
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Job]:
+        """Starts or queues tasks in the given order.
+
+        Args:
+          tasks: tasks, no more than there are free places if `capacity` is not None.
+
+        Returns:
+          A job for each task.
 
         Raises:
-          UserError: the cluster cannot be reached or refuses them.
+          UserError: the cluster cannot be reached or rejects the tasks.
         """

@@ -1,4 +1,4 @@
-"""Runs on this machine: one process for each device, or for each so many CPU cores."""
+"""Executor for this machine: one process per accelerator, or per group of CPU cores."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments.executors.base import End, Job, Task
+from experiments.executors.base import Executor, ExitStatus, Job, Task
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError, UserError
 
-# Lists what JAX finds, in a process of its own: JAX here would keep the memory of all devices.
+# Lists the devices in a separate process, because JAX would reserve their memory in this one.
 PROBE = """
 import json, jax
 print(json.dumps([jax.default_backend(), [d.id for d in jax.local_devices()]]))
 """
-PROBE_TIMEOUT = 300  # seconds; a machine with many devices takes a while
+PROBE_TIMEOUT = 300  # seconds; JAX needs long to find many devices
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What one worker may use.
+    """The resources of one worker.
 
     Attributes:
-      name: for messages.
-      environment: variables that hide the other devices from it.
-      cores: CPU cores that it keeps to; empty for all.
+      name: name for messages, such as 'cpu 0+1' or 'gpu 3'.
+      environment: variables that hide the other devices.
+      cores: CPU cores that the worker is bound to; empty for all cores.
     """
 
     name: str
@@ -39,10 +39,13 @@ class Slot:
 
 
 def find_slots(cpus_per_run: int) -> list[Slot]:
-    """The devices of this machine; on a CPU, groups of cores.
+    """Returns a slot for each accelerator of this machine, otherwise for each group of CPU cores.
+
+    Args:
+      cpus_per_run: number of cores in a group.
 
     Raises:
-      ConfigError: not even one group has as many cores.
+      ConfigError: the machine has fewer than `cpus_per_run` cores.
       UserError: JAX finds no device.
     """
     if runs_on_cpu():
@@ -51,8 +54,8 @@ def find_slots(cpus_per_run: int) -> list[Slot]:
         [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT
     )
     if probe.returncode:
-        last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"JAX finds no device on this machine: {last}")
+        last_line = (probe.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"JAX finds no device on this machine: {last_line}")
     platform, ids = json.loads(probe.stdout.splitlines()[-1])
     if platform == "cpu":
         return cpu_slots(available_cores(), cpus_per_run)
@@ -60,32 +63,35 @@ def find_slots(cpus_per_run: int) -> list[Slot]:
 
 
 def cpu_slots(cores: Sequence[int], cpus_per_run: int) -> list[Slot]:
-    """Groups of `cpus_per_run` cores; what is left over stays idle.
+    """Divides CPU cores into groups of `cpus_per_run`; remaining cores stay idle.
 
     Raises:
-      ConfigError: there are not as many.
+      ConfigError: there are fewer than `cpus_per_run` cores.
     """
     if not 1 <= cpus_per_run <= len(cores):
         raise ConfigError(
-            f"cpus_per_run must be from 1 to {len(cores)}, the CPU cores here, got {cpus_per_run}"
+            f"cpus_per_run must be from 1 to {len(cores)} (CPU cores of this machine), "
+            f"got {cpus_per_run}"
         )
     groups = zip(*[iter(cores)] * cpus_per_run, strict=False)
-    hide = {"JAX_PLATFORMS": "cpu"}
-    return [Slot(f"cpu {'+'.join(map(str, g))}", hide, frozenset(g)) for g in groups]
+    environment = {"JAX_PLATFORMS": "cpu"}
+    return [
+        Slot(f"cpu {'+'.join(map(str, group))}", environment, frozenset(group)) for group in groups
+    ]
 
 
 def device_slots(platform: str, ids: Sequence[int], environment: Mapping[str, str]) -> list[Slot]:
-    """One slot for each accelerator.
+    """Returns a slot for each accelerator.
 
     Args:
-      platform: as JAX calls it, e.g. cuda, gpu, rocm or tpu.
-      ids: JAX's numbers of the devices.
-      environment: may say already which devices there are.
+      platform: platform name in JAX, such as cuda, gpu, rocm or tpu.
+      ids: device ids in JAX.
+      environment: variables of this process, which may restrict the visible devices.
     """
-    if platform == "tpu":  # one chip a process
-        one = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-        return [Slot(f"tpu {i}", {**one, "TPU_VISIBLE_CHIPS": str(i)}) for i in ids]
-    # JAX numbers the devices that are visible here from 0; those of a child need their own names.
+    if platform == "tpu":  # one chip per process
+        one_chip = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+        return [Slot(f"tpu {i}", {**one_chip, "TPU_VISIBLE_CHIPS": str(i)}) for i in ids]
+    # JAX numbers the visible devices from 0; workers need their names in the variable.
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if environment.get(variable):
             names = environment[variable].split(",")
@@ -95,78 +101,83 @@ def device_slots(platform: str, ids: Sequence[int], environment: Mapping[str, st
 
 
 class LocalJob(Job):
-    """A child process and its slot."""
+    """A child process that occupies a slot."""
 
-    def __init__(self, process: subprocess.Popen, slot: Slot, free: list[Slot]):
-        self._process, self._slot, self._free = process, slot, free
-        self._end: End | None = None
+    def __init__(self, process: subprocess.Popen[bytes], slot: Slot, free_slots: list[Slot]):
+        """Watches a process.
 
-    def started(self) -> bool:
-        """Always."""
+        Args:
+          process: process of the run.
+          slot: slot that the process occupies.
+          free_slots: list to which the slot is returned when the process has ended.
+        """
+        self._process = process
+        self._slot = slot
+        self._free_slots = free_slots
+        self._exit_status: ExitStatus | None = None
+
+    def has_started(self) -> bool:
+        """Returns True: a local job has no queue."""
         return True
 
-    def poll(self) -> End | None:
-        """How it ended; the slot is free again then."""
+    def poll(self) -> ExitStatus | None:
+        """Returns how the process ended, or None while it runs; releases the slot at its end."""
         code = self._process.poll()
-        if code is not None and self._end is None:
-            self._end = End(code)
-            self._free.append(self._slot)
-        return self._end
+        if code is not None and self._exit_status is None:
+            self._exit_status = ExitStatus(code)
+            self._free_slots.append(self._slot)
+        return self._exit_status
 
     def stop(self) -> None:
-        """SIGTERM."""
+        """Sends SIGTERM, unless the process has ended."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL and waits for the end of the process."""
         self._process.kill()
         self._process.wait()
 
 
-class LocalExecutor:
-    """One process for each slot.
+class LocalExecutor(Executor):
+    """Runs one process per slot.
 
     Attributes:
       capacity: number of workers.
-      slots: what each of them may use.
+      slots: resources of each worker.
     """
 
+    capacity: int
+
     def __init__(self, *, workers: int | None = None, cpus_per_run: int = 1):
-        """Finds the devices.
+        """Finds the devices of this machine.
 
         Args:
-          workers: how many runs at the same time; None for as many as there are slots.
-          cpus_per_run: where runs are on the CPU.
+          workers: number of runs at the same time; None for one per slot.
+          cpus_per_run: CPU cores of each run, if runs are on the CPU.
 
         Raises:
-          ConfigError: fewer than one, or more than there are slots.
+          ConfigError: `workers` is less than 1 or exceeds the number of slots.
           UserError: JAX finds no device.
         """
         slots = find_slots(cpus_per_run)
         if workers is not None and not 1 <= workers <= len(slots):
             raise ConfigError(
-                f"workers must be from 1 to {len(slots)}, the devices here "
-                f"({', '.join(slot.name for slot in slots)}), got {workers}"
+                f"workers must be from 1 to {len(slots)} (devices of this machine: "
+                f"{', '.join(slot.name for slot in slots)}), got {workers}"
             )
         self.slots = slots[:workers]
         self.capacity = len(self.slots)
-        self._free = list(self.slots)
-
-    def __enter__(self) -> LocalExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+        self._free_slots = list(self.slots)
 
     def submit(self, tasks: Sequence[Task]) -> list[LocalJob]:
-        """Starts a process for each task, in a free slot."""
+        """Starts each task in a free slot."""
         jobs = []
         for task in tasks:
-            slot = self._free.pop(0)
+            slot = self._free_slots.pop(0)
             process = task.start(slot.environment)
             if slot.cores and hasattr(os, "sched_setaffinity"):
-                # Python has only just started there; the threads that JAX makes later inherit it.
+                # The process is still importing: threads that JAX starts later inherit the cores.
                 os.sched_setaffinity(process.pid, slot.cores)
-            jobs.append(LocalJob(process, slot, self._free))
+            jobs.append(LocalJob(process, slot, self._free_slots))
         return jobs

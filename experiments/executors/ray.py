@@ -1,8 +1,8 @@
-"""Runs on a Ray cluster: Ray finds a node with room for each, and tells when one has died.
+"""Executor for a Ray cluster: Ray finds nodes with free resources and reports nodes that died.
 
-A run is a Ray actor, or several for a run of several processes, that starts the command as its
-child. Ray pickles the actor's class by name, so every node must have this repository under the
-same path, as it must have the working directories: actors get the path as PYTHONPATH.
+A run is a Ray actor that starts the command as its child process; a run of several processes has
+one actor per process. Ray pickles the actor's class by name, so all nodes need this repository at
+the same path (actors get it as PYTHONPATH), and the working directories too.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-from experiments.executors.base import Job, Task
-from experiments.executors.ray_job import ROOT, RayJob, Runner
+from experiments.executors.base import Executor, Task
+from experiments.executors.ray_job import ROOT, RayJob, RunActor
 from flaxres.errors import ConfigError, UserError, one_line
 
-PATIENCE = 60  # seconds to connect; Ray alone tries for minutes
-GIVE_SECONDS = 0.2
-LOOK_SECONDS = 10.0
+CONNECT_TIMEOUT = 60  # seconds; Ray itself tries for minutes
+LAUNCH_SECONDS = 0.2  # between two launches of waiting runs
+COUNT_SECONDS = 10.0  # between two counts of the resources of the cluster
+MAX_LISTED_NODES = 5  # kinds of nodes in an error message
 
-# Variables of the process that Ray starts for an actor, and so of the command.
+# Variables of the actor's process, which the command inherits.
 ENVIRONMENT = {
-    "PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}",  # Ray fills in the node's own
-    # A run that has asked for no GPU sees none. Otherwise all such runs would share the first.
+    "PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}",  # Ray inserts the PYTHONPATH of the node
+    # Hides all GPUs from a run that requests none. All such runs would otherwise share the first.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # An actor's process that ends would kill the command; SIGTERM (`Task.start`) lets it save.
+    # Otherwise Ray kills the command when the actor ends. SIGTERM (`Task.start`) lets it save.
     "RAY_kill_child_processes_on_worker_exit": "0",
 }
 
-# Connecting may hang, or end the process, in Ray's C++; so a child tries it first.
-_TRIAL = """
+# Connects in a child process first, because Ray's C++ code may hang or end the process.
+_PROBE = """
 import logging, sys, warnings
 warnings.simplefilter("ignore")
 import ray
@@ -48,19 +50,18 @@ except Exception as error:
 """
 
 
-class RayExecutor:
-    """Executes tasks on a Ray cluster, as many as it has room for.
+class RayExecutor(Executor):
+    """Executes tasks on a Ray cluster, as many at a time as its resources allow.
 
     Args:
-      address: HOST:PORT of the cluster's head; None for RAY_ADDRESS or else the cluster that this
-        machine is a node of. A cluster is never started.
-      cpus_per_task: CPUs that Ray sets aside for each process of a run.
-      gpus_per_task: GPUs, likewise.
-      resources: other resources, likewise, e.g. {"TPU": 4}.
-      processes_per_run: above 1, a run is that many processes, on as many nodes if it can be.
+      address: HOST:PORT of the cluster's head. None for the variable RAY_ADDRESS, or else the
+        cluster that this machine is a node of. A cluster is never started.
+      cpus_per_task: CPUs that Ray reserves for each process of a run.
+      gpus_per_task: GPUs that Ray reserves for each process of a run.
+      resources: other resources of each process, such as {"TPU": 4}.
+      processes_per_run: number of processes of a run, which Ray places on different nodes if
+        possible.
     """
-
-    capacity = None
 
     def __init__(
         self,
@@ -76,33 +77,33 @@ class RayExecutor:
             "num_cpus": cpus_per_task,
             "num_gpus": gpus_per_task,
             "resources": dict(resources),
-            # XLA's threads on a CPU; otherwise as many as the node has cores, whoever uses them.
+            # Limits XLA's threads on a CPU, which would otherwise use all cores of the node.
             "runtime_env": {"env_vars": {**ENVIRONMENT, "PJRT_NPROC": str(cpus_per_task)}},
         }
         if cpus_per_task <= 0:
             raise ConfigError(f"cpus_per_run must be above 0, got {cpus_per_task}")
         amounts = {"CPU": cpus_per_task, "GPU": gpus_per_task, **resources}
         self._bundle = {name: amount for name, amount in amounts.items() if amount}
-        self._processes = processes_per_run
-        self._waiting: deque[RayJob] = deque()
-        self._given: list[RayJob] = []  # to Ray
-        self._room = 0
-        self._look_at = self._give_at = 0.0  # when to count the room, or to give, again
+        self._processes_per_run = processes_per_run
+        self._waiting: deque[RayJob] = deque()  # in the queue of this executor
+        self._launched: list[RayJob] = []  # passed on to Ray
+        self._max_runs = 0  # runs that fit into the cluster
+        self._count_at = self._launch_at = 0.0  # times of the next count and the next launch
 
-    def __enter__(self) -> RayExecutor:
+    def __enter__(self) -> Self:
         """Connects to the cluster.
 
         Raises:
-          ConfigError: the address makes no sense.
-          UserError: Ray is not installed; the cluster cannot be reached, has another version of
-            Ray or Python, or is too small for even one run.
+          ConfigError: the address is malformed.
+          UserError: Ray is not installed, or the cluster cannot be reached, has another version of
+            Ray or Python, or is too small for one run.
         """
         _connect(self._address)
         import ray
 
         try:
-            check_room(self._bundle, self._processes)
-            self._runner = ray.remote(Runner)
+            check_resources(self._bundle, self._processes_per_run)
+            self._actor_class = ray.remote(RunActor)
         except BaseException:
             self.__exit__()
             raise
@@ -111,67 +112,71 @@ class RayExecutor:
     def __exit__(self, *_: object) -> None:
         import ray
 
-        ray.shutdown()  # ends the actors; commands that are still there save and stop
+        ray.shutdown()  # ends the actors, and commands that are still running save and stop
 
-    def submit(self, tasks: Sequence[Task]) -> list[Job]:
-        """Queues tasks; one that fits nowhere waits, for a new node if need be.
+    def submit(self, tasks: Sequence[Task]) -> list[RayJob]:
+        """Queues tasks; a task for which there is no room waits, also for new nodes.
 
         Raises:
-          ConfigError: Ray does not take the resources.
+          ConfigError: Ray rejects the resources.
         """
-        jobs = [RayJob(task, self._give) for task in tasks]
+        jobs = [RayJob(task, self._launch) for task in tasks]
         self._waiting += jobs
-        self._give_at = 0.0
-        self._give()
+        self._launch_at = 0.0
+        self._launch()
         return jobs
 
-    def _give(self) -> None:
-        """Gives Ray the next runs: as many as there is room for, and at least one to wait there.
+    def _launch(self) -> None:
+        """Passes waiting runs on to Ray while there is room, and at least one that Ray queues.
 
-        Ray starts those that wait in any order. All jobs call this when they are polled.
+        Ray starts the runs in its own queue in any order, so that queue is kept short. All jobs
+        call this when they are polled.
         """
         now = time.monotonic()
-        if not self._waiting or now < self._give_at:
+        if not self._waiting or now < self._launch_at:
             return
-        self._give_at = now + GIVE_SECONDS
-        if now > self._look_at:
-            self._look_at = now + LOOK_SECONDS
-            self._room = room(node_amounts(self._bundle), self._bundle) // self._processes
-        self._given = [job for job in self._given if not job.end]
-        running = sum(job.is_started for job in self._given)
-        while self._waiting and len(self._given) - running < max(1, self._room - running):
+        self._launch_at = now + LAUNCH_SECONDS
+        if now > self._count_at:
+            self._count_at = now + COUNT_SECONDS
+            max_processes = count_bundles(node_resources(self._bundle), self._bundle)
+            self._max_runs = max_processes // self._processes_per_run
+        self._launched = [job for job in self._launched if not job.exit_status]
+        running = sum(job.is_started for job in self._launched)
+        while self._waiting and len(self._launched) - running < max(1, self._max_runs - running):
             job = self._waiting.popleft()
-            if not job.end:
-                job.begin(*self._make_actors())
-                self._given.append(job)
+            if not job.exit_status:
+                job.launch(*self._make_actors())
+                self._launched.append(job)
 
-    def _make_actors(self) -> tuple[list[object], object | None]:
-        """The actors of a run and, for several, their placement group."""
+    def _make_actors(self) -> tuple[list[Any], Any | None]:
+        """Creates the actors of a run and, for several processes, their placement group."""
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         try:
-            if self._processes == 1:
-                return [self._runner.options(**self._options).remote()], None
-            group = placement_group([self._bundle] * self._processes, strategy="SPREAD")
-            places = [
+            if self._processes_per_run == 1:
+                return [self._actor_class.options(**self._options).remote()], None
+            group = placement_group([self._bundle] * self._processes_per_run, strategy="SPREAD")
+            strategies = [
                 PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i)
-                for i in range(self._processes)
+                for i in range(self._processes_per_run)
             ]
             return [
-                self._runner.options(**self._options, scheduling_strategy=place).remote()
-                for place in places
+                self._actor_class.options(**self._options, scheduling_strategy=strategy).remote()
+                for strategy in strategies
             ], group
         except (TypeError, ValueError) as error:
-            text = one_line(error)
-            raise ConfigError(f"Ray does not take {_show(self._bundle)}: {text}") from error
+            raise ConfigError(
+                f"Ray rejects the resources {_format_resources(self._bundle)}: {one_line(error)}"
+            ) from error
 
 
 def _connect(address: str) -> None:
-    """Connects this process to a cluster; without Ray's messages, which would break a live table.
+    """Connects this process to a cluster, without messages of Ray that would break a live table.
 
     Raises:
-      ConfigError, UserError: see `RayExecutor.__enter__`.
+      ConfigError: the address is malformed.
+      UserError: Ray is not installed, or the cluster cannot be reached.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -180,85 +185,92 @@ def _connect(address: str) -> None:
             import ray._private.worker
         except ImportError as error:
             raise UserError(
-                f"Ray is not there ({one_line(error)}); pip install -r requirements-cluster.txt"
+                f"Ray is not installed ({one_line(error)}); run "
+                "pip install -r requirements-cluster.txt"
             ) from error
-        what = "the Ray cluster of this machine"
+        cluster = "the Ray cluster of this machine"
         if address != "auto":
-            what = f"the Ray cluster at {address}"
+            cluster = f"the Ray cluster at {address}"
             _check_address(address)
         try:
-            trial = [sys.executable, "-c", _TRIAL, address]
-            done = subprocess.run(trial, capture_output=True, text=True, timeout=PATIENCE)
+            command = [sys.executable, "-c", _PROBE, address]
+            probe = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise UserError(f"{what} does not answer within {PATIENCE} s") from None
-        if "Could not find any running Ray" in done.stdout:
+            raise UserError(f"{cluster} does not answer within {CONNECT_TIMEOUT} s") from None
+        if "Could not find any running Ray" in probe.stdout:
             raise UserError(
-                "this machine is no node of a Ray cluster; give --ray_address=HOST:PORT, or start "
-                "one with `ray start --head`"
+                "this machine is not a node of a Ray cluster; set --ray_address=HOST:PORT, or "
+                "start a cluster with `ray start --head`"
             )
-        if done.returncode and done.stdout:
-            raise UserError(f"cannot connect to {what}: {done.stdout.strip()}")
-        if done.returncode:  # a stack trace of C++
+        if probe.returncode and probe.stdout:
+            raise UserError(f"cannot connect to {cluster}: {probe.stdout.strip()}")
+        if probe.returncode:  # ended by a crash in C++, without a message
             raise UserError(
-                f"Ray crashes when it connects to {what}; is this machine a node of it (ray start "
-                f"--address={address})?"
+                f"Ray crashes while connecting to {cluster}; check that this machine is a node of "
+                f"it (ray start --address={address})"
             )
-        before = signal.getsignal(signal.SIGTERM)
+        sigterm_handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise UserError(f"cannot connect to {what}: {one_line(error)}") from error
+            raise UserError(f"cannot connect to {cluster}: {one_line(error)}") from error
         finally:
-            signal.signal(signal.SIGTERM, before)  # Ray sets its own
-    # Ray prints what happens to nodes, whatever log_to_driver says.
+            signal.signal(signal.SIGTERM, sigterm_handler)  # Ray installs its own
+    # Ray prints events of nodes even with log_to_driver=False.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _check_address(address: str) -> None:
-    """Raises an error if nothing listens there, which Ray alone notices after 80 seconds."""
+    """Checks that something listens at the address, which Ray itself reports after 80 seconds.
+
+    Raises:
+      ConfigError: the address is not HOST:PORT.
+      UserError: nothing listens there.
+    """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
         raise ConfigError(
-            "the address of a Ray cluster is HOST:PORT of its head, e.g. 10.0.0.1:6379, and this "
-            f"machine is a node of it; got {address!r}"
+            "the address of a Ray cluster must be HOST:PORT of its head, e.g. 10.0.0.1:6379, and "
+            f"this machine must be a node of it; got {address!r}"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
 
 
-def check_room(bundle: Mapping[str, float], processes: int) -> None:
-    """Checks that the cluster can hold a run, at least when nothing else is there.
+def check_resources(bundle: Mapping[str, float], processes: int) -> None:
+    """Checks that the cluster, if it were idle, has enough resources for one run.
 
     Args:
-      bundle: what each process asks for.
-      processes: of the run.
+      bundle: resources of each process.
+      processes: number of processes of the run.
 
     Raises:
-      UserError: it cannot.
+      UserError: the run does not fit.
     """
-    nodes = node_amounts(bundle)
-    if (most := room(nodes, bundle)) < processes:
-        kinds = Counter(map(_show, nodes)).most_common(5)
+    nodes = node_resources(bundle)
+    if (max_processes := count_bundles(nodes, bundle)) < processes:
+        kinds = Counter(map(_format_resources, nodes)).most_common(MAX_LISTED_NODES)
+        listed = ", ".join(f"{count} x ({kind})" for kind, count in kinds)
         raise UserError(
-            f"a run asks for {processes} x ({_show(bundle)}) and the Ray cluster holds only "
-            f"{most}: its nodes have {', '.join(f'{count} x ({kind})' for kind, count in kinds)}"
+            f"a run needs {processes} x ({_format_resources(bundle)}), but the Ray cluster has "
+            f"room for only {max_processes}: its nodes have {listed}"
         )
 
 
-def node_amounts(bundle: Mapping[str, float]) -> list[dict[str, float]]:
-    """What each live node has, free or not, of the resources in `bundle`."""
+def node_resources(bundle: Mapping[str, float]) -> list[dict[str, float]]:
+    """Returns the total amounts, free or not, of the resources in `bundle` on each live node."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [{name: node.get(name, 0) for name in bundle} for node in nodes]
 
 
-def room(nodes: Sequence[Mapping[str, float]], bundle: Mapping[str, float]) -> int:
-    """How often `bundle` fits into nodes."""
+def count_bundles(nodes: Sequence[Mapping[str, float]], bundle: Mapping[str, float]) -> int:
+    """Returns how many copies of `bundle` fit into nodes with the given resources."""
     return sum(min(int(node[name] / bundle[name] + 1e-6) for name in bundle) for node in nodes)
 
 
-def _show(amounts: Mapping[str, float]) -> str:
+def _format_resources(amounts: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items())

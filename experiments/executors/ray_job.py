@@ -1,4 +1,4 @@
-"""A run on a Ray cluster: the actor on a node that starts the command, and the driver's view."""
+"""Runs on a Ray cluster: the actor that starts a command on a node, and the driver's side of it."""
 
 from __future__ import annotations
 
@@ -11,83 +11,91 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.executors.base import End, Task
+from experiments.executors.base import ExitStatus, Job, Task
 from flaxres.errors import one_line
 
-ROOT = Path(__file__).resolve().parents[2]  # of the repository
-NEVER_BEGAN = "stopped before it began"
-GRACE = 60  # seconds from SIGTERM to SIGKILL for the companions of a process that has failed
+ROOT = Path(__file__).resolve().parents[2]  # root of the repository
+NEVER_STARTED = "stopped before it started"
+GRACE_SECONDS = 60  # from SIGTERM to SIGKILL for the other processes of a run that has failed
 
 
-class Runner:
-    """One process of a run, on the node and with the devices that Ray has chosen; a Ray actor.
+class RunActor:
+    """A Ray actor that starts one process of a run on the node that Ray has chosen.
 
-    Calls come one at a time, in its process's main thread. Each may come twice.
+    Ray calls one method at a time, in the main thread of the actor's process, and may repeat a call
+    whose answer was lost.
     """
 
-    def __init__(self):
-        self._child: subprocess.Popen | None = None
-        self._sent: int | None = None
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._sent_signal: int | None = None
 
     def find_address(self) -> str:
-        """HOST:PORT, a free port of this node, for the processes of a run to meet."""
+        """Returns HOST:PORT with a free port of this node, where the processes of a run meet."""
         import ray
 
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+        with socket.socket() as free_port:
+            free_port.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free_port.getsockname()[1]}"
 
     def start(self, task: Task, environment: Mapping[str, str]) -> str:
-        """Starts the command; returns the node's name."""
+        """Starts the command, unless it is already started; returns the name of the node."""
         self._child = self._child or task.start(environment)
         return os.uname().nodename
 
     def poll(self, signum: int | None) -> int | None:
-        """Sends the command a signal that it has not had; returns its exit code once it has one."""
-        if signum is not None and signum != self._sent:
+        """Sends the command a signal, unless already sent; returns its exit code or None.
+
+        Raises:
+          RuntimeError: the command has not been started.
+        """
+        if self._child is None:
+            raise RuntimeError("poll was called before start")
+        if signum is not None and signum != self._sent_signal:
             self._child.send_signal(signum)
-            self._sent = signum
+            self._sent_signal = signum
         return self._child.poll()
 
 
-class Process:
-    """What the driver knows of a `Runner`.
+class RemoteProcess:
+    """The driver's view of a `RunActor`.
 
     Attributes:
-      address: what `find_address` gave.
-      started: whether its command has been started.
-      end: how it ended.
+      address: result of `RunActor.find_address`, or None if it has not arrived.
+      started: True once the command has been started.
+      exit_status: how the command ended, or None.
     """
 
-    def __init__(self, actor: object):
+    def __init__(self, actor: Any):
         self.address: str | None = None
         self.started = False
-        self.end: End | None = None
+        self.exit_status: ExitStatus | None = None
         self._actor = actor
-        self._answer: object | None = None  # to the call that is on its way
+        self._answer: Any | None = None  # Ray's reference to the result of the pending call
         self._node = ""
         self._signum: int | None = None
 
-    def call(self, method: str, *arguments: object) -> None:
-        """Calls a method of the actor; `advance` takes the answer."""
-        self._called = method, arguments
+    def call(self, method: str, *arguments: Any) -> None:
+        """Calls a method of the actor and returns at once; `update` handles the result."""
+        self._pending_call = method, arguments
         self._answer = getattr(self._actor, method).remote(*arguments)
 
-    def advance(self) -> None:
-        """Takes the answer if it is there; once the command has been started, asks on and on."""
+    def update(self) -> None:
+        """Handles the result of the pending call, if it has arrived, and polls the command."""
         import ray
 
-        if self.end or not self._answer or not ray.wait([self._answer], timeout=0)[0]:
+        if self.exit_status or not self._answer or not ray.wait([self._answer], timeout=0)[0]:
             return
-        method, arguments = self._called
+        method, arguments = self._pending_call
         try:
             value = ray.get(self._answer)
-        except ray.exceptions.ActorUnavailableError:  # Ray does not know yet if it is dead
+        except ray.exceptions.ActorUnavailableError:  # Ray does not know yet if the actor is dead
             self.call(method, *arguments)
             return
         except ray.exceptions.RayError as error:
-            self._finish(End(1, _reason(error, self._node)))
+            self._finish(ExitStatus(1, _explain(error, self._node)))
             return
         self._answer = None
         if method == "find_address":
@@ -98,114 +106,122 @@ class Process:
         elif value is None:
             self.call("poll", self._signum)
         else:
-            self._finish(End(value))
+            self._finish(ExitStatus(value))
 
     def send(self, signum: int) -> None:
-        """Sends the command a signal; if it has not been started, it never will be."""
+        """Sends the command a signal; a command that has not been started never will be."""
         import ray
 
-        self.advance()
-        if self.started and not self.end:
+        self.update()
+        if self.started and not self.exit_status:
             self._signum = signum
             self.call("poll", signum)
             if signum == signal.SIGKILL:  # the driver may be about to end
                 ray.wait([self._answer], timeout=1)
-        elif not self.end:
-            self._finish(End(128 + signum, NEVER_BEGAN))
+        elif not self.exit_status:
+            self._finish(ExitStatus(128 + signum, NEVER_STARTED))
 
-    def _finish(self, end: End) -> None:
+    def _finish(self, exit_status: ExitStatus) -> None:
         import ray
 
-        self.end = end
+        self.exit_status = exit_status
         ray.kill(self._actor)  # frees its resources at once
 
 
-class RayJob:
-    """A run on the cluster; see `Job`.
+class RayJob(Job):
+    """A run on a Ray cluster, of one or several processes.
 
     Attributes:
-      is_started: whether all its processes were started when it was last polled.
-      end: how it ended, as far as it was polled.
+      is_started: True if all processes had been started at the last poll.
+      exit_status: how the run ended, as of the last poll, or None.
     """
 
-    def __init__(self, task: Task, advance_queue: Callable[[], None]):
-        """Waits for `begin`.
+    def __init__(self, task: Task, launch_waiting: Callable[[], None]):
+        """Creates a job that waits for `launch`.
 
         Args:
-          task: what to run.
-          advance_queue: called at every poll.
+          task: command of the run.
+          launch_waiting: launches waiting jobs of the executor; called at every poll.
         """
         self.is_started = False
-        self.end: End | None = None
+        self.exit_status: ExitStatus | None = None
         self._task = task
-        self._advance_queue = advance_queue
-        self._processes: list[Process] = []
-        self._group: object | None = None
-        self._must_meet = False
-        self._failed: int | None = None  # number of the process that failed first
+        self._launch_waiting = launch_waiting
+        self._processes: list[RemoteProcess] = []
+        self._group: Any | None = None
+        self._needs_address = False  # the processes start once the first one has an address
+        self._failed: int | None = None  # index of the process that failed first
         self._kill_at = float("inf")
 
-    def begin(self, actors: Sequence[object], group: object | None) -> None:
-        """Goes from the driver's queue to that of Ray.
+    def launch(self, actors: Sequence[Any], group: Any | None) -> None:
+        """Moves the job from the executor's queue to that of Ray.
 
         Args:
-          actors: one for each process.
-          group: the placement group of several.
+          actors: a `RunActor` for each process.
+          group: placement group of the actors; None for one process.
         """
-        self._processes = [Process(actor) for actor in actors]
+        self._processes = [RemoteProcess(actor) for actor in actors]
         self._group = group
-        self._must_meet = group is not None
+        self._needs_address = group is not None
         first = self._processes[0]
         first.call("find_address") if group else first.call("start", self._task, {})
 
-    def started(self) -> bool:
-        """Whether all its processes have been started."""
+    def has_started(self) -> bool:
+        """Returns True once all processes have been started."""
         self.poll()
         return self.is_started
 
-    def poll(self) -> End | None:
-        """How it ended; of several processes, as the first one that failed."""
-        if not self.end:
-            self._advance_queue()
-        if self.end or not self._processes:
-            return self.end
+    def poll(self) -> ExitStatus | None:
+        """Returns how the run ended, or None; with several processes, how the first failure ended.
+
+        When one process fails, the others are asked to stop and killed after GRACE_SECONDS.
+        """
+        if not self.exit_status:
+            self._launch_waiting()
+        if self.exit_status or not self._processes:
+            return self.exit_status
         for process in self._processes:
-            process.advance()
-        if self._must_meet and self._processes[0].address:
+            process.update()
+        if self._needs_address and self._processes[0].address:
             self._start_all(self._processes[0].address)
         self.is_started = all(process.started for process in self._processes)
-        failed = [i for i, p in enumerate(self._processes) if p.end and p.end.code]
+        failed = [i for i, p in enumerate(self._processes) if p.exit_status and p.exit_status.code]
         if failed and self._failed is None:
             self._failed = failed[0]
-            self._kill_at = time.monotonic() + GRACE
+            self._kill_at = time.monotonic() + GRACE_SECONDS
             self.stop()
         if time.monotonic() > self._kill_at:
             self.kill()
-        if all(process.end for process in self._processes):
-            self._finish()
-        return self.end
+        ended = [p.exit_status for p in self._processes if p.exit_status]
+        if len(ended) == len(self._processes):
+            self._finish(ended)
+        return self.exit_status
 
-    def _finish(self) -> None:
+    def _finish(self, processes: Sequence[ExitStatus]) -> None:
+        """Sets the exit status of the run from those of all its processes."""
         if self._group:
             from ray.util.placement_group import remove_placement_group
 
             remove_placement_group(self._group)
         if self._failed is None:
-            self.end = End(0)
+            self.exit_status = ExitStatus(0)
             return
-        self.end = self._processes[self._failed].end
+        first_failure = processes[self._failed]
         if self._group:
-            why = [(i, p.end.reason) for i, p in enumerate(self._processes) if p.end.reason]
-            if not why and self._failed:
-                why = [(self._failed, f"exit code {self.end.code}, see {self._log(self._failed)}")]
-            reason = "process {}: {}".format(*why[0]) if why else ""
-            self.end = dataclasses.replace(self.end, reason=reason)
+            reasons = [(i, status.reason) for i, status in enumerate(processes) if status.reason]
+            if not reasons and self._failed:
+                log = self._log(self._failed)
+                reasons = [(self._failed, f"exit code {first_failure.code}, see {log}")]
+            reason = "process {}: {}".format(*reasons[0]) if reasons else ""
+            first_failure = dataclasses.replace(first_failure, reason=reason)
+        self.exit_status = first_failure
 
-    def _log(self, number: int) -> Path:
-        return Path(f"{self._task.log}.process{number}") if number else self._task.log
+    def _log(self, index: int) -> Path:
+        return Path(f"{self._task.log}.process{index}") if index else self._task.log
 
     def _start_all(self, address: str) -> None:
-        self._must_meet = False
+        """Starts all processes, with the address where they meet."""
+        self._needs_address = False
         for i, process in enumerate(self._processes):
             environment = {
                 "JAX_COORDINATOR_ADDRESS": address,
@@ -216,36 +232,37 @@ class RayJob:
             process.call("start", task, environment)
 
     def stop(self) -> None:
-        """Has every process save and stop, or takes the run out of the queue."""
+        """Asks all processes to save and stop, or removes the run from the queue."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends every process at once."""
+        """Kills all processes."""
         self._send(signal.SIGKILL)
 
     def _send(self, signum: int) -> None:
-        self._must_meet = False
+        self._needs_address = False
         for process in self._processes:
             process.send(signum)
-        if not self._processes and not self.end:
-            self.end = End(128 + signum, NEVER_BEGAN)
+        if not self._processes and not self.exit_status:
+            self.exit_status = ExitStatus(128 + signum, NEVER_STARTED)
 
 
-def _reason(error: Exception, node: str) -> str:
-    """Why a call to an actor failed, in a line that begins with the node.
+def _explain(error: Exception, node: str) -> str:
+    """Explains in one line, which begins with the node, why a call of an actor failed.
 
     Args:
-      error: that Ray has raised.
-      node: its name, if known.
+      error: exception that Ray raised.
+      node: name of the node, or "" if it is not known.
     """
     text = str(error)
-    found = re.search(r"\bip[:=] ?([^\s,)]+)", text)
-    where = f"node {node or found[1]}: " if node or found else ""
+    if not node and (address := re.search(r"\bip[:=] ?([^\s,)]+)", text)):
+        node = address[1]
+    where = f"node {node}: " if node else ""
     if "failed to import" in text:
-        return f"{where}{ROOT} is not there, or not with all it needs, as it is on this machine"
-    if cause := getattr(error, "cause", None):  # what the actor's own code has raised
+        return f"{where}{ROOT}, or a package that it imports, is missing on the node"
+    if cause := getattr(error, "cause", None):  # an exception in the code of the actor
         return f"{where}{type(cause).__name__}: {one_line(cause)}"
-    # A first line that says nothing, lines of names and numbers, and then why.
-    words = [line for line in text.splitlines()[1:] if not re.match(r"\t\w+: ", line)]
-    why = re.sub(r"Node Id: \w+", "", " ".join(words) or text)
-    return where + one_line(Exception(why))
+    # Ray's message is a general first line, then lines of names and numbers, then the reason.
+    lines = [line for line in text.splitlines()[1:] if not re.match(r"\t\w+: ", line)]
+    reason = re.sub(r"Node Id: \w+", "", " ".join(lines) or text)
+    return where + one_line(Exception(reason))

@@ -1,8 +1,9 @@
-"""SLURM: runs as jobs of an array, submitted with submitit.
+"""Executor for SLURM: submits runs as the jobs of an array, with submitit.
 
-A job that has to make room (time limit, preemption, `scontrol requeue`) saves, goes back to the
-queue, and goes on from its checkpoint later. Jobs go on without the process that submitted them;
-an executor with the same folder takes up those that are still there instead of doubling them.
+A job that must make room (time limit, preemption, `scontrol requeue`) saves, returns to the queue,
+and resumes from its checkpoint later. Jobs continue without the process that submitted them. An
+executor with the same folder adopts the jobs that are still queued or running, instead of
+submitting them a second time.
 """
 
 from __future__ import annotations
@@ -18,35 +19,42 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.executors.base import Task
-from experiments.executors.slurm_jobs import ENDED, SQUEUE, Queue, SlurmJob, environment, parse
+from experiments.executors.base import Executor, Task
+from experiments.executors.slurm_jobs import (
+    FINAL_STATES,
+    SQUEUE,
+    Queue,
+    SlurmJob,
+    parse_squeue,
+    squeue_environment,
+)
 from experiments.executors.slurm_node import NodeTask
 from flaxres.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-NOTICE = 120  # seconds before the time limit at which a job is told of it; less for short limits
+ROOT = Path(__file__).parents[2]  # root of the repository
+MAX_NOTICE = 120  # seconds before the time limit at which SLURM notifies a job
+PROGRAMS = ("sbatch", "srun", "squeue", "scancel")  # submitit requires srun
+# Variables of SLURM that describe the cluster, not the job in which this process runs.
+CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
-class SlurmExecutor:
-    """Submits runs to the SLURM cluster of this machine; implements `Executor`.
-
-    Its jobs go on when it is left.
+class SlurmExecutor(Executor):
+    """Submits runs to the SLURM cluster of this machine. Its jobs continue after it is closed.
 
     Args:
-      folder: for submitit's files and logs; on a file system that all nodes share.
-      time_limit_minutes: of a job; the run goes on in the same job after a requeue.
+      folder: folder for the files and logs of submitit, on a file system that all nodes share.
+      time_limit_minutes: time limit of a job. A run that needs longer resumes in the same job after
+        a requeue.
       cpus_per_task: CPUs of a run.
       gpus_per_task: GPUs of a run.
-      partition: SLURM's default if None.
-      additional: more parameters of sbatch without their dashes, such as {"mem": "8G"}; the value
-        of one that takes none is "".
-      max_parallel: jobs of one `submit` that run at the same time.
+      partition: partition of SLURM; None for the default partition.
+      additional: further options of sbatch without their dashes, such as {"mem": "8G"}; an option
+        without a value has the value "".
+      max_parallel: maximum number of jobs of one `submit` that run at the same time.
 
     Raises:
       UserError: submitit or SLURM is not installed, or a number is too small.
     """
-
-    capacity = None
 
     def __init__(
         self,
@@ -63,14 +71,14 @@ class SlurmExecutor:
             import submitit
         except ImportError:
             raise UserError(
-                "jobs are submitted to SLURM with submitit, which is not installed; "
+                "submitit, which submits jobs to SLURM, is not installed; run "
                 "pip install -r requirements-cluster.txt"
             ) from None
-        for program in ("sbatch", "srun", "squeue", "scancel"):  # submitit asks for srun
+        for program in PROGRAMS:
             if shutil.which(program) is None:
                 raise UserError(
-                    f"SLURM's {program} is not on the PATH; start this on a machine from which "
-                    "jobs can be submitted"
+                    f"SLURM's {program} is not on the PATH; start the sweep on a machine from "
+                    "which jobs can be submitted"
                 )
         if min(time_limit_minutes, cpus_per_task, max_parallel) < 1 or gpus_per_task < 0:
             raise UserError(
@@ -79,13 +87,13 @@ class SlurmExecutor:
             )
         self._folder = folder.expanduser().absolute()
         self._queue = Queue()
-        self._submitted: set[str] = set()  # ids of its own jobs
-        # In the batch step, without srun and in place of the shell: signals then have one receiver,
-        # and the exit code of the job is that of the run.
+        self._submitted_ids: set[str] = set()
+        # The command replaces the shell of the batch step, without srun. Signals then have one
+        # receiver, and the exit code of the job is that of the run.
         self._submitit = submitit.SlurmExecutor(
             self._folder, max_num_timeout=sys.maxsize, python=f"exec {shlex.quote(sys.executable)}"
         )
-        notice = min(NOTICE, 60 * time_limit_minutes // 4)
+        notice = min(MAX_NOTICE, 60 * time_limit_minutes // 4)
         self._submitit.update_parameters(
             job_name="flaxres",
             time=time_limit_minutes,
@@ -97,79 +105,76 @@ class SlurmExecutor:
             array_parallelism=max_parallel,
             use_srun=False,
             additional_parameters={
-                "chdir": ROOT,  # where the job finds this module
+                "chdir": ROOT,  # the job imports this module from there
                 "requeue": True,
                 "signal": f"B:{submitit.JobEnvironment.USR_SIG}@{notice}",
                 **{name.replace("-", "_"): value or True for name, value in additional.items()},
             },
         )
 
-    def __enter__(self) -> SlurmExecutor:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._queue.close()
 
     def submit(self, tasks: Sequence[Task]) -> list[SlurmJob]:
-        """Queues tasks as one array of jobs; those that an earlier executor left, it takes up.
+        """Queues tasks as one array of jobs, except those that an earlier executor submitted.
 
         Raises:
-          UserError: SLURM refuses them, or `folder` cannot be written.
+          UserError: SLURM rejects the jobs, or `folder` cannot be written.
         """
-        there = self._left_behind()
-        new = [task for task in tasks if task not in there]
+        adopted_ids = self._find_earlier_jobs()
+        new_tasks = [task for task in tasks if task not in adopted_ids]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            jobs = there | dict(zip(new, self._sbatch(new) if new else [], strict=True))
+            new_ids = self._sbatch(new_tasks) if new_tasks else []
+            job_ids = adopted_ids | dict(zip(new_tasks, new_ids, strict=True))
         except OSError as error:
             raise UserError(
                 f"SLURM jobs cannot be prepared in {self._folder} ({error.strerror})"
             ) from error
-        self._submitted |= set(jobs.values())
-        return [SlurmJob(jobs[task], self._folder, self._queue) for task in tasks]
+        self._submitted_ids |= set(job_ids.values())
+        return [SlurmJob(job_ids[task], self._folder, self._queue) for task in tasks]
 
     def _sbatch(self, tasks: Sequence[Task]) -> list[str]:
         """Submits tasks; returns the ids of their jobs."""
         from submitit.core.utils import FailedJobError
 
-        printed = io.StringIO()  # submitit prints what it raises
+        printed = io.StringIO()  # submitit also prints the errors that it raises
         try:
-            with contextlib.redirect_stderr(printed), _outside_of_jobs():
+            with contextlib.redirect_stderr(printed), _hide_enclosing_job():
                 jobs = self._submitit.submit_array([NodeTask(task) for task in tasks])
         except FailedJobError as error:
             lines = [line.removeprefix("sbatch: ") for line in str(error).splitlines()]
-            words = "; ".join(line.removeprefix("error: ") for line in lines if line)
-            raise UserError(f"SLURM refuses the jobs: {words}") from None
+            message = "; ".join(line.removeprefix("error: ") for line in lines if line)
+            raise UserError(f"SLURM rejects the jobs: {message}") from None
         return [job.job_id for job in jobs]
 
-    def _left_behind(self) -> dict[Task, str]:
-        """Tasks and ids of the jobs that an earlier executor with this folder left in the queue."""
-        submitted = {p.name.split("_submitted")[0]: p for p in self._folder.glob("*_submitted.pkl")}
-        if not submitted:
+    def _find_earlier_jobs(self) -> dict[Task, str]:
+        """Returns tasks and job ids that an earlier executor with this folder left in the queue."""
+        pickles = {p.name.split("_submitted")[0]: p for p in self._folder.glob("*_submitted.pkl")}
+        if not pickles:
             return {}
         squeue = subprocess.run(
-            SQUEUE, capture_output=True, text=True, env=environment(), check=False
+            SQUEUE, capture_output=True, text=True, env=squeue_environment(), check=False
         )
-        states = parse(squeue.stdout)
-        found = {}
-        for job_id in (submitted.keys() & states.keys()) - self._submitted:
-            if states[job_id][0] not in ENDED:
-                with contextlib.suppress(Exception):  # of another version of this code, say
-                    found[pickle.loads(submitted[job_id].read_bytes()).function.task] = job_id
-        return found
+        states = parse_squeue(squeue.stdout)
+        job_ids = {}
+        for job_id in (pickles.keys() & states.keys()) - self._submitted_ids:
+            if states[job_id][0] not in FINAL_STATES:
+                with contextlib.suppress(Exception):  # a pickle of another version of this code
+                    job_ids[pickle.loads(pickles[job_id].read_bytes()).function.task] = job_id
+        return job_ids
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Context without the variables of the SLURM job in which this process may run itself.
+def _hide_enclosing_job() -> Iterator[None]:
+    """Context without the variables of the SLURM job in which this process may be running.
 
-    sbatch hands all variables on, and the new job would take some of them for its own.
+    sbatch passes all variables on, and the new job would use some of these as its own.
     """
-    keep = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-    inside = "SLURM_JOB_ID" in os.environ
-    names = [n for n in os.environ if inside and n.startswith("SLURM_") and n not in keep]
-    removed = {name: os.environ.pop(name) for name in names}
+    in_job = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if in_job and name.startswith("SLURM_")]
+    hidden = {name: os.environ.pop(name) for name in names if name not in CLUSTER_VARIABLES}
     try:
         yield
     finally:
-        os.environ.update(removed)
+        os.environ.update(hidden)

@@ -1,4 +1,4 @@
-"""Jobs of SLURM as squeue shows them; it needs no accounting."""
+"""Jobs of SLURM, watched with squeue; SLURM's accounting is not needed."""
 
 from __future__ import annotations
 
@@ -10,71 +10,79 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.executors.base import End
-from experiments.executors.slurm_node import KILL, exit_code_file
+from experiments.executors.base import ExitStatus, Job
+from experiments.executors.slurm_node import KILL_SIGNAL, exit_code_file
 
 PERIOD = 3.0  # seconds between two calls of squeue
-MISSED = 3  # answers of squeue without a job after which it counts as lost
+MAX_MISSING_ANSWERS = 3  # a job missing in so many answers of squeue counts as lost
+CANCEL_AGAIN_ANSWERS = 2  # a job still there after so many answers is canceled again
+SCANCEL_TIMEOUT = 30  # seconds
 
-SQUEUE = ("squeue", f"--user={os.getuid()}", "--noheader", "--array", "--states=all")
-SQUEUE += ("--format=%i|%T|%r",)  # job, state, reason
-QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
-ENDED = {
+SQUEUE = (
+    *("squeue", f"--user={os.getuid()}", "--noheader", "--array", "--states=all"),
+    "--format=%i|%T|%r",  # job, state, reason
+)
+QUEUED_STATES = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+# Final states and what they say about a job.
+FINAL_STATES = {
     "COMPLETED": "",
-    "FAILED": "failed before its run began, or was killed",
-    "CANCELLED": "was cancelled (scancel)",
+    "FAILED": "failed before its run started, or was killed",
+    "CANCELLED": "was canceled (scancel)",
     "TIMEOUT": "was still running at its time limit",
-    "OUT_OF_MEMORY": "ran out of memory; ask SLURM for more (mem)",
+    "OUT_OF_MEMORY": "ran out of memory; request more with --slurm_options=mem=SIZE",
     "NODE_FAIL": "lost its node",
     "BOOT_FAIL": "lost its node, which did not boot",
     "PREEMPTED": "was preempted",
     "DEADLINE": "missed its deadline",
     "REVOKED": "was revoked",
 }
-# Reasons for which a job stays in the queue until somebody changes the job or the cluster.
-FINAL_EXIT_CODES = {"BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionNodeLimit"}
-FINAL_EXIT_CODES |= {"PartitionTimeLimit", "launch failed requeued held"}
+# Reasons for which a job stays queued until somebody changes the job or the cluster.
+FINAL_REASONS = {
+    *("BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionNodeLimit"),
+    *("PartitionTimeLimit", "launch failed requeued held"),
+}
 
 
 class Queue:
-    """What squeue says of this user's jobs: asked every PERIOD seconds, and never waited for.
+    """States of this user's jobs, from calls of squeue every PERIOD seconds that run in background.
 
     Attributes:
-      states: (state, reason) of each job that SLURM knows.
-      answers: how many times squeue has answered.
+      states: (state, reason) of each job that SLURM knows, by job id.
+      answers: number of answers of squeue so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.states: dict[str, tuple[str, str]] = {}
         self.answers = 0
-        self._asked = -math.inf
-        self._process: subprocess.Popen | None = None
+        self._last_call = -math.inf
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def look(self) -> None:
-        """Takes the answer of squeue if there is one, and asks if it is time.
+    def update(self) -> None:
+        """Reads the answer of squeue if it is ready, and calls squeue if PERIOD is over.
 
-        An error of squeue is no answer: the controller may be back the next time.
+        A failed call does not count as an answer: the controller may be back for the next one.
         """
         if self._process is None:
-            if time.monotonic() - self._asked >= PERIOD:
-                self._asked = time.monotonic()
-                self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe may fill up)
+            if time.monotonic() - self._last_call >= PERIOD:
+                self._last_call = time.monotonic()
+                # A file, as a pipe may fill up.
+                self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
                 self._process = subprocess.Popen(
                     SQUEUE,
                     stdout=self._output,
                     stderr=subprocess.DEVNULL,
-                    env=environment(),
+                    env=squeue_environment(),
                 )
         elif self._process.poll() is not None:
             with self._output:
                 if self._process.returncode == 0:
                     self._output.seek(0)
-                    self.states = parse(self._output.read())
+                    self.states = parse_squeue(self._output.read())
                     self.answers += 1
             self._process = None
 
     def close(self) -> None:
-        """Ends a squeue that is running."""
+        """Kills squeue if it is running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -82,85 +90,105 @@ class Queue:
             self._process = None
 
 
-def environment() -> dict[str, str]:
-    """This process's variables without those that would change what SQUEUE shows."""
+def squeue_environment() -> dict[str, str]:
+    """Returns the variables of this process without those that change the output of squeue."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
 
 
-def parse(squeue: str) -> dict[str, tuple[str, str]]:
-    """(state, reason) of each job in the output of SQUEUE."""
-    lines = (line.split("|", 2) for line in squeue.splitlines())
-    return {job.strip(): (state, reason) for job, state, reason in lines}
+def parse_squeue(output: str) -> dict[str, tuple[str, str]]:
+    """Parses the output of SQUEUE into (state, reason) by job id."""
+    lines = (line.split("|", 2) for line in output.splitlines())
+    return {job_id.strip(): (state, reason) for job_id, state, reason in lines}
 
 
-class SlurmJob:
-    """A job of SLURM, queued, running, or waiting to go on; implements `Job`."""
+class SlurmJob(Job):
+    """A job of SLURM that is queued, running, or requeued to resume.
+
+    Attributes:
+      id: job id of SLURM, such as 12_0.
+    """
 
     def __init__(self, job_id: str, folder: Path, queue: Queue):
+        """Watches a job.
+
+        Args:
+          job_id: job id of SLURM.
+          folder: folder of submitit with the files of the job.
+          queue: states of all jobs.
+        """
         self.id = job_id
         self._folder = folder
         self._queue = queue
-        self._started = False
-        self._end: End | None = None
-        self._seen = queue.answers + 1  # the answer that it was last in; the next may be too old
-        self._cancelled: int | None = None  # the last answer before
+        self._has_started = False
+        self._exit_status: ExitStatus | None = None
+        # Number of the last answer of squeue with this job. The next answer may be too old for it.
+        self._last_seen = queue.answers + 1
+        self._canceled_at: int | None = None  # number of the last answer before the job's scancel
 
-    def started(self) -> bool:
-        """Whether it has left the queue; stays true when it is requeued."""
-        self._look()
-        return self._started
+    def has_started(self) -> bool:
+        """Returns True once the job has left the queue, also when it is requeued."""
+        self._update()
+        return self._has_started
 
-    def poll(self) -> End | None:
-        """How it ended, or None while it is queued, runs, or is requeued."""
-        self._look()
-        return self._end
+    def poll(self) -> ExitStatus | None:
+        """Returns how the job ended, or None while it is queued, running or requeued."""
+        self._update()
+        return self._exit_status
 
     def stop(self) -> None:
-        """Has SLURM cancel it: a run gets SIGTERM, and saves if KillWait is long enough."""
-        self._cancelled = self._queue.answers
+        """Cancels the job: the run gets SIGTERM, and saves if SLURM's KillWait is long enough."""
+        self._canceled_at = self._queue.answers
         _scancel(self.id)
 
     def kill(self) -> None:
-        """Ends it at once; if it is stopping already, SLURM does so after its KillWait."""
-        self._cancelled = self._queue.answers
-        # SLURM's own SIGKILL comes after KillWait, or leaves processes behind.
-        _scancel("--batch", f"--signal={KILL.name}", self.id)
+        """Kills the job at once, or, if it is already stopping, leaves that to SLURM."""
+        self._canceled_at = self._queue.answers
+        # SLURM's own SIGKILL comes only after KillWait, or leaves processes behind.
+        _scancel("--batch", f"--signal={KILL_SIGNAL.name}", self.id)
         _scancel(self.id)
 
-    def _look(self) -> None:
-        if self._end is not None:
+    def _update(self) -> None:
+        if self._exit_status is not None:
             return
-        self._queue.look()
+        self._queue.update()
         state, reason = self._queue.states.get(self.id, ("", ""))
         if not state:
-            if self._queue.answers - self._seen >= MISSED:
-                self._finish("is not known to SLURM any more")
+            if self._queue.answers - self._last_seen >= MAX_MISSING_ANSWERS:
+                self._finish("is no longer known to SLURM")
             return
-        self._seen = self._queue.answers
-        self._started |= state not in QUEUED
-        if state in ENDED:
-            self._finish(ENDED[state], 0 if state == "COMPLETED" else None)
-        elif self._cancelled is not None:
-            # In the moment it requeued itself it may have come through: SLURM requeues even that.
-            if state != "COMPLETING" and self._queue.answers - self._cancelled >= 2:
+        self._last_seen = self._queue.answers
+        self._has_started |= state not in QUEUED_STATES
+        if state in FINAL_STATES:
+            self._finish(FINAL_STATES[state], 0 if state == "COMPLETED" else None)
+        elif self._canceled_at is not None:
+            # SLURM requeues a job that is canceled at the moment it requeues itself.
+            answers = self._queue.answers - self._canceled_at
+            if state != "COMPLETING" and answers >= CANCEL_AGAIN_ANSWERS:
                 self.stop()
-        elif state in QUEUED and reason in FINAL_EXIT_CODES:
+        elif state in QUEUED_STATES and reason in FINAL_REASONS:
             self.stop()
-            self._finish(f"would never start ({reason}); it was cancelled")
+            self._finish(f"would never start ({reason}); it was canceled")
 
     def _finish(self, what: str, code: int | None = None) -> None:
-        """Notes the end; with the exit code of the run, if it got so far, where `code` is None."""
+        """Sets the exit status.
+
+        Args:
+          what: what happened to the job; a phrase that follows its name.
+          code: exit code; None for the code that the run left, or 1 if it left none.
+        """
         if code is None:
             with contextlib.suppress(OSError, ValueError):
                 code = int(exit_code_file(self._folder, self.id).read_text())
-                what = "" if code == 0 or what == ENDED["FAILED"] else what
+                what = "" if code == 0 or what == FINAL_STATES["FAILED"] else what
         reason = f"SLURM job {self.id} {what}" if what else ""
-        if what == ENDED["FAILED"]:
+        if what == FINAL_STATES["FAILED"]:
             reason += f"; see {self._folder / self.id}_0_log.err"
-        self._end = End(1 if code is None else code, reason)
+        self._exit_status = ExitStatus(1 if code is None else code, reason)
 
 
 def _scancel(*arguments: str) -> None:
-    """Tells SLURM, which may not listen at the moment; `SlurmJob` tells it again."""
+    """Calls scancel. If the controller does not answer, `SlurmJob` cancels the job again later."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(["scancel", *arguments], capture_output=True, timeout=30, check=False)
+        subprocess.run(
+            ["scancel", *arguments], capture_output=True, timeout=SCANCEL_TIMEOUT, check=False
+        )

@@ -1,4 +1,4 @@
-"""What a SLURM job does on its node."""
+"""The part of a SLURM job that runs on the node: starts the command and forwards signals to it."""
 
 from __future__ import annotations
 
@@ -9,111 +9,118 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.executors.base import Task
 
-KILL = signal.SIGQUIT
+KILL_SIGNAL = signal.SIGQUIT  # `SlurmJob.kill` sends it to the job
 
 
 class NodeTask:
-    """What a job does on its node: it starts a task's command as a child, and ends as that ends.
+    """Starts a task's command as a child process and exits with its exit code.
 
-    SLURM asks a job to stop in two ways. SIGUSR2 announces the time limit and, where the cluster
-    is set up so, a preemption: submitit then calls `checkpoint` and requeues the job. With SIGTERM
-    SLURM itself has decided what becomes of the job (`scontrol requeue`, preemption, `scancel`),
-    and kills it KillWait seconds later. KILL, which `SlurmJob` sends, kills the child at once.
+    SLURM asks a job to stop in two ways:
+
+    - SIGUSR2 announces the time limit and, if the cluster is configured so, a preemption. submitit
+      then calls `checkpoint` and requeues the job.
+    - SIGTERM means that SLURM has already decided what happens to the job (`scontrol requeue`,
+      preemption, `scancel`). SLURM kills the job KillWait seconds later.
+
+    KILL_SIGNAL kills the child process at once.
     """
+
+    _exit_code_file: Path  # set by `__call__`, on the node
 
     def __init__(self, task: Task):
         self.task = task
-        self._child: int | None = None  # its process
-        self._exit_code: Path | None = None  # file for it
+        self._child_pid: int | None = None
         self._stopping = False
-        self._told = False
+        self._sent_sigterm = False
 
     def __call__(self) -> None:
         """Runs the task.
 
         Raises:
-          SystemExit: the exit code of its command, 128 + signal if one killed it.
+          SystemExit: always; with the exit code of the command, or 128 + signal if it was killed.
         """
         from submitit import JobEnvironment
 
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
-        signal.signal(KILL, lambda *_: self._kill())
+        signal.signal(KILL_SIGNAL, lambda *_: self._kill())
         job = JobEnvironment()
         notice = getattr(signal, f"SIG{job.USR_SIG}")
-        self._exit_code = exit_code_file(job.paths.folder, job.job_id)
-        self._exit_code.unlink(missing_ok=True)  # that of an earlier attempt
-        # Inherited by the child, which would end if SLURM sent it this signal too.
+        self._exit_code_file = exit_code_file(job.paths.folder, job.job_id)
+        self._exit_code_file.unlink(missing_ok=True)  # left by an earlier attempt
+        # The child inherits the mask. Unmasked, the signal would end it if SLURM sent it there too.
         signal.pthread_sigmask(signal.SIG_BLOCK, {notice})
         process = self.task.start()
-        self._child = process.pid
+        self._child_pid = process.pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {notice})
         if self._stopping:
             self._stop()
         code = process.wait()
-        signal.signal(notice, signal.SIG_IGN)  # nothing to stop any more, or to requeue
+        signal.signal(notice, signal.SIG_IGN)  # the command has ended: nothing to stop or requeue
         self._exit(code if code >= 0 else 128 - code)
 
     def checkpoint(self) -> object:
-        """Has the run save and stop; returns what submitit is to start after the requeue.
+        """Stops the run after a checkpoint; returns what submitit starts after the requeue.
 
         Raises:
-          SystemExit: the run has not saved (it ended by itself, or had not begun): no requeue.
+          SystemExit: the run ended without a checkpoint, so the job is not requeued.
         """
         from submitit.helpers import DelayedSubmission
 
-        if self._child is not None:
+        if self._child_pid is not None:
             self._stop()
-            with contextlib.suppress(ChildProcessError):  # it had ended, and `wait` was told
-                end = os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)
-                exited = end.si_code == os.CLD_EXITED
-                if not exited or end.si_status != 128 + signal.SIGTERM:
-                    self._exit(end.si_status if exited else 128 + end.si_status)
+            with contextlib.suppress(ChildProcessError):  # `__call__` has already waited for it
+                result = os.waitid(os.P_PID, self._child_pid, os.WEXITED | os.WNOWAIT)
+                if result is not None:  # None only with WNOHANG
+                    exited = result.si_code == os.CLD_EXITED
+                    if not exited or result.si_status != 128 + signal.SIGTERM:
+                        self._exit(result.si_status if exited else 128 + result.si_status)
         return DelayedSubmission(NodeTask(self.task))
 
-    def _exit(self, code: int) -> None:
-        self._exit_code.write_text(f"{code}\n")
+    def _exit(self, code: int) -> NoReturn:
+        self._exit_code_file.write_text(f"{code}\n")
         sys.exit(code)
 
     def _kill(self) -> None:
-        if self._child is None:
+        if self._child_pid is None:
             sys.exit(128 + signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._child, signal.SIGKILL)
+            os.kill(self._child_pid, signal.SIGKILL)
 
     def _stop(self) -> None:
-        """Sends SIGTERM to the child, unless SLURM has done so.
+        """Sends SIGTERM to the child process, unless SLURM has already done so.
 
         Depending on the cluster, SLURM sends signals to the first process of a job or to all of
-        them; and a run that gets SIGTERM twice ends without saving. A run catches the first only,
-        so as long as it catches it, it has had none.
+        them. A run must not receive SIGTERM twice, because the second one ends it without a
+        checkpoint. It handles only the first one, so as long as it has a handler, it received none.
         """
         self._stopping = True
-        if self._child is None or self._told:
+        if self._child_pid is None or self._sent_sigterm:
             return
-        self._told = True
-        time.sleep(0.5)  # until it has taken note of SLURM's
-        while (caught := _catches(self._child, signal.SIGTERM)) is False:
-            time.sleep(0.2)  # it has not begun yet, or is saving
-        if caught:
+        self._sent_sigterm = True
+        time.sleep(0.5)  # the child may still be processing SLURM's own SIGTERM
+        while (handles_sigterm := _has_handler(self._child_pid, signal.SIGTERM)) is False:
+            time.sleep(0.2)  # the child has not installed its handler yet, or is saving
+        if handles_sigterm:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, signal.SIGTERM)
+                os.kill(self._child_pid, signal.SIGTERM)
 
 
-def _catches(pid: int, signum: int) -> bool | None:
-    """Whether a process has a handler for a signal; None if the process has ended."""
+def _has_handler(pid: int, signum: int) -> bool | None:
+    """Returns True if a process has a handler for a signal; None if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
     if re.search(r"^State:\s+[ZX]", status, re.MULTILINE):
         return None
-    caught = int(re.search(r"^SigCgt:\s+(\w+)", status, re.MULTILINE)[1], 16)
-    return bool(caught >> (signum - 1) & 1)
+    caught_signals = int(re.findall(r"^SigCgt:\s+(\w+)", status, re.MULTILINE)[0], 16)
+    return bool(caught_signals >> (signum - 1) & 1)
 
 
 def exit_code_file(folder: Path, job_id: str) -> Path:
-    """Where a job leaves the exit code of its run; SLURM forgets it after its MinJobAge."""
+    """Returns the file in which a job leaves its exit code, because SLURM forgets old jobs."""
     return folder / f"{job_id}_exit_code"

@@ -1,7 +1,7 @@
-"""Sweeps: the runs of a sweep file, their order, their launch and their progress.
+"""Sweeps: the runs that a sweep file lists, their queue, their launch and their progress.
 
-Sweep files import `grid` from here. Imported by the command lines and by `experiments.analyses`;
-imports `experiments.executors`, `experiments.results` and `flaxres`.
+Sweep files import `grid` from here. The command lines and `experiments.analyses` import from this
+package. It imports `experiments.executors`, `experiments.results` and `flaxres`.
 """
 
 from experiments.sweeps.plan import grid

@@ -1,4 +1,4 @@
-"""What a sweep would do, and how long it would take."""
+"""Dry run of a sweep: its runs, their sizes and an estimate of their training time."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ from experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.errors import UserError
 from flaxres.terminal import print_table
 
+POLL_SECONDS = 0.2
+
 
 def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directory: Path) -> None:
-    """Prints what the sweep would do, longest run first, with an estimate of the time.
+    """Prints the runs of a sweep, the longest first, with an estimate of their training time.
 
-    The least and the most costly net are measured where the runs would be; time is taken to grow
-    with the MACs between them.
+    The runs with the fewest and the most multiply-adds per step are measured on the executor. The
+    time of the others is interpolated linearly in the multiply-adds.
 
     Args:
-      plans: the runs.
-      workdir: of the sweep; nothing is written there.
-      executor: where the runs would be.
-      directory: for the output of the measurements, seen by the executor too.
+      plans: runs of the sweep.
+      workdir: workdir of the sweep, where nothing is written.
+      executor: executor of the runs.
+      directory: directory for the output of the measurements, which the executor can write too.
     """
     runs = read_progress(plans, workdir)
     by_macs = sorted(plans, key=macs_per_step)
-    ends = list({macs_per_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values())
-    speeds = [measure_on(executor, plan.task(workdir), directory) for plan in ends]
-    macs = [macs_per_step(plan) for plan in ends]
+    measured_plans = list(
+        {macs_per_step(plan): plan for plan in (by_macs[0], by_macs[-1])}.values()
+    )
+    speeds = [measure_on(executor, plan.task(workdir), directory) for plan in measured_plans]
+    macs = [macs_per_step(plan) for plan in measured_plans]
 
     table = Table(title=f"{len(plans)} runs in {workdir}", box=None, header_style="bold")
     for column in ("run", "params", "MACs", "steps", "done", "time left"):
@@ -43,65 +47,77 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
     seconds = []
     for progress in runs:
         plan = progress.plan
-        params, run_macs = plan.count()
+        params, macs_per_image = plan.count_params_and_macs()
         position = (macs_per_step(plan) - macs[0]) / max(1, macs[-1] - macs[0])
-        start, step = (
+        start_seconds, step_seconds = (
             speeds[0][key] + position * (speeds[-1][key] - speeds[0][key])
             for key in ("start", "step")
         )
-        left = plan.config.num_steps - progress.step
-        seconds.append(start + step * left if left else 0.0)
+        remaining_steps = plan.config.num_steps - progress.step
+        seconds.append(start_seconds + step_seconds * remaining_steps if remaining_steps else 0.0)
         table.add_row(
             plan.name,
             f"{params:,}",
-            f"{run_macs / 1e6:,.4g}M",
+            f"{macs_per_image / 1e6:,.4g}M",
             f"{plan.config.num_steps:,}",
             f"{progress.fraction():.0%}",
             format_duration(seconds[-1]),
         )
     measured = " and ".join(
-        f"{plan.name} ({speed['start']:.1f} s to its first step, {1e3 * speed['step']:.0f} ms each)"
-        for plan, speed in zip(ends, speeds, strict=True)
+        f"{plan.name} ({speed['start']:.1f} s to the first step, "
+        f"{1e3 * speed['step']:.0f} ms per step)"
+        for plan, speed in zip(measured_plans, speeds, strict=True)
     )
-    total, parallel = sum(seconds), makespan(seconds, executor.capacity)
+    workers = f"{executor.capacity} workers" if executor.capacity else "one worker per run"
+    parallel_seconds = makespan(seconds, executor.capacity)
     print_table(
         table,
-        f"{format_duration(total)} of one worker; {format_duration(parallel)} with "
-        f"{executor.capacity or 'as many workers as runs'}. Measured: {measured}. Evaluations and "
-        "checkpoints are not counted.",
+        f"Estimated time: {format_duration(sum(seconds))} with one worker, "
+        f"{format_duration(parallel_seconds)} with {workers}, without evaluations and checkpoints. "
+        f"Measured: {measured}.",
     )
 
 
 def makespan(seconds: Sequence[float], workers: int | None) -> float:
-    """When the last of the jobs ends, started in this order on the first worker that is free."""
-    ends = [0.0] * min(workers or len(seconds), len(seconds))
-    for own in seconds:
-        heapq.heapreplace(ends, ends[0] + own)
-    return max(ends)
+    """Returns the time at which the last job ends, if each starts on the first free worker.
+
+    Args:
+      seconds: duration of each job, in the order in which they start.
+      workers: number of workers; None for one per job.
+    """
+    end_times = [0.0] * min(workers or len(seconds), len(seconds))
+    for duration in seconds:
+        heapq.heapreplace(end_times, end_times[0] + duration)
+    return max(end_times)
 
 
 def measure_on(executor: Executor, task: Task, directory: Path) -> dict[str, float]:
-    """`measure`, where an executor would train the run of `task`.
+    """Measures the speed of a run where an executor would train it.
 
     Args:
-      executor: one free place of it is used.
-      task: of a run, whose config is measured.
-      directory: for the output; of a shared file system where the executor is a cluster.
+      executor: executor with a free place.
+      task: task of the run, whose config is measured.
+      directory: directory for the output, on a shared file system if the executor is a cluster.
+
+    Returns:
+      Result of `experiments.sweeps.throughput.measure`.
 
     Raises:
-      UserError: it fails, with its last line.
+      UserError: the measurement fails; the message has the last line of its output.
     """
     flags = [flag for flag in task.command if flag.startswith("--config")]
     command = (sys.executable, "-m", "experiments.sweeps.throughput", *flags)
     log = directory / f"{task.name.replace('/', '-')}.log"
     (job,) = executor.submit([Task(task.name, command, task.directory, log)])
     try:
-        while (end := job.poll()) is None:
-            time.sleep(0.2)
+        while (exit_status := job.poll()) is None:
+            time.sleep(POLL_SECONDS)
     except BaseException:
         job.kill()
         raise
-    last = (log.read_text().strip().splitlines() or ["no output"])[-1] if log.exists() else ""
-    if end.code:
-        raise UserError(f"measuring the speed of {task.name} failed: {end.reason or last}")
-    return json.loads(last)
+    output = log.read_text() if log.exists() else ""
+    last_line = (output.strip().splitlines() or ["no output"])[-1]
+    if exit_status.code:
+        reason = exit_status.reason or last_line
+        raise UserError(f"measuring the speed of {task.name} failed: {reason}")
+    return json.loads(last_line)

@@ -1,4 +1,4 @@
-"""Launching the runs of a sweep: the flags that say where, the plan, the queue, the results."""
+"""Launch of a sweep: flags of the executor, queue, and collection of the results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
@@ -27,36 +28,73 @@ from flaxres.run.lock import lock
 from flaxres.run.workdir import write_atomically
 
 EXECUTOR = flags.DEFINE_enum(
-    "executor", "local", ["local", "ray", "slurm"], "Where the runs are executed."
+    "executor", "local", ["local", "ray", "slurm"], "Executor of the runs (default: local)."
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", None, "Runs at the same time; as many as there are devices if not given."
+    "workers", None, "Maximum number of runs at a time (default: one per device), e.g. 2."
 )
-CPUS_PER_RUN = flags.DEFINE_integer("cpus_per_run", 1, "CPU cores of each run.")
-GPUS_PER_RUN = flags.DEFINE_float("gpus_per_run", 0, "GPUs of each run, on Ray and SLURM.")
-RETRIES = flags.DEFINE_integer("retries", 2, "How often a failed run is started again.")
-RAY_ADDRESS = flags.DEFINE_string("ray_address", None, "HOST:PORT of the Ray cluster's head.")
-RAY_RESOURCES = flags.DEFINE_list("ray_resources", [], "More that a run needs, e.g. TPU=4.")
+CPUS_PER_RUN = flags.DEFINE_integer(
+    "cpus_per_run", 1, "Number of CPU cores of each run (default: 1)."
+)
+GPUS_PER_RUN = flags.DEFINE_float(
+    "gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM (default: 0)."
+)
+RETRIES = flags.DEFINE_integer(
+    "retries", 2, "How often a failed run is restarted from its last checkpoint (default: 2)."
+)
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "HOST:PORT of the head of the Ray cluster (default: the cluster of this machine), e.g. "
+    "10.0.0.1:6379.",
+)
+RAY_RESOURCES = flags.DEFINE_list(
+    "ray_resources", [], "Further Ray resources of each process of a run, e.g. TPU=4."
+)
 PROCESSES_PER_RUN = flags.DEFINE_integer(
-    "processes_per_run", 1, "On Ray: processes of one run, each with the resources given."
+    "processes_per_run",
+    1,
+    "Number of processes of each run on Ray, each with the given resources (default: 1).",
 )
 TIME_LIMIT = flags.DEFINE_integer(
-    "time_limit", 24 * 60, "Minutes of a SLURM job; then it is queued again and goes on."
+    "time_limit",
+    24 * 60,
+    "Time limit of a SLURM job in minutes (default: 1440). A longer run is requeued and resumes.",
 )
-SLURM_PARTITION = flags.DEFINE_string("slurm_partition", None, "SLURM's default if not given.")
-SLURM_OPTIONS = flags.DEFINE_list("slurm_options", [], "Options of sbatch, e.g. account=abc.")
+SLURM_PARTITION = flags.DEFINE_string(
+    "slurm_partition", None, "SLURM partition (default: that of the cluster), e.g. gpu."
+)
+SLURM_OPTIONS = flags.DEFINE_list(
+    "slurm_options", [], "Further options of sbatch, e.g. account=abc,mem=8G."
+)
+
+DEFAULT_SLURM_WORKERS = 256  # maximum number of SLURM jobs at a time
 
 
 def keep_jax_on_cpu() -> None:
-    """Leaves the accelerators to the runs: JAX would otherwise reserve them for this process.
+    """Keeps JAX in this process off the accelerators, which it would reserve.
 
-    Call it in a program that launches runs, before JAX computes anything.
+    Call this in a program that launches runs, before any computation with JAX.
     """
     jax.config.update("jax_platforms", "cpu")
 
 
-def choose(plans: Sequence[Plan], patterns: Sequence[str] | None) -> list[Plan]:
-    """Selects the runs whose names match a shell pattern; all of them without patterns.
+def config_file() -> str:
+    """Returns the path in --config, for programs that choose models with other flags.
+
+    Raises:
+      ConfigError: --config names a model.
+    """
+    path, _, model = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    if model:
+        raise ConfigError(
+            f"--config must not name a model here, got {model!r}; choose models with --models"
+        )
+    return path
+
+
+def select_plans(plans: Sequence[Plan], patterns: Sequence[str] | None) -> list[Plan]:
+    """Selects the plans whose names match a shell pattern; all of them without patterns.
 
     Raises:
       ConfigError: a pattern matches no run.
@@ -66,10 +104,13 @@ def choose(plans: Sequence[Plan], patterns: Sequence[str] | None) -> list[Plan]:
 
 
 def make_executor(workdir: Path) -> Executor:
-    """The executor that the flags describe.
+    """Creates the executor that the flags describe.
+
+    Args:
+      workdir: workdir of the sweep; SLURM keeps files of its jobs in its directory 'slurm'.
 
     Raises:
-      UserError: flags that make no sense, or a cluster that cannot be reached.
+      UserError: a flag is invalid, or the cluster cannot be reached.
     """
     if EXECUTOR.value == "local":
         return LocalExecutor(workers=WORKERS.value, cpus_per_run=CPUS_PER_RUN.value)
@@ -77,7 +118,7 @@ def make_executor(workdir: Path) -> Executor:
         from experiments.executors.ray import RayExecutor
 
         try:
-            resources = {name: float(value) for name, value in _pairs("ray_resources")}
+            resources = {name: float(value) for name, value in _parse_pairs(RAY_RESOURCES)}
         except ValueError:
             raise ConfigError(
                 f"--ray_resources must be NAME=NUMBER,..., got {RAY_RESOURCES.value}"
@@ -97,15 +138,20 @@ def make_executor(workdir: Path) -> Executor:
         cpus_per_task=CPUS_PER_RUN.value,
         gpus_per_task=int(GPUS_PER_RUN.value),
         partition=SLURM_PARTITION.value,
-        additional=dict(_pairs("slurm_options")),
-        max_parallel=WORKERS.value or 256,
+        additional=dict(_parse_pairs(SLURM_OPTIONS)),
+        max_parallel=WORKERS.value or DEFAULT_SLURM_WORKERS,
     )
 
 
-def _pairs(flag: str) -> list[tuple[str, str]]:
-    pairs = [item.partition("=") for item in flags.FLAGS[flag].value]
+def _parse_pairs(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
+    """Parses a flag of the form NAME=VALUE,....
+
+    Raises:
+      ConfigError: an item has no value.
+    """
+    pairs = [item.partition("=") for item in flag.value]
     if any(not value for _, _, value in pairs):
-        raise ConfigError(f"--{flag} must be NAME=VALUE,..., got {flags.FLAGS[flag].value}")
+        raise ConfigError(f"--{flag.name} must be NAME=VALUE,..., got {flag.value}")
     return [(name, value) for name, _, value in pairs]
 
 
@@ -115,22 +161,22 @@ def run(
     on_end: Callable[[Path], None],
     in_order: bool = False,
     minutes: float = math.inf,
-    watch: Callable[[RunProgress], None] = lambda run: None,
+    on_update: Callable[[RunProgress], None] = lambda run: None,
 ) -> None:
-    """Works on the runs until each has finished or failed, or the time is over.
+    """Executes the runs of a sweep until each has finished or failed, or the time is over.
 
     Args:
       plans: the runs.
-      workdir: of the sweep.
-      on_end: told `workdir` when something is there, also after an interruption.
-      in_order: start them as they are in `plans`, not the longest first.
-      minutes: after which all runs save and stop.
-      watch: told each run, every half second.
+      workdir: workdir of the sweep.
+      on_end: called with `workdir` at the end if any run has metrics, also after an interruption.
+      in_order: if True, runs start in the order of `plans`; otherwise the most costly starts first.
+      minutes: time after which all runs save and stop.
+      on_update: called with each run every half second.
 
     Raises:
-      InUseError: another sweep works in `workdir`.
-      SweepError: some runs failed; the others are finished.
-      UserError: whatever else stops the sweep.
+      InUseError: another sweep is running in `workdir`.
+      SweepError: some runs failed; the others have finished.
+      UserError: the sweep cannot start or continue.
     """
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(make_executor(workdir))
@@ -150,7 +196,7 @@ def run(
                 def update() -> None:
                     table.update()
                     for run in runs:
-                        watch(run)
+                        on_update(run)
 
                 update()
                 run_queue(runs, workdir, executor, RETRIES.value, table.log, update, deadline)
@@ -166,26 +212,31 @@ def run(
 
 
 def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
-    """Adds the runs to those that the sweep's directory is for."""
-    known = planned_runs(workdir)
+    """Adds the configs of the runs to sweep.json."""
+    configs = planned_runs(workdir)
     for plan in plans:
-        own = replicas.replica_runs(plan.config, Path(plan.name)) or {Path(plan.name): plan.config}
-        known |= {str(name): flatten(config) for name, config in own.items()}
-    write_atomically(workdir / PLAN_FILE, json.dumps(known, indent=1) + "\n")
+        name = Path(plan.name)
+        runs = replicas.replica_runs(plan.config, name) or {name: plan.config}
+        configs |= {str(path): flatten(config) for path, config in runs.items()}
+    write_atomically(workdir / PLAN_FILE, json.dumps(configs, indent=1) + "\n")
 
 
 def shared_directory() -> str | None:
-    """Where to put temporary files that all machines of a cluster see; None for the default."""
+    """Returns a directory for temporary files that all machines of a cluster can read.
+
+    With the local executor it is None, which stands for the default of `tempfile`.
+    """
     return None if EXECUTOR.value == "local" else os.getcwd()
 
 
-def collect(workdir: Path, peers: Path | None = None, details: bool = False) -> None:
-    """Writes tables and figures of the runs in `workdir`; prints the table and the paths.
+def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = False) -> None:
+    """Writes tables and figures of the runs in `workdir`; prints the table and the file names.
 
     Args:
-      workdir: where they are, or a directory of results.
-      peers: runs of the same nets in PyTorch, to stand beside them in the table.
-      details: of `write_tables`.
+      workdir: workdir of a sweep, or a results directory.
+      pytorch_runs: directory with runs of the same models in PyTorch, which get a column of the
+        table; None for none.
+      details: if True, the table also has the training time, the device and the settings.
 
     Raises:
       WorkdirError: there are no runs, or `workdir` cannot be written.
@@ -198,7 +249,9 @@ def collect(workdir: Path, peers: Path | None = None, details: bool = False) -> 
     try:
         files = [
             write_runs(runs, workdir),
-            *write_tables(runs, workdir, find_runs(peers) if peers else None, details),
+            *write_tables(
+                runs, workdir, find_runs(pytorch_runs) if pytorch_runs else None, details
+            ),
             *draw_sweep(runs, workdir),
         ]
     except OSError as error:

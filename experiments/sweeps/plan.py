@@ -1,4 +1,4 @@
-"""What a sweep is made of: named runs, each a config file with overrides."""
+"""Plans of a sweep: named runs, each of which is a config file with overrides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,19 +23,21 @@ from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
 
-LOG_FILE = "output.log"  # in the workdir of a run: all that it printed, and its command
+Entry = dict[str, Any]  # a run in a sweep file: 'name', 'config' and 'overrides'
+
+LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One run of a sweep, checked and ready to be started.
+    """One run of a sweep, checked and ready to start.
 
     Attributes:
-      name: its directory below that of the sweep, NAME/seed-N; runs of a name differ in the seed.
-        NAME alone for a run of several replicas, which makes these directories itself.
-      source: the config file and net, e.g. configs/digits.py:resnet-20.
-      overrides: fields of the config by dotted name.
-      config: all its fields.
+      name: directory below the workdir of the sweep, VARIANT/seed-N. For a run of several replicas
+        it is VARIANT, because the run creates the directories seed-N.
+      source: config file and model, such as configs/digits.py:resnet-20.
+      overrides: values of config fields, by dotted name.
+      config: the config with its overrides.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Plan:
     config: ConfigDict
 
     def task(self, workdir: Path) -> Task:
-        """The command that trains it below `workdir`; anybody can run it by hand."""
+        """Returns the command that trains the run below `workdir`, which also works by hand."""
         flags = [f"--config.{field}={as_flag(value)}" for field, value in self.overrides.items()]
         command = ("-m", "flaxres.main", f"--config={self.source}", *flags)
         directory = workdir.absolute() / self.name
@@ -54,17 +57,17 @@ class Plan:
             log=directory / LOG_FILE,
         )
 
-    def count(self) -> tuple[int, int]:
-        """Params, and MACs of one image.
+    def count_params_and_macs(self) -> tuple[int, int]:
+        """Returns the number of parameters, and of multiply-adds in the forward pass of one image.
 
         Raises:
-          DatasetError: the data set does not say how large its images are.
+          DatasetError: the size of the images cannot be found.
         """
-        return _count(self.config.model.to_json(), self.config.dataset.to_json())
+        return _count_params_and_macs(self.config.model.to_json(), self.config.dataset.to_json())
 
 
 @functools.lru_cache
-def _count(model: str, dataset: str) -> tuple[int, int]:
+def _count_params_and_macs(model: str, dataset: str) -> tuple[int, int]:
     shape, num_classes = dataset_shape(ConfigDict(json.loads(dataset)))
     layers = summarize(create_model(ConfigDict(json.loads(model)), num_classes), shape)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
@@ -75,43 +78,43 @@ def grid(
     variants: Mapping[str, tuple[str, Mapping[str, object]]],
     seeds: Sequence[int],
     one_program: bool = False,
-) -> list[dict[str, object]]:
-    """The runs of a sweep file: every variant with every seed.
+) -> list[Entry]:
+    """Returns the runs of a sweep file: every variant with every seed.
 
     Args:
-      config: a config file, e.g. configs/digits.py.
-      variants: net and overrides by the name of the variant, e.g. {'slow': ('resnet-20',
+      config: path of a config file, such as configs/digits.py.
+      variants: model and overrides of each variant, by name: {'slow': ('resnet-20',
         {'learning_rate': 0.01})}.
-      seeds: of each variant.
-      one_program: train all seeds of a variant, which must follow one another, in one program
-        (`flaxres.parallel.replicas`), which is faster for small nets.
+      seeds: seeds of each variant.
+      one_program: if True, one program trains all seeds of a variant, which must be consecutive
+        numbers (`flaxres.parallel.replicas`). This is faster for small models.
     """
     if one_program:
-        many = {"seed": seeds[0], "num_replicas": len(seeds)}
+        replicas = {"seed": seeds[0], "num_replicas": len(seeds)}
         return [
-            {"name": name, "config": f"{config}:{net}", "overrides": {**overrides, **many}}
-            for name, (net, overrides) in variants.items()
+            {"name": name, "config": f"{config}:{model}", "overrides": {**overrides, **replicas}}
+            for name, (model, overrides) in variants.items()
         ]
     return [
         {
             "name": f"{name}/seed-{seed}",
-            "config": f"{config}:{net}",
+            "config": f"{config}:{model}",
             "overrides": {**overrides, "seed": seed},
         }
         for seed in seeds
-        for name, (net, overrides) in variants.items()
+        for name, (model, overrides) in variants.items()
     ]
 
 
 def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
-    """The runs that a sweep file lists.
+    """Loads the runs that a sweep file lists.
 
     Args:
-      sweep: FILE.py, or FILE.py:CONFIG with the config file that its `get_sweep` takes.
-      overrides: of all runs, on top of their own.
+      sweep: FILE.py, or FILE.py:CONFIG with the config file that is passed to its `get_sweep`.
+      overrides: overrides for all runs, which take precedence over those of each run.
 
     Raises:
-      ConfigError: the file fails, or a run in it is not right.
+      ConfigError: the file fails, or a run in it is invalid.
     """
     path, _, config = sweep.partition(":")
     module = import_file(path, "sweep")
@@ -122,19 +125,19 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
     except UserError:
         raise
     except Exception as error:
-        raise _fails("sweep", path, error) from error
+        raise _file_error("sweep", path, error) from error
     return make_plans(entries, overrides)
 
 
-def make_plans(entries: Sequence[dict[str, object]], overrides: Mapping[str, object]) -> list[Plan]:
-    """Checks the runs of a sweep, all of them before the first is started.
+def make_plans(entries: Sequence[Entry], overrides: Mapping[str, object]) -> list[Plan]:
+    """Checks all runs of a sweep, before the first one starts.
 
     Args:
-      entries: a name, a config (FILE.py:NET) and overrides of each, as `grid` makes them.
-      overrides: of all runs, on top of their own.
+      entries: name, config (FILE.py:MODEL) and overrides of each run, as `grid` returns them.
+      overrides: overrides for all runs, which take precedence over those of each run.
 
     Raises:
-      ConfigError: with the first run that is not right, and why.
+      ConfigError: a run is invalid; the message names the first one.
     """
     plans: dict[str, Plan] = {}
     for entry in entries:
@@ -146,81 +149,85 @@ def make_plans(entries: Sequence[dict[str, object]], overrides: Mapping[str, obj
         name = entry["name"]
         if name in plans:
             raise ConfigError(f"two runs of the sweep have the name {name!r}")
-        both = {**rename_fields(entry.get("overrides", {})), **overrides}
-        config = load_config(entry["config"], both, f"run {name!r}: ")
-        form, pattern = "NAME/seed-N", r"[\w=+-][\w.=+-]*/seed-\d+"
+        all_overrides = {**rename_fields(entry.get("overrides", {})), **overrides}
+        config = load_config(entry["config"], all_overrides, f"run {name!r}: ")
+        form, pattern = "VARIANT/seed-N", r"[\w=+-][\w.=+-]*/seed-\d+"
         if config.num_replicas > 1:
-            form, pattern = "NAME", r"[\w=+-][\w.=+-]*"
+            form, pattern = "VARIANT", r"[\w=+-][\w.=+-]*"
         if not re.fullmatch(pattern, name):
             raise ConfigError(
                 f"the name of a run must be {form} of letters, digits and . _ = + -, got {name!r}"
             )
-        plans[name] = Plan(name, entry["config"], both, config)
+        plans[name] = Plan(name, entry["config"], all_overrides, config)
     if not plans:
         raise ConfigError("the sweep has no runs")
     return list(plans.values())
 
 
-def load_config(source: str, overrides: Mapping[str, object], where: str = "") -> ConfigDict:
-    """The config of FILE.py:NET with overrides, checked.
+def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") -> ConfigDict:
+    """Loads and checks the config of FILE.py:MODEL with overrides.
 
     Args:
-      source: FILE.py or FILE.py:NET.
-      overrides: values by dotted name.
-      where: begins each error message.
+      source: FILE.py or FILE.py:MODEL.
+      overrides: values of fields, by dotted name.
+      prefix: text that begins each error message.
 
     Raises:
-      ConfigError: the file fails, a field does not exist, or a value is not right.
+      ConfigError: the file fails, a field does not exist, or a value is invalid.
     """
-    path, _, net = source.partition(":")
+    path, _, model = source.partition(":")
     module = import_file(path, "config")
     try:
-        config = module.get_config(net) if net else module.get_config()
+        config = module.get_config(model) if model else module.get_config()
         rename_in_config(config)
-        known = flatten(config)
+        fields = flatten(config)
         for field, value in rename_fields(overrides).items():
-            if field not in known:
+            if field not in fields:
                 raise ConfigError(unknown_field(field))
             try:
                 config.update_from_flattened_dict({field: value})
             except (TypeError, ValueError) as error:
                 raise ConfigError(
-                    f"{field} must be like {known[field]!r}, got {value!r}"
+                    f"{field} must be like {fields[field]!r}, got {value!r}"
                 ) from error
         check_config(config)
     except ConfigError as error:
-        raise ConfigError(f"{where}{error}") from None
+        raise ConfigError(f"{prefix}{error}") from None
     except UserError:
         raise
     except Exception as error:
-        raise _fails("config", path, error) from error
+        raise _file_error("config", path, error) from error
     return config
 
 
 def import_file(path: str, kind: str) -> ModuleType:
     """Runs a Python file and returns it as a module.
 
+    Args:
+      path: path of the file.
+      kind: kind of the file for messages, 'config' or 'sweep'.
+
     Raises:
-      ConfigError: it cannot be read, or fails.
+      ConfigError: the file cannot be read, or fails.
     """
     if not Path(path).is_file():
         raise ConfigError(f"{kind} file {path!r} cannot be read; give a Python file")
     spec = importlib.util.spec_from_file_location(f"{kind}_file", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise ConfigError(f"{kind} file {path!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _fails(kind, path, error) from error
+        raise _file_error(kind, path, error) from error
     return module
 
 
-def _fails(kind: str, path: str, error: Exception) -> ConfigError:
+def _file_error(kind: str, path: str, error: Exception) -> ConfigError:
     text = f"{type(error).__name__}: {one_line(error, None)}"
     return ConfigError(f"{kind} file {path!r} fails: {text}")
 
 
 def as_flag(value: object) -> str:
-    """A value as `--config.FIELD=` reads it."""
+    """Formats a value for a flag --config.FIELD=VALUE."""
     return repr(tuple(value)) if isinstance(value, tuple | list) else str(value)

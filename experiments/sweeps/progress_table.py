@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, lines elsewhere."""
+"""Progress of a sweep: a live table on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,24 +14,37 @@ from rich.text import Text
 
 from experiments.sweeps.scheduler import RunProgress, RunState
 
-SUMMARY_SECONDS = 60  # between two summaries where there is no terminal
+SUMMARY_SECONDS = 60  # between two summaries without a terminal
 ORDER = (
     *(RunState.RUNNING, RunState.FAILED, RunState.STOPPED),
     *(RunState.QUEUED, RunState.FINISHED, RunState.WAITING),
 )
+STYLES = {
+    RunState.RUNNING: "bold",
+    RunState.FAILED: "red",
+    RunState.WAITING: "dim",
+    RunState.QUEUED: "dim",
+}
+OTHER_LINES = 4  # header, hidden runs, summary and cursor
+MIN_ROWS = 3
 
 
 class ProgressTable:
-    """Run, state, step, errors and time left of each run; a context manager."""
+    """Context manager that shows state, step, errors and time left of each run."""
 
     def __init__(self, runs: Sequence[RunProgress], title: str):
-        """Shows `runs`, which it reads at each `update`."""
+        """Creates a table.
+
+        Args:
+          runs: runs to show; read at each `update`.
+          title: name of the sweep in the summary line.
+        """
         self._runs = runs
         self._title = title
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
-        self._begin = self._summary = time.monotonic()
-        self._done_before = self._done()
+        self._start_time = self._last_summary = time.monotonic()
+        self._done_at_start = self._done_cost()
 
     def __enter__(self) -> ProgressTable:
         if self._console.is_terminal:
@@ -47,58 +60,51 @@ class ProgressTable:
             self.log(self.summary())
 
     def log(self, message: str) -> None:
-        """Prints one line, above the table if there is one."""
+        """Prints one line, on a terminal above the table."""
         self._console.print(message, markup=False)
 
     def update(self) -> None:
-        """Shows the runs as they are now."""
+        """Shows the current progress of the runs."""
         if self._console.is_terminal:
             self._live.update(self._render(), refresh=True)
-        elif time.monotonic() - self._summary > SUMMARY_SECONDS:
-            self._summary = time.monotonic()
+        elif time.monotonic() - self._last_summary > SUMMARY_SECONDS:
+            self._last_summary = time.monotonic()
             self.log(self.summary())
 
     def summary(self) -> str:
-        """How many runs are where, and the time left."""
+        """Returns one line with the number of runs in each state, and the time left."""
         counts = Counter(run.state for run in self._runs)
         parts = [f"{counts[state]} {state.value}" for state in RunState if counts[state]]
         return f"{self._title}: {len(self._runs)} runs, {', '.join(parts)}; ETA {self._eta()}"
 
-    def _done(self) -> float:
+    def _done_cost(self) -> float:
         return sum(run.cost * run.fraction() for run in self._runs)
 
     def _eta(self) -> str:
-        """Time left at the speed so far."""
-        left = sum(
+        """Returns the time left if the sweep continues at its mean speed since the start."""
+        remaining_cost = sum(
             run.cost * (1 - run.fraction())
             for run in self._runs
             if run.state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
         )
-        if not left:
+        if not remaining_cost:
             return "0:00:00"
-        done = self._done() - self._done_before
-        return format_duration((time.monotonic() - self._begin) * left / done) if done else "-"
+        done_cost = self._done_cost() - self._done_at_start
+        seconds = time.monotonic() - self._start_time
+        return format_duration(seconds * remaining_cost / done_cost) if done_cost else "-"
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("run", "state", "step", "train error", "test error", "ETA"):
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
-        room = max(3, self._console.height - 4)
-        shown = sorted(self._runs, key=lambda run: ORDER.index(run.state))
-        hidden = len(shown) - room
-        for run in shown[: room - (hidden > 0)]:
-            table.add_row(*_cells(run), style=_STYLES.get(run.state))
+        max_rows = max(MIN_ROWS, self._console.height - OTHER_LINES)
+        runs = sorted(self._runs, key=lambda run: ORDER.index(run.state))
+        hidden = len(runs) - max_rows
+        for run in runs[: max_rows - (hidden > 0)]:
+            table.add_row(*_cells(run), style=STYLES.get(run.state))
         if hidden > 0:
             table.add_row(f"... and {hidden + 1} more")
         return Group(table, Text(self.summary()))
-
-
-_STYLES = {
-    RunState.RUNNING: "bold",
-    RunState.FAILED: "red",
-    RunState.WAITING: "dim",
-    RunState.QUEUED: "dim",
-}
 
 
 def _cells(run: RunProgress) -> tuple[str, ...]:
@@ -106,21 +112,22 @@ def _cells(run: RunProgress) -> tuple[str, ...]:
     state = run.state.value
     if run.state is RunState.RUNNING and run.attempts > 1:
         state += f", retry {run.attempts - 1}"
-    train = run.record.get("train_error")
-    speed = run.record.get("images_per_second")
-    left = ""
-    if run.state is RunState.RUNNING and speed:
-        left = format_duration((config.num_steps - run.step) * config.batch_size / speed)
+    train_error = run.record.get("train_error")
+    images_per_second = run.record.get("images_per_second")
+    eta = ""
+    if run.state is RunState.RUNNING and images_per_second:
+        remaining_images = (config.num_steps - run.step) * config.batch_size
+        eta = format_duration(remaining_images / images_per_second)
     return (
         run.plan.name,
         state,
         f"{run.step:,}/{config.num_steps:,}",
-        "" if train is None else f"{train:.2f}%",
+        "" if train_error is None else f"{train_error:.2f}%",
         "" if run.test_error is None else f"{run.test_error:.2f}%",
-        left,
+        eta,
     )
 
 
 def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
+    """Formats a duration as hours, minutes and seconds, such as 1:02:03."""
     return str(datetime.timedelta(seconds=round(seconds)))

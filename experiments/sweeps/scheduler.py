@@ -1,4 +1,4 @@
-"""The queue of a sweep: starts runs, watches them, tries failed ones again."""
+"""Queue of a sweep: starts runs, watches them and retries failed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.executors.base import End, Executor, Job
+from experiments.executors.base import Executor, ExitStatus, Job
 from experiments.sweeps.plan import LOG_FILE, Plan
 from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, InUseError, UserError
 from flaxres.run.metric_writers import Record, read_metrics
@@ -19,17 +19,17 @@ from flaxres.run.workdir import METRICS_FILE, check_same_config
 from flaxres.training.train import finished_record
 
 POLL_SECONDS = 0.5
-RESUBMIT_SECONDS = 30.0  # after a cluster has refused
-RETRY_SECONDS = 5.0  # before a failed run is started again: what is left of it may be saving
-# What trying again would not change.
-FINAL_EXIT_CODES = (ConfigError.exit_code, DivergedError.exit_code)
+RESUBMIT_SECONDS = 30.0  # after a cluster has rejected runs
+RETRY_SECONDS = 5.0  # before a failed run is retried: one of its processes may still be saving
+FINAL_EXIT_CODES = (ConfigError.exit_code, DivergedError.exit_code)  # a retry would fail again
+FORWARD_PASSES_PER_STEP = 3.0  # cost of a training step: one forward and one backward pass
 
 
 class RunState(enum.Enum):
-    """Where a run is."""
+    """State of a run in the queue."""
 
     WAITING = "waiting"
-    QUEUED = "queued"  # of a cluster
+    QUEUED = "queued"  # submitted to the executor
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
@@ -38,17 +38,19 @@ class RunState(enum.Enum):
 
 @dataclasses.dataclass
 class RunProgress:
-    """A run of the sweep as it stands.
+    """Progress of a run of the sweep.
 
     Attributes:
       plan: the run.
-      workdir: its directory.
-      cost: how much work it is; runs are started from the largest on.
-      state: where it is.
-      attempts: how often it was started by this sweep.
-      record: the newest of its metrics; {} before the first.
-      test_error: the newest one, in percent.
-      message: why it failed.
+      workdir: directory of the run.
+      cost: multiply-adds of the run; runs with higher cost start first.
+      state: state in the queue.
+      attempts: number of starts by this sweep.
+      record: newest record of metrics; {} before the first one.
+      test_error: newest test error, in percent; None before the first evaluation.
+      message: reason of the last failure.
+      job: submitted job; None while the run is neither queued nor running.
+      not_before: monotonic time before which the run is not started again.
     """
 
     plan: Plan
@@ -60,66 +62,67 @@ class RunProgress:
     test_error: float | None = None
     message: str = ""
     job: Job | None = None
-    not_before: float = 0.0  # of the monotonic clock
-    _size: int = -1
+    not_before: float = 0.0
+    _metrics_size: int = -1  # size of the metrics file at the last read
 
     @property
     def step(self) -> int:
-        """Steps of which there are metrics."""
+        """Last step with metrics."""
         return int(self.record.get("step", 0))
 
-    def read(self) -> None:
-        """Looks for new metrics."""
+    def refresh(self) -> None:
+        """Reads the metrics file, if it has changed."""
         try:
             size = (self.workdir / METRICS_FILE).stat().st_size
         except OSError:
             return
-        if size != self._size and (records := read_metrics(self.workdir)):
-            self._size, self.record = size, records[-1]
-            tested = [r["test_error"] for r in records if "test_error" in r]
-            self.test_error = tested[-1] if tested else None
+        if size != self._metrics_size and (records := read_metrics(self.workdir)):
+            self._metrics_size, self.record = size, records[-1]
+            test_errors = [r["test_error"] for r in records if "test_error" in r]
+            self.test_error = test_errors[-1] if test_errors else None
 
-    def is_done(self, end: End) -> bool:
-        """Whether it ended because it has made all its steps."""
-        return end.code == 0 and self.step == self.plan.config.num_steps
+    def has_finished(self, exit_status: ExitStatus) -> bool:
+        """Returns True if the run ended without an error, after its last step."""
+        return exit_status.code == 0 and self.step == self.plan.config.num_steps
 
     def fraction(self) -> float:
-        """Of its steps, those done."""
+        """Returns the fraction of steps that have metrics, from 0 to 1."""
         return min(1.0, self.step / self.plan.config.num_steps)
 
 
 def read_progress(
     plans: Sequence[Plan], workdir: Path, in_order: bool = False
 ) -> list[RunProgress]:
-    """The runs of a sweep as they stand on disk.
+    """Reads the progress of the runs of a sweep from disk.
 
     Args:
       plans: the runs.
-      workdir: of the sweep.
-      in_order: as they are in `plans`, not the longest first.
+      workdir: workdir of the sweep.
+      in_order: if True, runs stay in the order of `plans`; otherwise the most costly comes first.
 
     Raises:
-      WorkdirError: a directory holds another run.
+      WorkdirError: the directory of a run holds another run.
     """
     runs = []
     for plan in plans:
-        run = RunProgress(plan, workdir / plan.name, cost=cost(plan))
+        run = RunProgress(plan, workdir / plan.name, cost=training_macs(plan))
         if check_same_config(run.workdir, plan.config):
-            run.read()
+            run.refresh()
             if run.fraction() == 1 and finished_record(plan.config, run.workdir):
                 run.state = RunState.FINISHED
         runs.append(run)
     return runs if in_order else sorted(runs, key=lambda run: -run.cost)
 
 
-def cost(plan: Plan) -> float:
-    """Multiply-adds of all steps: three times the forward pass of each image."""
-    return 3.0 * macs_per_step(plan) * plan.config.num_steps
+def training_macs(plan: Plan) -> float:
+    """Returns the multiply-adds of all training steps, forward and backward."""
+    return FORWARD_PASSES_PER_STEP * macs_per_step(plan) * plan.config.num_steps
 
 
 def macs_per_step(plan: Plan) -> float:
-    """Multiply-adds of the forward passes of a step, of all its images and replicas."""
-    return float(plan.count()[1] * plan.config.batch_size * plan.config.num_replicas)
+    """Returns the multiply-adds of the forward passes of one step, for all images and replicas."""
+    _, macs = plan.count_params_and_macs()
+    return float(macs * plan.config.batch_size * plan.config.num_replicas)
 
 
 def run_queue(
@@ -127,125 +130,133 @@ def run_queue(
     workdir: Path,
     executor: Executor,
     retries: int,
-    show: Callable[[str], None],
+    log: Callable[[str], None],
     update: Callable[[], None],
     deadline: float = math.inf,
 ) -> None:
-    """Works on all runs until each has finished or failed, or the time is over.
+    """Executes runs until each has finished or failed, or the deadline has passed.
 
     Args:
-      runs: of `read_progress`, started in this order; their states tell what became of them.
-      workdir: of the sweep.
-      executor: where they run.
-      retries: how often a failed run is started again, from its checkpoint.
-      show: told in one line what happens.
+      runs: runs in the order in which they start; updated in place.
+      workdir: workdir of the sweep.
+      executor: executor of the runs.
+      retries: how often a failed run is started again, from its last checkpoint.
+      log: receives one-line messages.
       update: called every half second, to show the progress.
-      deadline: of the monotonic clock; then all runs save and stop.
+      deadline: monotonic time after which all runs save and stop.
 
     Raises:
       InterruptedRunError: a signal asked to stop; all runs have saved.
-      UserError: the executor cannot take runs.
+      UserError: the executor rejects the runs.
     """
     active: list[RunProgress] = []
     not_before = 0.0
-    with StopRequest("all runs save and stop") as stop:
+    with StopRequest("saving and stopping all runs") as stop:
         try:
             while stop.signum is None and time.monotonic() < deadline:
                 now = time.monotonic()
                 waiting = [run for run in runs if run.state is RunState.WAITING]
                 ready = [run for run in waiting if now >= max(not_before, run.not_before)]
-                room = len(runs) if executor.capacity is None else executor.capacity
-                if started := ready[: room - len(active)]:
+                capacity = len(runs) if executor.capacity is None else executor.capacity
+                if starting := ready[: capacity - len(active)]:
                     try:
-                        jobs = executor.submit([run.plan.task(workdir) for run in started])
+                        jobs = executor.submit([run.plan.task(workdir) for run in starting])
                     except UserError as error:
                         if not active:
                             raise
-                        show(f"{error}; trying again")  # a busy cluster; those at work go on
+                        log(f"{error}; retrying")  # the cluster may be busy; other runs continue
                         not_before = now + RESUBMIT_SECONDS
                     else:
-                        for run, job in zip(started, jobs, strict=True):
+                        for run, job in zip(starting, jobs, strict=True):
                             run.job, run.state = job, RunState.QUEUED
                             run.attempts += 1
-                        active += started
+                        active += starting
                 if not active and not waiting:
                     return
                 time.sleep(POLL_SECONDS)
                 for run in active:
-                    _watch(run, retries, show)
+                    _update_run(run, retries, log)
                 active = [run for run in active if run.job is not None]
                 update()
-            _stop(active, update)
+            _stop_all(active, update)
         except KeyboardInterrupt:
             for run in active:
-                run.job.kill()
+                if run.job is not None:
+                    run.job.kill()
             raise
         except BaseException:
-            _stop(active, update)
+            _stop_all(active, update)
             raise
         signum = stop.signum
     if signum is None:
         return
-    left = sum(run.state in (RunState.STOPPED, RunState.WAITING) for run in runs)
+    unfinished = sum(run.state in (RunState.STOPPED, RunState.WAITING) for run in runs)
     raise InterruptedRunError(
-        f"stopped; the same command goes on with {left} of {len(runs)} runs", signum
+        f"Stopped with {unfinished} of {len(runs)} runs unfinished. Rerun the same command to "
+        "resume.",
+        signum,
     )
 
 
-def _watch(run: RunProgress, retries: int, show: Callable[[str], None]) -> None:
-    """Brings a run's state up to date."""
-    end = run.job.poll()
-    run.read()
-    if end is None:
-        if run.state is RunState.QUEUED and run.job.started():
+def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> None:
+    """Updates the state of an active run: started, finished, failed, or waiting for a retry."""
+    if run.job is None:
+        return
+    exit_status = run.job.poll()
+    run.refresh()
+    if exit_status is None:
+        if run.state is RunState.QUEUED and run.job.has_started():
             run.state = RunState.RUNNING
-            show(f"{run.plan.name}: started" + (f" at step {run.step:,}" if run.step else ""))
+            log(f"{run.plan.name}: started" + (f" at step {run.step:,}" if run.step else ""))
         return
     run.job = None
-    if run.is_done(end):
+    if run.has_finished(exit_status):
         run.state = RunState.FINISHED
         errors = f"training error {run.record['train_error']:.2f}%, test error"
-        show(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
+        log(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
         return
-    run.message = failure_reason(run, end)
-    # A run that is in use at its first start is somebody else's.
-    elsewhere = end.code == InUseError.exit_code and run.attempts == 1
-    if end.code in FINAL_EXIT_CODES or elsewhere or run.attempts > retries:
+    run.message = failure_reason(run, exit_status)
+    # A run that is already in use at its first start belongs to another process. Later, the process
+    # that uses it may be what is left of an earlier attempt.
+    used_by_others = exit_status.code == InUseError.exit_code and run.attempts == 1
+    if exit_status.code in FINAL_EXIT_CODES or used_by_others or run.attempts > retries:
         run.state = RunState.FAILED
-        show(f"{run.plan.name}: failed: {run.message}")
+        log(f"{run.plan.name}: failed: {run.message}")
     else:
         run.state = RunState.WAITING
         run.not_before = time.monotonic() + RETRY_SECONDS
-        show(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
+        log(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
 
 
-def failure_reason(run: RunProgress, end: End) -> str:
-    """One line on why a run ended that should not have."""
-    if end.reason:
-        return end.reason
-    if end.code == -signal.SIGKILL:
-        return "killed by SIGKILL, by the out-of-memory killer if by nobody else"
-    if end.code < 0:
-        return f"killed by {signal.Signals(-end.code).name}"
+def failure_reason(run: RunProgress, exit_status: ExitStatus) -> str:
+    """Returns one line on why a run failed: from the executor, its exit code, or its log."""
+    if exit_status.reason:
+        return exit_status.reason
+    if exit_status.code == -signal.SIGKILL:
+        return "killed by SIGKILL, probably by the kernel's out-of-memory killer"
+    if exit_status.code < 0:
+        return f"killed by {signal.Signals(-exit_status.code).name}"
     try:
         lines = (run.workdir / LOG_FILE).read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last.removeprefix("error: ") or f"exit code {end.code}"
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last_line.removeprefix("error: ") or f"exit code {exit_status.code}"
 
 
-def _stop(active: list[RunProgress], update: Callable[[], None]) -> None:
-    """Asks all runs to stop and waits for them."""
+def _stop_all(active: list[RunProgress], update: Callable[[], None]) -> None:
+    """Asks all active runs to stop and waits until they have saved."""
     for run in active:
-        run.job.stop()
+        if run.job is not None:
+            run.job.stop()
     while active:
         time.sleep(POLL_SECONDS)
         for run in active:
-            end = run.job.poll()
-            run.read()
-            if end is not None:
+            exit_status = run.job.poll() if run.job is not None else None
+            run.refresh()
+            if exit_status is not None:
                 run.job = None
-                run.state = RunState.FINISHED if run.is_done(end) else RunState.STOPPED
+                finished = run.has_finished(exit_status)
+                run.state = RunState.FINISHED if finished else RunState.STOPPED
         active[:] = [run for run in active if run.job is not None]
         update()

@@ -1,4 +1,4 @@
-"""Measures the speed of a net for the estimates of a sweep; prints it as JSON.
+"""Training speed of a model on random images, printed as JSON for the estimates of a sweep.
 
 python -m experiments.sweeps.throughput --config=configs/digits.py:resnet-20
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -17,11 +17,17 @@ from flaxres import cli
 if TYPE_CHECKING:
     from flaxres.data import Dataset
 
-SECONDS = 3.0  # of steps, after the compilation
+SECONDS = 3.0  # duration of the measurement, after the compilation
 
 
 def random_dataset(shape: tuple[int, int, int], num_classes: int, num_images: int) -> Dataset:
-    """Random images of `shape` (height, width, channels) with random labels, as both splits."""
+    """Creates a data set of random images and labels, with equal training and test splits.
+
+    Args:
+      shape: (height, width, channels) of the images.
+      num_classes: number of classes.
+      num_images: number of images.
+    """
     import numpy as np
 
     from flaxres.data import Dataset, Split
@@ -33,18 +39,18 @@ def random_dataset(shape: tuple[int, int, int], num_classes: int, num_images: in
 
 
 class Steps:
-    """The train steps of a run, as many in each dispatch as `flaxres.main` takes.
+    """Training steps of a run, with as many steps per dispatch as in `flaxres.main`.
 
     Attributes:
-      programs: the run's.
-      size: steps in a dispatch.
+      compiled_steps: compiled functions of the run.
+      size: number of steps per dispatch.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset):
-        """Builds the state before the first step.
+        """Creates the initial train state and puts the data on the devices.
 
         Raises:
-          UserError: the config cannot be run here.
+          UserError: the config cannot be run on this machine.
         """
         from flaxres.training.compiled_steps import CompiledSteps
         from flaxres.training.dispatches import steps_per_dispatch
@@ -54,7 +60,7 @@ class Steps:
         self._step = 0
         self._state = self.compiled_steps.initial_state()
         self._arrays = self.compiled_steps.put(dataset.train)
-        self._sums = None
+        self._sums: Any = None  # metrics of the last dispatch
 
     def compile(self) -> None:
         """Compiles the steps."""
@@ -63,28 +69,31 @@ class Steps:
         )
 
     def cost(self) -> dict[str, float]:
-        """XLA's own count of a dispatch: 'flops' and 'bytes accessed', where it has one."""
+        """Returns XLA's cost analysis of a dispatch, such as 'flops' and 'bytes accessed'."""
         return self._compiled.cost()
 
     def advance(self) -> int:
-        """Starts the next dispatch; returns its number of steps."""
+        """Launches the next dispatch; returns its number of steps."""
         indices = self.compiled_steps.indices(self._step, self.size)
         self._state, self._sums = self._compiled(self._state, self._arrays, indices)
         self._step += self.size
         return self.size
 
     def wait(self) -> None:
-        """Returns when all steps are done."""
+        """Waits until all launched steps are done."""
         import jax
 
         jax.block_until_ready(self._sums)
 
 
 def make_step(config: ConfigDict) -> Callable[[], None]:
-    """Compiles the step of a run, for random images; returns a function that makes one.
+    """Compiles a training step for random images and runs it once.
+
+    Returns:
+      A function that runs one step and waits for its result.
 
     Raises:
-      UserError: the config cannot be run here.
+      UserError: the config cannot be run on this machine.
     """
     from flaxres.data import dataset_shape
 
@@ -102,31 +111,36 @@ def make_step(config: ConfigDict) -> Callable[[], None]:
 
 
 def steps_per_second(advance: Callable[[], None], seconds: float) -> float:
-    """How often `advance` can be called, over at least so many seconds."""
-    begin, steps = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+    """Returns the number of calls of `advance` per second.
+
+    Args:
+      advance: function that runs one step.
+      seconds: minimum duration of the measurement.
+    """
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         advance()
         steps += 1
-    return steps / (time.perf_counter() - begin)
+    return steps / (time.perf_counter() - start)
 
 
 def measure(config: ConfigDict) -> dict[str, float]:
-    """Times compilation and steps on random images.
+    """Measures the time of the compilation and of a training step on random images.
 
     Returns:
-      start: seconds until the first step is done; step: seconds of each that follows.
+      'start': seconds until the end of the first step; 'step': seconds of each further step.
 
     Raises:
-      UserError: the config cannot be run here.
+      UserError: the config cannot be run on this machine.
     """
-    begin = time.perf_counter()
+    start_time = time.perf_counter()
     advance = make_step(config)
-    start = time.perf_counter() - begin
-    return {"start": start, "step": 1 / steps_per_second(advance, SECONDS)}
+    start_seconds = time.perf_counter() - start_time
+    return {"start": start_seconds, "step": 1 / steps_per_second(advance, SECONDS)}
 
 
 def main() -> None:
-    """Measures the net that the flags name."""
+    """Prints the speed of the config that the flags describe."""
     print(json.dumps(measure(cli.get_config())))
 
 

@@ -1,4 +1,4 @@
-"""A real Ray cluster for tests: nodes that are processes of this machine."""
+"""A real Ray cluster for tests, whose nodes are processes on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class RayCluster:
-    """Starts and kills nodes; each is a session of processes, so that no other is touched.
+    """Starts and kills nodes, each of which is a session of processes.
 
     Attributes:
       address: HOST:PORT of the head.
@@ -25,14 +25,14 @@ class RayCluster:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        with socket.socket() as free_port:
+            free_port.bind(("127.0.0.1", 0))
+            self._port = free_port.getsockname()[1]
         self.address = f"127.0.0.1:{self._port}"
         self._sessions: list[int] = []
 
     def add_node(self, resources: dict[str, float], cpus: int = 1, gpus: int = 0) -> int:
-        """Starts a node, the first of them as the head; returns its session."""
+        """Starts a node, the first one as the head; returns the id of its session."""
         head = ["--head", f"--port={self._port}", f"--temp-dir={self._directory}"]
         head += ["--include-dashboard=false"]
         command = [
@@ -41,9 +41,9 @@ class RayCluster:
             *(f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--resources={json.dumps(resources)}"),
             *("--node-ip-address=127.0.0.1", "--object-store-memory=100000000"),
             "--disable-usage-stats",
-            *("--min-worker-port=0", "--max-worker-port=0"),  # any that is free
+            *("--min-worker-port=0", "--max-worker-port=0"),  # any free ports
         ]
-        # A file, as the node's processes inherit it and outlive the command.
+        # A file instead of a pipe: processes of the node inherit it and outlive the command.
         with tempfile.TemporaryFile("w+") as output:
             starter = subprocess.Popen(
                 command, stdout=output, stderr=output, start_new_session=True
@@ -55,7 +55,7 @@ class RayCluster:
         return starter.pid
 
     def stop_node(self, session: int) -> None:
-        """Ends a node in good order: the cluster knows at once."""
+        """Shuts a node down, which the cluster notices at once."""
         signal_all(session, signal.SIGTERM)
         deadline = time.monotonic() + 10
         while processes(session) and time.monotonic() < deadline:
@@ -63,29 +63,29 @@ class RayCluster:
         self.kill_node(session)
 
     def kill_node(self, session: int) -> None:
-        """Kills all processes of a node, as if it had lost its power."""
-        signal_all(session, signal.SIGSTOP)  # none is to report the death of another
+        """Kills all processes of a node, like a power failure."""
+        signal_all(session, signal.SIGSTOP)  # no process may report the death of another
         deadline = time.monotonic() + 30
         while processes(session) and time.monotonic() < deadline:
             signal_all(session, signal.SIGKILL)
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Kills what is left of all nodes."""
+        """Kills the remaining processes of all nodes."""
         for session in reversed(self._sessions):
             self.kill_node(session)
 
 
 def processes(session: int) -> list[int]:
-    """The live processes of a session."""
-    found = []
+    """Returns the ids of the live processes of a session."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # After the name, which may hold spaces: state, parent, group, session.
+            # The fields after the name, which may contain spaces: state, parent, group, session.
             state, _, _, number = path.read_text().rpartition(") ")[2].split()[:4]
             if int(number) == session and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def signal_all(session: int, signum: int) -> None:
@@ -97,8 +97,8 @@ def signal_all(session: int, signum: int) -> None:
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
-    """A cluster with a head of one CPU and one 'place'; everything is gone at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: sockets lie in it
+    """Context with a cluster whose head has one CPU and one 'place'; it is removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short, because it holds sockets
     cluster = RayCluster(directory)
     try:
         cluster.add_node({"place": 1})

@@ -1,4 +1,4 @@
-"""A real SLURM of one node, with daemons, ports and files of its own."""
+"""A real SLURM cluster of one node, with its own daemons, ports and files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-# On Debian: apt install slurm-wlm munge. The commands of SLURM find this cluster by SLURM_CONF.
+# On Debian: apt install slurm-wlm munge. SLURM's commands find this cluster through SLURM_CONF.
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "setpriv")
-TIMEOUT = 30  # seconds until a daemon answers
+TIMEOUT = 30  # seconds within which a daemon must answer
 
 CONF = """
 ClusterName=test
@@ -24,7 +25,7 @@ SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A job that was requeued waits until credentials expire: 5 seconds at the least, 120 usually.
+# A requeued job waits until credentials expire: at least 5 seconds (by default 120).
 AuthInfo=socket={home}/munge.socket,cred_expire=5
 StateSaveLocation={home}/state
 SlurmdSpoolDir={home}/spool
@@ -32,7 +33,7 @@ SlurmctldPidFile={home}/slurmctld.pid
 SlurmdPidFile={home}/slurmd.pid
 MailProg=/bin/true
 MpiDefault=none
-# It sends signals to all processes of a job; proctrack/cgroup and pgid to the first.
+# linuxproc signals all processes of a job; proctrack/cgroup and pgid signal only the first.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -55,25 +56,25 @@ PartitionName=urgent Nodes={host} MaxTime=60 PriorityTier=2 PreemptMode=OFF Stat
 
 
 class SlurmCluster:
-    """Context in which a cluster runs: 4 CPUs (whatever the machine has), no accounting.
+    """Context with a running cluster of 4 CPUs (on any machine) without accounting.
 
-    Its partitions are main and urgent, whose jobs take the place of those in main.
+    It has the partitions main and urgent. Jobs in urgent preempt those in main.
 
     Raises:
-      RuntimeError: on entering, where the machine lacks something or a daemon does not start.
+      RuntimeError: on entering, if a program is missing or a daemon does not start.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.host = socket.gethostname().partition(".")[0]
         self._daemons: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> SlurmCluster:
         if os.geteuid() != 0:
-            raise RuntimeError("the daemons of SLURM need root")
+            raise RuntimeError("SLURM's daemons need root")
         for program in PROGRAMS:
             if shutil.which(program) is None:
-                raise RuntimeError(f"there is no {program}")
-        self.home = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: sockets are in it
+                raise RuntimeError(f"{program} is not installed")
+        self.home = Path(tempfile.mkdtemp(prefix="slurm-"))  # short, because it holds sockets
         self.conf = self.home / "slurm.conf"
         self.conf.write_text(
             CONF.format(
@@ -107,16 +108,16 @@ class SlurmCluster:
     def __exit__(self, *_: object) -> None:
         for name in list(self._daemons)[::-1]:
             self._stop(name)
-        # Jobs and what watches over them; they do not end with the daemons.
-        mark = f"SLURM_CONF={self.conf}".encode()
+        # Jobs and their step daemons, which do not end with the other daemons.
+        variable = f"SLURM_CONF={self.conf}".encode()
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-                if mark in (process / "environ").read_bytes().split(b"\0"):
+            with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
+                if variable in (process / "environ").read_bytes().split(b"\0"):
                     os.kill(int(process.name), signal.SIGKILL)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def run(self, *command: str) -> str:
-        """Output of one of SLURM's commands; its error if it fails."""
+        """Runs a command of SLURM; returns its output and errors."""
         done = subprocess.run(
             command,
             env={**os.environ, "SLURM_CONF": str(self.conf)},
@@ -129,16 +130,16 @@ class SlurmCluster:
         return done.stdout.strip()
 
     def start_controller(self, *options: str) -> None:
-        """Starts slurmctld; with -c it has forgotten all jobs."""
+        """Starts slurmctld; with the option -c it forgets all jobs."""
         self._start("slurmctld", "-D", *options)
         self._wait(lambda: "UP" in self.run("scontrol", "ping"), "slurmctld does not start")
 
     def stop_controller(self) -> None:
-        """Stops slurmctld; jobs run on."""
+        """Stops slurmctld; running jobs continue."""
         self._stop("slurmctld")
 
     def _start(self, *command: str) -> None:
-        """Starts a daemon, which ends with this process in any case."""
+        """Starts a daemon, which ends with this process even if that is killed."""
         with (self.home / f"{command[0]}.out").open("ab") as out:
             self._daemons[command[0]] = subprocess.Popen(
                 ("setpriv", "--pdeathsig=TERM", *command),
@@ -158,7 +159,7 @@ class SlurmCluster:
             daemon.kill()
             daemon.wait()
 
-    def _wait(self, condition, message: str) -> None:
+    def _wait(self, condition: Callable[[], object], message: str) -> None:
         deadline = time.monotonic() + TIMEOUT
         while not condition():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
@@ -169,7 +170,7 @@ class SlurmCluster:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

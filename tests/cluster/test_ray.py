@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster, whose nodes are processes of this machine."""
+"""Runs on a real Ray cluster, whose nodes are processes on this machine."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.executors import ray as ray_executor
-from experiments.executors.base import End, Task
+from experiments.executors.base import ExitStatus, Task
 from experiments.executors.ray import RayExecutor
 from flaxres.errors import ConfigError, UserError
 from flaxres.run.metric_writers import read_metrics
@@ -28,7 +28,9 @@ SMALL = (
     *("--config.boundaries=(1000,1500)", "--config.log_every=50", "--config.eval_every=500"),
     "--config.checkpoint_every=100",
 )
-SLEEP = "import time; from flaxres import signals; signals.stop_with_parent(); time.sleep(300)"
+SLEEP = (
+    "import time; from flaxres.run import preemption; preemption.stop_with_parent();time.sleep(300)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def cluster():
 
 @pytest.fixture
 def second(cluster):
-    """A second node, also with room for one run, and with a (pretended) GPU."""
+    """A second node with room for one run and a (simulated) GPU."""
     session = cluster.add_node({"place": 1}, gpus=1)
     yield session
     cluster.stop_node(session)
@@ -56,7 +58,7 @@ def python_task(tmp_path, name, *arguments):
 
 
 def wait(condition, timeout=120):
-    """Waits until `condition()` is true; returns what it gave."""
+    """Waits until `condition()` is true; returns its value."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline
@@ -64,32 +66,32 @@ def wait(condition, timeout=120):
     return value
 
 
-def ends(jobs):
-    """Waits until all jobs have ended; returns how."""
+def exit_statuses(jobs):
+    """Waits until all jobs have ended."""
     wait(lambda: None not in [job.poll() for job in jobs])
     return [job.poll() for job in jobs]
 
 
-def test_codes_and_devices(cluster, second, tmp_path):
+def test_exit_codes_and_visible_gpus(cluster, second, tmp_path):
     show = "import os; print('GPUs:', os.environ['CUDA_VISIBLE_DEVICES'] or 'none')"
     fail = python_task(tmp_path, "fail", "-c", "raise SystemExit(7)")
     tasks = [fail, *(python_task(tmp_path, str(i), "-c", show) for i in range(3))]
     with executor(cluster) as place:
         assert place.capacity is None
         jobs = place.submit(tasks)
-        assert ends(jobs) == [End(7), End(0), End(0), End(0)]
-        assert all(job.started() for job in jobs)
+        assert exit_statuses(jobs) == [ExitStatus(7), ExitStatus(0), ExitStatus(0), ExitStatus(0)]
+        assert all(job.has_started() for job in jobs)
         missing = Task("missing", ("/nowhere/python",), ROOT, tmp_path / "missing.txt")
-        (end,) = ends(place.submit([missing]))
-    assert end.code == 1
-    assert "FileNotFoundError" in end.reason
-    assert "\n" not in end.reason
+        (status,) = exit_statuses(place.submit([missing]))
+    assert status.code == 1
+    assert "FileNotFoundError" in status.reason
+    assert "\n" not in status.reason
     head, output = (tmp_path / "logs/0.txt").read_text().splitlines()
     assert head.startswith("# ")
     assert sys.executable in head
     assert output == "GPUs: none"
     with executor(cluster, gpus_per_task=1) as place:
-        assert ends(place.submit(tasks[1:2])) == [End(0)]
+        assert exit_statuses(place.submit(tasks[1:2])) == [ExitStatus(0)]
     assert (tmp_path / "logs/0.txt").read_text().endswith("GPUs: 0\n")
 
 
@@ -98,39 +100,39 @@ def run_task(tmp_path, name="run"):
 
 
 def step(workdir):
-    """Newest step of a run's metrics."""
+    """Returns the last step in a run's metrics."""
     return (read_metrics(workdir) or [{"step": 0}])[-1]["step"]
 
 
-def test_a_node_dies(cluster, tmp_path, python, capfd):
-    """The run goes on on another one, and ends bit for bit as a run that was left alone."""
+def test_lost_node(cluster, tmp_path, python, capfd):
+    """The run resumes on another node, with the same results as an uninterrupted run."""
     task, workdir = run_task(tmp_path), tmp_path / "run"
     with executor(cluster) as place:
         (blocker,) = place.submit([python_task(tmp_path, "blocker", "-c", SLEEP)])
-        wait(blocker.started)  # on the head, which is full now
+        wait(blocker.has_started)  # on the head, which has no room left
         second = cluster.add_node({"place": 1})
         (job,) = place.submit([task])
         wait(lambda: job.poll() or step(workdir) >= STEPS // 10)
         assert job.poll() is None
-        assert job.started()
+        assert job.has_started()
         cluster.kill_node(second)
         capfd.readouterr()
-        (end,) = ends([job])
-        assert end.code == 1
-        assert "node has died" in end.reason
-        assert "\n" not in end.reason
-        # The run itself has lost its parent, not its machine.
+        (status,) = exit_statuses([job])
+        assert status.code == 1
+        assert "node has died" in status.reason
+        assert "\n" not in status.reason
+        # The command has lost its parent process, not its machine.
         assert "SIGTERM: saving and stopping" in task.log.read_text()
         stopped = step(workdir)
         assert stopped < STEPS
 
-        (again,) = place.submit([task])
-        assert again.poll() is None
-        assert not again.started()
+        (second_job,) = place.submit([task])
+        assert second_job.poll() is None
+        assert not second_job.has_started()
         blocker.kill()
-        assert ends([blocker, again]) == [End(-9), End(0)]
-        assert "goes on from step" in task.log.read_text()
-    assert capfd.readouterr() == ("", "")  # Ray says nothing on the driver's terminal
+        assert exit_statuses([blocker, second_job]) == [ExitStatus(-9), ExitStatus(0)]
+        assert "resumes from step" in task.log.read_text()
+    assert capfd.readouterr() == ("", "")  # Ray prints nothing on the driver's terminal
 
     straight = tmp_path / "straight"
     done = python(*SMALL, f"--workdir={straight}", env={**os.environ, "PJRT_NPROC": "1"})
@@ -148,50 +150,54 @@ def test_stop(cluster, tmp_path):
             [run_task(tmp_path, "running"), run_task(tmp_path, "queued")]
         )
         wait(lambda: running.poll() or step(tmp_path / "running"))
-        assert not queued.started()
+        assert not queued.has_started()
         for job in (running, queued):
             job.stop()
         begin = time.monotonic()
-        assert ends([running]) == [End(143)]
-        assert ends([queued]) == [End(143, "stopped before it began")]
+        assert exit_statuses([running]) == [ExitStatus(143)]
+        assert exit_statuses([queued]) == [ExitStatus(143, "stopped before it started")]
         assert time.monotonic() - begin < 30
     last = (tmp_path / "logs/running.txt").read_text().strip().splitlines()[-1]
-    assert last.startswith("stopped at step ")
+    assert last.startswith("Stopped at step ")
     saved = last.split()[3].replace(",", "")
     assert (tmp_path / "running/checkpoints" / saved).is_dir()
     assert not (tmp_path / "queued").exists()
     assert not (tmp_path / "logs/queued.txt").exists()
 
 
-def test_the_driver_ends_with_runs_under_way(cluster, tmp_path):
-    """They save and stop, as nobody waits for them any more."""
+def test_driver_ends_while_runs_are_running(cluster, tmp_path):
+    """The runs save and stop, because no process waits for them."""
     task, workdir = run_task(tmp_path), tmp_path / "run"
     with executor(cluster) as place:
         (job,) = place.submit([task])
         wait(lambda: job.poll() or step(workdir))
-    wait(lambda: not alive(str(workdir)), timeout=60)
+    wait(lambda: not has_process(str(workdir)), timeout=60)
     assert "SIGTERM: saving and stopping" in task.log.read_text()
     assert step(workdir) < STEPS
     saved = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
     assert max(saved) >= step(workdir)
 
 
-def alive(argument):
-    """Whether there is a process with this in its command line."""
+def has_process(argument):
+    """Returns True if a process has this text in its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             if argument in path.read_text():
                 return True
     return False
 
 
-def test_the_order_of_the_queue(cluster, tmp_path, monkeypatch):
+def test_queue_keeps_its_order(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     append = f"import sys; open({str(tmp_path / 'order')!r}, 'a').write(sys.argv[1])"
     with executor(cluster, address=None) as place:
         jobs = place.submit([python_task(tmp_path, f"{i}", "-c", append, f"{i}") for i in range(6)])
         jobs[3].stop()
-        assert ends(jobs) == [*[End(0)] * 3, End(143, "stopped before it began"), *[End(0)] * 2]
+        assert exit_statuses(jobs) == [
+            *[ExitStatus(0)] * 3,
+            ExitStatus(143, "stopped before it started"),
+            *[ExitStatus(0)] * 2,
+        ]
     assert (tmp_path / "order").read_text() == "01245"
 
 
@@ -207,13 +213,16 @@ def test_several_processes(cluster, second, tmp_path):
     with executor(cluster, processes_per_run=2) as place:
         jobs = place.submit(tasks)
         log = tmp_path / "logs/fail.txt.process1"
-        assert ends(jobs) == [End(0), End(3, f"process 1: exit code 3, see {log}")]
-        assert all(job.started() for job in jobs)
+        assert exit_statuses(jobs) == [
+            ExitStatus(0),
+            ExitStatus(3, f"process 1: exit code 3, see {log}"),
+        ]
+        assert all(job.has_started() for job in jobs)
         jobs = place.submit([tasks[1], tasks[0]])
-        wait(lambda: jobs[0].started() or jobs[0].poll())
+        wait(lambda: jobs[0].has_started() or jobs[0].poll())
         for job in jobs:
             job.stop()
-        assert [end.code for end in ends(jobs)][1] == 143
+        assert [status.code for status in exit_statuses(jobs)][1] == 143
     outputs = [
         (tmp_path / f"logs/show.txt{suffix}").read_text().splitlines()[1].split()
         for suffix in ("", ".process1")
@@ -234,13 +243,13 @@ def test_several_processes(cluster, second, tmp_path):
         (
             {"gpus_per_task": 4},
             UserError,
-            "asks for 1 x (1 CPU, 4 GPU, 1 place) and the Ray cluster holds only 0: its nodes have "
-            "1 x (1 CPU, 0 GPU, 1 place)",
+            "needs 1 x (1 CPU, 4 GPU, 1 place), but the Ray cluster has room for only 0: its nodes "
+            "have 1 x (1 CPU, 0 GPU, 1 place)",
         ),
-        ({"processes_per_run": 2}, UserError, "asks for 2 x (1 CPU, 1 place)"),
+        ({"processes_per_run": 2}, UserError, "needs 2 x (1 CPU, 1 place)"),
     ],
 )
-def test_what_cannot_be(cluster, arguments, kind, part):
+def test_invalid_arguments(cluster, arguments, kind, part):
     begin = time.monotonic()
     with pytest.raises(kind) as caught, executor(cluster, **arguments):
         pass
@@ -250,8 +259,8 @@ def test_what_cannot_be(cluster, arguments, kind, part):
     assert time.monotonic() - begin < 30
 
 
-def test_something_else_listens(monkeypatch):
-    monkeypatch.setattr(ray_executor, "PATIENCE", 5)
+def test_address_of_another_server(monkeypatch):
+    monkeypatch.setattr(ray_executor, "CONNECT_TIMEOUT", 5)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -261,8 +270,8 @@ def test_something_else_listens(monkeypatch):
             pass
 
 
-def test_resources_that_ray_does_not_take(cluster, tmp_path):
-    message = r"Ray does not take 1 CPU, 0\.5 place: Use the 'num_cpus'"
+def test_resources_that_ray_rejects(cluster, tmp_path):
+    message = r"Ray rejects the resources 1 CPU, 0\.5 place: Use the 'num_cpus'"
     with (
         executor(cluster, resources={"place": 0.5, "CPU": 1}) as place,
         pytest.raises(ConfigError, match=message),
@@ -270,12 +279,12 @@ def test_resources_that_ray_does_not_take(cluster, tmp_path):
         place.submit([run_task(tmp_path)])
 
 
-def test_ray_is_not_installed(python):
+def test_ray_not_installed(python):
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "from experiments.executors.ray import RayExecutor\n"
         "with RayExecutor(address=None, cpus_per_task=1, gpus_per_task=0, resources={}): pass"
     )
     error = python("-c", code).stderr.splitlines()[-1]
-    assert "UserError: Ray is not there" in error
+    assert "UserError: Ray is not installed" in error
     assert "pip install -r requirements-cluster.txt" in error

@@ -1,4 +1,4 @@
-"""The experiment's command line: real processes on a small grid."""
+"""The command line of the degradation experiment, with real processes and small models."""
 
 import json
 import time
@@ -15,11 +15,11 @@ SMALL = (
 
 
 def is_override(argument):
-    """Overrides come after the config file that they override."""
+    """Returns True for overrides, which must follow the config file."""
     return argument.startswith("--config.")
 
 
-def test_trains_draws_skips_and_adds(python, tmp_path):
+def test_trains_draws_skips_finished_runs_and_adds_runs(python, tmp_path):
     done = python(*SMALL, "--models=plain-8,resnet-8", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "resnet-8/seed-0: finished" in done.stderr
@@ -39,14 +39,14 @@ def test_trains_draws_skips_and_adds(python, tmp_path):
     assert (config["seed"], config["batch_size"], config["boundaries"]) == (1, 16, [6, 9])
 
 
-def test_plot_only_draws_what_is_there_and_trains_nothing(python, tmp_path):
+def test_plot_only_draws_existing_runs_and_trains_nothing(python, tmp_path):
     write_run(tmp_path, "plain-20", errors=(50.0,))
-    begin = time.monotonic()
+    start = time.monotonic()
     done = python("-m", "experiments.degradation", "--plot_only", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "| plain-20 | 1,020 | 10 of 30 | 50.00 | 51.00 |" in done.stdout
     assert (tmp_path / "figure6.png").exists()
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_plot_only_draws_what_is_there_and_trains_nothing(python, tmp_path):
         (
             ("--config=configs/digits.py:resnet-20", "--config.seed=1"),
             2,
-            "takes no net here, got 'resnet-20'",
+            "must not name a model here, got 'resnet-20'",
         ),
         (("--plot_only",), 1, "no run with metrics"),
     ],
 )
-def test_bad_input_before_any_training(python, tmp_path, arguments, code, part):
+def test_invalid_input_is_reported_before_training(python, tmp_path, arguments, code, part):
     small = SMALL[3:] if arguments[0].startswith("--config=") else SMALL[2:]
     workdir = f"--workdir={tmp_path / 'new'}"
     done = python(*SMALL[:2], workdir, *sorted((*small, *arguments), key=is_override))
@@ -74,7 +74,7 @@ def test_bad_input_before_any_training(python, tmp_path, arguments, code, part):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_net_that_diverges_does_not_stop_the_others(python, tmp_path):
+def test_a_diverging_model_does_not_stop_the_others(python, tmp_path):
     done = python(
         *SMALL,
         *("--models=plain-8,resnet-8", f"--workdir={tmp_path}", "--config.learning_rate=1e30"),

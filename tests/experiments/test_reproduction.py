@@ -1,4 +1,4 @@
-"""The reproduction's command line: real processes on a small grid."""
+"""The command line of the reproduction, with real processes and small models."""
 
 import csv
 import json
@@ -18,25 +18,25 @@ NAMES = ["plain-8/seed-0", "plain-14/seed-0", "plain-8/seed-1", "plain-14/seed-1
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Where the tests of this module work, one after the other."""
+    """A directory that the tests of this module share, in their order."""
     return tmp_path_factory.mktemp("reproduction")
 
 
 @pytest.fixture
 def reproduce(python, directory):
     """Runs the command with further flags; returns the completed process."""
-    own = (f"--workdir={directory / 'runs'}", f"--results={directory / 'results'}")
-    return lambda *flags: python(*SMALL, *own, *flags)
+    directories = (f"--workdir={directory / 'runs'}", f"--results={directory / 'results'}")
+    return lambda *flags: python(*SMALL, *directories, *flags)
 
 
-def test_the_most_valuable_runs_come_first_and_results_are_kept(reproduce, directory):
+def test_runs_have_priorities_and_results_are_exported(reproduce, directory):
     done = reproduce("--drop_checkpoints")
     assert done.returncode == 0, done.stderr
     finished = [line.split(":")[0] for line in done.stderr.splitlines() if ": finished" in line]
     assert finished == NAMES
     for name in NAMES:
-        kept = {path.name for path in (directory / "results" / name).iterdir()}
-        assert kept == {"config.json", "info.json", "metrics.csv", "responses.csv"}
+        exported = {path.name for path in (directory / "results" / name).iterdir()}
+        assert exported == {"config.json", "info.json", "metrics.csv", "responses.csv"}
         assert not (directory / "runs" / name / "checkpoints").exists()
     with (directory / "results/plain-14/seed-0/responses.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ def test_the_most_valuable_runs_come_first_and_results_are_kept(reproduce, direc
     assert "weight decay on all parameters" in done.stdout
 
 
-def test_what_the_results_hold_is_not_trained_again(reproduce, directory):
+def test_runs_with_results_are_not_trained_again(reproduce, directory):
     shutil.rmtree(directory / "runs")
     shutil.rmtree(directory / "results/plain-8/seed-1")
     done = reproduce()
@@ -66,23 +66,25 @@ def test_results_of_another_config_are_refused(reproduce):
     assert "Traceback" not in done.stderr
 
 
-def test_slices_of_time_and_peers(python, directory):
+def test_time_limit_and_pytorch_runs(python, directory):
     runs, results = directory / "slices", directory / "slices-results"
-    own = (*SMALL, f"--workdir={runs}", f"--results={results}", "--config.num_steps=100000")
+    command = (*SMALL, f"--workdir={runs}", f"--results={results}", "--config.num_steps=100000")
     flags = ("--models=resnet-8", "--deep_models=", "--seeds=1", "--config.checkpoint_every=50")
-    peer = runs / "pytorch" / "resnet-8" / "seed-0"
-    done = python(*own, *flags, "--minutes=0.25")
+    pytorch_run = runs / "pytorch" / "resnet-8" / "seed-0"
+    done = python(*command, *flags, "--minutes=0.25")
     assert done.returncode == 0, done.stderr
-    first = int(
+    first_stop = int(
         json.loads((runs / "resnet-8/seed-0/metrics.jsonl").read_text().split("\n")[-2])["step"]
     )
-    assert 0 < first < 100_000
-    shutil.copytree(runs / "resnet-8/seed-0", peer, ignore=shutil.ignore_patterns("checkpoints"))
-    done = python(*own, *flags, "--minutes=0.25")
+    assert 0 < first_stop < 100_000
+    shutil.copytree(
+        runs / "resnet-8/seed-0", pytorch_run, ignore=shutil.ignore_patterns("checkpoints")
+    )
+    done = python(*command, *flags, "--minutes=0.25")
     assert done.returncode == 0, done.stderr
     assert "started at step" in done.stderr
     with (results / "resnet-8/seed-0/metrics.csv").open() as file:
-        assert int(list(csv.DictReader(file))[-1]["step"]) > first
+        assert int(list(csv.DictReader(file))[-1]["step"]) > first_stop
     assert (results / "pytorch/resnet-8/seed-0/metrics.csv").exists()
     assert "of 100,000" in (results / "table.md").read_text()
 
@@ -92,11 +94,14 @@ def test_slices_of_time_and_peers(python, directory):
     [
         (("--models=", "--deep_models="), "--models and --deep_models are empty"),
         (("--models=resnet-9",), "depth must be 6n+2"),
-        (("--models=preact-20",), "take the plain and residual nets of section 4.2, got preact-20"),
+        (
+            ("--models=preact-20",),
+            "accept the plain and residual models of section 4.2, got preact-20",
+        ),
         (("--seeds=0",), "seeds"),
     ],
 )
-def test_wrong_input(reproduce, flags, part):
+def test_invalid_input(reproduce, flags, part):
     done = reproduce(*flags)
     assert done.returncode == 2
     assert part in done.stderr

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: real processes."""
+"""The command line of sweeps, with real processes."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def sweep(tmp_path):
 
 
 def wait_for_step(run, step, seconds=120):
-    """Returns when metrics of `step` are there."""
+    """Waits until a run has metrics of `step`."""
     deadline = time.monotonic() + seconds
     while f'"step": {step},' not in read(run / "metrics.jsonl"):
         assert time.monotonic() < deadline
@@ -63,35 +63,36 @@ def read(path):
 
 
 def worker(run):
-    """Process id of the run's worker, which holds the lock of its directory."""
+    """Returns the id of the process that trains a run, which holds the lock of its directory."""
     return int(read(run / "lock").split()[1])
 
 
-def gone(pid, seconds=60):
+def has_ended(pid, seconds=60):
+    """Waits for the end of a process; returns True if it has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
             return True
-        if state == "Z":  # nobody has asked for its exit code
+        if state == "Z":  # ended, but its parent has not read the exit code
             return True
         time.sleep(0.05)
     return False
 
 
 @pytest.mark.slow
-def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
-    straight = start(sweep, tmp_path / "straight", "--only=good/*", "--workers=1")
-    output, _ = straight.communicate(timeout=200)
-    assert straight.returncode == 0, output
+def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
+    uninterrupted = start(sweep, tmp_path / "uninterrupted", "--only=good/*", "--workers=1")
+    output, _ = uninterrupted.communicate(timeout=200)
+    assert uninterrupted.returncode == 0, output
     assert "good/seed-0: finished" in output
 
     workdir = tmp_path / "runs"
     good, bad = workdir / "good/seed-0", workdir / "bad/seed-0"
     process = start(sweep, workdir)
     wait_for_step(good, 15)
-    os.kill(worker(good), signal.SIGKILL)  # as the out-of-memory killer does
+    os.kill(worker(good), signal.SIGKILL)  # like the out-of-memory killer
     second = subprocess.run(
         command(sweep, workdir), cwd=ROOT, capture_output=True, text=True, timeout=100
     )
@@ -103,15 +104,15 @@ def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
     assert process.returncode == 130, output
     assert "good/seed-0: killed by SIGKILL" in output
     assert "bad/seed-0: failed: training diverged" in output
-    assert "the same command goes on with 1 of 2 runs" in output
+    assert "Stopped with 1 of 2 runs unfinished. Rerun the same command to resume." in output
     assert "incomplete" in read(workdir / "curves.svg") or "good" in read(workdir / "table.md")
 
     process = start(sweep, workdir)
     wait_for_step(good, 40)
     pid = worker(good)
-    process.kill()  # the sweep itself, without a chance to stop its runs
+    process.kill()  # the sweep, which cannot stop its runs any more
     process.communicate()
-    assert gone(pid)
+    assert has_ended(pid)
     assert "SIGTERM: saving and stopping" in read(good / "output.log")
 
     process = start(sweep, workdir)
@@ -120,9 +121,9 @@ def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
     assert "1 of 2 runs failed: bad/seed-0: training diverged" in output
     assert "good/seed-0: finished" in output
     assert not (bad / "metrics.jsonl").exists() or not read(bad / "metrics.jsonl")
-    # After all this, the same as without a stop.
-    assert metrics(good) == metrics(tmp_path / "straight/good/seed-0")
-    assert digests(good) == digests(tmp_path / "straight/good/seed-0")
+    # The results are those of an uninterrupted run.
+    assert metrics(good) == metrics(tmp_path / "uninterrupted/good/seed-0")
+    assert digests(good) == digests(tmp_path / "uninterrupted/good/seed-0")
     assert "resumes from step" in read(good / "output.log")
 
     before = (good / "metrics.jsonl").stat().st_mtime_ns
@@ -133,24 +134,24 @@ def test_killed_diverging_stopped_and_taken_up_again(sweep, tmp_path):
 
 
 def digests(run):
-    """What the last checkpoint says of its arrays."""
+    """Returns the step and the digests of the last checkpoint."""
     with Checkpoints(run) as checkpoints:
         last = checkpoints.steps()[-1]
     return last, json.loads((run / f"checkpoints/{last}/digest/metadata").read_text())
 
 
 @pytest.mark.slow
-def test_the_plan_without_doing_it(sweep, tmp_path):
+def test_dry_run(sweep, tmp_path):
     process = start(sweep, tmp_path / "runs", "--dry_run")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
     assert not (tmp_path / "runs").exists()
     (line,) = (line for line in output.splitlines() if line.strip().startswith("good/seed-0 "))
-    # 3x3 filters: 4 of 1 channel, 12 convolutions of 4 channels; norms; dense.
+    # 3x3 filters: 4 of one channel, then 6 convolutions of 4 channels; norms; dense layer.
     params = 36 + 6 * 144 + 7 * 8 + 50
     assert f" {params:,} " in line
     assert "300" in line.split()
-    assert "ms each" in output
+    assert "ms per step" in output
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_the_plan_without_doing_it(sweep, tmp_path):
         (("--plot_only",), 1, "no run with metrics in"),
     ],
 )
-def test_bad_input_in_one_line(sweep, tmp_path, flags, code, part):
+def test_invalid_input_is_reported_in_one_line(sweep, tmp_path, flags, code, part):
     process = start(sweep, tmp_path / "runs", *flags)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == code

@@ -20,14 +20,15 @@ def task(tmp_path, name, code):
 
 
 def wait(job, seconds=60):
+    """Returns how a job ended."""
     deadline = time.monotonic() + seconds
-    while (end := job.poll()) is None:
+    while (exit_status := job.poll()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return end
+    return exit_status
 
 
-def test_a_worker_sees_its_cores_alone(tmp_path):
+def test_a_worker_is_bound_to_its_cores(tmp_path):
     code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['JAX_PLATFORMS'])"
     with LocalExecutor() as executor:
         assert executor.capacity == len(CORES)
@@ -38,39 +39,39 @@ def test_a_worker_sees_its_cores_alone(tmp_path):
             command, output = (tmp_path / f"t{i}.log").read_text().splitlines()
             assert command.startswith("# ")
             assert output == f"[{CORES[i]}] cpu"
-        # The cores are free again.
+        # The slots are free again.
         assert wait(executor.submit(tasks[:1])[0]).code == 0
 
 
-def test_how_jobs_end(tmp_path):
+def test_exit_codes_of_jobs(tmp_path):
     with LocalExecutor(workers=1) as executor:
         (failing,) = executor.submit([task(tmp_path, "failing", "raise SystemExit(7)")])
         assert wait(failing).code == 7
         sleep = "import time; print('up', flush=True); time.sleep(60)"
-        for end, code in (("stop", -signal.SIGTERM), ("kill", -signal.SIGKILL)):
-            (job,) = executor.submit([task(tmp_path, end, sleep)])
-            while "up" not in (tmp_path / f"{end}.log").read_text():
+        for method, code in (("stop", -signal.SIGTERM), ("kill", -signal.SIGKILL)):
+            (job,) = executor.submit([task(tmp_path, method, sleep)])
+            while "up" not in (tmp_path / f"{method}.log").read_text():
                 time.sleep(0.02)
             assert job.poll() is None
-            getattr(job, end)()
+            getattr(job, method)()
             assert wait(job).code == code
-            job.stop()  # of one that has ended: nothing
+            job.stop()  # has no effect on a job that has ended
 
 
-def test_groups_of_cores():
+def test_cores_are_divided_into_groups():
     slots = cpu_slots([0, 1, 2, 4, 5], 2)
     assert [slot.cores for slot in slots] == [{0, 1}, {2, 4}]
     with pytest.raises(ConfigError, match=r"cpus_per_run must be from 1 to 5.*got 6"):
         cpu_slots([0, 1, 2, 4, 5], 6)
 
 
-def test_each_accelerator_alone():
+def test_each_accelerator_is_a_slot():
     gpus = device_slots("gpu", [0, 1], {})
     assert [slot.environment for slot in gpus] == [
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "1"},
     ]
-    # JAX numbers from 0 what the variable lets it see.
+    # JAX numbers the devices that the variable makes visible from 0.
     chosen = device_slots("gpu", [0, 1], {"CUDA_VISIBLE_DEVICES": "3,GPU-ab"})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in chosen] == ["3", "GPU-ab"]
     tpus = device_slots("tpu", [0, 1, 2, 3], {})
@@ -79,12 +80,12 @@ def test_each_accelerator_alone():
 
 
 @pytest.mark.parametrize("workers", [0, len(CORES) + 1])
-def test_more_workers_than_devices(workers):
-    with pytest.raises(ConfigError, match=f"workers must be from 1 to {len(CORES)}, the devices"):
+def test_wrong_number_of_workers(workers):
+    with pytest.raises(ConfigError, match=rf"workers must be from 1 to {len(CORES)} \(devices of"):
         LocalExecutor(workers=workers)
 
 
-def test_no_device(monkeypatch):
+def test_no_device_found(monkeypatch):
     monkeypatch.setattr(local, "runs_on_cpu", lambda: False)
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "cuda")
     with pytest.raises(local.UserError, match="JAX finds no device on this machine: "):

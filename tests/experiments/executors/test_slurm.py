@@ -1,6 +1,6 @@
-"""What a SLURM job does on its node, and what is wrong without SLURM; no cluster is needed.
+"""The part of a SLURM job that runs on the node, and errors without SLURM.
 
-tests/cluster/test_slurm.py has the rest.
+No cluster is needed; tests/cluster/test_slurm.py has the tests with one.
 """
 
 import os
@@ -14,20 +14,20 @@ import pytest
 
 from experiments.executors.base import Task
 from experiments.executors.slurm import SlurmExecutor
-from experiments.executors.slurm_node import KILL, NodeTask
+from experiments.executors.slurm_node import KILL_SIGNAL, NodeTask
 from flaxres.errors import UserError
 from tests.conftest import ROOT
 
-# As a run does: it notes the first SIGTERM, takes a while to save, and dies of a second.
+# Like a run: handles the first SIGTERM, needs a while to save, and ends at a second SIGTERM.
 SAVES = """
 import signal, sys, time
-def note(*_):
+def handle(*_):
     global stop
     stop = True
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     print("saving", flush=True)
 stop = False
-signal.signal(signal.SIGTERM, note)
+signal.signal(signal.SIGTERM, handle)
 print("ready", flush=True)
 while not stop:
     time.sleep(0.05)
@@ -35,13 +35,13 @@ time.sleep(1.5)
 print("saved", flush=True)
 sys.exit(128 + 15)
 """
-# What submitit does on a node.
+# Like submitit on a node.
 JOB = """
 import pickle, signal, sys
 task = pickle.loads(bytes.fromhex(sys.argv[1]))
 def requeue(*_):
-    again = task.checkpoint()
-    assert again.function.task == task.task
+    delayed = task.checkpoint()
+    assert delayed.function.task == task.task
     print("requeued", flush=True)
     sys.exit(255)
 signal.signal(signal.SIGUSR2, requeue)
@@ -51,7 +51,7 @@ task()
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts a job of a Python program and waits until it is ready."""
+    """Starts a job with a Python program and waits until it is ready."""
     pytest.importorskip(
         "submitit", reason="needs submitit: pip install -r requirements-cluster.txt"
     )
@@ -94,11 +94,11 @@ def children(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
 @pytest.mark.parametrize("to_all", [False, True])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_run_saves_whomever_slurm_sends_its_signals_to(job, tmp_path, signum, to_all):
+def test_a_run_saves_whichever_processes_slurm_signals(job, tmp_path, signum, to_all):
     process, child, log = job(SAVES)
     for pid in [child] * to_all + [process.pid]:
         os.kill(pid, signum)
-    if signum == signal.SIGUSR2:  # at a preemption, SIGTERM may come too
+    if signum == signal.SIGUSR2:  # a preemption may also send SIGTERM
         for pid in [child] * to_all + [process.pid]:
             os.kill(pid, signal.SIGTERM)
     out, _ = process.communicate(timeout=30)
@@ -126,7 +126,7 @@ def test_no_requeue_of_a_run_that_has_not_saved(job, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
 def test_kill(job, tmp_path):
     process, child, _ = job(SAVES)
-    process.send_signal(KILL)
+    process.send_signal(KILL_SIGNAL)
     process.communicate(timeout=30)
     assert process.returncode == 137
     assert (tmp_path / "7_exit_code").read_text() == "137\n"

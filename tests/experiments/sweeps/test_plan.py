@@ -21,7 +21,7 @@ def entry(name="a/seed-0", config=DIGITS, **overrides):
     return {"name": name, "config": config, "overrides": overrides}
 
 
-def test_a_grid():
+def test_grid():
     runs = grid("c.py", {"slow": ("resnet-20", {"learning_rate": 0.01})}, (0, 3))
     assert runs == [
         {
@@ -35,7 +35,7 @@ def test_a_grid():
 
 @pytest.mark.parametrize("path", sorted(Path("configs/sweeps").glob("[a-z]*.py")), ids=str)
 @pytest.mark.parametrize("config", ["digits", "cifar10"])
-def test_the_sweeps_that_are_there(path, config):
+def test_sweep_files(path, config):
     plans = load_sweep(f"{path}:configs/{config}.py", {})
     assert sum(plan.config.num_replicas for plan in plans) >= 6
     seeds = {seed for plan in plans for seed in replicas.seeds(plan.config)}
@@ -44,23 +44,23 @@ def test_the_sweeps_that_are_there(path, config):
     assert len({json.dumps(flatten(plan.config)) for plan in plans}) == len(plans)
 
 
-def test_overrides_of_all_runs_win():
+def test_overrides_for_all_runs_take_precedence():
     entries = [entry(num_steps=30, boundaries=(5, 9)), entry("b/seed-1", seed=1)]
-    one, other = make_plans(entries, {"num_steps": 12, "boundaries": (3,)})
-    assert (one.config.num_steps, one.config.boundaries, other.config.seed) == (12, (3,), 1)
+    first, second = make_plans(entries, {"num_steps": 12, "boundaries": (3,)})
+    assert (first.config.num_steps, first.config.boundaries, second.config.seed) == (12, (3,), 1)
 
 
-def test_params_and_macs_by_hand():
+def test_params_and_macs():
     (plan,) = make_plans([entry()], {})
-    weights = (144, 4_608, 4_608 + 9_216, 18_432 + 36_864, 640)  # 3x3 filters, and dense
+    weights = (144, 4_608, 4_608 + 9_216, 18_432 + 36_864, 640)  # 3x3 convolutions and dense layer
     positions = (64, 64, 16, 4, 1)
     norms = 32 + 2 * 32 + 2 * 64 + 2 * 128
     params = sum(weights) + norms + 10
     macs = sum(w * p for w, p in zip(weights, positions, strict=True))
-    assert plan.count() == (params, macs) == (75_002, 747_136)
+    assert plan.count_params_and_macs() == (params, macs) == (75_002, 747_136)
 
 
-def test_the_command_of_a_run_makes_its_config(python, tmp_path):
+def test_the_command_of_a_run_has_its_config(python, tmp_path):
     overrides = {
         "seed": 4,
         "boundaries": (1, 2),
@@ -76,8 +76,8 @@ def test_the_command_of_a_run_makes_its_config(python, tmp_path):
     task = plan.task(tmp_path)
     done = python(*task.command[1:])
     assert done.returncode == 0, done.stderr
-    there = json.loads((tmp_path / "a/seed-0/config.json").read_text())
-    assert flatten(there) == flatten(plan.config)
+    saved = json.loads((tmp_path / "a/seed-0/config.json").read_text())
+    assert flatten(saved) == flatten(plan.config)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_the_command_of_a_run_makes_its_config(python, tmp_path):
         ([entry(batch_size=0)], "run 'a/seed-0': batch_size must be at least 1, got 0"),
         ([entry(config="configs/digits.py:vgg")], "run 'a/seed-0': model name must be"),
         ([entry(config="nowhere.py")], "config file 'nowhere.py' cannot be read"),
-        ([entry("../a/seed-0")], "the name of a run must be NAME/seed-N"),
-        ([entry("a")], "the name of a run must be NAME/seed-N"),
+        ([entry("../a/seed-0")], "the name of a run must be VARIANT/seed-N"),
+        ([entry("a")], "the name of a run must be VARIANT/seed-N"),
         (["a"], "a run of a sweep must be a dict with 'name', 'config' and 'overrides', got 'a'"),
         ([], "the sweep has no runs"),
     ],
 )
-def test_runs_that_are_not_right(entries, message):
+def test_invalid_runs(entries, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         make_plans(entries, {})
 
@@ -108,7 +108,7 @@ def test_runs_that_are_not_right(entries, message):
         ("x = 1", r"has no get_sweep\(\)"),
     ],
 )
-def test_sweep_files_that_fail(tmp_path, text, message):
+def test_failing_sweep_files(tmp_path, text, message):
     path = tmp_path / "sweep.py"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"sweep file '{path}' {message}"):
