@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: a small experiment, and a small prepared TFDS set."""
+"""Shared fixtures and helpers: a small experiment, its run, models, and a small TFDS data set."""
 
 import functools
 import io
@@ -14,63 +14,74 @@ from jaxtyping import install_import_hook
 
 import tests.runtime_types  # noqa: F401  (the hook looks it up by name)
 
-# Annotations of flaxres are checked at every call, shapes and dtypes of arrays too.
+# Checks all annotations of flaxres at every call, with shapes and dtypes of arrays.
 install_import_hook("flaxres", "tests.runtime_types.check")
 
-from flaxres import cpu
-from flaxres.cpu import compilation_cache
+from flaxres import cpu  # noqa: E402
+from flaxres.cpu import compilation_cache  # noqa: E402
 
 cpu.set_xla_flags()
 
+import flax.struct  # noqa: E402
 import jax  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 8)  # of this process alone, for the tests of many devices
-compilation_cache.enable_compilation_cache()  # many tests compile the same ones
+jax.config.update("jax_num_cpu_devices", 8)  # only in this process, for tests with several devices
+compilation_cache.enable_compilation_cache()  # many tests compile the same programs
 
 ROOT = Path(__file__).parent.parent
+PROGRAMS = ("benchmarks.", "experiments.")  # packages whose modules define flags
+
+_dataclass = flax.struct.dataclass
 
 
-PROGRAMS = ("benchmarks.", "experiments.")
+def _dataclass_without_checks(cls, **options):
+    """Creates a pytree dataclass. JAX also stores other objects than arrays in its fields."""
+    cls = _dataclass(cls, **options)
+    cls.__no_type_check__ = True
+    return cls
+
+
+flax.struct.dataclass = _dataclass_without_checks
 
 
 @pytest.fixture
-def own_flags():
-    """For tests of modules with flags of their own, whose names those of others may have too.
+def isolated_flags():
+    """Isolates a test that imports a program whose flags may be defined by other programs too.
 
-    Flags of other programs are away during the test; those defined in it, and the modules that it
-    imports, are gone afterwards.
+    Removes the flags of all programs before the test. Afterwards it removes the flags and modules
+    of the test and restores the earlier flags.
     """
     values, modules = flags.FLAGS, set(sys.modules)
-    kept = {name: values[name] for name in values if _of_a_program(name)}
-    values.remove_flag_values(kept)
-    others = set(values)
+    removed = {name: values[name] for name in values if _is_defined_by_a_program(name)}
+    values.remove_flag_values(removed)
+    remaining = set(values)
     yield
-    values.remove_flag_values(set(values) - others)
+    values.remove_flag_values(set(values) - remaining)
     for name in set(sys.modules) - modules:
         if name.startswith(PROGRAMS):
             del sys.modules[name]
             package, _, attribute = name.rpartition(".")
             delattr(sys.modules[package], attribute)
-    for name, flag in kept.items():
+    for name, flag in removed.items():
         values[name] = flag
 
 
-def _of_a_program(flag):
+def _is_defined_by_a_program(flag):
     module = flags.FLAGS.find_module_defining_flag(flag)
     return module is None or module.startswith(PROGRAMS)
 
 
-# `jax.jit` for what runs once: it compiles for a short compilation, not for speed.
+# `jax.jit` with fast compilation and slow code, for functions that run once.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def init(net, images):
-    """A net's variables, in one program."""
-    return quick_jit(lambda x: net.init(jax.random.key(0), x, train=True))(images)
+def init(model, images):
+    """Returns initial variables of a model, computed by one program."""
+    return quick_jit(lambda x: model.init(jax.random.key(0), x, train=True))(images)
 
 
-def cifar_net(depth, shortcut, num_classes=10, **fields):
-    """The net of He15, section 4.2, or another of its depth."""
+def cifar_model(depth, shortcut, num_classes=10, **fields):
+    """Returns a CIFAR ResNet of He15, section 4.2, or a variant with other `fields`."""
     from flaxres.models.resnet import ResNet, stages_of_depth
     from flaxres.models.shortcuts import Shortcut
 
@@ -79,7 +90,7 @@ def cifar_net(depth, shortcut, num_classes=10, **fields):
 
 
 def small_config():
-    """A net of 8 layers on the digits, 20 steps."""
+    """Returns the config of a small experiment: ResNet-8 on the digits, 20 steps."""
     from configs import digits
 
     config = digits.get_config("resnet-8")
@@ -96,13 +107,13 @@ def small_config():
 
 @pytest.fixture
 def config():
-    """The small experiment, to be changed at will."""
+    """Returns the config of the small experiment; tests may change it."""
     return small_config()
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """The directory of the small experiment's finished run, to be left as it is."""
+    """Returns the directory of the small experiment's finished run; tests must not change it."""
     from flaxres.training.train import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("digits") / "run"
@@ -112,7 +123,7 @@ def digits_run(tmp_path_factory):
 
 @pytest.fixture
 def python():
-    """Runs `python ARGS` in the repository's root; returns the completed process."""
+    """Returns a function that runs `python ARGS` in the root of the repository."""
 
     def run(*args, timeout=300, **kwargs):
         return subprocess.run(
@@ -134,7 +145,18 @@ def write_tfds(
     extra=None,
     file_format="array_record",
 ):
-    """Writes a prepared TFDS set of PNG images, 6x5x3, without TensorFlow; returns its arrays."""
+    """Writes a prepared TFDS data set of 6x5x3 PNG images without TensorFlow.
+
+    Args:
+      data_dir: directory of all data sets.
+      name: name of the data set.
+      sizes: name and number of images of each split.
+      extra: further features for features.json.
+      file_format: format of the shards.
+
+    Returns:
+      (images, labels) of each split by name.
+    """
     from array_record.python import array_record_module
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2

@@ -6,7 +6,7 @@ from benchmarks.jpegs import SIDES, make_folder, make_image
 from benchmarks.report import Spread
 
 
-def test_images_are_always_the_same_and_of_the_sizes():
+def test_images_are_deterministic_and_within_the_sizes():
     first = make_image(3, 5)
     np.testing.assert_array_equal(np.asarray(first), np.asarray(make_image(3, 5)))
     assert (np.asarray(make_image(3, 6))[:300, :400] != np.asarray(first)[:300, :400]).any()
@@ -14,19 +14,19 @@ def test_images_are_always_the_same_and_of_the_sizes():
         assert low <= length <= high
 
 
-def test_a_folder_is_made_once(tmp_path):
+def test_existing_images_are_kept(tmp_path):
     make_folder(tmp_path, 10, 10)
     files = sorted(tmp_path.rglob("*.jpg"))
     assert len(files) == 20
-    before = [file.stat().st_mtime_ns for file in files]
+    times = [file.stat().st_mtime_ns for file in files]
     make_folder(tmp_path, 10, 10)
-    assert [file.stat().st_mtime_ns for file in files] == before
+    assert [file.stat().st_mtime_ns for file in files] == times
     Image.open(files[0]).load()
 
 
-def test_a_stream_that_is_faster_than_decoding_is_an_error(own_flags):
+def test_stream_faster_than_decoding_is_an_error(isolated_flags):
     from benchmarks.streaming import check_ratio
 
     check_ratio(Spread(0.96, 0.93, 1.03))
-    with pytest.raises(RuntimeError, match="other programs had the cores"):
+    with pytest.raises(RuntimeError, match="other programs used the cores"):
         check_ratio(Spread(2.95, 2.61, 2.97))

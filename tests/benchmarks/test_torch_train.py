@@ -1,4 +1,4 @@
-"""The peer's recipe: weights of the right size, the same data, and runs that go on."""
+"""The recipe in PyTorch: initialization, data, and runs that resume."""
 
 import json
 import subprocess
@@ -16,10 +16,12 @@ SMALL = (
 )
 
 
-def train(workdir, num_steps, *more):
-    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, *more)
-    own = (f"--config.num_steps={num_steps}", f"--workdir={workdir}")
-    return subprocess.run((*command, *own), cwd=ROOT, capture_output=True, text=True, timeout=300)
+def train(workdir, num_steps, *extra_flags):
+    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, *extra_flags)
+    run_flags = (f"--config.num_steps={num_steps}", f"--workdir={workdir}")
+    return subprocess.run(
+        (*command, *run_flags), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
 
 
 def records(workdir):
@@ -30,14 +32,14 @@ def records(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_killed_run_resumes_to_the_same_metrics(tmp_path):
     whole = train(tmp_path / "whole", 40)
     assert whole.returncode == 0, whole.stderr
-    there = records(tmp_path / "whole")
-    assert [record["step"] for record in there] == list(range(5, 45, 5))
-    assert [record["learning_rate"] for record in there[3:5]] == [0.1, pytest.approx(0.01)]
-    assert there[-1]["train_loss"] < there[0]["train_loss"]
-    assert "test_error" in there[1]
+    expected = records(tmp_path / "whole")
+    assert [record["step"] for record in expected] == list(range(5, 45, 5))
+    assert [record["learning_rate"] for record in expected[3:5]] == [0.1, pytest.approx(0.01)]
+    assert expected[-1]["train_loss"] < expected[0]["train_loss"]
+    assert "test_error" in expected[1]
 
     command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, "--config.num_steps=40")
     killed = subprocess.Popen(
@@ -50,38 +52,40 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     killed.wait()
     killed.stderr.close()
     assert train(tmp_path / "killed", 40).returncode == 0
-    assert records(tmp_path / "killed") == there
+    assert records(tmp_path / "killed") == expected
 
 
-def test_weights_are_drawn_after_he_2015(own_flags):
+def test_initialization_of_he_2015(isolated_flags):
     from benchmarks.torch_train import Run
     from configs import digits
     from flaxres.data import load_dataset
 
     config = digits.get_config("plain-56")
     run = Run(config, load_dataset(config.dataset), torch.device("cpu"))
-    weights = dict(run.net.named_parameters())
+    weights = dict(run.model.named_parameters())
     for name in ("blocks.stage2_block3.conv1.weight", "blocks.stage3_block9.conv2.weight"):
         fan_in = weights[name][0].numel()
         assert float(weights[name].detach().std()) == pytest.approx(np.sqrt(2 / fan_in), rel=0.05)
     assert not weights["dense.bias"].any()
 
 
-def test_what_the_peer_does_not_have(tmp_path):
-    done = train(tmp_path / "b", 40, "--config.model.shortcut=B")
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith("option A, batch norm and no warm-up only")
+def test_unsupported_shortcut(tmp_path):
+    result = train(tmp_path / "b", 40, "--config.model.shortcut=B")
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith(
+        "supports only shortcut option A, batch norm and no warm-up"
+    )
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "has"),
+    ("field", "value", "supported"),
     [
         ("schedule", "cosine", "'piecewise-constant'"),
         ("label_smoothing", 0.1, "0"),
         ("nesterov", True, "False"),
     ],
 )
-def test_recipes_that_the_peer_does_not_have(own_flags, field, value, has):
+def test_unsupported_fields(isolated_flags, field, value, supported):
     from benchmarks.torch_train import Run
     from configs import digits
     from flaxres.data import load_dataset
@@ -89,5 +93,5 @@ def test_recipes_that_the_peer_does_not_have(own_flags, field, value, has):
 
     config = digits.get_config("plain-8")
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(ConfigError, match=f"has {field} {has} only, got {value!r}"):
+    with pytest.raises(ConfigError, match=f"supports only {field} {supported}, got {value!r}"):
         Run(config, load_dataset(config.dataset), torch.device("cpu"))

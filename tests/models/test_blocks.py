@@ -1,3 +1,5 @@
+"""Blocks, compared with convolutions and norms written in NumPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,13 @@ from flaxres.models.blocks import BasicBlock
 from flaxres.models.layers import Layers, make_conv
 from flaxres.models.norms import NoNorm, make_norm
 from flaxres.models.shortcuts import Shortcut
-from tests.conftest import cifar_net, init
+from tests.conftest import cifar_model, init
 
 CONV = make_conv()
 
 
-def centre_kernels(params):
-    """Kernels that copy channel i of the middle pixel to channel i."""
+def center_kernels(params):
+    """Returns kernels that copy channel i of the center pixel to channel i."""
 
     def center(kernel):
         values = np.zeros(kernel.shape, np.float32)
@@ -24,12 +26,12 @@ def centre_kernels(params):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_a_strided_block_looks_at_the_pixels_that_the_shortcut_takes(size):
+def test_branch_and_shortcut_of_a_strided_block_read_the_same_pixels(size):
     block = BasicBlock(filters=2, stride=2, shortcut=Shortcut("none"), layers=Layers(CONV, NoNorm))
     impulses = jnp.zeros((size * size, size, size, 2))
     for i in range(size * size):
         impulses = impulses.at[i, i // size, i % size, 0].set(1.0)
-    variables = {"params": centre_kernels(block.init(jax.random.key(0), impulses)["params"])}
+    variables = {"params": center_kernels(block.init(jax.random.key(0), impulses)["params"])}
     response = block.apply(variables, impulses)
     np.testing.assert_array_equal(response, impulses[:, ::2, ::2])
     residual = BasicBlock(filters=2, stride=2, shortcut=Shortcut("A"), layers=Layers(CONV, NoNorm))
@@ -37,7 +39,7 @@ def test_a_strided_block_looks_at_the_pixels_that_the_shortcut_takes(size):
 
 
 def test_a_basic_block_by_hand():
-    """ReLU(norm(conv(ReLU(norm(conv x)))) + x), with a convolution written as loops."""
+    """ReLU(norm(conv(ReLU(norm(conv(x))))) + x), with a convolution written as loops."""
     x = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 4, 3)))
     norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)
     block = BasicBlock(filters=3, shortcut=Shortcut("A"), layers=Layers(CONV, norm))
@@ -64,10 +66,10 @@ def test_a_basic_block_by_hand():
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("pre_activation", [False, True])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_zero_init_begins_as_the_shortcut(block, pre_activation, norm):
+def test_zero_init_leaves_only_the_shortcut(block, pre_activation, norm):
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     depth = 8 if block == "basic" else 11
-    net = cifar_net(
+    model = cifar_model(
         depth,
         "A",
         zero_init=True,
@@ -76,19 +78,21 @@ def test_zero_init_begins_as_the_shortcut(block, pre_activation, norm):
         norm=norm,
         widths=(8, 8, 16),
     )
-    variables = init(net, images)
+    variables = init(model, images)
     if pre_activation:
         last = "conv2" if block == "basic" else "conv3"  # no norm follows it
         for stage in (1, 2, 3):
             assert not variables["params"][f"stage{stage}_block1"][last]["kernel"].any()
         return
-    logits = net.apply(variables, images, train=False)
-    # Nothing is left of a block but the pixels and channels that option A takes.
+    logits = model.apply(variables, images, train=False)
+    # A block only subsamples pixels and pads channels, as option A does.
     params = variables["params"]
     x = CONV(8, 3, use_bias=norm == "none").apply({"params": params["conv"]}, images)
     constructor = make_norm(norm, train=False, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)
-    own = {name: variables[name]["norm"] for name in variables if "norm" in variables[name]}
-    x = jax.nn.relu(constructor().apply(own, x))
+    norm_variables = {
+        name: collection["norm"] for name, collection in variables.items() if "norm" in collection
+    }
+    x = jax.nn.relu(constructor().apply(norm_variables, x))
     features = x[:, ::4, ::4].mean((1, 2))
     kernel = params["dense"]["kernel"]
     expected = features @ kernel[: features.shape[-1]] + params["dense"]["bias"]

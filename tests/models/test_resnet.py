@@ -1,3 +1,5 @@
+"""Parameter counts, shapes, initialization and dtypes of plain and residual models."""
+
 import functools
 
 import flax.linen as nn
@@ -7,19 +9,19 @@ import numpy as np
 import pytest
 
 from flaxres.models.resnet import stages_of_depth
-from tests.conftest import cifar_net, init
+from tests.conftest import cifar_model, init
 
 
-def shapes(net, image_shape=(32, 32, 3)):
+def shapes(model, image_shape=(32, 32, 3)):
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    return jax.eval_shape(functools.partial(net.init, train=True), jax.random.key(0), images)
+    return jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images)
 
 
-def count(net, image_shape=(32, 32, 3)):
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes(net, image_shape)["params"]))
+def count_params(model, image_shape=(32, 32, 3)):
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(model, image_shape)["params"]))
 
 
-# paper.md's counts: He15 (arXiv 1512.03385), section 4.2; trainable parameters, options A and B.
+# Trainable parameters with options A and B; He15 (arXiv 1512.03385), section 4.2.
 COUNTS = {
     20: (269_722, 272_474),
     32: (464_154, 466_906),
@@ -31,40 +33,42 @@ COUNTS = {
 
 @pytest.mark.parametrize("depth", COUNTS)
 def test_params_of_options_a_and_b(depth):
-    a, b = COUNTS[depth]
-    assert count(cifar_net(depth, "A", 10)) == a
-    assert count(cifar_net(depth, "none", 10)) == a
-    assert count(cifar_net(depth, "B", 10)) == b
+    params_a, params_b = COUNTS[depth]
+    assert count_params(cifar_model(depth, "A", 10)) == params_a
+    assert count_params(cifar_model(depth, "none", 10)) == params_a
+    assert count_params(cifar_model(depth, "B", 10)) == params_b
 
 
 def test_option_c_projects_in_every_block():
-    # Two projections as in B, and in the seven other blocks of ResNet-20 a 1x1 conv of w*w weights
-    # with 2*w of norm: three blocks at 16, two at 32, two at 64.
-    more = 3 * (16 * 16 + 32) + 2 * (32 * 32 + 64) + 2 * (64 * 64 + 128)
-    assert count(cifar_net(20, "C", 10)) == 272_474 + more
+    # Two projections as in B. Each of the seven other blocks of ResNet-20 has a 1x1 convolution of
+    # w * w weights and a norm of 2 * w parameters: three blocks at width 16, two at 32, two at 64.
+    additional = 3 * (16 * 16 + 32) + 2 * (32 * 32 + 64) + 2 * (64 * 64 + 128)
+    assert count_params(cifar_model(20, "C", 10)) == 272_474 + additional
 
 
 @pytest.mark.parametrize("depth", [20, 56])
 def test_depth_counts_the_weighted_layers(depth):
-    params = shapes(cifar_net(depth, "A", 10))["params"]
-    kernels = [p for p, _ in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(p[-1])]
+    params = shapes(cifar_model(depth, "A", 10))["params"]
+    kernels = [
+        path for path, _ in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(path[-1])
+    ]
     assert len(kernels) == depth
     assert stages_of_depth(depth, "basic", "cifar") == ((depth - 2) // 6,) * 3
 
 
 @pytest.mark.parametrize("depth", [-4, 2, 7, 18, 21, 49, 51, 57, 1000])
-def test_depths_that_do_not_exist(depth):
+def test_depths_without_a_model(depth):
     with pytest.raises(ValueError, match=rf"depth must be 6n\+2 .*, got {depth}"):
-        shapes(cifar_net(depth, "A", 10))
+        shapes(cifar_model(depth, "A", 10))
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (33, 17, 4)])
 def test_any_image_size_and_channel_count(shortcut, image_shape):
-    net = cifar_net(8, shortcut, 7, widths=(4, 6, 10))
+    model = cifar_model(8, shortcut, 7, widths=(4, 6, 10))
     images = jax.random.normal(jax.random.key(1), (3, *image_shape))
-    variables = init(net, images)
-    apply = jax.jit(functools.partial(net.apply, train=True, mutable=["batch_stats"]))
+    variables = init(model, images)
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
     logits, updated = apply(variables, images)
     assert logits.shape == (3, 7)
     assert logits.dtype == jnp.float32
@@ -80,11 +84,11 @@ def test_stages_halve_the_size_and_widen():
         outputs["/".join(context.module.path)] = out = call(*args, **kwargs)
         return out
 
-    net = cifar_net(20, "A", 10)
+    model = cifar_model(20, "A", 10)
 
     def forward(images):
         with nn.intercept_methods(record):
-            return net.init_with_output(jax.random.key(0), images, train=False)
+            return model.init_with_output(jax.random.key(0), images, train=False)
 
     jax.eval_shape(forward, jnp.zeros((1, 32, 32, 3)))
     assert outputs["stage1_block3"].shape == (1, 32, 32, 16)
@@ -92,8 +96,8 @@ def test_stages_halve_the_size_and_widen():
     assert outputs["stage3_block3"].shape == (1, 8, 8, 64)
 
 
-def test_he_initialisation():
-    params = init(cifar_net(20, "B", 10), jnp.zeros((1, 8, 8, 3)))["params"]
+def test_he_initialization():
+    params = init(cifar_model(20, "B", 10), jnp.zeros((1, 8, 8, 3)))["params"]
     for kernel, fan_in in (
         (params["stage2_block3"]["conv1"]["kernel"], 9 * 32),
         (params["stage3_block1"]["conv1"]["kernel"], 9 * 32),
@@ -103,7 +107,7 @@ def test_he_initialisation():
         # The std of n Gaussian samples has a relative error of 1/sqrt(2n): under 0.8% here.
         np.testing.assert_allclose(kernel.std(), np.sqrt(2 / fan_in), rtol=0.03)
         assert abs(kernel.mean()) < 4 * kernel.std() / np.sqrt(kernel.size)
-        # A Gaussian that is cut at two standard deviations has a kurtosis of 2.4, a whole one 3.
+        # A Gaussian truncated at two standard deviations has a kurtosis of 2.4, a full one 3.
         kurtosis = np.mean((kernel - kernel.mean()) ** 4) / kernel.var() ** 2
         assert 2.8 < kurtosis < 3.2
     assert not params["dense"]["bias"].any()
@@ -111,11 +115,11 @@ def test_he_initialisation():
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    net = cifar_net(8, "A", 10, dtype=jnp.bfloat16)
-    variables = init(net, images)
+    model = cifar_model(8, "A", 10, dtype=jnp.bfloat16)
+    variables = init(model, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    logits = net.apply(variables, images, train=False)
-    exact = cifar_net(8, "A", 10).apply(variables, images, train=False)
+    logits = model.apply(variables, images, train=False)
+    exact = cifar_model(8, "A", 10).apply(variables, images, train=False)
     assert logits.dtype == jnp.float32
     assert not np.array_equal(logits, exact)
     np.testing.assert_allclose(logits, exact, atol=0.1 * float(jnp.abs(exact).max()))
@@ -123,11 +127,11 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
 
 @pytest.mark.parametrize("norm", ["none", "layer", "group", "instance"])
 def test_every_norm_trains(norm):
-    net = cifar_net(8, "A", 10, widths=(8, 8, 8), norm=norm)
+    model = cifar_model(8, "A", 10, widths=(8, 8, 8), norm=norm)
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
-    variables = init(net, images)
+    variables = init(model, images)
     assert "batch_stats" not in variables  # only batch norm has running statistics
-    logit = jax.jit(lambda p: net.apply({"params": p}, images, train=True)[0, 0])
+    logit = jax.jit(lambda p: model.apply({"params": p}, images, train=True)[0, 0])
     gradient = jax.grad(logit)(variables["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert all(leaf.any() for leaf in jax.tree.leaves(gradient["stage1_block1"]["conv1"]))

@@ -1,12 +1,12 @@
-"""Stages as loops against the same stages block by block."""
+"""Stages that run as loops, compared with the same stages block by block."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import cifar_net, quick_jit
-from tests.models.test_remat import batch, shapes, some_variables, trained
+from tests.conftest import cifar_model, quick_jit
+from tests.models.test_remat import batch, random_variables, shapes, train_gradients
 
 
 @pytest.mark.parametrize(
@@ -18,36 +18,42 @@ from tests.models.test_remat import batch, shapes, some_variables, trained
         ("B", {"block": "bottleneck", "pre_activation": True, "widths": (4, 4, 8)}),
     ],
 )
-def test_variables_values_and_gradients_are_the_same(shortcut, fields):
+def test_variables_values_and_gradients_are_equal(shortcut, fields):
     images = batch()
     depth = 29 if "block" in fields else 26
-    unrolled, scanned = (cifar_net(depth, shortcut, scan=scan, **fields) for scan in (False, True))
-    variables = some_variables(unrolled, images)
+    unrolled, scanned = (
+        cifar_model(depth, shortcut, scan=scan, **fields) for scan in (False, True)
+    )
+    variables = random_variables(unrolled, images)
     assert shapes(scanned, images) == shapes(unrolled, images)
-    gradients, (logits, updated) = jax.jit(trained, static_argnums=0)(unrolled, variables, images)
-    ours, (our_logits, ours_updated) = jax.jit(trained, static_argnums=0)(
+    gradients, (logits, updated) = jax.jit(train_gradients, static_argnums=0)(
+        unrolled, variables, images
+    )
+    scan_gradients, (scan_logits, scan_updated) = jax.jit(train_gradients, static_argnums=0)(
         scanned, variables, images
     )
-    np.testing.assert_allclose(our_logits, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
-    for one, other in ((ours_updated, updated), (ours, gradients)):
-        assert jax.tree.structure(one) == jax.tree.structure(other)
+    np.testing.assert_allclose(scan_logits, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    for actual, expected in ((scan_updated, updated), (scan_gradients, gradients)):
+        assert jax.tree.structure(actual) == jax.tree.structure(expected)
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-4 * np.abs(b).max()), one, other
+            lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-4 * np.abs(b).max()),
+            actual,
+            expected,
         )
 
 
-def test_evaluation_is_the_same():
+def test_evaluation_is_equal():
     images = batch()
-    unrolled, scanned = (cifar_net(26, "A", scan=scan) for scan in (False, True))
-    variables = some_variables(unrolled, images)
-    apply = jax.jit(lambda net, v: net.apply(v, images, train=False), static_argnums=0)
+    unrolled, scanned = (cifar_model(26, "A", scan=scan) for scan in (False, True))
+    variables = random_variables(unrolled, images)
+    apply = jax.jit(lambda model, v: model.apply(v, images, train=False), static_argnums=0)
     np.testing.assert_allclose(apply(scanned, variables), apply(unrolled, variables), rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_gradients_through_1202_layers_are_finite_and_reach_the_first():
-    """With the paper's initialisation: He-2015 kernels, norms that begin as such."""
-    net, images, labels = cifar_net(1202, "A", scan=True), batch(4), jnp.arange(4)
+def test_gradients_through_1202_layers_are_finite_and_reach_the_first_layer():
+    """Uses the paper's initialization: He-2015 kernels, and norms with scale 1 and bias 0."""
+    model, images, labels = cifar_model(1202, "A", scan=True), batch(4), jnp.arange(4)
     rng = np.random.default_rng(0)
 
     def initial(path, leaf):
@@ -57,15 +63,17 @@ def test_gradients_through_1202_layers_are_finite_and_reach_the_first():
             return np.float32(std * rng.standard_normal(leaf.shape))
         return np.full(leaf.shape, float(name in ("scale", "var")), np.float32)
 
-    variables = jax.tree_util.tree_map_with_path(initial, shapes(net, images))
+    variables = jax.tree_util.tree_map_with_path(initial, shapes(model, images))
 
     def loss(params):
         variables["params"] = params
-        logits, _ = net.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return -jnp.mean(jax.nn.log_softmax(logits)[labels, labels])
 
     gradients = jax.device_get(quick_jit(jax.grad(loss))(variables["params"]))
     norms = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
-    assert len(norms) == 3 * 1201 + 2  # kernel, scale and bias of each layer; the dense layer's
+    assert (
+        len(norms) == 3 * 1201 + 2
+    )  # kernel, scale and bias of each layer; the head's kernel and bias
     assert np.isfinite(norms).all()
     assert np.linalg.norm(gradients["conv"]["kernel"]) > 1e-3

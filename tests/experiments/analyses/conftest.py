@@ -1,23 +1,24 @@
-"""Flags of an analysis within a process that has the flags of others."""
+"""Fixture that defines the flags of one analysis in a process that has other flags."""
 
 import pytest
 from absl import flags
 
 
 @pytest.fixture
-def parse(own_flags):
-    """`parse(analysis, *arguments)`: the flags of that analysis alone, as a command line sets them.
+def parse(isolated_flags):
+    """Returns `parse(analysis, *arguments)`, which sets flags as a command line would.
 
-    Arguments are --NAME=VALUE. Only the flags of the last call are there, and none after the test.
+    Arguments are --NAME=VALUE. Only the flags of the last call are defined; after the test none
+    are.
     """
     values, defined = flags.FLAGS, set()
 
-    def forget():
+    def remove_flags():
         values.remove_flag_values(defined)
         defined.clear()
 
     def parse(analysis, *arguments):
-        forget()
+        remove_flags()
         before = set(values)
         analysis.define_flags()
         defined.update(set(values) - before)
@@ -27,8 +28,8 @@ def parse(own_flags):
             values[name].parse(value)
         values.mark_as_parsed()
 
-    parsed = values.is_parsed()
+    was_parsed = values.is_parsed()
     yield parse
-    forget()
-    if not parsed:
+    remove_flags()
+    if not was_parsed:
         values.unparse_flags()
