@@ -1,3 +1,5 @@
+"""Builds of the kernels: caching, failures, and training without them."""
+
 import os
 import shutil
 import stat
@@ -11,7 +13,7 @@ from flaxres.cpu.build import Build
 
 pytestmark = pytest.mark.skipif(
     not Build().wait(), reason="needs a C++ compiler"
-)  # and builds them, if this is the first test
+)  # the first use also builds the kernels
 
 
 @pytest.fixture
@@ -21,13 +23,14 @@ def empty_cache(monkeypatch, tmp_path):
 
 
 def fake_compiler(tmp_path, monkeypatch, script):
+    """Makes a shell script the C++ compiler."""
     path = tmp_path / "compiler"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(path))
 
 
-def test_it_is_built_once(empty_cache, monkeypatch, tmp_path):
+def test_the_library_is_built_once(empty_cache, monkeypatch, tmp_path):
     fake_compiler(
         tmp_path, monkeypatch, f'echo x >> {tmp_path}/calls; for last; do :; done; echo > "$last"'
     )
@@ -39,17 +42,17 @@ def test_it_is_built_once(empty_cache, monkeypatch, tmp_path):
     assert os.listdir(empty_cache) == [first.name]
 
 
-def test_another_source_is_another_library(empty_cache, monkeypatch, tmp_path):
+def test_changed_sources_change_the_key(empty_cache, monkeypatch, tmp_path):
     fake_compiler(tmp_path, monkeypatch, "exit 0")
-    one = Build()
-    one.wait()
+    original = Build()
+    original.wait()
     shutil.copytree(build.SOURCES, tmp_path / "cc")
     with (tmp_path / "cc" / "norm.h").open("a") as header:
         header.write("//")
     monkeypatch.setattr(build, "SOURCES", tmp_path / "cc")
-    other = Build()
-    other.wait()
-    assert one.key != other.key
+    changed = Build()
+    changed.wait()
+    assert original.key != changed.key
 
 
 def test_a_compiler_that_fails_leaves_nothing_behind(empty_cache, monkeypatch, tmp_path):
@@ -63,20 +66,20 @@ def test_a_compiler_that_fails_leaves_nothing_behind(empty_cache, monkeypatch, t
 def test_no_compiler(empty_cache, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    without = Build()
-    assert without.wait() is None
-    assert without.problem == "no C++ compiler (c++, g++, clang++) is installed"
+    failed = Build()
+    assert failed.wait() is None
+    assert failed.problem == "no C++ compiler (c++, g++, clang++) is installed"
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLAXRES_CACHE", str(tmp_path / "file"))
-    without = Build()
-    assert without.wait() is None
-    assert "file" in without.problem
+    failed = Build()
+    assert failed.wait() is None
+    assert "file" in failed.problem
 
 
-def test_training_goes_on_without_them(empty_cache, tmp_path):
+def test_training_works_without_the_kernels(empty_cache, tmp_path):
     environment = {**os.environ, "CXX": "/nonexistent/c++", "FLAXRES_CACHE": str(empty_cache)}
     arguments = ["--config=configs/digits.py:resnet-8", f"--workdir={tmp_path / 'run'}"]
     arguments += ["--config.num_steps=2", "--config.boundaries=()"]

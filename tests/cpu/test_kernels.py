@@ -1,4 +1,4 @@
-"""The kernels against XLA's own operations and flax's batch norm."""
+"""CPU kernels, compared with XLA's operations and Flax's batch norm."""
 
 import os
 import subprocess
@@ -41,19 +41,19 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def close(ours, theirs, tolerance):
-    """Within `tolerance` of the largest number."""
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+def assert_close(actual, expected, tolerance):
+    """Checks that errors are below `tolerance` times the largest absolute value of each array."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.shape == b.shape
         scale = np.abs(b).max()
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-def both(function, other, *arguments):
-    """Values and gradients, for a random cotangent, of two functions."""
+def values_and_gradients(functions, *arguments):
+    """Returns the value and the gradients of each function, for a random cotangent."""
     results = []
-    for f in (function, other):
-        y, vjp = jax.vjp(f, *arguments)
+    for function in functions:
+        y, vjp = jax.vjp(function, *arguments)
         cotangents = jax.tree.map(lambda leaf: normal(9, *leaf.shape), y)
         results.append((y, vjp(cotangents)))
     return results
@@ -73,28 +73,28 @@ def test_convolution_and_its_gradients(sizes):
     def ours(x, kernel):
         return kernels.convolve(x, kernel, stride, pad)
 
-    close(*both(jax.jit(ours), theirs, x, kernel), 1e-5)
+    assert_close(*values_and_gradients((jax.jit(ours), theirs), x, kernel), 1e-5)
 
 
 @pytest.mark.parametrize(
     ("groups", "n_in", "n_out", "stride"),
-    # A group that is a multiple of 16 lanes, half of them, one that needs all groups together.
+    # Groups of a multiple of 16 lanes, of half of them, and such that all groups must be merged.
     [(2, 32, 64, 1), (8, 64, 64, 2), (4, 8, 48, 1), (16, 16, 16, 1)],
 )
-def test_groups_and_their_gradients(groups, n_in, n_out, stride):
+def test_grouped_convolution_and_its_gradients(groups, n_in, n_out, stride):
     x, kernel = normal(0, 3, 6, 5, n_in), normal(1, 3, 3, n_in // groups, n_out)
     window = ((stride, stride), ((1, 1), (1, 1)))
     options = {"dimension_numbers": kernels.NHWC, "feature_group_count": groups}
-    close(
-        *both(
-            lambda x, kernel: kernels.convolve_groups(x, kernel, stride, 1, groups),
-            lambda x, kernel: lax.conv_general_dilated(x, kernel, *window, **options),
-            *(x, kernel),
-        ),
-        1e-5,
-    )
-    text = jax.jit(lambda *xs: kernels.conv_general_dilated(*xs, *window, **options))
-    assert "feature_group_count" not in text.lower(x, kernel).as_text()
+
+    def ours(x, kernel):
+        return kernels.convolve_groups(x, kernel, stride, 1, groups)
+
+    def theirs(x, kernel):
+        return lax.conv_general_dilated(x, kernel, *window, **options)
+
+    assert_close(*values_and_gradients((ours, theirs), x, kernel), 1e-5)
+    compiled = jax.jit(lambda *args: kernels.conv_general_dilated(*args, *window, **options))
+    assert "feature_group_count" not in compiled.lower(x, kernel).as_text()
 
 
 @pytest.mark.parametrize(("relu", "adds"), [(False, False), (True, False), (True, True)])
@@ -111,13 +111,13 @@ def test_batch_norm_and_its_gradients(relu, adds, shape):
         y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias + (0 if add is None else add)
         return jnp.maximum(y, 0) if relu else y
 
-    close(*both(jax.jit(ours), theirs, x, scale, bias, add), 1e-4)
+    assert_close(*values_and_gradients((jax.jit(ours), theirs), x, scale, bias, add), 1e-4)
     _, mean, var = kernels.batch_norm(x, scale, bias, add, 1e-5, relu, None)
-    close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
+    assert_close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
 
 
 @pytest.mark.parametrize("adds", [False, True])
-def test_norm_by_running_statistics_and_its_gradients(adds):
+def test_norm_with_running_statistics_and_its_gradients(adds):
     x, add = normal(0, 4, 3, 3, 16), normal(1, 4, 3, 3, 16) if adds else None
     vectors = [1 + 0.1 * jnp.abs(normal(i, 16)) for i in range(4)]
 
@@ -128,11 +128,11 @@ def test_norm_by_running_statistics_and_its_gradients(adds):
         y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
         return jnp.maximum(y if add is None else y + add, 0)
 
-    close(*both(jax.jit(ours), theirs, x, add, *vectors), 1e-5)
+    assert_close(*values_and_gradients((jax.jit(ours), theirs), x, add, *vectors), 1e-5)
 
 
 @pytest.mark.parametrize(("n_in", "n_out", "stride"), [(16, 32, 1), (32, 16, 2)])
-def test_a_convolution_that_normalises_what_it_reads(n_in, n_out, stride):
+def test_a_convolution_that_normalizes_its_input_and_its_gradients(n_in, n_out, stride):
     x, kernel = 3 + normal(0, 7, 6, 5, n_in), normal(1, 3, 3, n_in, n_out)
     scale, bias = 1 + 0.1 * normal(2, n_in), 0.1 * normal(3, n_in)
 
@@ -147,72 +147,72 @@ def test_a_convolution_that_normalises_what_it_reads(n_in, n_out, stride):
             y, kernel, *window, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    close(*both(jax.jit(ours), theirs, x, scale, bias, kernel), 1e-4)
+    assert_close(*values_and_gradients((jax.jit(ours), theirs), x, scale, bias, kernel), 1e-4)
     _, mean, var = kernels.norm_relu_convolve(x, scale, bias, kernel, 1e-5, None, stride, 1)
-    close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
+    assert_close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
 
 
-def test_the_module_equals_flax_s():
+def test_the_module_equals_that_of_flax():
     x = 3 + normal(0, 8, 4, 4, 16)
     ours, theirs = (
-        kind(use_running_average=False, momentum=0.9) for kind in (BatchNorm, nn.BatchNorm)
+        module(use_running_average=False, momentum=0.9) for module in (BatchNorm, nn.BatchNorm)
     )
     variables = theirs.init(jax.random.key(0), x)
     assert jax.tree.structure(ours.init(jax.random.key(0), x)) == jax.tree.structure(variables)
-    close(
+    assert_close(
         ours.apply(variables, x, mutable=["batch_stats"]),
         theirs.apply(variables, x, mutable=["batch_stats"]),
         1e-5,
     )
 
 
-def test_several_nets_at_once():
-    """vmap, over what has an axis for the nets and what has not."""
+def test_vmap_over_models():
+    """Some arguments have an axis for the models, others are shared."""
     x, kernel = normal(0, 3, 4, 8, 8, 16), normal(1, 3, 3, 3, 16, 32)
     scale, bias = 1 + normal(2, 3, 32) / 9, normal(3, 3, 32)
 
-    def net(x, kernel, scale, bias):
+    def apply(x, kernel, scale, bias):
         y = kernels.convolve(x, kernel, 2, 1)
         y = kernels.batch_norm(y, scale, bias, None, 1e-5, True, None)[0]
-        square = jnp.tile(kernel, (1, 1, 2, 1))
-        y = kernels.norm_relu_convolve(y, scale, bias, square, 1e-5, None, 1, 1)[0]
+        square_kernel = jnp.tile(kernel, (1, 1, 2, 1))
+        y = kernels.norm_relu_convolve(y, scale, bias, square_kernel, 1e-5, None, 1, 1)[0]
         return kernels.batch_norm(y, scale, bias, y, 1e-5, True, None)[0]
 
     @jax.jit
     def gradients(*arguments):
-        return jax.grad(lambda *a: (net(*a) ** 2).sum(), argnums=(0, 1, 2, 3))(*arguments)
+        return jax.grad(lambda *args: (apply(*args) ** 2).sum(), argnums=(0, 1, 2, 3))(*arguments)
 
-    together = jax.vmap(gradients)(x, kernel, scale, bias)
-    each = [gradients(x[i], kernel[i], scale[i], bias[i]) for i in range(3)]
-    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-5)
+    mapped = jax.vmap(gradients)(x, kernel, scale, bias)
+    separate = [gradients(x[i], kernel[i], scale[i], bias[i]) for i in range(3)]
+    assert_close(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate), 1e-5)
     shared = jax.vmap(gradients, in_axes=(None, 0, 0, None))(x[0], kernel, scale, bias[0])
-    each = [gradients(x[0], kernel[i], scale[i], bias[0]) for i in range(3)]
-    close(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-5)
+    separate = [gradients(x[0], kernel[i], scale[i], bias[0]) for i in range(3)]
+    assert_close(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate), 1e-5)
 
 
-@pytest.mark.parametrize("net", ["resnet-B", "plain-none"])
-def test_gradients_of_a_net_equal_the_plain_formulation(config, net):
-    config.model.name, config.model.shortcut = net.split("-")
+@pytest.mark.parametrize(("family", "shortcut"), [("resnet", "B"), ("plain", "none")])
+def test_gradients_of_a_model_equal_those_without_kernels(config, family, shortcut):
+    config.model.name, config.model.shortcut = family, shortcut
     config.model.widths = (16, 16, 32)
     model = create_model(config.model, 10)
     x, labels = normal(0, 16, 8, 8, 3), jnp.arange(16) % 10
     variables = init(model, x)
 
-    def value_and_gradients(in_kernels):
+    def value_and_gradients(with_kernels):
         def loss(params, x):
-            variables_ = {**variables, "params": params}
-            logits, _ = model.apply(variables_, x, True, mutable=["batch_stats"])
+            new_variables = {**variables, "params": params}
+            logits, _ = model.apply(new_variables, x, True, mutable=["batch_stats"])
             return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
 
         compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
         lowered = compiled.lower(variables["params"], x)
-        assert ("flaxres_" in lowered.as_text()) == in_kernels
+        assert ("flaxres_" in lowered.as_text()) == with_kernels
         return lowered.compile()(variables["params"], x)
 
     ours = value_and_gradients(True)
     with kernels.kernels_disabled():
         theirs = value_and_gradients(False)
-    close(ours, theirs, 1e-4)
+    assert_close(ours, theirs, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_gradients_of_a_net_equal_the_plain_formulation(config, net):
     ],
     ids=str,
 )
-def test_what_is_not_covered_is_left_to_xla(change, value):
+def test_unsupported_convolutions_use_xla(change, value):
     options = {"window_strides": (1, 1), "padding": ((1, 1), (1, 1))}
     options |= {} if change in ("dtype", "kernel") else {change: value}
     dtype = value if change == "dtype" else jnp.float32
     shape = value if change == "kernel" else (3, 3, 16, 16)
-    groups = 16 // shape[2]  # of which XLA takes what the kernels do not
+    groups = 16 // shape[2]  # 1, or 2 in the case with 8 input channels a group
     x, kernel = normal(0, 2, 8, 8, 16).astype(dtype), normal(1, *shape).astype(dtype)
     numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
 
@@ -248,7 +248,7 @@ def test_what_is_not_covered_is_left_to_xla(change, value):
     convolve(x, kernel)
 
 
-def test_the_number_of_threads_does_not_change_a_bit():
+def test_results_do_not_depend_on_the_number_of_threads():
     code = """
 import jax, hashlib
 from flaxres.cpu import kernels

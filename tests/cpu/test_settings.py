@@ -1,3 +1,5 @@
+"""XLA flags, memory-allocator settings and the choice of the platform."""
+
 import os
 import subprocess
 import sys
@@ -11,12 +13,13 @@ SHOW = "import os; from flaxres import cpu; cpu.tune(); print([os.environ.get(n)
 
 @pytest.fixture
 def environment(monkeypatch):
+    """Returns monkeypatch, with an environment without settings of XLA, glibc and JAX."""
     for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-def test_flags_only_for_versions_that_know_them(environment):
+def test_the_flag_is_set_only_for_tested_versions(environment):
     environment.setattr(settings.importlib.metadata, "version", lambda name: "0.10.7")
     settings.set_xla_flags()
     assert os.environ["XLA_FLAGS"] == f"{settings.CONVOLUTION_FLAG}=-individual_convolution"
@@ -26,7 +29,7 @@ def test_flags_only_for_versions_that_know_them(environment):
     assert "XLA_FLAGS" not in os.environ
 
 
-def test_the_user_s_flags_win(environment):
+def test_flags_of_the_user_take_precedence(environment):
     environment.setattr(settings.importlib.metadata, "version", lambda name: "0.10.7")
     environment.setenv("XLA_FLAGS", f"--a=1 {settings.CONVOLUTION_FLAG}=x")
     settings.set_xla_flags()
@@ -40,7 +43,7 @@ def test_the_user_s_flags_win(environment):
     ("platforms", "plugins", "expected"),
     [("cpu", True, True), ("cuda", False, False), (None, True, False), (None, False, True)],
 )
-def test_off_on_accelerators(environment, platforms, plugins, expected):
+def test_runs_on_cpu(environment, platforms, plugins, expected):
     environment.setattr(settings.importlib.util, "find_spec", lambda name: plugins or None)
     if platforms:
         environment.setenv("JAX_PLATFORMS", platforms)
@@ -48,10 +51,12 @@ def test_off_on_accelerators(environment, platforms, plugins, expected):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-@pytest.mark.parametrize("mine", [None, "glibc.malloc.arena_max=2", "glibc.pthread.rseq=1"])
-def test_the_process_starts_anew_once_with_the_tunables(environment, mine):
-    if mine:
-        environment.setenv("GLIBC_TUNABLES", mine)
+@pytest.mark.parametrize(
+    "user_tunables", [None, "glibc.malloc.arena_max=2", "glibc.pthread.rseq=1"]
+)
+def test_the_process_restarts_once_with_the_tunables(environment, user_tunables):
+    if user_tunables:
+        environment.setenv("GLIBC_TUNABLES", user_tunables)
     environment.setenv("JAX_PLATFORMS", "cpu")
     code = SHOW.replace("NAMES", repr(["GLIBC_TUNABLES"]))
     done = subprocess.run(
@@ -62,4 +67,4 @@ def test_the_process_starts_anew_once_with_the_tunables(environment, mine):
         "glibc.malloc.arena_max=2": "glibc.malloc.arena_max=2",
         "glibc.pthread.rseq=1": f"glibc.pthread.rseq=1:{settings.MALLOC_TUNABLES}",
     }
-    assert done.stdout.splitlines() == [str([expected[mine]])], done.stderr
+    assert done.stdout.splitlines() == [str([expected[user_tunables]])], done.stderr

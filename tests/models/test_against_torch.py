@@ -1,4 +1,4 @@
-"""Nets as functions: logits and one SGD step equal those of PyTorch modules of the same weights."""
+"""Logits and one SGD step of each model, compared with a PyTorch module of the same weights."""
 
 import functools
 
@@ -15,10 +15,10 @@ from flaxres.training.steps import make_train_step
 from flaxres.training.train_state import create_state
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
-from tests.models import torch_nets  # noqa: E402
+from tests.models import torch_models  # noqa: E402
 
 CLASSES = 10
-NETS = [  # name, stem, pixels, batch
+MODELS = [  # name, stem, pixels, batch size
     ("resnet-20", "cifar", 32, 8),
     ("resnet-18", "imagenet", 32, 4),
     ("resnet-50", "imagenet", 32, 4),
@@ -29,7 +29,10 @@ NETS = [  # name, stem, pixels, batch
 
 
 def biased_running_variance(module, inputs, _):
-    """PyTorch keeps the variance of a sample (n - 1), flax that of the batch (n)."""
+    """Forward hook that makes PyTorch's running variance the biased one, as in Flax.
+
+    PyTorch divides by n - 1, Flax by n.
+    """
     if module.training:
         x = inputs[0].detach()
         n = x.numel() / x.shape[1]
@@ -37,52 +40,55 @@ def biased_running_variance(module, inputs, _):
         module.running_var.data.sub_(module.momentum * variance / (n - 1))
 
 
-def arrays(module):
+def state_dict_arrays(module):
+    """Returns copies of the arrays in the state dict of a PyTorch module."""
     return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
 
 
-def close(ours, theirs, rtol):
-    """Whether the error of each array is below `rtol` of its norm, and float32's own."""
+def assert_close(ours, theirs, rtol):
+    """Checks that the error of each array is below `rtol` of its norm, plus float32 rounding."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(theirs):
-        mine = functools.reduce(lambda tree, key: tree[key.key], path, ours)
-        error = np.linalg.norm(np.asarray(mine) - leaf)
+        our_leaf = functools.reduce(lambda tree, key: tree[key.key], path, ours)
+        error = np.linalg.norm(np.asarray(our_leaf) - leaf)
         assert error <= rtol * np.linalg.norm(leaf) + 1e-7 * np.sqrt(leaf.size), (
             jax.tree_util.keystr(path)
         )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("net", "stem", "pixels", "size"), NETS)
-def test_logits_and_a_step(net, stem, pixels, size):
-    config = set_model(default_config(), net, stem)
+@pytest.mark.parametrize(("name", "stem", "pixels", "batch_size"), MODELS)
+def test_logits_and_a_step(name, stem, pixels, batch_size):
+    config = set_model(default_config(), name, stem)
     config.augment.pad, config.augment.flip = 0, False
     config.learning_rate, config.weight_decay = 0.01, 1e-3
     torch.manual_seed(0)
-    theirs = torch_nets.build(config.model, CLASSES, pixels)
+    theirs = torch_models.build(config.model, CLASSES, pixels)
     for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as after some training
+        if isinstance(module, torch.nn.BatchNorm2d):  # values as after some training
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.1)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             module.register_forward_hook(biased_running_variance)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(size, pixels, pixels, 3)).astype(np.float32)
-    labels = rng.integers(0, CLASSES, size)
+    images = rng.normal(size=(batch_size, pixels, pixels, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, batch_size)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)
 
     model = create_model(config.model, CLASSES)
     optimizer = make_optimizer(config)
     create = functools.partial(create_state, model, optimizer, config, images.shape[1:])
     shapes = jax.eval_shape(create, 0)
-    names = ("params", "batch_stats")
+    collections = ("params", "batch_stats")
 
-    def converted():
+    def convert_weights():
         return convert(
-            arrays(theirs), {name: getattr(shapes, name) for name in names}, config.model
+            state_dict_arrays(theirs),
+            {name: getattr(shapes, name) for name in collections},
+            config.model,
         )
 
-    variables = converted()
+    variables = convert_weights()
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state = state.replace(**jax.tree.map(jnp.asarray, variables))
 
@@ -92,8 +98,8 @@ def test_logits_and_a_step(net, stem, pixels, size):
     logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
-    # A step in float64: in float32 two programs round some number that a ReLU takes to different
-    # sides of 0, and gradients of deep nets differ by some percent for that.
+    # The step is in float64. In float32, two programs round some inputs of ReLUs to different sides
+    # of 0, and the gradients of deep models then differ by a few percent.
     theirs.train().double()
     sgd = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9, weight_decay=1e-3)
     loss = torch.nn.functional.cross_entropy(theirs(batch.double()), torch.from_numpy(labels))
@@ -103,11 +109,11 @@ def test_logits_and_a_step(net, stem, pixels, size):
         model = create_model(config.model, CLASSES, "float64")
         step = jax.jit(make_train_step(model, optimizer, config))
         state, sums = step(state, np.float64(images), jnp.asarray(labels, jnp.int32))
-    assert float(sums.loss / size) == pytest.approx(loss.item(), rel=1e-6)
-    after = converted()
-    close(state.batch_stats, after["batch_stats"], rtol=1e-5)
+    assert float(sums.loss / batch_size) == pytest.approx(loss.item(), rel=1e-6)
+    after = convert_weights()
+    assert_close(state.batch_stats, after["batch_stats"], rtol=1e-5)
     updates = [
         jax.tree.map(np.subtract, params, variables["params"])
         for params in (jax.device_get(state.params), after["params"])
     ]
-    close(*updates, rtol=1e-4)
+    assert_close(*updates, rtol=1e-4)

@@ -1,3 +1,5 @@
+"""Config fields in the model that `create_model` builds."""
+
 import jax.numpy as jnp
 import pytest
 
@@ -5,9 +7,9 @@ from configs import cifar10
 from flaxres.models import create_model
 
 
-@pytest.mark.parametrize(("net", "shortcut"), [("plain-32", "none"), ("resnet-44-C", "C")])
-def test_fields_reach_the_model(net, shortcut):
-    config = cifar10.get_config(net).model
+@pytest.mark.parametrize(("name", "shortcut"), [("plain-32", "none"), ("resnet-44-C", "C")])
+def test_fields_reach_the_model(name, shortcut):
+    config = cifar10.get_config(name).model
     config.widths = (4, 8, 12)
     config.norm = "group"
     config.norm_momentum = 0.5

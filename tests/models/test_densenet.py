@@ -1,3 +1,5 @@
+"""Layers, transitions and depths of DenseNet."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ def conv1x1(x, params):
     return x @ np.asarray(params["kernel"])[0, 0]
 
 
-def test_a_layer_appends_its_maps_to_what_it_was_given():
+def test_a_layer_appends_its_feature_maps_to_its_input():
     layer = DenseLayer(growth_rate=3, bottleneck=True, layers=LAYERS)
     y, variables = layer.init_with_output(jax.random.key(1), X)
     assert y.shape == (2, 4, 4, 9)
@@ -26,8 +28,10 @@ def test_a_layer_appends_its_maps_to_what_it_was_given():
     hidden = np.maximum(conv1x1(np.maximum(X, 0), params["conv1"]), 0)
     padded = np.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
     kernel = np.asarray(params["conv2"]["kernel"])
-    new = sum(padded[:, i : i + 4, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3))
-    np.testing.assert_allclose(y[..., 6:], new, rtol=1e-4, atol=1e-5)
+    appended = sum(
+        padded[:, i : i + 4, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+    np.testing.assert_allclose(y[..., 6:], appended, rtol=1e-4, atol=1e-5)
 
 
 def test_a_transition_by_hand():
@@ -38,18 +42,18 @@ def test_a_transition_by_hand():
 
 
 def test_channels_grow_and_are_compressed():
-    net = DenseNet(
+    model = DenseNet(
         stages=(2, 3), growth_rate=4, compression=0.5, block="bottleneck", num_classes=10
     )
-    params = init(net, jnp.zeros((2, 8, 8, 3)))["params"]
-    # 2*4 channels, 2 layers of 4, half of 16, 3 layers of 4.
+    params = init(model, jnp.zeros((2, 8, 8, 3)))["params"]
+    # 2*4 channels, plus 2 layers of 4; half of these 16, plus 3 layers of 4.
     assert params["transition1"]["conv"]["kernel"].shape == (1, 1, 16, 8)
     assert params["stage2_layer3"]["norm1"]["scale"].shape == (16,)
     assert params["last_norm"]["scale"].shape == (20,)
     assert params["dense"]["kernel"].shape == (20, 10)
 
 
-def test_depths():
+def test_stages_of_depth():
     assert stages_of_depth(40, "basic", "cifar") == (12, 12, 12)
     assert stages_of_depth(100, "bottleneck", "cifar") == (16, 16, 16)
     assert stages_of_depth(169, "bottleneck", "imagenet") == (6, 12, 32, 32)

@@ -1,3 +1,5 @@
+"""Counts of layers, compared with the papers and with counts by hand."""
+
 import pytest
 
 from configs import cifar10, imagenet
@@ -7,16 +9,16 @@ from flaxres.models.layer_counts import block_weights, summarize
 IMAGE = (32, 32, 3)
 
 
-def totals(net):
-    config = cifar10.get_config(net)
+def totals(name):
+    config = cifar10.get_config(name)
     layers = summarize(create_model(config.model, 10), IMAGE)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
 
 
 @pytest.mark.parametrize(
-    ("net", "params", "macs"),
+    ("name", "params", "macs"),
     [
-        # He15 (arXiv 1512.03385), section 4.2: option A; MACs to four digits.
+        # He15 (arXiv 1512.03385), section 4.2: option A; multiply-adds to four digits.
         ("resnet-20", 269_722, 40.55e6),
         ("plain-20", 269_722, 40.55e6),
         ("resnet-32", 464_154, 68.86e6),
@@ -26,8 +28,8 @@ def totals(net):
         pytest.param("resnet-1202", 19_421_274, 2.829e9, marks=pytest.mark.slow),
     ],
 )
-def test_totals_of_the_paper(net, params, macs):
-    counted = totals(net)
+def test_totals_of_the_paper(name, params, macs):
+    counted = totals(name)
     assert counted[0] == params
     assert counted[1] == pytest.approx(macs, rel=5e-4)
 
@@ -50,17 +52,19 @@ def test_layers_by_hand():
     assert (next(iter(layers)), next(reversed(layers))) == ("conv", "dense")
 
 
-def test_weights_of_blocks_by_their_channels():
+def test_block_weights_by_channels():
     """He15, figure 5: two 3x3 convolutions at 256 channels against 256-64-64-256."""
-    nets = {}
-    for net in ("resnet-34", "resnet-50", "densenet-121"):
-        model = imagenet.get_config(net).model
-        nets[net] = block_weights(summarize(create_model(model, 1000), (224, 224, 3)))
-    assert nets["resnet-34"] == {c: 2 * 9 * c * c for c in (64, 128, 256, 512)}
-    assert nets["resnet-34"][256] == 1_179_648
-    assert nets["resnet-50"][256] == 69_632
-    assert list(nets["resnet-50"]) == [256, 512, 1024, 2048]
-    assert nets["densenet-121"] == {}
+    weights = {}
+    for name in ("resnet-34", "resnet-50", "densenet-121"):
+        model = imagenet.get_config(name).model
+        weights[name] = block_weights(summarize(create_model(model, 1000), (224, 224, 3)))
+    assert weights["resnet-34"] == {
+        channels: 2 * 9 * channels**2 for channels in (64, 128, 256, 512)
+    }
+    assert weights["resnet-34"][256] == 1_179_648
+    assert weights["resnet-50"][256] == 69_632
+    assert list(weights["resnet-50"]) == [256, 512, 1024, 2048]
+    assert weights["densenet-121"] == {}
 
 
 def test_a_layer_counts_once_with_and_without_the_cpu_kernels(config):

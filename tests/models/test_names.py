@@ -1,3 +1,5 @@
+"""Model names and the fields that they stand for."""
+
 import pytest
 
 from flaxres.config import check_config, default_config, model_name, set_model
@@ -17,20 +19,22 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("stem", "net"), [(s, net) for s, nets in NAMES.items() for net in nets])
-def test_names_there_and_back(stem, net):
-    config = set_model(default_config(), net, stem)
+@pytest.mark.parametrize(
+    ("stem", "name"), [(stem, name) for stem, names in NAMES.items() for name in names]
+)
+def test_names_to_fields_and_back(stem, name):
+    config = set_model(default_config(), name, stem)
     check_config(config)
-    assert model_name(config.model) == net
+    assert model_name(config.model) == name
 
 
-def test_a_name_leaves_nothing_of_the_one_before():
+def test_a_second_name_replaces_all_fields_of_the_first():
     config = set_model(set_model(default_config(), "densenet-bc-100-12"), "resnet-20")
     assert config.to_json() == set_model(default_config(), "resnet-20").to_json()
 
 
 @pytest.mark.parametrize(
-    ("net", "stem", "fields"),
+    ("name", "stem", "fields"),
     [
         # He15 (arXiv 1512.03385), table 1 and section 4.2; He16 (arXiv 1603.05027), tables 2 and 4.
         ("resnet-50", "cifar", ("basic", "A", (16, 32, 64), "1x1")),
@@ -41,24 +45,26 @@ def test_a_name_leaves_nothing_of_the_one_before():
         ("resnext-29-8x64d", "cifar", ("bottleneck", "B", (64, 128, 256), "3x3")),
     ],
 )
-def test_what_a_name_stands_for(net, stem, fields):
-    model = set_model(default_config(), net, stem).model
+def test_fields_of_a_name(name, stem, fields):
+    model = set_model(default_config(), name, stem).model
     assert (model.block, model.shortcut, model.widths, model.stride_on) == fields
 
 
 @pytest.mark.parametrize(
-    "net", ["resnext-29", "resnext-29-8x64", "densenet-bc", "vgg-13-skips", "lenet-6", "stargan"]
+    "name", ["resnext-29", "resnext-29-8x64", "densenet-bc", "vgg-13-skips", "lenet-6", "stargan"]
 )
-def test_names_that_mean_no_net(net):
-    with pytest.raises(ConfigError, match=rf"model name must be FAMILY-DEPTH with the options .*, got '{net}'"):
-        set_model(default_config(), net)
+def test_names_without_a_model(name):
+    with pytest.raises(
+        ConfigError, match=rf"model name must be FAMILY-DEPTH with the options .*, got '{name}'"
+    ):
+        set_model(default_config(), name)
 
 
-def test_the_warm_up_is_of_deep_residual_nets_on_cifar():
-    warm = [
-        net
-        for net in ("plain-110", "resnet-56", "resnet-110", "preact-164", "densenet-bc-190-40")
-        if set_model(default_config(), net).warmup.enabled
+def test_only_deep_residual_models_on_cifar_have_a_warmup():
+    with_warmup = [
+        name
+        for name in ("plain-110", "resnet-56", "resnet-110", "preact-164", "densenet-bc-190-40")
+        if set_model(default_config(), name).warmup.enabled
     ]
-    assert warm == ["resnet-110", "preact-164"]
+    assert with_warmup == ["resnet-110", "preact-164"]
     assert not set_model(default_config(), "resnet-152", "imagenet").warmup.enabled

@@ -1,3 +1,5 @@
+"""Norms, compared with their formulas in NumPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +21,10 @@ def test_a_batch_norm_step_by_hand():
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     expected = (x - mean) / np.sqrt(var + 1e-5) * np.asarray(params["scale"])
     np.testing.assert_allclose(y, expected + np.asarray(params["bias"]), rtol=1e-4, atol=1e-4)
-    # Running statistics start at mean 0 and variance 1 and take one tenth of the batch's.
+    # Running statistics start at mean 0 and variance 1; the batch has a weight of 0.1.
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
-    # Inference normalises by the running statistics and leaves them alone.
+    # Inference normalizes with the running statistics and does not update them.
     variables |= updated
     y = norm("batch", train=False).apply(variables, x)
     expected = (x - 0.1 * mean) / np.sqrt(0.9 + 0.1 * var + 1e-5) * np.asarray(params["scale"])
@@ -58,8 +60,8 @@ def test_instance_norm_with_running_statistics_by_hand():
     x = np.asarray(3 + 2 * jax.random.normal(jax.random.key(0), (8, 4, 4, 3)))
     variables = norm("instance-running").init(jax.random.key(1), x)
     y, updated = norm("instance-running").apply(variables, x, mutable=["batch_stats"])
-    alone, _ = norm("instance").init_with_output(jax.random.key(1), x)
-    np.testing.assert_allclose(y, alone, rtol=1e-5, atol=1e-5)
+    instance, _ = norm("instance").init_with_output(jax.random.key(1), x)
+    np.testing.assert_allclose(y, instance, rtol=1e-5, atol=1e-5)
     mean, var = x.mean((1, 2)).mean(0), x.var((1, 2)).mean(0)
     running = updated["batch_stats"]
     np.testing.assert_allclose(running["instance_mean"], 0.1 * mean, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Counts of every net against the papers', and fields that make no net."""
+"""Counts of every model, compared with the papers, and fields that describe no model."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
 
 CIFAR = [
-    # He16 (arXiv 1603.05027), table 4, says 1.7M for 164 and 10.2M for 1001 layers.
-    ("preact-110", 1_727_962, 252.9e6),  # as many as the post-activation net of He15
+    # He16 (arXiv 1603.05027), table 4, reports 1.7M for 164 and 10.2M for 1001 layers.
+    ("preact-110", 1_727_962, 252.9e6),  # as many as the post-activation model of He15
     ("preact-164", 1_703_258, None),
     ("preact-1001", 10_327_706, None),
     # Xie17 (arXiv 1611.05431), table 7: 34.4M and 68.1M.
@@ -22,7 +22,7 @@ CIFAR = [
     ("lenet-5", 456 + 2_416 + 48_120 + 10_164 + 850, None),
 ]
 IMAGENET = [
-    # He15 (arXiv 1512.03385), sections 3.4 and 4.1; MACs to as many digits as the source gives.
+    # He15 (arXiv 1512.03385), sections 3.4 and 4.1; multiply-adds to the digits of the source.
     ("plain-18", 11_515_688, 1.795e9),
     ("plain-34", 21_623_848, 3.644e9),
     ("resnet-18", 11_689_512, None),
@@ -34,48 +34,48 @@ IMAGENET = [
     ("resnet-152", 60_192_808, 11.28e9),
     ("resnext-50-32x4d", 25_028_904, None),  # Xie17, table 1: 25.0M
     ("densenet-121", 7_978_856, None),
-    # Columns B of table 1 in arXiv 1409.1556, 133M with biases; here norms have them: 2 x 2,944
-    # numbers of norms in the place of 2,944 biases.
+    # arXiv 1409.1556, table 1, column B: 133M with 2,944 biases of the convolutions. Here norms
+    # have 2 * 2,944 parameters instead.
     ("vgg-13", 133_047_848 + 2_944, None),
 ]
 
 
-def count(net, stem, shape, num_classes, **fields):
-    config = set_model(default_config(), net, stem)
+def count(name, stem, shape, num_classes, **fields):
+    config = set_model(default_config(), name, stem)
     config.model.update(fields)
     check_config(config)
     layers = summarize(create_model(config.model, num_classes), shape)
     return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
 
 
-@pytest.mark.parametrize(("net", "params", "macs"), CIFAR)
-def test_counts_of_small_images(net, params, macs):
-    counted = count(net, "cifar", (32, 32, 3), 10)
+@pytest.mark.parametrize(("name", "params", "macs"), CIFAR)
+def test_counts_on_cifar(name, params, macs):
+    counted = count(name, "cifar", (32, 32, 3), 10)
     assert counted[0] == params
     assert macs is None or counted[1] == pytest.approx(macs, rel=5e-4)
 
 
-@pytest.mark.parametrize(("net", "params", "macs"), IMAGENET)
-def test_counts_of_imagenet(net, params, macs):
-    counted = count(net, "imagenet", (224, 224, 3), 1000)
+@pytest.mark.parametrize(("name", "params", "macs"), IMAGENET)
+def test_counts_on_imagenet(name, params, macs):
+    counted = count(name, "imagenet", (224, 224, 3), 1000)
     assert counted[0] == params
     assert macs is None or counted[1] == pytest.approx(macs, rel=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("net", "macs"), [("resnet-50", 4.09e9), ("resnet-101", 7.80e9), ("resnet-152", 11.51e9)]
+    ("name", "macs"), [("resnet-50", 4.09e9), ("resnet-101", 7.80e9), ("resnet-152", 11.51e9)]
 )
-def test_the_stride_on_the_3x3_convolution(net, macs):
-    params, counted = count(net, "imagenet", (224, 224, 3), 1000, stride_on="3x3")
-    assert params == {name: params for name, params, _ in IMAGENET}[net]
+def test_counts_with_the_stride_on_the_3x3_convolution(name, macs):
+    params, counted = count(name, "imagenet", (224, 224, 3), 1000, stride_on="3x3")
+    assert params == {model: params for model, params, _ in IMAGENET}[name]
     assert counted == pytest.approx(macs, rel=2e-3)
 
 
-def test_a_bottleneck_is_cheaper():
+def test_a_bottleneck_has_fewer_weights_than_a_basic_block():
     """Two 3x3 convolutions at 256 channels against 256-64-64-256; He15, figure 5."""
 
-    def weights(net, **fields):
-        config = set_model(default_config(), net, "imagenet")
+    def weights(name, **fields):
+        config = set_model(default_config(), name, "imagenet")
         config.model.update(fields)
         layers = summarize(create_model(config.model, 10), (64, 64, 3))
         block = [layer for layer in layers if layer.name.startswith("stage1_block2/conv")]
@@ -86,7 +86,7 @@ def test_a_bottleneck_is_cheaper():
 
 
 @pytest.mark.parametrize(
-    ("net", "stem", "pixels", "norm", "message"),
+    ("name", "stem", "pixels", "norm", "message"),
     [
         ("resnet-50", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31; scale them"),
         ("densenet-121", "imagenet", 31, "batch", "at least 32 x 32 pixels, got 31 x 31"),
@@ -96,14 +96,14 @@ def test_a_bottleneck_is_cheaper():
         ("densenet-40-12", "cifar", 8, "group", "28 channels cannot be divided into groups of 8"),
     ],
 )
-def test_images_and_channels_that_do_not_fit(net, stem, pixels, norm, message):
+def test_images_and_channels_that_do_not_fit(name, stem, pixels, norm, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        count(net, stem, (pixels, pixels, 3), 10, norm=norm)
+        count(name, stem, (pixels, pixels, 3), 10, norm=norm)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("net", "fields", "message"),
+    ("name", "fields", "message"),
     [
         ("resnet-20", {"growth_rate": 12}, "model.growth_rate is not a field of resnet models"),
         ("resnet-20", {"groups": 2}, "model.groups must be 1 with basic blocks, got 2"),
@@ -123,8 +123,8 @@ def test_images_and_channels_that_do_not_fit(net, stem, pixels, norm, message):
         ("preact-165-bottleneck", {}, r"depth must be 9n\+2"),
     ],
 )
-def test_fields_that_make_no_net(net, fields, message):
-    config = set_model(default_config(), net)
+def test_fields_without_a_model(name, fields, message):
+    config = set_model(default_config(), name)
     config.model.update(fields)
     with pytest.raises(ConfigError, match=message) as caught:
         check_config(config)

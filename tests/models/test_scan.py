@@ -72,8 +72,7 @@ def test_gradients_through_1202_layers_are_finite_and_reach_the_first_layer():
 
     gradients = jax.device_get(quick_jit(jax.grad(loss))(variables["params"]))
     norms = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
-    assert (
-        len(norms) == 3 * 1201 + 2
-    )  # kernel, scale and bias of each layer; the head's kernel and bias
+    # Kernel, scale and bias of each layer, and kernel and bias of the head.
+    assert len(norms) == 3 * 1201 + 2
     assert np.isfinite(norms).all()
     assert np.linalg.norm(gradients["conv"]["kernel"]) > 1e-3

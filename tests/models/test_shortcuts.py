@@ -1,3 +1,5 @@
+"""Shortcut options, compared with NumPy."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ def test_option_a_at_odd_sizes():
     )
 
 
-def test_option_a_cannot_take_channels_away():
+def test_option_a_cannot_reduce_channels():
     with pytest.raises(ConfigError, match="not reduce 4 to 3; use option B or C"):
         pad_shortcut(jnp.zeros((1, 2, 2, 4)), 3, 1)
 
@@ -37,7 +39,7 @@ def test_option_a_cannot_take_channels_away():
 LAYERS = Layers(make_conv(), NoNorm)
 
 
-class Around(nn.Module):
+class ShortcutModule(nn.Module):
     option: str
     filters: int
     stride: int
@@ -62,7 +64,7 @@ class Around(nn.Module):
 )
 def test_where_each_option_has_a_projection(option, filters, stride, projects):
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    y, variables = Around(option, filters, stride).init_with_output(jax.random.key(1), x)
+    y, variables = ShortcutModule(option, filters, stride).init_with_output(jax.random.key(1), x)
     assert y.shape == (2, 8 // stride, 8 // stride, filters)
     assert bool(variables) == projects
     if projects:
@@ -76,10 +78,10 @@ def test_where_each_option_has_a_projection(option, filters, stride, projects):
 
 def test_unknown_option():
     with pytest.raises(ValueError, match=r"must be one of A, B, C, none, .*, got 'D'"):
-        Around("D", 3, 1).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+        ShortcutModule("D", 3, 1).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
 
 
-class Join(nn.Module):
+class BlockEnd(nn.Module):
     shortcut: Shortcut
 
     @nn.compact
@@ -90,26 +92,26 @@ class Join(nn.Module):
 def test_the_shortcuts_of_he16_by_hand():
     x, y = (np.asarray(jax.random.normal(jax.random.key(i), (2, 4, 4, 3))) for i in (0, 1))
 
-    def join(option, **fields):
-        return Join(Shortcut(option, **fields)).init_with_output(jax.random.key(2), x, y)
+    def block_end(option, **fields):
+        return BlockEnd(Shortcut(option, **fields)).init_with_output(jax.random.key(2), x, y)
 
-    np.testing.assert_allclose(join("A")[0], np.maximum(x + y, 0))
-    np.testing.assert_allclose(join("scale", scale=0.25)[0], np.maximum(0.25 * x + y, 0))
-    np.testing.assert_allclose(join("dropout")[0], np.maximum(x + y, 0))  # drops nothing
+    np.testing.assert_allclose(block_end("A")[0], np.maximum(x + y, 0))
+    np.testing.assert_allclose(block_end("scale", scale=0.25)[0], np.maximum(0.25 * x + y, 0))
+    np.testing.assert_allclose(block_end("dropout")[0], np.maximum(x + y, 0))  # inactive by default
     for option in ("exclusive-gate", "shortcut-gate"):
-        joined, variables = join(option, gate_bias=-1.5)
+        output, variables = block_end(option, gate_bias=-1.5)
         gate = variables["params"]["gate"]
         np.testing.assert_array_equal(gate["bias"], [-1.5] * 3)
         g = 1 / (1 + np.exp(-(x @ np.asarray(gate["kernel"])[0, 0] - 1.5)))
         branch = g * y if option == "exclusive-gate" else y
-        np.testing.assert_allclose(joined, np.maximum((1 - g) * x + branch, 0), rtol=1e-5)
+        np.testing.assert_allclose(output, np.maximum((1 - g) * x + branch, 0), rtol=1e-5)
 
 
-def test_dropout_scales_what_it_keeps():
+def test_dropout_scales_the_values_that_it_keeps():
     x = jnp.ones((50, 4, 4, 8))
     shortcut = Shortcut("dropout", dropout_rate=0.25, apply_dropout=True)
     key = {"dropout": jax.random.key(0)}
-    y = np.asarray(Join(shortcut).apply({}, x, jnp.zeros_like(x), rngs=key))
+    y = np.asarray(BlockEnd(shortcut).apply({}, x, jnp.zeros_like(x), rngs=key))
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
-    # 6,400 draws of probability 0.25: a standard deviation of 0.0054.
+    # The fraction of zeros in 6,400 draws of probability 0.25 has a standard deviation of 0.0054.
     assert abs((y == 0).mean() - 0.25) < 0.02

@@ -1,3 +1,5 @@
+"""Residual units and sizes of the StarGAN classifier."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,9 @@ def test_a_unit_by_hand():
     assert (y < 0).any()  # no ReLU after the addition
 
 
-def test_six_units_in_a_row():
-    net = StarGan(depth=6, widths=(4, 8, 8), norm="instance", num_classes=3)
-    params = init(net, jnp.zeros((1, 16, 16, 3)))["params"]
+def test_units_and_images_that_are_too_small():
+    model = StarGan(depth=6, widths=(4, 8, 8), norm="instance", num_classes=3)
+    params = init(model, jnp.zeros((1, 16, 16, 3)))["params"]
     assert [name for name in params if name.startswith("unit")] == [f"unit{i}" for i in range(1, 7)]
     with pytest.raises(ConfigError, match="a feature map of 1 x 1 pixels has no variance"):
-        init(net, jnp.zeros((1, 4, 4, 3)))
+        init(model, jnp.zeros((1, 4, 4, 3)))

@@ -14,7 +14,7 @@ from flaxres.models import create_model
 from flaxres.pretrained.torch_state_dict import convert, read_state_dict
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
-from tests.models import torch_nets  # noqa: E402
+from tests.models import torch_models  # noqa: E402
 
 
 def make_models(name, stem="cifar", pixels=32, **fields):
@@ -22,7 +22,7 @@ def make_models(name, stem="cifar", pixels=32, **fields):
     config = set_model(default_config(), name, stem).model
     config.update(fields)
     torch.manual_seed(0)
-    torch_model = torch_nets.build(config, 10, pixels).eval()
+    torch_model = torch_models.build(config, 10, pixels).eval()
     for module in torch_model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -62,7 +62,7 @@ def test_image_std_is_folded_into_the_first_convolution(name, stem, pixels):
 def test_vgg_with_convolution_biases_and_dense_layers_over_feature_maps():
     config, model, shapes, _ = make_models("vgg-11", "imagenet", 64, hidden=(64, 48))
     torch.manual_seed(1)
-    torch_model = torch_nets.Vgg(config, 10, 64, bias=True).eval()
+    torch_model = torch_models.Vgg(config, 10, 64, bias=True).eval()
     weights = state_arrays(torch_model)
     assert "features.0.bias" in weights
     assert_same_logits(model, convert(weights, shapes, config), torch_model, 64)

@@ -1,4 +1,4 @@
-"""Nets in PyTorch for the tests, with the names and shapes of torchvision's state dicts."""
+"""PyTorch models for the tests, with the names and shapes of torchvision's state dicts."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def conv(n_in, n_out, size, stride=1, groups=1, bias=False):
 
 
 class Block(nn.Module):
-    """Basic (`inner` None) or bottleneck; option A where `downsample` is not wanted."""
+    """Basic block (`inner` is None) or bottleneck, with shortcut A, B or none."""
 
     def __init__(self, n_in, n_out, stride, inner, groups, stride_on, option):
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
         for i, layer in enumerate(layers, start=1):
             setattr(self, f"conv{i}", conv(*layer))
             setattr(self, f"bn{i}", nn.BatchNorm2d(layer[1]))
-        self.stride, self.more = stride, n_out - n_in
+        self.stride, self.new_channels = stride, n_out - n_in
         self.option, self.downsample = option, None
         if option == "B" and (stride > 1 or n_in != n_out):
             self.downsample = nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
@@ -41,20 +41,20 @@ class Block(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         elif self.option == "A":
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet and ResNeXt, or with the CIFAR stem the nets of He15."""
+    """torchvision's ResNet and ResNeXt or, with the CIFAR stem, the models of He15."""
 
     def __init__(self, model, num_classes):
         super().__init__()
         width = model.widths[0]
-        large = model.stem == "imagenet"
-        self.conv1 = nn.Conv2d(3, width, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
+        is_imagenet = model.stem == "imagenet"
+        self.conv1 = nn.Conv2d(3, width, *((7, 2, 3) if is_imagenet else (3, 1, 1)), bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if is_imagenet else nn.Identity()
         stages = resnet.stages_of_depth(model.depth, model.block, model.stem)
         n_in = width
         for stage, (count, width) in enumerate(zip(stages, model.widths, strict=True)):
@@ -80,6 +80,8 @@ class ResNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
+    """torchvision's bottleneck layer of a DenseNet."""
+
     def __init__(self, n_in, growth):
         super().__init__()
         self.norm1, self.conv1 = nn.BatchNorm2d(n_in), conv(n_in, 4 * growth, 1)
@@ -112,8 +114,8 @@ class DenseNet(nn.Module):
                 transition = nn.Sequential()
                 transition.add_module("norm", nn.BatchNorm2d(n))
                 transition.add_module("relu", nn.ReLU())
-                n, old = int(n * model.compression), n
-                transition.add_module("conv", conv(old, n, 1))
+                n_in, n = n, int(n * model.compression)
+                transition.add_module("conv", conv(n_in, n, 1))
                 transition.add_module("pool", nn.AvgPool2d(2))
                 self.features.add_module(f"transition{stage}", transition)
         self.features.add_module("norm5", nn.BatchNorm2d(n))
@@ -124,7 +126,7 @@ class DenseNet(nn.Module):
 
 
 class Vgg(nn.Module):
-    """torchvision's VGG with batch norm; without hidden layers, the mean and one dense layer."""
+    """torchvision's VGG with batch norm; without hidden layers, pooling and one dense layer."""
 
     def __init__(self, model, num_classes, pixels, bias=False):
         super().__init__()
@@ -158,7 +160,7 @@ class Vgg(nn.Module):
 
 
 def build(model, num_classes, pixels):
-    """The net that `model` (a config's) describes."""
+    """Builds the model that `model`, a config's `model`, describes."""
     if model.name == "densenet":
         return DenseNet(model, num_classes)
     return Vgg(model, num_classes, pixels) if model.name == "vgg" else ResNet(model, num_classes)
