@@ -139,7 +139,7 @@ def check_size(
 
 
 def apply_stem(
-    kind: str,
+    stem: str,
     x: Float[Array, "batch height width channels"],
     filters: int,
     layers: Layers,
@@ -147,7 +147,7 @@ def apply_stem(
     """Applies the layers before the first stage. Call it in a model's compact method.
 
     Args:
-      kind: 'cifar' for a 3x3 convolution at full size, or 'imagenet' for a 7x7 convolution and a
+      stem: 'cifar' for a 3x3 convolution at full size, or 'imagenet' for a 7x7 convolution and a
         3x3 max pooling, each with stride 2.
       x: a batch of images.
       filters: number of filters of the convolution.
@@ -156,7 +156,7 @@ def apply_stem(
     Returns:
       Feature maps of the size of `x` with 'cifar', and of a quarter of it with 'imagenet'.
     """
-    if kind == "cifar":
+    if stem == "cifar":
         return norm_relu(layers.norm(name="norm"), layers.conv(filters, 3, name="conv")(x))
     x = norm_relu(layers.norm(name="norm"), layers.conv(filters, 7, 2, name="conv")(x))
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
