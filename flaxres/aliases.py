@@ -35,6 +35,7 @@ FLAGS = {
     "deep_nets": "deep_models",
     "nets": "models",
     "protocol": "test_crops",
+    "rate_factors": "learning_rate_factors",
 }
 # Name of a flag -> {former value: current value}.
 FLAG_VALUES = {

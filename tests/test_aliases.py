@@ -61,6 +61,7 @@ def test_current_names_are_unchanged(capsys):
         (["--config.schedule", "drops"], ["--config.schedule", "piecewise-constant"]),
         (["--nets=plain-20,resnet-20"], ["--models=plain-20,resnet-20"]),
         (["--protocol=centre"], ["--test_crops=center"]),
+        (["identity", "--rate_factors=1,0.1"], ["identity", "--learning_rate_factors=1,0.1"]),
         (["--workdir=runs/body", "--images=area/*.jpg"],
          ["--workdir=runs/body", "--images=area/*.jpg"]),
         (["--config=configs/digits.py:resnet-20"], ["--config=configs/digits.py:resnet-20"]),
