@@ -1,4 +1,4 @@
-"""What is drawn of gradients: that which was logged, or else the same computed from checkpoints."""
+"""Gradients of layers, read from a run's log or computed from its checkpoints."""
 
 import csv
 import shutil
@@ -14,7 +14,7 @@ from tests.conftest import small_config
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A plain and a residual net of 8 layers, which have logged their layers."""
+    """The workdir of a plain and a residual model of 8 layers, with logs of their layers."""
     workdir = tmp_path_factory.mktemp("sweep")
     for name, shortcut in (("plain", "none"), ("resnet", "A")):
         config = small_config()
@@ -24,45 +24,45 @@ def sweep(tmp_path_factory):
     return workdir
 
 
-def directories(workdir):
-    return [workdir / net / "seed-0" for net in ("plain-8", "resnet-8")]
+def run_directories(workdir):
+    return [workdir / name / "seed-0" for name in ("plain-8", "resnet-8")]
 
 
-def test_numbers_are_those_of_the_log(sweep, tmp_path):
-    files = gradients.analyze(directories(sweep), tmp_path)
+def test_csv_contains_the_logged_values(sweep, tmp_path):
+    files = gradients.analyze(run_directories(sweep), tmp_path)
     names = ("gradients.csv", "gradients.png", "gradients.svg")
-    more = ("gradients_over_training.png", "gradients_over_training.svg")
-    assert [file.name for file in files] == [*names, *more]
+    names += ("gradients_over_training.png", "gradients_over_training.svg")
+    assert [file.name for file in files] == list(names)
     rows = list(csv.DictReader(files[0].read_text().splitlines()))
     assert len(rows) == 2 * 3 * 8  # runs, records, layers
-    log = gradients.records_of_run(directories(sweep)[1])
+    log = gradients.records_of_run(run_directories(sweep)[1])
     row = next(r for r in rows if r["run"] == "resnet-8/seed-0" and r["step"] == "4")
     assert (row["number"], row["layer"]) == ("1", "conv")
     assert float(row["backward"]) == pytest.approx(log[-1]["backward"]["conv"], rel=1e-5)
 
 
 def test_a_run_without_a_log_is_measured(sweep, tmp_path):
-    logged = directories(sweep)[1]
+    logged = run_directories(sweep)[1]
     expected = gradients.records_of_run(logged)
     copy = shutil.copytree(logged, tmp_path / "run")
     (copy / LAYERS_FILE).unlink()
-    found = gradients.records_of_run(copy)
-    assert [record["step"] for record in found] == [0, 4]
-    for mine, theirs in zip(found, (expected[0], expected[-1]), strict=True):
+    records = gradients.records_of_run(copy)
+    assert [record["step"] for record in records] == [0, 4]
+    for record, expected_record in zip(records, (expected[0], expected[-1]), strict=True):
         for quantity in gradients.QUANTITIES:
-            assert mine[quantity] == pytest.approx(theirs[quantity], rel=1e-4)
+            assert record[quantity] == pytest.approx(expected_record[quantity], rel=1e-4)
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         gradients.records_of_run(copy)
 
 
-def test_numbers_that_are_not_finite_or_zero_can_be_drawn(tmp_path):
+def test_values_that_are_zero_or_not_finite_can_be_drawn(tmp_path):
     values = {"conv": None, "dense": 0.0}
     records = [{"step": step, **dict.fromkeys(gradients.QUANTITIES, values)} for step in (0, 9)]
     assert len(gradients._draw_layers({"a": records}, tmp_path / "a", "digits")) == 2
     assert len(gradients._draw_training({"a": records}, tmp_path / "b", "digits")) == 2
 
 
-def test_more_runs_than_can_be_told_apart(tmp_path):
-    with pytest.raises(ConfigError, match="at most 21 runs can be told apart, got 22"):
+def test_more_runs_than_there_are_styles(tmp_path):
+    with pytest.raises(ConfigError, match="can show at most 21 runs, got 22"):
         gradients.analyze([tmp_path] * 22, tmp_path)
