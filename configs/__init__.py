@@ -1,1 +1,1 @@
-"""Experiments as ml_collections configs: one file each, with `get_config(net)`."""
+"""Experiments as ml_collections configs: one file each, with `get_config(model)`."""

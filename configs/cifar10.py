@@ -2,19 +2,21 @@
 
 python -m flaxres.main --config=configs/cifar10.py:resnet-56 --workdir=runs/resnet-56
 
-Nets: plain-20, plain-32, ..., resnet-20, ..., resnet-110, resnet-1202, resnet-56-B, resnet-56-C.
-Meant for an accelerator, where its time has not been measured yet; a CPU would take a day and more
-a net. Expect test errors near those of the paper's table 6: ResNet-20 8.75%,
-ResNet-32 7.51%, ResNet-44 7.17%, ResNet-56 6.97%, ResNet-110 6.43%; and plain nets that get worse
-with depth on the training set too.
+Models: plain-20, plain-32, ..., resnet-20, ..., resnet-110, resnet-1202, resnet-56-B, resnet-56-C.
+Expect test errors near those of the paper's table 6: ResNet-20 8.75 %, ResNet-32 7.51 %,
+ResNet-44 7.17 %, ResNet-56 6.97 %, ResNet-110 6.43 %. Plain models get worse with depth, on the
+training set too. Meant for an accelerator, where the time has not been measured yet; on a CPU a
+model takes more than a day.
 """
+
+from ml_collections import ConfigDict
 
 from flaxres.config import default_config, set_model
 
 
-def get_config(net: str = "resnet-20"):
-    """The paper's experiment with the net that `net` names."""
-    config = default_config()  # its defaults are the paper's
+def get_config(model: str = "resnet-20") -> ConfigDict:
+    """Returns the paper's experiment for a model name such as 'resnet-56'."""
+    config = default_config()  # the paper's values, repeated here to be seen in one place
     config.name = "cifar10"
     config.batch_size = 128
     config.num_steps = 64_000
@@ -25,4 +27,4 @@ def get_config(net: str = "resnet-20"):
     config.dataset.name = "cifar10"
     config.augment.pad = 4
     config.augment.flip = True
-    return set_model(config, net)
+    return set_model(config, model)

@@ -24,7 +24,7 @@ from flaxres.config import flatten
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import read_config
 
-MODELS = flags.DEFINE_list("models", sweep.NETS, "Models to train, e.g. plain-20,resnet-20.")
+MODELS = flags.DEFINE_list("models", sweep.MODELS, "Models to train, e.g. plain-20,resnet-20.")
 SEEDS = flags.DEFINE_list(
     "seeds", None, "Seeds of each model (default: the seed of the config), e.g. 0,1,2."
 )

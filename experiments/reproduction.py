@@ -32,7 +32,7 @@ from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError
 
 MODELS = flags.DEFINE_list(
-    "models", sweep.NETS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
+    "models", sweep.MODELS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
 )
 DEEP_MODELS = flags.DEFINE_list(
     "deep_models",

@@ -1,1 +1,1 @@
-"""Sweeps: one file each, with `get_sweep(config)` that lists its runs."""
+"""Sweeps: one file each, with `get_sweep(config)`, which lists the runs of the sweep."""

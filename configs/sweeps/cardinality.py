@@ -1,29 +1,36 @@
-"""More groups at equal params: Xie17 (arXiv 1611.05431), section 5.1, in ResNeXt-29.
+"""Cardinality at equal cost: Xie17 (arXiv 1611.05431), section 5.1, in ResNeXt-29.
 
 python -m experiments.sweep --sweep=configs/sweeps/cardinality.py --workdir=runs/cardinality
 
-The width of a group is the whole number that brings the weights of a block with 256 channels at its
-ends nearest to those of one with 64 channels in one group.
+More groups are narrower. The width of a group is chosen so that a block with 256 outer channels has
+nearly as many weights as a block with one group of 64 channels.
 """
+
+from typing import Any
 
 from experiments.sweeps import grid
 
 GROUPS = (1, 2, 4, 8, 16, 32)
-CHANNELS, WIDTH = 256, 64  # at the ends of a block, and inside one of a single group
+OUTER_CHANNELS = 256  # channels at the input and output of a block
+REFERENCE_WIDTH = 64  # channels inside a block with one group
 SEEDS = range(3)
 
 
-def weights(groups: int, width: int) -> int:
-    """Of a block's three convolutions: Xie17, equation 4."""
-    return groups * (2 * CHANNELS * width + 3 * 3 * width * width)
+def block_weights(groups: int, width: int) -> int:
+    """Returns the number of weights in the three convolutions of a block: Xie17, equation 4."""
+    return groups * (2 * OUTER_CHANNELS * width + 3 * 3 * width * width)
 
 
 def group_width(groups: int) -> int:
-    """Channels of each group for as many weights as with one."""
-    return min(range(1, WIDTH + 1), key=lambda w: abs(weights(groups, w) - weights(1, WIDTH)))
+    """Returns the channels per group for about as many weights as with one group."""
+    reference = block_weights(1, REFERENCE_WIDTH)
+    return min(
+        range(1, REFERENCE_WIDTH + 1),
+        key=lambda width: abs(block_weights(groups, width) - reference),
+    )
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every number of groups with every seed."""
-    nets = [f"resnext-29-{groups}x{group_width(groups)}d" for groups in GROUPS]
-    return grid(config, {net: (net, {}) for net in nets}, SEEDS)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every cardinality with every seed."""
+    models = [f"resnext-29-{groups}x{group_width(groups)}d" for groups in GROUPS]
+    return grid(config, {model: (model, {}) for model in models}, SEEDS)

@@ -1,17 +1,19 @@
-"""Plain, residual and dense nets of about as many params.
+"""Plain, residual and dense models with about the same number of parameters.
 
 python -m experiments.sweep --sweep=configs/sweeps/connections.py --workdir=runs/connections
 
-With CIFAR's images a DenseNet-BC of 100 layers has 0.77M params, nets of 50 and 56 layers 0.76M and
-0.85M.
+On CIFAR's images, DenseNet-BC of 100 layers has 0.77M parameters; residual models of 50 and 56
+layers have 0.76M and 0.85M.
 """
+
+from typing import Any
 
 from experiments.sweeps import grid
 
-NETS = ("plain-50", "resnet-50", "preact-50", "densenet-bc-100-12")
+MODELS = ("plain-50", "resnet-50", "preact-50", "densenet-bc-100-12")
 SEEDS = range(3)
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net with every seed."""
-    return grid(config, {net: (net, {}) for net in NETS}, SEEDS)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every model with every seed."""
+    return grid(config, {model: (model, {}) for model in MODELS}, SEEDS)

@@ -1,18 +1,22 @@
-"""He15 (arXiv 1512.03385), section 4.2: plain and residual nets of 20 to 56 layers, three seeds.
+"""Degradation, He15 (arXiv 1512.03385), section 4.2: plain and residual models, 20 to 56 layers.
 
 python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
-With the config file after a colon it is the experiment of the paper, meant for accelerators:
+
+With a config file after a colon, the sweep is the experiment of the paper (for accelerators):
+
 python -m experiments.sweep --sweep=configs/sweeps/degradation.py:configs/cifar10.py --workdir=X
 
-Its first seed on the digits is what `make degradation` trains.
+Eight models with three seeds each. `make degradation` trains those with seed 0 on the digits.
 """
+
+from typing import Any
 
 from experiments.sweeps import grid
 
-NETS = [f"{kind}-{depth}" for depth in (20, 32, 44, 56) for kind in ("plain", "resnet")]
+MODELS = [f"{family}-{depth}" for depth in (20, 32, 44, 56) for family in ("plain", "resnet")]
 SEEDS = range(3)
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net with every seed."""
-    return grid(config, {net: (net, {}) for net in NETS}, SEEDS)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every model with every seed."""
+    return grid(config, {model: (model, {}) for model in MODELS}, SEEDS)

@@ -1,15 +1,17 @@
-"""The sweep of `degradation.py` with the three seeds of a net in one program.
+"""The sweep of `degradation.py`, with the three seeds of a model trained by one program.
 
 python -m experiments.sweep --sweep=configs/sweeps/degradation_one_program.py --workdir=runs/sweep
 
-Faster for nets as small as those on the digits (`benchmarks/replicas.py`), slower for CIFAR on a
-CPU; and a seed that diverges takes the others with it.
+This is faster for models as small as those on the digits (`benchmarks/replicas.py`), and slower for
+CIFAR on a CPU. A seed that diverges also stops the other seeds of its program.
 """
 
-from configs.sweeps.degradation import NETS, SEEDS
+from typing import Any
+
+from configs.sweeps.degradation import MODELS, SEEDS
 from experiments.sweeps import grid
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net, once, with all seeds."""
-    return grid(config, {net: (net, {}) for net in NETS}, SEEDS, one_program=True)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns one run per model, which trains all seeds."""
+    return grid(config, {model: (model, {}) for model in MODELS}, SEEDS, one_program=True)

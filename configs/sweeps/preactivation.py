@@ -2,15 +2,17 @@
 
 python -m experiments.sweep --sweep=configs/sweeps/preactivation.py --workdir=runs/preactivation
 
-The nets of 164 layers have bottlenecks.
+The models of 164 layers have bottlenecks.
 """
+
+from typing import Any
 
 from experiments.sweeps import grid
 
-NETS = ("resnet-110", "preact-110", "resnet-164-bottleneck", "preact-164")
+MODELS = ("resnet-110", "preact-110", "resnet-164-bottleneck", "preact-164")
 SEEDS = range(3)
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net with every seed."""
-    return grid(config, {net: (net, {}) for net in NETS}, SEEDS)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every model with every seed."""
+    return grid(config, {model: (model, {}) for model in MODELS}, SEEDS)

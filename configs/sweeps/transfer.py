@@ -5,29 +5,36 @@ python -m flaxres.main --config=configs/cifar10_short.py:resnet-20 --workdir=run
     --config.dataset.classes="('airplane','automobile','bird','deer','frog','horse','ship','truck')"
 python -m experiments.sweep --sweep=configs/sweeps/transfer.py --workdir=runs/transfer
 
-The first command trains what the second begins with: ResNet-20 on the eight classes. What is frozen
-rises from nothing to all but the head, as in Yosinski et al. 2014 (arXiv 1411.1792), section 4.
+The first command trains ResNet-20 on the eight other classes; the sweep initializes from it. The
+variants freeze more and more layers, from none to the whole backbone, as in Yosinski et al. 2014
+(arXiv 1411.1792), section 4.
 """
+
+from typing import Any
 
 from experiments.sweeps import grid
 
-START = "runs/cats_dogs/eight"
-NET = "resnet-20"
+PRETRAINED = "runs/cats_dogs/eight"
+MODEL = "resnet-20"
 FROZEN = {
     "all-layers": (),
     "frozen-stage1": ("conv", "norm", "stage1"),
     "frozen-stage2": ("conv", "norm", "stage1", "stage2"),
     "frozen-body": ("backbone",),
 }
-SLOW = 0.1  # times the rate, in the body
+BACKBONE_LEARNING_RATE_SCALE = 0.1
 SEEDS = range(3)
 
 
-def get_sweep(config: str = "configs/cifar10_cats_dogs.py"):
-    """Two nets from scratch, and one that goes on from the eight classes in several ways."""
-    start = {"init_from": START, "transfer.new_head": True}
-    variants = {"lenet-5": ("lenet-5", {}), "scratch": (NET, {})}
+def get_sweep(config: str = "configs/cifar10_cats_dogs.py") -> list[dict[str, Any]]:
+    """Returns the runs of two models trained from scratch and of all fine-tuning variants."""
+    pretrained = {"init_from": PRETRAINED, "transfer.new_head": True}
+    variants: dict[str, tuple[str, dict[str, Any]]] = {
+        "lenet-5": ("lenet-5", {}),
+        "scratch": (MODEL, {}),
+    }
     for name, frozen in FROZEN.items():
-        variants[name] = (NET, start | {"transfer.frozen": frozen})
-    variants["slow-body"] = (NET, start | {"transfer.backbone_learning_rate_scale": SLOW})
+        variants[name] = (MODEL, pretrained | {"transfer.frozen": frozen})
+    scale = {"transfer.backbone_learning_rate_scale": BACKBONE_LEARNING_RATE_SCALE}
+    variants["slow-body"] = (MODEL, pretrained | scale)
     return grid(config, variants, SEEDS)

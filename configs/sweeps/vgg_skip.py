@@ -2,19 +2,21 @@
 
 python -m experiments.sweep --sweep=configs/sweeps/vgg_skip.py --workdir=runs/vgg_skip
 
-VGG needs images of 32 pixels, to which the digits are enlarged. The rate is that of Simonyan and
+VGG needs images of 32 pixels, so the digits are resized. The learning rate is that of Simonyan and
 Zisserman 2014 (arXiv 1409.1556), section 3.1.
 """
 
+from typing import Any
+
 from experiments.sweeps import grid
 
-NETS = ("vgg-13", "vgg-13-skip")
+MODELS = ("vgg-13", "vgg-13-skip")
 SEEDS = range(3)
-PIXELS = 32
-RATE = 0.01
+IMAGE_SIZE = 32  # pixels
+LEARNING_RATE = 0.01
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net with every seed."""
-    own = {"dataset.image_size": PIXELS, "learning_rate": RATE}
-    return grid(config, {net: (net, own) for net in NETS}, SEEDS)
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every model with every seed."""
+    overrides = {"dataset.image_size": IMAGE_SIZE, "learning_rate": LEARNING_RATE}
+    return grid(config, {model: (model, overrides) for model in MODELS}, SEEDS)

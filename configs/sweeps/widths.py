@@ -1,20 +1,22 @@
-"""Half, the same and twice the filters of the paper, at 20 layers.
+"""Half, once and twice the paper's number of filters, at 20 layers.
 
 python -m experiments.sweep --sweep=configs/sweeps/widths.py --workdir=runs/widths
 """
 
+from typing import Any
+
 from experiments.sweeps import grid
 
-NETS = ("plain-20", "resnet-20")
+MODELS = ("plain-20", "resnet-20")
 WIDTHS = ((8, 16, 32), (16, 32, 64), (32, 64, 128))
 SEEDS = range(3)
 
 
-def get_sweep(config: str = "configs/digits.py"):
-    """Every net with all widths and seeds."""
+def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:
+    """Returns the runs of every model with every width and seed."""
     variants = {
-        f"{net}-width{widths[0]}": (net, {"model.widths": widths})
-        for net in NETS
+        f"{model}-width{widths[0]}": (model, {"model.widths": widths})
+        for model in MODELS
         for widths in WIDTHS
     }
     return grid(config, variants, SEEDS)

@@ -11,14 +11,14 @@ NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_is_valid_and_says_how_to_run_it(name):
+def test_every_config_is_valid_and_documents_its_command(name):
     module = importlib.import_module(f"configs.{name}")
     small = ("plain-20", "resnet-56", "resnet-110", "resnet-20-C", "preact-164", "densenet-40-12")
     large = ("plain-34", "resnet-50", "resnet-18-A", "resnext-50-32x4d", "densenet-121", "vgg-13")
     photographs = ("lenet-5", "resnet-18", "resnet-50")
-    nets = {"imagenet": large, "imagenet_modern": large, "cats_vs_dogs": photographs}
-    for net in nets.get(name, small):
-        config = module.get_config(net)
+    models = {"imagenet": large, "imagenet_modern": large, "cats_vs_dogs": photographs}
+    for model in models.get(name, small):
+        config = module.get_config(model)
         check_config(config)
         assert config.name == name
         assert all(boundary < config.num_steps for boundary in config.boundaries)
@@ -27,12 +27,12 @@ def test_every_config_is_valid_and_says_how_to_run_it(name):
     assert Path(module.__file__).parent == ROOT / "configs"
 
 
-def test_drops_at_one_half_and_three_quarters():
-    # The paper gives no schedule for ImageNet, and cosines have no drops.
+def test_boundaries_at_one_half_and_three_quarters():
+    # The paper gives no schedule for ImageNet, and a cosine schedule has no boundaries.
     for name in set(NAMES) - {"imagenet", "imagenet_modern"}:
         config = importlib.import_module(f"configs.{name}").get_config()
-        halves = (config.num_steps // 2, config.num_steps * 3 // 4)
-        assert config.boundaries == halves
+        boundaries = (config.num_steps // 2, config.num_steps * 3 // 4)
+        assert config.boundaries == boundaries
 
 
 def test_imagenet_of_the_paper():
@@ -45,7 +45,7 @@ def test_imagenet_of_the_paper():
     assert (config.weight_decay, config.momentum, config.decay_factor) == (1e-4, 0.9, 0.1)
 
 
-def test_imagenet_since():
+def test_imagenet_modern():
     """Goyal 2017 (arXiv 1706.02677), section 5.1; He 2019 (arXiv 1812.01187), sections 3 and 5."""
     config = imagenet_modern.get_config("resnet-50")
     assert config.num_steps * config.batch_size == pytest.approx(90 * 1_281_167, rel=1e-3)
@@ -54,7 +54,7 @@ def test_imagenet_since():
     assert (config.augment.crop, config.augment.area_range) == ("random-resized", (0.08, 1.0))
     assert (config.model.stride_on, config.model.zero_init) == ("3x3", True)
     plain = imagenet_modern.get_config("plain-34").model
-    assert not plain.zero_init  # which would have nothing to begin as
+    assert not plain.zero_init  # without shortcuts, its output would be zero
     densenet = imagenet_modern.get_config("densenet-121").model
     assert (densenet.stride_on, densenet.zero_init) == ("1x1", False)
 
