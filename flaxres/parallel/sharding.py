@@ -7,6 +7,7 @@ step functions are written for one device and name the axis `AXIS` in their coll
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,27 @@ EXTRA_WAIT = 0.01  # as a fraction of the duration of the previous call
 
 # (state, arrays, rows) -> tree, with rows int32 (batches, batch_size).
 StepFunction = Callable[[PyTree, PyTree, Any], PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A step function that is compiled for all devices; called as `step(state, arrays, rows)`.
+
+    Attributes:
+      call: launches the step; `rows` are the batches of all processes as a NumPy array.
+      executable: the compiled function of JAX.
+    """
+
+    call: StepFunction
+    executable: jax.stages.Compiled
+
+    def __call__(self, state: PyTree, arrays: PyTree, rows: Any) -> PyTree:
+        """Launches the step; the result may be pending."""
+        return self.call(state, arrays, rows)
+
+    def cost(self) -> dict[str, float]:
+        """Returns XLA's cost analysis, such as 'flops' and 'bytes accessed'; {} if it has none."""
+        return dict(self.executable.cost_analysis() or {})
 
 
 def device_name() -> str:
@@ -147,7 +169,7 @@ class Devices:
         *examples: PyTree,
         donate: bool = False,
         sharded: PyTree = False,
-    ) -> StepFunction:
+    ) -> CompiledStep:
         """Compiles `function(state, arrays, rows)` for all devices.
 
         Args:
@@ -201,7 +223,7 @@ class Devices:
                 self._newest_large_call = time.perf_counter(), jax.tree.leaves(result)[-1]
             return jax.block_until_ready(result) if self.synchronous else result
 
-        return call
+        return CompiledStep(call, compiled)
 
     def _shard_rows(
         self, rows: Int32[np.ndarray, "*replicas batches batch_size"]

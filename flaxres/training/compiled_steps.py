@@ -20,7 +20,7 @@ from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
-from flaxres.parallel.sharding import AXIS, Devices, StepFunction, device_name
+from flaxres.parallel.sharding import AXIS, CompiledStep, Devices, StepFunction, device_name
 from flaxres.pretrained.load import without_head
 from flaxres.training.initial_weights import load_pretrained_weights
 from flaxres.training.layer_statistics import LayerStatistics
@@ -89,7 +89,7 @@ class CompiledSteps:
         self._samplers = [
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
-        self._compiled: dict[tuple, StepFunction] = {}
+        self._compiled: dict[tuple, CompiledStep] = {}
 
     def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8 images."""
@@ -153,7 +153,7 @@ class CompiledSteps:
 
     def compile_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
-    ) -> StepFunction:
+    ) -> CompiledStep:
         """Compiles a dispatch of `num_steps` training steps. The compiled function is cached.
 
         Returns:
@@ -169,7 +169,7 @@ class CompiledSteps:
         arrays: DeviceData,
         rows: Int32[np.ndarray, "*replicas batches batch_size"],
         donate: bool = False,
-    ) -> StepFunction:
+    ) -> CompiledStep:
         """Compiles a step function for the shapes of its arguments, unless it is in the cache.
 
         Args:
@@ -223,7 +223,7 @@ class CompiledSteps:
         state: TrainState,
         arrays: DeviceData,
         rows: Int32[np.ndarray, "batches batch_size"] | None = None,
-    ) -> StepFunction:
+    ) -> CompiledStep:
         """Compiles one dispatch of an evaluation. The compiled function is cached.
 
         Args:
@@ -239,7 +239,7 @@ class CompiledSteps:
         """Layer statistics of the run's model, not compiled."""
         return LayerStatistics(self._config, *self._layer_options)
 
-    def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> StepFunction:
+    def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> CompiledStep:
         """Compiles the layer statistics. The compiled function is cached."""
         return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
 
