@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int32
+
+# Field of a pytree: an array, or what JAX puts in its place, such as a shape struct.
+Leaf = Any
 
 
 @struct.dataclass
@@ -25,9 +29,9 @@ class MetricSums:
       count: int32, number of images.
     """
 
-    loss: jax.Array
-    wrong: jax.Array
-    count: jax.Array
+    loss: Leaf
+    wrong: Leaf
+    count: Leaf
 
     @classmethod
     def zeros(cls) -> MetricSums:
@@ -95,4 +99,4 @@ class TrainMetrics:
     """
 
     sums: MetricSums
-    learning_rate: jax.Array
+    learning_rate: Leaf

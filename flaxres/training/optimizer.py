@@ -17,6 +17,7 @@ from jaxtyping import Array, Float32, Int32, Num
 from ml_collections import ConfigDict
 
 from flaxres.training.fine_tuning import frozen_leaves
+from flaxres.training.metrics import Leaf
 
 PyTree = Any
 
@@ -64,9 +65,9 @@ class Warmup:
       count: float32, number of images in the current window.
     """
 
-    active: jax.Array
-    wrong: jax.Array
-    count: jax.Array
+    active: Leaf
+    wrong: Leaf
+    count: Leaf
 
     @classmethod
     def create(cls, config: ConfigDict) -> Warmup:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from flaxres.data.augment import augment, normalize, pca_color_augmentation
 from flaxres.models.norms import pool_running_statistics
 from flaxres.training.fine_tuning import keep_frozen, stop_frozen_gradients, update_params
-from flaxres.training.metrics import MetricSums, TrainMetrics
+from flaxres.training.metrics import Leaf, MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
 from flaxres.training.train_state import AUGMENT_STREAM, COLOR_STREAM, DROPOUT_STREAM, TrainState
 
@@ -44,9 +44,9 @@ class DeviceData:
       mean: float32 (height, width, channels), mean image of the training split.
     """
 
-    images: Any
-    labels: Any
-    mean: Any
+    images: Leaf
+    labels: Leaf
+    mean: Leaf
 
 
 # Inputs of a compiled step besides the train state: arrays, and int32 indices of the images of each

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu import kernels
 from flaxres.training.fine_tuning import check_frozen
-from flaxres.training.metrics import MetricSums
+from flaxres.training.metrics import Leaf, MetricSums
 from flaxres.training.optimizer import Warmup
 
 PyTree = Any
@@ -46,14 +46,14 @@ class TrainState:
       learning_rate: float32, learning rate of the last step.
     """
 
-    step: jax.Array
-    seed: jax.Array
-    params: dict
-    batch_stats: dict
+    step: Leaf
+    seed: Leaf
+    params: PyTree
+    batch_stats: PyTree
     opt_state: optax.OptState
     warmup: Warmup
     sums: MetricSums
-    learning_rate: jax.Array
+    learning_rate: Leaf
 
     def key(self, stream: int) -> PRNGKeyArray:
         """Returns the random key of (seed, stream, step)."""
