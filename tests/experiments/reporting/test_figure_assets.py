@@ -46,8 +46,8 @@ def test_data_uri_has_the_svg_unless_it_is_large(files, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "caption"),
     [
-        ("batch_norm_gap", "what batch norm takes and gives"),
-        ("batch_norm", "what batch norm takes and gives"),
+        ("batch_norm_gap", "inputs and outputs of batch norm"),
+        ("batch_norm", "inputs and outputs of batch norm"),
         ("figure1", "the shallowest and the deepest plain model"),
         ("figure12", ""),
         ("other", ""),
