@@ -33,8 +33,8 @@ def pmap(
         that are sharded over the devices as `rows` is; the others are replicated.
 
     Returns:
-      The mapped function, which has `lower`, as functions of `jax.jit` do. Its `rows` have the shape
-      (batches, devices, device_batch).
+      The mapped function, with a method `lower` like functions of `jax.jit`. Its `rows` have the
+      shape (batches, devices, device_batch).
     """
     axes = jax.tree.map(lambda is_sharded: 1 if is_sharded else None, sharded)
     return jax.pmap(
