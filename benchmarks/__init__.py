@@ -1,1 +1,1 @@
-"""Timings: ratios measured in one interleaved run."""
+"""Benchmarks: speed and memory, as ratios measured in interleaved rounds of one run."""

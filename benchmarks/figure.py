@@ -1,14 +1,18 @@
-"""Draws results of the benchmarks: python -m benchmarks.figure --train_step=A.json --depth=B.json.
+"""Figure of benchmark results.
 
-Left, images per second of flaxres and PyTorch (`benchmarks.train_step --json`); right, how the time
-of a step grows with depth (`benchmarks.scaling --over=depth --json`). Bars and points are medians,
-lines on them quartiles.
+python -m benchmarks.figure --train_step=A.json --depth=B.json
+
+Left: images per second of flaxres and PyTorch (`benchmarks.train_step --json`). Right: time of a
+step by depth (`benchmarks.scaling --over=depth --json`). Bars and points are medians, error bars
+are quartiles.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 from absl import flags
 from matplotlib.axes import Axes
@@ -17,70 +21,101 @@ from matplotlib.figure import Figure
 from flaxres import cli
 from flaxres.errors import ConfigError, UserError, WorkdirError
 
-TRAIN_STEP = flags.DEFINE_list("train_step", None, "Files that benchmarks.train_step wrote.")
-DEPTH = flags.DEFINE_string("depth", None, "File that benchmarks.scaling wrote.")
-OUTPUT = flags.DEFINE_string("output", "docs/performance.png", "Where the figure goes.")
-SIDES = {"flaxres": "#0072B2", "torch compiled": "#E69F00", "torch eager": "#CCBB88"}
+TRAIN_STEP = flags.DEFINE_list(
+    "train_step", None, "JSON files that benchmarks.train_step wrote, such as train_step.json."
+)
+DEPTH = flags.DEFINE_string(
+    "depth", None, "JSON file that benchmarks.scaling --over=depth wrote, such as depth.json."
+)
+OUTPUT = flags.DEFINE_string("output", "docs/performance.png", "File for the figure.")
+COLORS = {"flaxres": "#0072B2", "torch compiled": "#E69F00", "torch eager": "#CCBB88"}
 HATCHES = ("", "//", "..")
+Results = list[dict[str, Any]]
 
 
-def read(path: str) -> list[dict]:
-    """The results in a file.
+def read(path: str) -> Results:
+    """Reads the results in a JSON file.
 
     Raises:
-      ConfigError: it cannot be read.
+      ConfigError: the file cannot be read.
     """
     try:
-        return json.loads(Path(path).read_text())
+        results: Results = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); give a file of --json") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error}); give a file that a benchmark wrote with --json"
+        ) from None
+    return results
 
 
-def draw_sides(axes: Axes, results: list[dict]) -> None:
-    """Images per second of each net, beside one another."""
-    sides = [side for side in SIDES if side in results[0]]
-    width = 0.8 / len(sides)
-    for i, side in enumerate(sides):
-        speeds = [result[side]["images_per_second"] for result in results]
+def draw_train_step(axes: Axes, results: Results) -> None:
+    """Draws images per second by model, with one bar per framework."""
+    frameworks = [framework for framework in COLORS if framework in results[0]]
+    width = 0.8 / len(frameworks)
+    for i, framework in enumerate(frameworks):
+        speeds = [result[framework]["images_per_second"] for result in results]
         medians = [speed["median"] for speed in speeds]
-        ends = [
-            [s["median"] - s["low"] for s in speeds],
-            [s["high"] - s["median"] for s in speeds],
-        ]
-        places = [n + (i - (len(sides) - 1) / 2) * width for n in range(len(results))]
-        style = {"color": SIDES[side], "hatch": HATCHES[i], "edgecolor": "white"}
-        axes.bar(places, medians, width, yerr=ends, label=side, **style)
+        offset = (i - (len(frameworks) - 1) / 2) * width
+        positions = [number + offset for number in range(len(results))]
+        axes.bar(
+            positions,
+            medians,
+            width,
+            yerr=_error_bars(speeds),
+            label=framework,
+            color=COLORS[framework],
+            hatch=HATCHES[i],
+            edgecolor="white",
+        )
     axes.set_xticks(range(len(results)), [result["net"] for result in results])
     axes.set_ylabel("images/s")
     axes.legend(frameon=False)
 
 
-def draw_depth(axes: Axes, results: list[dict]) -> None:
-    """Seconds of a step by depth."""
-    for kind, line, marker in (("resnet", "-", "o"), ("plain", "--", "s")):
-        own = [result for result in results if result["net"].startswith(kind)]
-        if not own:
+def draw_depth(axes: Axes, results: Results) -> None:
+    """Draws seconds per step by depth, with one line for residual and one for plain networks."""
+    styles: tuple[tuple[str, Literal["-", "--"], str], ...]
+    styles = (("resnet", "-", "o"), ("plain", "--", "s"))
+    for family, line, marker in styles:
+        family_results = [result for result in results if result["net"].startswith(family)]
+        if not family_results:
             continue
-        depths = [result["depth"] for result in own]
-        times = [result["step_seconds"] for result in own]
+        depths = [result["depth"] for result in family_results]
+        times = [result["step_seconds"] for result in family_results]
         medians = [time["median"] for time in times]
-        ends = [
-            [t["median"] - t["low"] for t in times],
-            [t["high"] - t["median"] for t in times],
-        ]
-        axes.errorbar(depths, medians, ends, linestyle=line, marker=marker, label=kind, capsize=2)
+        axes.errorbar(
+            depths,
+            medians,
+            _error_bars(times),
+            linestyle=line,
+            marker=marker,
+            label=family,
+            capsize=2,
+        )
     axes.set_xlabel("depth (layers)")
-    axes.set_ylabel("seconds a step")
+    axes.set_ylabel("seconds per step")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 
 
+def _error_bars(spreads: Results) -> list[list[float]]:
+    """Returns the lengths of the error bars below and above the medians."""
+    return [
+        [spread["median"] - spread["low"] for spread in spreads],
+        [spread["high"] - spread["median"] for spread in spreads],
+    ]
+
+
 def main() -> None:
-    """Draws what was given."""
-    panels = []
+    """Draws one panel for each flag given.
+
+    Raises:
+      UserError: a file cannot be read or written, or is from another benchmark.
+    """
+    panels: list[tuple[Callable[[Axes, Results], None], Results]] = []
     if TRAIN_STEP.value:
-        panels.append((draw_sides, [r for path in TRAIN_STEP.value for r in read(path)]))
+        panels.append((draw_train_step, [r for path in TRAIN_STEP.value for r in read(path)]))
     if DEPTH.value:
         panels.append((draw_depth, read(DEPTH.value)))
     if not panels:
@@ -92,7 +127,9 @@ def main() -> None:
         try:
             draw(axes, results)
         except (KeyError, TypeError) as error:
-            raise UserError(f"a file is not of the benchmark that its flag says: {error}") from None
+            raise UserError(
+                f"a file is not from the benchmark that its flag expects: {error}"
+            ) from None
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(str(results[0]["device"]))
     try:

@@ -1,9 +1,9 @@
-"""Everything that is measured on a GPU, in one go of at most ten minutes.
+"""All benchmarks for a GPU in one run of at most ten minutes.
 
 python -m benchmarks.gpu --out=DIRECTORY
 
-Runs the commands below one after another, the most important first, and leaves out what does not
-fit the time. Each writes its output and its JSON to the directory at once.
+Runs the commands below in order of importance and skips those that do not fit in the time. The
+output and JSON of each command are written to the directory as soon as it ends.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from absl import flags
 
 from flaxres import cli
 
-OUT = flags.DEFINE_string("out", "runs/gpu", "Directory for what was measured.")
-MINUTES = flags.DEFINE_float("minutes", 9.5, "After so long, what is running is stopped.")
-TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has PyTorch.")
+OUT = flags.DEFINE_string("out", "runs/gpu", "Directory for the results.")
+MINUTES = flags.DEFINE_float(
+    "minutes", 9.5, "Time limit in minutes; the command that is then running is stopped."
+)
+TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
+)
 
 STEP = ("benchmarks.train_step", "--dtype=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
 CIFAR = "--config=configs/cifar10.py"
@@ -42,8 +46,8 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs the commands until the time is over."""
-    out, end = Path(OUT.value), time.monotonic() + 60 * MINUTES.value
+    """Runs the commands until the time limit."""
+    out, deadline = Path(OUT.value), time.monotonic() + 60 * MINUTES.value
     out.mkdir(parents=True, exist_ok=True)
     for name, (module, *arguments) in COMMANDS.items():
         if module == "benchmarks.train_step":
@@ -52,19 +56,19 @@ def main() -> None:
             arguments.append(f"--json={out / name}.json")
         print(f"== {name}: python -m {module} {' '.join(arguments)}", flush=True)
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-m", module, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=end - time.monotonic(),
+                timeout=deadline - time.monotonic(),
                 check=False,
             )
         except (subprocess.TimeoutExpired, ValueError):
-            print("stopped: the time is over", flush=True)
+            print(f"Stopped at the time limit of {MINUTES.value:g} minutes.", flush=True)
             return
-        (out / f"{name}.txt").write_text(done.stdout)
-        print(done.stdout[-4_000:], flush=True)
+        (out / f"{name}.txt").write_text(result.stdout)
+        print(result.stdout[-4_000:], flush=True)
 
 
 if __name__ == "__main__":

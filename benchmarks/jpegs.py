@@ -1,6 +1,6 @@
-"""JPEGs of the sizes that ImageNet's have, made here: smooth textures with a pattern to learn.
+"""Generated JPEG files of about the size of ImageNet's: smooth textures with a learnable pattern.
 
-DIR/SPLIT/CLASS/*.jpg; the class is the direction and the colour of faint stripes.
+Written to DIR/SPLIT/CLASS/*.jpg. The class is the direction and color of faint stripes.
 """
 
 from __future__ import annotations
@@ -13,26 +13,23 @@ import numpy as np
 from PIL import Image
 
 CLASSES = 10
-SIDES = (400, 600), (300, 450)  # pixels of width and height, drawn evenly: 500 x 375 on average
-OCTAVES = (
-    8,
-    32,
-    128,
-    256,
-)  # points of noise on the long side, each half as strong as the one before
+# Ranges of width and height in pixels, sampled uniformly: 500 x 375 on average.
+SIDES = (400, 600), (300, 450)
+# Noise points along the width; each octave has half the amplitude of the previous one.
+OCTAVES = (8, 32, 128, 256)
 QUALITY = 90
 
 
 def make_image(label: int, number: int) -> Image.Image:
-    """The image of a class and a number: RGB, always the same."""
+    """Generates an RGB image; the same label and number always give the same image."""
     rng = np.random.default_rng((label, number))
     width, height = (int(rng.integers(*side, endpoint=True)) for side in SIDES)
     pixels = np.zeros((height, width, 3), np.float32)
     for octave, points in enumerate(OCTAVES):
         shape = (max(2, points * height // width), points, 3)
-        noise = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-        noise = np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-        pixels += (noise - 128) * 0.5**octave
+        noise_image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        resized = noise_image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels += (np.asarray(resized, np.float32) - 128) * 0.5**octave
     angle = math.pi * label / CLASSES
     y, x = np.mgrid[:height, :width].astype(np.float32)
     phase = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / 24
@@ -43,23 +40,29 @@ def make_image(label: int, number: int) -> Image.Image:
 
 
 def make_folder(root: Path, train: int, test: int) -> Path:
-    """Writes so many images of each split, unless they are there.
+    """Writes the images of both splits, except for files that already exist.
+
+    Args:
+      root: directory to write to.
+      train: number of training images.
+      test: number of test images.
 
     Returns:
       `root`, for `config.dataset.data_dir`.
     """
     with ThreadPoolExecutor() as threads:
-        for split, size, first in (("train", train, 0), ("test", test, 1_000_000)):
+        for split, size, first_number in (("train", train, 0), ("test", test, 1_000_000)):
             for label in range(CLASSES):
                 (root / split / f"class{label}").mkdir(parents=True, exist_ok=True)
 
-            def write(i: int, split: str = split, first: int = first) -> None:
+            def write(i: int, split: str = split, first_number: int = first_number) -> None:
                 label = i % CLASSES
                 path = root / split / f"class{label}" / f"{i:06}.jpg"
                 if not path.exists():
-                    part = path.with_suffix(".part")  # a killed benchmark leaves no half image
-                    make_image(label, first + i).save(part, "JPEG", quality=QUALITY)
-                    part.rename(path)
+                    # Renamed when complete: a killed benchmark leaves no truncated image.
+                    temporary = path.with_suffix(".part")
+                    make_image(label, first_number + i).save(temporary, "JPEG", quality=QUALITY)
+                    temporary.rename(path)
 
             list(threads.map(write, range(size)))
     return root

@@ -1,11 +1,12 @@
-"""Memory of training: flaxres with and without rematerialisation and scan, and PyTorch.
+"""Peak memory of training: flaxres with and without rematerialization and scan, and PyTorch.
 
 python -m benchmarks.memory --models=resnet-110,resnet-1202 --batch_size=128 --against=torch
 
-Each is a process of its own that trains for some seconds on random images; what counts is the most
-memory that the process ever had, compilation and libraries included. On an accelerator its own
-memory is shown too. PyTorch runs eagerly and compiled, and flaxres is compared with the less of
-the two. `pip install torch` first, or name an interpreter that has it with --torch_python.
+Each configuration trains for some seconds on random images in a process of its own. Its memory is
+the peak of the whole process, including compilation and libraries. On an accelerator, the peak of
+device memory is shown too. PyTorch runs eagerly and compiled, and flaxres is compared with the
+smaller of the two. PyTorch must be installed (`pip install torch`), or --torch_python must name an
+interpreter that has it.
 """
 
 from __future__ import annotations
@@ -20,78 +21,92 @@ from typing import Any
 from absl import flags
 
 from benchmarks.process import Worker
-from benchmarks.report import show, write
+from benchmarks.report import print_table, write_json
 from flaxres import cli
 from flaxres.errors import ConfigError
 
-MODELS = flags.DEFINE_list("models", ["resnet-110"], "Plain, or with option A.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
-REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat.")
-SCAN = flags.DEFINE_list("scan", ["false"], "Values of model.scan.")
-AGAINST = flags.DEFINE_enum("against", "torch", ["torch", "none"], "The peer.")
-MODES = flags.DEFINE_list("modes", ["eager", "compiled"], "Of PyTorch.")
-TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has PyTorch.")
-SECONDS = flags.DEFINE_float("seconds", 10.0, "Of steps, after the first.")
-JSON = flags.DEFINE_string("json", None, "File for the result.")
+MODELS = flags.DEFINE_list(
+    "models",
+    ["resnet-110"],
+    "Model names: plain networks, and residual networks with option A, such as plain-20.",
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.")
+REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat to measure.")
+SCAN = flags.DEFINE_list("scan", ["false"], "Values of model.scan to measure.")
+AGAINST = flags.DEFINE_enum(
+    "against", "torch", ["torch", "none"], "Framework to compare with: 'torch' or 'none'."
+)
+MODES = flags.DEFINE_list(
+    "modes", ["eager", "compiled"], "Modes of PyTorch to measure: eager, compiled."
+)
+TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
+)
+SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds of steps to run after the first step.")
+JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as memory.json.")
 
 IMAGE, IMAGES = (32, 32, 3), 5_000
 
 
-def commands(net: str) -> dict[str, list[str]]:
-    """What is measured for a net: the command of each worker, by name.
+def worker_commands(model: str) -> dict[str, list[str]]:
+    """Returns the command of each worker for a model, by name of the configuration.
 
     Raises:
-      ConfigError: the peer does not have this net.
+      ConfigError: the PyTorch implementation does not have this model.
     """
     image = ",".join(map(str, IMAGE))
-    workers = {
+    commands = {
         f"flaxres, remat {remat}, scan {scan}": [
-            *(sys.executable, "-m", "benchmarks.flaxres_side"),
-            *(f"--config=configs/cifar10.py:{net}", f"--config.batch_size={BATCH_SIZE.value}"),
+            *(sys.executable, "-m", "benchmarks.flaxres_worker"),
+            *(f"--config=configs/cifar10.py:{model}", f"--config.batch_size={BATCH_SIZE.value}"),
             *(f"--config.model.remat={remat}", f"--config.model.scan={scan}"),
             *(f"--image={image}", f"--images={IMAGES}"),
         ]
         for remat, scan in itertools.product(REMAT.value, SCAN.value)
     }
     if AGAINST.value == "none":
-        return workers
-    name, depth, *option = net.split("-")
-    if name not in ("plain", "resnet") or not depth.isdigit() or option not in ([], ["A"]):
-        raise ConfigError(f"the peer has plain-DEPTH and resnet-DEPTH, got {net}")
+        return commands
+    family, depth, *option = model.split("-")
+    if family not in ("plain", "resnet") or not depth.isdigit() or option not in ([], ["A"]):
+        raise ConfigError(f"the PyTorch models are plain-DEPTH and resnet-DEPTH, got {model}")
     for mode in MODES.value:
         options = {
-            **{"depth": int(depth), "plain": name == "plain", "mode": mode, "dtype": "float32"},
+            **{"depth": int(depth), "plain": family == "plain", "mode": mode, "dtype": "float32"},
             **{"batch_size": BATCH_SIZE.value, "image": IMAGE, "images": IMAGES},
             **{"widths": (16, 32, 64), "augment": True},
         }
-        command = [TORCH_PYTHON.value, "-m", "benchmarks.torch_side", json.dumps(options)]
-        workers[f"torch {mode}"] = command
-    return workers
+        commands[f"torch {mode}"] = [
+            *(TORCH_PYTHON.value, "-m", "benchmarks.torch_worker", json.dumps(options))
+        ]
+    return commands
 
 
 def measure(command: Sequence[str]) -> dict[str, float]:
-    """Trains in a process; its peaks of memory in bytes and its seconds of a step.
+    """Trains in a worker process and measures memory and time.
+
+    Returns:
+      'host' and 'device', peak memory in bytes; 'step', 'first_step' and 'compile', in seconds.
 
     Raises:
-      RuntimeError: it fails; with its last line.
+      RuntimeError: the worker failed; has the last line of its output.
     """
     worker = Worker(command, {"PYTHONPATH": os.getcwd()})
-    took = worker.ask(steps={"seconds": SECONDS.value})
+    timed = worker.ask(steps={"seconds": SECONDS.value})
     memory = worker.ask(memory={})
     worker.close()
-    first = worker.ready["first_step"]
-    step, compiled = took["seconds"] / took["steps"], worker.ready["compile"]
-    return {**memory, "step": step, "first_step": first, "compile": compiled}
+    first_step = worker.ready["first_step"]
+    step, compiled = timed["seconds"] / timed["steps"], worker.ready["compile"]
+    return {**memory, "step": step, "first_step": first_step, "compile": compiled}
 
 
-def compare(net: str) -> dict[str, Any]:
-    """Measures every worker for one net and prints its table."""
+def compare(model: str) -> dict[str, Any]:
+    """Measures all configurations of a model, prints a table and returns the results."""
     results = {}
-    for name, command in commands(net).items():
+    for name, command in worker_commands(model).items():
         try:
             results[name] = measure(command)
         except (RuntimeError, OSError) as error:
-            print(f"{name} did not run: {error}", file=sys.stderr)
+            print(f"{name} failed: {error}", file=sys.stderr)
     columns = ("", "host GiB", "device GiB", "s to compile", "s to first step", "s/step")
     rows = [
         (
@@ -104,17 +119,17 @@ def compare(net: str) -> dict[str, Any]:
         )
         for name, result in results.items()
     ]
-    show(f"{net}, batches of {BATCH_SIZE.value}", columns, rows)
-    ours = [result["host"] for name, result in results.items() if name.startswith("flaxres")]
-    theirs = [result["host"] for name, result in results.items() if name.startswith("torch")]
-    ratio = round(min(ours) / min(theirs), 3) if ours and theirs else None
-    return {"net": net, "workers": results, "least_host_memory_over_torch": ratio}
+    print_table(f"{model}, batch size {BATCH_SIZE.value}", columns, rows)
+    flaxres = [result["host"] for name, result in results.items() if name.startswith("flaxres")]
+    torch = [result["host"] for name, result in results.items() if name.startswith("torch")]
+    ratio = round(min(flaxres) / min(torch), 3) if flaxres and torch else None
+    return {"net": model, "workers": results, "least_host_memory_over_torch": ratio}
 
 
 def main() -> None:
-    """Compares all nets and prints one JSON object."""
-    nets = [compare(net) for net in MODELS.value]
-    write(JSON.value, {"batch_size": BATCH_SIZE.value, "nets": nets})
+    """Compares all models and prints one JSON object."""
+    results = [compare(model) for model in MODELS.value]
+    write_json(JSON.value, {"batch_size": BATCH_SIZE.value, "nets": results})
 
 
 if __name__ == "__main__":

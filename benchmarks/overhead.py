@@ -1,13 +1,14 @@
-"""What logs, progress display, evaluations and checkpoints cost beside the steps of a run.
+"""Cost of logs, progress display, evaluations and checkpoints on top of the steps of a run.
 
 python -m benchmarks.overhead --config=configs/digits.py:resnet-20
 
-Measures the same compiled steps in rounds that take each way in turn: the bare steps; the bare
-steps with the evaluations of the config; and the loop of a run with parts of what it does besides.
-All costs are percent of the bare steps in the same round: of their time on the wall, and of that of
-all CPU cores, which other programs on the machine disturb less. The stall of a checkpoint is how
-much longer the longest step of a round is than the median one, in steps; steps are timed without
-evaluations, and beside it stands the same figure without checkpoints.
+All variants run the same compiled steps, and every round measures each of them: the bare steps, the
+bare steps with the evaluations of the config, and the training loop with some of its other work.
+
+Costs are percentages of the bare steps of the same round: of their wall-clock time, and of the time
+of all CPU cores, which depends less on other programs. The stall of a checkpoint is how much longer
+the longest step of a round is than the median one, in steps. It is measured without evaluations,
+and compared with the stall without checkpoints.
 """
 
 from __future__ import annotations
@@ -21,17 +22,23 @@ from unittest import mock
 
 import numpy as np
 from absl import flags
+from jaxtyping import Float64
+from ml_collections import ConfigDict
 
-from benchmarks.report import Spread, show, write
+from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 from flaxres.errors import ConfigError
 
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds that take each way in turn.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 200, "Steps of each way in a round.", lower_bound=2)
-OUTPUT = flags.DEFINE_string("output", None, "File for the JSON as well.")
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Number of rounds; each measures every variant.", lower_bound=1
+)
+STEPS = flags.DEFINE_integer("steps", 200, "Steps of each variant per round.", lower_bound=2)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "File for the result as JSON, which is also printed; such as overhead.json."
+)
 cli.define_config("configs/digits.py:resnet-20")
 
-# Whether the loop logs, evaluates and saves; and whether its steps are waited for one by one.
+# Variants of the training loop: does it log, evaluate and save, and does it wait for each dispatch?
 LOOPS = {
     "logs": ((True, False, False), False),
     "logs, evaluations": ((True, True, False), False),
@@ -42,28 +49,28 @@ LOOPS = {
 
 
 class Stopwatch:
-    """Seconds since it was made: on the wall, and of this process on all cores."""
+    """Seconds since its creation: wall-clock time, and time of this process on all CPU cores."""
 
-    def __init__(self):
-        self._begin = self._now()
+    def __init__(self) -> None:
+        self._start = self._now()
 
     @staticmethod
-    def _now() -> np.ndarray:
+    def _now() -> Float64[np.ndarray, 2]:
         return np.array([time.perf_counter(), time.process_time()])
 
-    def seconds(self) -> np.ndarray:
-        """Both, as float64 (2,)."""
-        return self._now() - self._begin
+    def seconds(self) -> Float64[np.ndarray, 2]:
+        """Returns (wall-clock seconds, CPU seconds)."""
+        return self._now() - self._start
 
 
-class Measured:
-    """The programs and data of a config, compiled once for all ways."""
+class Benchmark:
+    """Compiled steps and data of a config, shared by all variants."""
 
-    def __init__(self):
-        """Loads the data set of the flags' config.
+    def __init__(self) -> None:
+        """Loads the config of the flags and its data set.
 
         Raises:
-          ConfigError: the config cannot be run here, or --steps are too few.
+          ConfigError: the config cannot run on this machine, or --steps is too small.
         """
         from flaxres.data import load_dataset
         from flaxres.training.compiled_steps import CompiledSteps
@@ -73,73 +80,90 @@ class Measured:
         self.config.num_steps = STEPS.value
         self.dataset = load_dataset(self.config.dataset)
         self.compiled_steps = CompiledSteps(self.config, self.dataset)
-        self.dispatch = steps_per_dispatch(self.config)
+        self.dispatch_size = steps_per_dispatch(self.config)
         self.train = self.compiled_steps.put(self.dataset.train)
         splits = (self.dataset.test, self.dataset.validation)
-        self.evaluated = [self.compiled_steps.put(split) for split in splits if split is not None]
-        self.config.num_steps -= self.config.num_steps % self.dispatch
-        if self.config.num_steps < 2 * self.dispatch:
+        self.eval_splits = [self.compiled_steps.put(split) for split in splits if split is not None]
+        self.config.num_steps -= self.config.num_steps % self.dispatch_size
+        if self.config.num_steps < 2 * self.dispatch_size:
             raise ConfigError(
-                f"--steps must be at least {2 * self.dispatch}, two dispatches, got {STEPS.value}"
+                f"--steps must be at least {2 * self.dispatch_size} (two dispatches), got "
+                f"{STEPS.value}"
             )
 
-    def bare(self, evaluates: bool) -> np.ndarray:
-        """Seconds of the steps alone, or with the evaluations that are due among them."""
+    def time_bare_steps(self, with_evaluations: bool) -> Float64[np.ndarray, 2]:
+        """Returns (wall-clock, CPU) seconds of the steps, without the training loop.
+
+        Args:
+          with_evaluations: if True, runs the evaluations of the config between the steps.
+        """
         import jax
 
         state = self.compiled_steps.initial_state()
-        steps = self.compiled_steps.compile_train_steps(state, self.train, self.dispatch)
-        for split in self.evaluated:
+        train_steps = self.compiled_steps.compile_train_steps(state, self.train, self.dispatch_size)
+        for split in self.eval_splits:
             self.compiled_steps.compile_evaluation(state, split)
         jax.block_until_ready(state)
-        watch = Stopwatch()
+        stopwatch = Stopwatch()
         sums = []
-        for step in range(0, self.config.num_steps, self.dispatch):
-            rows = self.compiled_steps.indices(step, self.dispatch)
-            state, metrics = steps(state, self.train, rows)
-            if evaluates and (step + self.dispatch) % self.config.eval_every == 0:
+        for step in range(0, self.config.num_steps, self.dispatch_size):
+            indices = self.compiled_steps.indices(step, self.dispatch_size)
+            state, metrics = train_steps(state, self.train, indices)
+            if with_evaluations and (step + self.dispatch_size) % self.config.eval_every == 0:
                 sums += [
-                    self.compiled_steps.launch_evaluation(state, split) for split in self.evaluated
+                    self.compiled_steps.launch_evaluation(state, split)
+                    for split in self.eval_splits
                 ]
         jax.block_until_ready((state, metrics, sums))
-        return watch.seconds()
+        return stopwatch.seconds()
 
-    def loop(self, kept: tuple[bool, bool, bool], one_by_one: bool) -> tuple[np.ndarray, ...]:
-        """Seconds of a run's loop from its first step to its last, and those between updates.
+    def time_loop(
+        self, enabled: tuple[bool, bool, bool], synchronous: bool
+    ) -> tuple[Float64[np.ndarray, 2], Float64[np.ndarray, " updates"]]:
+        """Runs the training loop.
 
         Args:
-          kept: whether it logs, evaluates and saves.
-          one_by_one: wait for each dispatch, and show it, to see how long it took.
+          enabled: does the loop (log, evaluate, save)?
+          synchronous: if True, waits for each dispatch and shows it, to time it.
+
+        Returns:
+          (wall-clock, CPU) seconds from the first step to the last, and the seconds between
+          updates of the progress display.
         """
         import jax
 
         from flaxres.run.checkpoint import Checkpoints
-        from flaxres.run.metric_writers import MetricWriters, TerminalWriter
+        from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
         from flaxres.run.preemption import StopRequest
         from flaxres.training import loop
 
-        class Timed(TerminalWriter):
+        class TimedTerminalWriter(TerminalWriter):
+            stopwatch: Stopwatch
+            seconds_by_step: dict[int, float]
+
             def restart_clock(self, step: int) -> None:
                 super().restart_clock(step)
-                self.watch, self.seen = Stopwatch(), {step: 0.0}  # all is compiled by now
+                # Everything is compiled by now.
+                self.stopwatch, self.seconds_by_step = Stopwatch(), {step: 0.0}
 
             def is_due(self) -> bool:
-                return one_by_one or super().is_due()
+                return synchronous or super().is_due()
 
-            def update(self, step: int, record=None, note: str = "") -> None:
+            def update(self, step: int, record: Record | None = None, note: str = "") -> None:
                 super().update(step, record, note)
-                self.seen.setdefault(step, self.watch.seconds()[0])
+                self.seconds_by_step.setdefault(step, self.stopwatch.seconds()[0])
 
-        def due(config, step: int) -> tuple[bool, ...]:
+        def due(config: ConfigDict, step: int) -> tuple[bool, ...]:
             periods = (config.log_every, config.eval_every, config.checkpoint_every)
-            return tuple(k and step % p == 0 for k, p in zip(kept, periods, strict=True))
+            return tuple(e and step % p == 0 for e, p in zip(enabled, periods, strict=True))
 
         state = jax.block_until_ready(self.compiled_steps.initial_state())
+        terminal = TimedTerminalWriter("model", self.config.num_steps)
         with (
             tempfile.TemporaryDirectory() as directory,
             mock.patch.object(loop, "due", due),
-            mock.patch.object(loop, "MOST_AHEAD", 1 if one_by_one else loop.MAX_AHEAD),
-            Timed("net", self.config.num_steps) as terminal,
+            mock.patch.object(loop, "MAX_AHEAD", 1 if synchronous else loop.MAX_AHEAD),
+            terminal,
             Checkpoints(Path(directory), self.config.keep_checkpoints) as checkpoints,
             MetricWriters([Path(directory)], 0) as writers,
         ):
@@ -147,30 +171,41 @@ class Measured:
                 self.config, self.compiled_steps, self.dataset, writers, checkpoints, terminal
             )
             run.run(state, 0, StopRequest())
-            seconds = terminal.watch.seconds()
-        return seconds, np.diff(list(terminal.seen.values()))
+            seconds = terminal.stopwatch.seconds()
+        return seconds, np.diff(list(terminal.seconds_by_step.values()))
 
 
-def stall(times: np.ndarray) -> np.ndarray:
-    """How much longer the longest dispatch is than the median one, in dispatches, as (1,)."""
-    return times.max(keepdims=True) / np.median(times) - 1
+def stall(
+    dispatch_seconds: Float64[np.ndarray, " dispatches"],
+) -> Float64[np.ndarray, 1]:
+    """Returns how much longer the longest dispatch is than the median one, in dispatches."""
+    return dispatch_seconds.max(keepdims=True) / np.median(dispatch_seconds) - 1
 
 
-def measure(measured: Measured, number: int) -> dict[str, np.ndarray]:
-    """One round: see the rows of the table; two values where a stopwatch has two."""
+def measure_round(benchmark: Benchmark, number: int) -> dict[str, np.ndarray]:
+    """Measures all variants once.
+
+    Args:
+      benchmark: the compiled steps.
+      number: number of the round, which determines the variant to start with.
+
+    Returns:
+      The rows of the table by name: (wall-clock, CPU) values, or one value for a stall.
+    """
     seconds, stalls = {}, {}
-    ways = ["steps", "steps, evaluations", *LOOPS]
-    turn = number % len(ways)
-    for way in ways[turn:] + ways[:turn]:
-        if way in LOOPS:
-            seconds[way], times = measured.loop(*LOOPS[way])
-            stalls[way] = stall(times[1:]) * measured.dispatch  # the first has none before it
+    variants = ["steps", "steps, evaluations", *LOOPS]
+    first = number % len(variants)
+    for variant in variants[first:] + variants[:first]:
+        if variant in LOOPS:
+            seconds[variant], times = benchmark.time_loop(*LOOPS[variant])
+            # The first dispatch follows no other one.
+            stalls[variant] = stall(times[1:]) * benchmark.dispatch_size
         else:
-            seconds[way] = measured.bare(way != "steps")
-    cost = {way: 100 * (s / seconds["steps"] - 1) for way, s in seconds.items()}
+            seconds[variant] = benchmark.time_bare_steps(variant != "steps")
+    cost = {variant: 100 * (s / seconds["steps"] - 1) for variant, s in seconds.items()}
     arithmetic = cost["steps, evaluations"]
     return {
-        "bare step, ms": 1e3 * seconds["steps"] / measured.config.num_steps,
+        "bare step, ms": 1e3 * seconds["steps"] / benchmark.config.num_steps,
         "logs and progress, %": cost["logs"],
         "arithmetic of evaluations, %": arithmetic,
         "evaluations beyond it, %": cost["logs, evaluations"] - cost["logs"] - arithmetic,
@@ -182,26 +217,30 @@ def measure(measured: Measured, number: int) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Runs the rounds and prints a table and one JSON object."""
+    """Runs the rounds, and prints a table and one JSON object."""
     import jax
 
-    measured = Measured()
-    os.environ["FORCE_COLOR"] = "1"  # draws the bar as on a terminal
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        measure(measured, 0)  # compiles, and warms the caches
-        rounds = [measure(measured, number) for number in range(ROUNDS.value)]
+    benchmark = Benchmark()
+    os.environ["FORCE_COLOR"] = "1"  # draws the progress bar as on a terminal
+    with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+        measure_round(benchmark, 0)  # compiles, and warms the caches
+        rounds = [measure_round(benchmark, number) for number in range(ROUNDS.value)]
     del os.environ["FORCE_COLOR"]
     result = {
-        name: [Spread.of(values) for values in np.stack([one[name] for one in rounds], axis=1)]
+        name: [
+            Spread.from_values(values)
+            for values in np.stack([values_by_name[name] for values_by_name in rounds], axis=1)
+        ]
         for name in rounds[0]
     }
-    show(
-        f"{ROUNDS.value} rounds of {measured.config.num_steps} steps: medians (quartiles)",
-        ("", "on the wall", "all CPU cores"),
+    print_table(
+        f"{ROUNDS.value} rounds of {benchmark.config.num_steps} steps: medians (quartiles)",
+        ("", "wall clock", "all CPU cores"),
         [(name, *spreads, *[""] * (2 - len(spreads))) for name, spreads in result.items()],
     )
     device = jax.devices()[0].device_kind
-    write(OUTPUT.value, {"device": device, "steps_per_dispatch": measured.dispatch} | result)
+    summary = {"device": device, "steps_per_dispatch": benchmark.dispatch_size} | result
+    write_json(OUTPUT.value, summary)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The parts of a run beside the net: the data path, and evaluation.
+"""Cost of the data path and of evaluation, compared with a train step.
 
 python -m benchmarks.parts --config=configs/cifar10.py:resnet-20 --image=32,32,3
 
-In rounds that take each in turn: whole train steps; the data path of a step alone (order, gather,
-normalisation, augmentation); an evaluation of all images.
+Each round measures whole train steps, the data path of a step by itself (sampling, gather,
+normalization, augmentation), and an evaluation of all images.
 """
 
 from __future__ import annotations
@@ -12,74 +12,77 @@ import time
 
 from absl import flags
 
-from benchmarks.flaxres_side import IMAGE, IMAGES
-from benchmarks.report import Spread, show, write
+from benchmarks.flaxres_worker import IMAGES, image_shape
+from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds that take each part in turn.")
-STEPS = flags.DEFINE_integer("steps", 10, "Train steps, and data paths, in a round.")
-JSON = flags.DEFINE_string("json", None, "File for the result.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Number of rounds; each measures every part once.")
+STEPS = flags.DEFINE_integer("steps", 10, "Train steps, and data paths of steps, per round.")
+JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as parts.json.")
 
 
 def main() -> None:
-    """Runs the rounds, prints a table and one JSON object."""
+    """Runs the rounds, and prints a table and one JSON object."""
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
     from flaxres.data.augment import augment, normalize
 
     config = cli.get_config()
-    dataset = random_dataset(tuple(map(int, IMAGE.value)), 10, IMAGES.value)
+    dataset = random_dataset(image_shape(), 10, IMAGES.value)
     steps = Steps(config, dataset)
     steps.compile()
     compiled_steps = steps.compiled_steps
-    arrays, state = compiled_steps.put(dataset.train), compiled_steps.initial_state()
+    data, state = compiled_steps.put(dataset.train), compiled_steps.initial_state()
 
     @jax.jit
-    def prepare(key, rows):
-        images = normalize(arrays.images[rows], arrays.mean)
+    def prepare_batch(key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = normalize(data.images[rows], data.mean)
         pad, flip = config.augment.pad, config.augment.flip
-        return augment(key, images, pad=pad, flip=flip), arrays.labels[rows]
+        return augment(key, images, pad=pad, flip=flip), data.labels[rows]
 
-    def train() -> float:
-        begin, done = time.perf_counter(), 0
-        while done < STEPS.value:
-            done += steps.advance()
+    def time_train_step() -> float:
+        start, num_steps = time.perf_counter(), 0
+        while num_steps < STEPS.value:
+            num_steps += steps.advance()
         steps.wait()
-        return (time.perf_counter() - begin) / done
+        return (time.perf_counter() - start) / num_steps
 
-    def data() -> float:
-        begin = time.perf_counter()
+    def time_data_path() -> float:
+        start = time.perf_counter()
         for step in range(STEPS.value):
-            batch = prepare(jax.random.key(step), compiled_steps.indices(step, 1)[0])
+            batch = prepare_batch(jax.random.key(step), compiled_steps.indices(step, 1)[0])
         jax.block_until_ready(batch)
-        return (time.perf_counter() - begin) / STEPS.value
+        return (time.perf_counter() - start) / STEPS.value
 
-    def evaluate() -> float:
-        begin = time.perf_counter()
-        compiled_steps.evaluate(state, arrays)
-        return (time.perf_counter() - begin) / len(dataset.train)
+    def time_evaluation() -> float:
+        start = time.perf_counter()
+        compiled_steps.evaluate(state, data)
+        return (time.perf_counter() - start) / len(dataset.train)
 
-    parts = {"train step": train, "data path of a step": data, "evaluation of an image": evaluate}
-    times = {name: [] for name in parts}
-    for counted in range(ROUNDS.value + 1):
-        for name, part in parts.items():
-            seconds = part()
-            if counted:  # the first compiles
-                times[name].append(1e3 * seconds)
-    image = times["train step"][0] / config.batch_size
-    rows = [[name, Spread.of(own)] for name, own in times.items()]
+    parts = {
+        "train step": time_train_step,
+        "data path of a step": time_data_path,
+        "evaluation of an image": time_evaluation,
+    }
+    milliseconds: dict[str, list[float]] = {name: [] for name in parts}
+    for number in range(ROUNDS.value + 1):
+        for name, measure in parts.items():
+            seconds = measure()
+            if number:  # the first round compiles
+                milliseconds[name].append(1e3 * seconds)
+    spreads = {name: Spread.from_values(times) for name, times in milliseconds.items()}
     device = jax.devices()[0].device_kind
-    show(f"{config.model.name}-{config.model.depth}, {device}", ("", "ms"), rows)
-    spreads = {name: Spread.of(own) for name, own in times.items()}
-    data_share = spreads["data path of a step"].median / spreads["train step"].median
-    image = spreads["train step"].median / config.batch_size
-    evaluation = spreads["evaluation of an image"].median / image
+    title = f"{config.model.name}-{config.model.depth}, {device}"
+    print_table(title, ("", "ms"), list(spreads.items()))
+    step = spreads["train step"].median
+    data_share = spreads["data path of a step"].median / step
+    evaluation_share = spreads["evaluation of an image"].median / (step / config.batch_size)
     print(
-        f"the data path is {data_share:.1%} of a step; evaluating an image takes "
-        f"{evaluation:.1%} of training on one"
+        f"The data path takes {data_share:.1%} of a step; evaluating an image takes "
+        f"{evaluation_share:.1%} of training on one."
     )
-    write(JSON.value, {"device": device, "milliseconds": spreads})
+    write_json(JSON.value, {"device": device, "milliseconds": spreads})
 
 
 if __name__ == "__main__":

@@ -1,35 +1,44 @@
-"""Processes that are measured, and what is asked of them; standard library alone.
+"""Worker processes of the benchmarks, and their time and memory; standard library only.
 
-A worker prints one JSON object when its first step is done, then one for each line that it reads.
+A worker prints one JSON object when its first step is done. It then reads requests, one per line,
+and prints one JSON object for each.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
+
+CPU_SECONDS_WHEN_IDLE = 0.03  # of all child processes, in one second
 
 
 class Worker:
-    """A worker process that makes train steps when it is asked to.
+    """A process that runs train steps on request.
 
     Attributes:
-      ready: what it said when its first step was done, and `first_step`, the seconds since its
-        start.
+      ready: what the worker reported when its first step was done, and 'first_step', the seconds
+        from its start until then.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
-        """Starts it and waits for its first step.
+        """Starts the process and waits for its first step.
+
+        Args:
+          command: program and arguments.
+          environment: variables to add to those of this process.
 
         Raises:
-          RuntimeError: it ended before, with the last line that it wrote.
+          RuntimeError: the process ended before its first step; has its last line of output.
         """
-        begin = time.time()
+        start = time.time()
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **environment},
@@ -39,73 +48,124 @@ class Worker:
             text=True,
         )
         self.ready = self._read()
-        self.ready["first_step"] = self.ready.pop("time") - begin
+        self.ready["first_step"] = self.ready.pop("time") - start
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        """Sends a request, `NAME={argument: value}`, and returns the worker's answer."""
+        stdin = open_pipe(self._process.stdin)
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
         return self._read()
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.stderr.close()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            open_pipe(stream).close()
         self._process.wait()
 
     def _read(self) -> dict[str, Any]:
-        for line in self._process.stdout:
+        for line in open_pipe(self._process.stdout):
             if line.startswith("{"):
-                return json.loads(line)
-        lines = self._process.stderr.read().strip().splitlines() or ["no output"]
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        lines = open_pipe(self._process.stderr).read().strip().splitlines() or ["no output"]
         self.close()
         raise RuntimeError(lines[-1])
 
 
-def serve(answers: Mapping[str, Callable[..., Mapping[str, Any]]], **ready: Any) -> None:
-    """The worker's side: says that it is ready, then answers until its input ends.
+def open_pipe(stream: IO[str] | None) -> IO[str]:
+    """Returns a stream of a process that was started with a pipe for it.
+
+    Raises:
+      ValueError: it was started without.
+    """
+    if stream is None:
+        raise ValueError("the process has no such pipe")
+    return stream
+
+
+def serve(handlers: Mapping[str, Callable[..., Mapping[str, Any]]], **ready: Any) -> None:
+    """Reports that the worker is ready, then answers requests until standard input ends.
 
     Args:
-      answers: by the name of a request, `ask(NAME=arguments)`, what works out the answer.
-      ready: to be said with the time of the first step, which is now.
+      handlers: by name of the request, the function that computes the answer; it receives the
+        arguments of the request.
+      ready: values to report with the time of the first step, which is now.
     """
     print(json.dumps({"time": time.time(), **ready}), flush=True)
     for line in sys.stdin:
         ((name, arguments),) = json.loads(line).items()
-        print(json.dumps(answers[name](**arguments)), flush=True)
+        print(json.dumps(handlers[name](**arguments)), flush=True)
 
 
-def timed_steps(advance: Callable[[], int], wait: Callable[[], None], seconds: float) -> dict:
-    """Calls `advance`, which makes some steps, for about so many seconds.
+def timed_steps(
+    advance: Callable[[], int], wait: Callable[[], None], seconds: float
+) -> dict[str, float]:
+    """Runs steps for about a given time.
 
     Args:
-      advance: returns the number of steps that it made, which need not be done yet.
-      wait: returns when they are.
-      seconds: see above.
+      advance: starts some steps and returns their number.
+      wait: returns when all started steps are done.
+      seconds: duration of the measurement, in seconds.
+
+    Returns:
+      'steps', the number of steps, and 'seconds', the time they took.
     """
-    begin = time.perf_counter()
+    start = time.perf_counter()
     advance()
     wait()
-    calls = max(1, round(seconds / (time.perf_counter() - begin)))
-    begin = time.perf_counter()
+    calls = max(1, round(seconds / (time.perf_counter() - start)))
+    start = time.perf_counter()
     steps = sum(advance() for _ in range(calls))
     wait()
-    return {"steps": steps, "seconds": time.perf_counter() - begin}
+    return {"steps": steps, "seconds": time.perf_counter() - start}
 
 
-def best_seconds(function: Callable[[], None], repeats: int = 5) -> float:
-    """The least time of several calls, after one that is not counted."""
+def best_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Returns the shortest time of `repeats` calls, in seconds, after one warm-up call."""
     function()
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - begin)
+        times.append(time.perf_counter() - start)
     return min(times)
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
+    """Returns the peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory_mib() -> float:
+    """Returns the memory of this process and its children in MiB; shared pages count in each."""
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    resident_pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return sum(resident_pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def wait_until_idle(timeout: float = 60) -> None:
+    """Returns when the child processes have nothing to do.
+
+    Args:
+      timeout: longest time to wait, in seconds.
+
+    Raises:
+      RuntimeError: they are still busy after `timeout`.
+    """
+
+    def cpu_seconds() -> float:
+        stats = [
+            Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            for child in multiprocessing.active_children()
+        ]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        before = cpu_seconds()
+        time.sleep(1)
+        if cpu_seconds() - before <= CPU_SECONDS_WHEN_IDLE:
+            return
+    raise RuntimeError(f"workers are still busy after {timeout:.0f} s")

@@ -1,10 +1,10 @@
-"""Several seeds in one program (vmap) against several processes, on one device or CPU.
+"""Several seeds in one program (vmap) compared with several processes on the same device.
 
 python -m benchmarks.replicas --config=configs/digits.py:resnet-20 --replicas=2
 
-Measures images per second over all seeds, in rounds that take each way in turn: one seed alone,
-k seeds by vmap in one program, and k processes of one seed at the same time (on a CPU each keeps to
-its share of the cores). Prints medians over the rounds with their spread, and the ratios.
+Measures images per second, summed over seeds. Each round measures one seed, k seeds in one program
+with vmap, and k concurrent processes with one seed each (on a CPU with an equal share of the cores
+each). Prints medians and ranges over the rounds, and the ratio of the last two.
 """
 
 from __future__ import annotations
@@ -16,48 +16,51 @@ import sys
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
+from benchmarks.process import open_pipe
 from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
 
-REPLICAS = flags.DEFINE_integer("replicas", 2, "Seeds at the same time.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds that take each way in turn.")
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Of steps, in each round and way.")
-WORKER = flags.DEFINE_bool("worker", False, "One of the processes; started by the benchmark.")
+REPLICAS = flags.DEFINE_integer("replicas", 2, "Number of seeds trained at the same time.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds; each measures all three ways.")
+SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and way.")
+WORKER = flags.DEFINE_bool("worker", False, "Internal: run as one of the worker processes.")
 cli.define_config("configs/digits.py:resnet-20")
 
 
-def serve(config) -> None:
-    """A worker process: for each line on standard input, measures and prints a line."""
+def serve(config: ConfigDict) -> None:
+    """Runs a worker: for each line on standard input, measures and prints images per second."""
     advance = make_step(config)
     print("ready", flush=True)
     for _ in sys.stdin:
         print(config.batch_size * steps_per_second(advance, SECONDS.value), flush=True)
 
 
-def start_workers(k: int) -> list[subprocess.Popen]:
-    """Processes that measure one seed each; on a CPU with an equal share of the cores."""
+def start_workers(count: int) -> list[subprocess.Popen[str]]:
+    """Starts `count` workers with one seed each; on a CPU, each has an equal share of the cores."""
     from flaxres.cpu import runs_on_cpu
 
     cores = sorted(os.sched_getaffinity(0))
     workers = []
-    for i in range(k):
+    for i in range(count):
         command = [sys.executable, "-m", "benchmarks.replicas", *sys.argv[1:], "--worker"]
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if runs_on_cpu():
-            os.sched_setaffinity(worker.pid, cores[i::k] or cores)
+            os.sched_setaffinity(worker.pid, cores[i::count] or cores)
         workers.append(worker)
     for worker in workers:
-        worker.stdout.readline()
+        open_pipe(worker.stdout).readline()
     return workers
 
 
-def ask(workers: list[subprocess.Popen]) -> float:
-    """Sum of the workers' speeds, all at work at the same time."""
+def measure_workers(workers: list[subprocess.Popen[str]]) -> float:
+    """Returns the images per second of all workers, measured at the same time and summed."""
     for worker in workers:
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    return sum(float(worker.stdout.readline()) for worker in workers)
+        stdin = open_pipe(worker.stdin)
+        stdin.write("\n")
+        stdin.flush()
+    return sum(float(open_pipe(worker.stdout).readline()) for worker in workers)
 
 
 def main() -> None:
@@ -69,17 +72,18 @@ def main() -> None:
     import jax
 
     k = REPLICAS.value
-    one = make_step(config)
+    advance_one = make_step(config)
     config.num_replicas = k
-    together = make_step(config)
+    advance_replicas = make_step(config)
     workers = start_workers(k)
-    speeds = {"one": [], "vmap": [], "processes": []}
+    speeds: dict[str, list[float]] = {"one": [], "vmap": [], "processes": []}
+    batch_size, seconds = config.batch_size, SECONDS.value
     for _ in range(ROUNDS.value):
-        speeds["one"].append(config.batch_size * steps_per_second(one, SECONDS.value))
-        speeds["vmap"].append(k * config.batch_size * steps_per_second(together, SECONDS.value))
-        speeds["processes"].append(ask(workers))
+        speeds["one"].append(batch_size * steps_per_second(advance_one, seconds))
+        speeds["vmap"].append(k * batch_size * steps_per_second(advance_replicas, seconds))
+        speeds["processes"].append(measure_workers(workers))
     for worker in workers:
-        worker.stdin.close()
+        open_pipe(worker.stdin).close()
         worker.wait()
     ratios = np.array(speeds["vmap"]) / np.array(speeds["processes"])
     result = {

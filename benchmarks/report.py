@@ -1,4 +1,4 @@
-"""Medians and quartiles, and how they are shown."""
+"""Medians and quartiles, tables on the terminal, and results as JSON."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+FILE_WIDTH = 200  # columns of a table in a file or a pipe
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The median of some numbers, and the quartiles."""
+    """Median and quartiles of measured values."""
 
     median: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, numbers: Sequence[float]) -> Spread:
-        """Of at least one number."""
-        low, median, high = np.percentile(numbers, (25, 50, 75))
+    def from_values(cls, values: Sequence[float] | np.ndarray) -> Spread:
+        """Computes the median and quartiles of at least one value."""
+        low, median, high = np.percentile(values, (25, 50, 75))
         return cls(float(median), float(low), float(high))
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+        return f"{_format(self.median)} ({_format(self.low)} to {_format(self.high)})"
 
 
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.3g}"
+def _format(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table; the first column is of names, the others of numbers."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a table whose first column has names and whose other columns have numbers."""
     table = Table(box=None, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
@@ -44,13 +46,13 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
         table.add_row(*map(str, row))
     console = Console()
     if not console.is_terminal:
-        console.width = 200
+        console.width = FILE_WIDTH
     console.print(title, style="italic")
     console.print(table)
 
 
-def write(path: str | None, result: Any) -> None:
-    """Prints a result as one line of JSON, and writes it to a file if there is a path."""
+def write_json(path: str | None, result: Any) -> None:
+    """Prints a result as one line of JSON and, if there is a path, writes it to that file."""
     text = json.dumps(result, default=dataclasses.asdict)
     print(text, flush=True)
     if path:

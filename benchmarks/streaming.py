@@ -1,62 +1,75 @@
-"""How fast images are streamed from JPEG files, against decoding alone.
+"""Speed of streaming images from JPEG files, compared with decoding by itself.
 
 python -m benchmarks.streaming --images=2000 --workers=2
 
-In rounds that take each way in turn, in images per second:
+Each round measures images per second of:
 
-- bare: so many processes decode and crop the files, in a loop, and throw the pixels away;
-- stream: a consumer that does nothing takes batches on the device, as the loop of a run gets them;
-- training: a small net is trained on them, and so many of its seconds are waiting for images;
-- steps: the same net's steps on images that are on the device: the most that training could reach.
+- bare: worker processes decode and crop the files in a loop and discard the pixels;
+- stream: a consumer that does nothing takes batches on the device, as the training loop gets them;
+- training: a small model is trained on the stream; the time it waits for images is shown too;
+- steps: the same model's steps on one batch that is on the device, the upper bound for training.
 
-All have the same files, crops and number of workers. Each way begins when no worker has anything to
-do, so that none is slowed by the refill after another; and what was decoded ahead is taken before
-the clock starts, so that none is credited with it. A stream that is faster than bare decoding would
-be a mistake of the measurement, and is an error: on a busy machine it is mostly other programs that
-take the cores from one way more than from another. Memory is that of this process and its workers,
-after each round.
+All use the same files, crops and number of workers. Each measurement starts when the workers are
+idle, so that none is slowed down by prefetching for another one. Images that were decoded before
+the clock starts are taken first, so that they do not count.
+
+A stream that is faster than bare decoding means that the measurement is wrong, and is an error. On
+a busy machine, the usual reason is that other programs took the cores from one measurement more
+than from another. Memory is that of this process and its workers after each round.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.jpegs import make_folder
-from benchmarks.report import Spread, show, write
+from benchmarks.process import memory_mib, wait_until_idle
+from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.data.decode_workers import Decoder, num_workers
 from flaxres.data.shared_memory import DecodedImages
+from flaxres.data.stream_schedule import DecodeTask
 from flaxres.errors import ConfigError
 
 DATA = flags.DEFINE_string(
-    "data", None, "Where the JPEGs are made, and kept; nowhere if not given."
+    "data", None, "Directory to keep the generated JPEG files in (default: they are deleted)."
 )
-IMAGES = flags.DEFINE_integer("images", 2_000, "Training images.", lower_bound=100)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds that take each way in turn.", lower_bound=1)
-BATCHES = flags.DEFINE_integer("batches", 20, "Batches of each way in a round.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch_size", 64, "Images of a batch.", lower_bound=1)
-WORKERS = flags.DEFINE_integer("workers", -1, "Processes that decode; -1: one on each core.")
-CROP = flags.DEFINE_enum("crop", "area", ["area", "scale"], "Random crops: see augment.crop.")
-SIZE = flags.DEFINE_integer("size", 224, "Pixels of a crop on each side.", lower_bound=8)
-WIDTHS = flags.DEFINE_list("widths", ["4", "8", "16", "32"], "Of the small ResNet-18's stages.")
-OUTPUT = flags.DEFINE_string("output", None, "File for the JSON as well.")
+IMAGES = flags.DEFINE_integer("images", 2_000, "Number of training images.", lower_bound=100)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds.", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 20, "Batches per measurement.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", -1, "Number of decode workers; -1 for one per core.")
+CROP = flags.DEFINE_enum(
+    "crop",
+    "random-resized",
+    ["random-resized", "scale"],
+    "Random crops, a value of augment.crop: 'random-resized' or 'scale'.",
+)
+SIZE = flags.DEFINE_integer("size", 224, "Height and width of a crop, in pixels.", lower_bound=8)
+WIDTHS = flags.DEFINE_list(
+    "widths", ["4", "8", "16", "32"], "Channels in each stage of the small ResNet-18."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "File for the result as JSON, which is also printed; such as streaming.json."
+)
 
-MOST_RATIO = 1.1  # of stream to bare, above which the measurement must be wrong
+MAX_RATIO = 1.1  # of the speeds of stream and bare; above it, the measurement must be wrong
 
-_decoder: Decoder | None = None  # of a process that decodes
+_decoder: Decoder | None = None  # of a worker process of `BareDecoding`
 
 
 def make_config(data_dir: Path) -> ConfigDict:
-    """A small ResNet-18 on the images of `data_dir`."""
+    """Returns the config of a small ResNet-18 on the images in `data_dir`."""
     from flaxres.config import default_config, set_model
 
     config = set_model(default_config(), "resnet-18", stem="imagenet")
@@ -65,7 +78,7 @@ def make_config(data_dir: Path) -> ConfigDict:
     config.dataset.image_size, config.dataset.mean_images = SIZE.value, 200
     config.dataset.workers = WORKERS.value
     config.augment.crop = CROP.value
-    if CROP.value == "scale":  # of He15 for 224 pixels, in proportion
+    if CROP.value == "scale":  # He15's range for 224 pixels, in proportion
         config.augment.short_side_range = (SIZE.value * 256 // 224, SIZE.value * 480 // 224)
     config.batch_size = config.eval_batch_size = BATCH.value
     config.learning_rate, config.num_devices = 0.02, 1
@@ -74,45 +87,47 @@ def make_config(data_dir: Path) -> ConfigDict:
     return config
 
 
-def begin(decoder: Decoder) -> None:
-    """Prepares a process of `Bare`."""
+def set_decoder(decoder: Decoder) -> None:
+    """Initializes a worker process of `BareDecoding`."""
     global _decoder
     _decoder = decoder
 
 
-def decode(parts: list) -> int:
-    """Decodes parts, each over the one before, and returns how many images they had."""
+def decode(tasks: Sequence[DecodeTask]) -> int:
+    """Decodes tasks into the same memory and returns their number of images."""
+    if _decoder is None:
+        raise RuntimeError("set_decoder has not been called in this process")
     out = DecodedImages.empty(0, _decoder.image_shape)
-    for part in parts:
-        if len(out.labels) != len(part):
-            out = DecodedImages.empty(len(part), _decoder.image_shape)
-        _decoder(part, out)
-    return sum(map(len, parts))
+    for task in tasks:
+        if len(out.labels) != len(task):
+            out = DecodedImages.empty(len(task), _decoder.image_shape)
+        _decoder(task, out)
+    return sum(map(len, tasks))
 
 
-class Bare:
-    """Processes that decode parts of batches and keep nothing."""
+class BareDecoding:
+    """Worker processes that decode tasks and discard the images."""
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
-        """Starts them, and has each decode once."""
+        """Starts the processes and has each decode once."""
         from flaxres.data.stream_schedule import StreamSchedule
 
         self._workers = max(1, num_workers(config.dataset.workers))
         self._schedule = StreamSchedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
         context = multiprocessing.get_context("spawn")
-        self._pool = context.MomentAccumulator(self._workers, begin, (dataset.decoder(),))
+        self._pool = context.Pool(self._workers, set_decoder, (dataset.decoder(),))
         self._step = 0
-        self.run(self._workers)
+        self.images_per_second(self._workers)
 
-    def run(self, batches: int) -> float:
-        """Images per second over so many batches."""
+    def images_per_second(self, batches: int) -> float:
+        """Decodes `batches` batches and returns the images per second."""
         steps = range(self._step, self._step + batches)
-        parts = [part for step in steps for part in self._schedule.step_tasks(step)]
+        tasks = [task for step in steps for task in self._schedule.step_tasks(step)]
         self._step += batches
-        shares = [parts[i :: self._workers] for i in range(self._workers)]
-        began = time.perf_counter()
-        count = sum(self._pool.map(decode, shares, chunksize=1))
-        return count / (time.perf_counter() - began)
+        tasks_by_worker = [tasks[i :: self._workers] for i in range(self._workers)]
+        start = time.perf_counter()
+        num_images = sum(self._pool.map(decode, tasks_by_worker, chunksize=1))
+        return num_images / (time.perf_counter() - start)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -120,11 +135,15 @@ class Bare:
         self._pool.join()
 
 
-class Streamed:
-    """Batches as the loop gets them, and a net that may be trained on them."""
+class StreamedTraining:
+    """Batches as the training loop gets them, and a model to train on them.
+
+    Attributes:
+      wait_percent: percentage of its time that the last `train` waited for images.
+    """
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
-        """Compiles a step, and starts the workers."""
+        """Starts the decode workers and compiles the train step."""
         from flaxres.training.compiled_steps import CompiledSteps
         from flaxres.training.stream_pipeline import StreamPipeline
 
@@ -133,153 +152,127 @@ class Streamed:
         self._state = self._compiled_steps.initial_state()
         self._pipeline = StreamPipeline(config, self._compiled_steps, dataset)
         self._pipeline.start(0, 1)
-        self._ahead = self._pipeline.max_ahead + 2
-        self._at = 0
-        self._last = self._pipeline.next(0, 1)
-        self._steps = self._compiled_steps.compile_train_steps(self._state, self._last[0], 1)
-        self.waited = 0.0
+        self._max_prefetched = self._pipeline.max_ahead + 2
+        self._step = 0
+        self._first_batch = self._pipeline.next(0, 1)
+        self._train_step = self._compiled_steps.compile_train_steps(
+            self._state, self._first_batch[0], 1
+        )
+        self.wait_percent = 0.0
 
-    def _next(self) -> tuple:
-        self._at += 1
-        return self._pipeline.next(self._at, 1)
+    def _next(self) -> tuple[Any, ...]:
+        self._step += 1
+        return self._pipeline.next(self._step, 1)
 
     def deliver(self, batches: int) -> float:
-        """Images per second to a consumer that does nothing."""
+        """Returns the images per second that a consumer that does nothing receives."""
         import jax
 
-        for _ in range(self._ahead):
+        for _ in range(self._max_prefetched):
             self._next()
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(batches):
             jax.block_until_ready(self._next()[0].images)
-        return batches * self._config.batch_size / (time.perf_counter() - began)
+        return batches * self._config.batch_size / (time.perf_counter() - start)
 
     def train(self, batches: int) -> float:
-        """Images per second of training; sets `waited`, percent of the time."""
+        """Trains on `batches` batches, returns the images per second and sets `wait_percent`."""
         import jax
 
-        metrics = None
-        for count in range(self._ahead + batches):
-            if count == self._ahead:
+        metrics, start = None, 0.0
+        for number in range(self._max_prefetched + batches):
+            if number == self._max_prefetched:
                 jax.block_until_ready(metrics)
                 self._pipeline.record()
-                began = time.perf_counter()
+                start = time.perf_counter()
             if metrics is not None and not self._pipeline.is_ready():
                 jax.block_until_ready(metrics)
-            self._state, metrics = self._steps(self._state, *self._next())
+            self._state, metrics = self._train_step(self._state, *self._next())
         jax.block_until_ready(metrics)
-        seconds = time.perf_counter() - began
-        self.waited = self._pipeline.record()["data_wait_percent"]
+        seconds = time.perf_counter() - start
+        self.wait_percent = self._pipeline.record()["data_wait_percent"]
         return batches * self._config.batch_size / seconds
 
-    def steps(self, batches: int) -> float:
-        """Images per second of the same steps on one batch that is there."""
+    def train_on_one_batch(self, batches: int) -> float:
+        """Returns the images per second of as many steps on one batch on the device."""
         import jax
 
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(batches):
-            self._state, metrics = self._steps(self._state, *self._last)
+            self._state, metrics = self._train_step(self._state, *self._first_batch)
         jax.block_until_ready(metrics)
-        return batches * self._config.batch_size / (time.perf_counter() - began)
+        return batches * self._config.batch_size / (time.perf_counter() - start)
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the decode workers."""
         self._pipeline.close()
 
 
-def memory() -> float:
-    """MiB that this process and its children have in memory, what they share counted in each."""
-    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-    page = os.sysconf("SC_PAGE_SIZE")
-    return (
-        sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page / 2**20
-    )
-
-
-def settle(timeout: float = 60) -> None:
-    """Returns when the child processes have nothing to do.
-
-    Raises:
-      RuntimeError: they still have after `timeout` seconds.
-    """
-
-    def used() -> float:
-        fields = [
-            Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            for child in multiprocessing.active_children()
-        ]
-        return sum(int(own[11]) + int(own[12]) for own in fields) / os.sysconf("SC_CLK_TCK")
-
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        before = used()
-        time.sleep(1)
-        if used() - before <= 0.03:
-            return
-    raise RuntimeError(f"workers are still busy after {timeout:.0f} s")
-
-
 def check_ratio(ratio: Spread) -> None:
-    """Checks that a stream was not faster than bare decoding, which it cannot be.
+    """Checks that the stream was not faster than bare decoding, which is impossible.
 
     Raises:
-      RuntimeError: it was, by more than the noise of a busy machine.
+      RuntimeError: it was faster, by more than the noise of a busy machine.
     """
-    if ratio.median > MOST_RATIO:
+    if ratio.median > MAX_RATIO:
         raise RuntimeError(
-            f"the stream was {ratio} times as fast as bare decoding by as many workers, which it "
-            "cannot be: other programs had the cores meanwhile, or images that were decoded before "
-            "the clock started have been counted; measure on an idle machine, with more --batches"
+            f"The stream was {ratio} times as fast as bare decoding with as many workers, which is "
+            "impossible. Either other programs used the cores meanwhile, or images were counted "
+            "that had been decoded before the clock started. Measure on an idle machine, with more "
+            "--batches."
         )
 
 
 def main() -> None:
-    """Runs the rounds and prints a table and one JSON object."""
+    """Runs the rounds, and prints a table and one JSON object."""
     if not Path("/proc/self/statm").exists():
-        raise ConfigError("memory is read from /proc, which this system does not have")
+        raise ConfigError("memory is read from /proc, which this system does not have; use Linux")
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_folder(Path(DATA.value or temporary), IMAGES.value, 100)
-        files = [file.stat().st_size for file in folder.glob("train/*/*.jpg")]
+        file_sizes = [file.stat().st_size for file in folder.glob("train/*/*.jpg")]
         config = make_config(folder)
         dataset = open_dataset(config)
-        bare, streamed = Bare(config, dataset), Streamed(config, dataset)
-        ways = {
-            "bare": bare.run,
+        if not isinstance(dataset, StreamedDataset):
+            raise ConfigError("this benchmark needs a streamed data set (dataset.placement)")
+        bare, streamed = BareDecoding(config, dataset), StreamedTraining(config, dataset)
+        measurements = {
+            "bare": bare.images_per_second,
             "stream": streamed.deliver,
             "training": streamed.train,
-            "steps": streamed.steps,
+            "steps": streamed.train_on_one_batch,
         }
-        rounds, memories, waits = [], [], []
+        rounds: list[dict[str, float]] = []
+        memories, wait_percents = [], []
         try:
             for number in range(ROUNDS.value):
-                turn = number % len(ways)
-                order = [*ways][turn:] + [*ways][:turn]
+                first = number % len(measurements)
+                names = [*measurements][first:] + [*measurements][:first]
                 rounds.append({})
-                for way in order:
-                    settle()
-                    rounds[-1][way] = ways[way](BATCHES.value)
-                waits.append(streamed.waited)
-                memories.append(memory())
+                for name in names:
+                    wait_until_idle()
+                    rounds[-1][name] = measurements[name](BATCHES.value)
+                wait_percents.append(streamed.wait_percent)
+                memories.append(memory_mib())
         finally:
             streamed.close()
             bare.close()
-    speeds = {way: Spread.of([one[way] for one in rounds]) for way in ways}
-    ratio = Spread.of([one["stream"] / one["bare"] for one in rounds])
-    workers = num_workers(config.dataset.workers)
-    show(
+    speeds = {name: Spread.from_values([speed[name] for speed in rounds]) for name in measurements}
+    ratio = Spread.from_values([speed["stream"] / speed["bare"] for speed in rounds])
+    workers, wait_percent = num_workers(config.dataset.workers), Spread.from_values(wait_percents)
+    print_table(
         f"{ROUNDS.value} rounds of {BATCHES.value} batches of {BATCH.value}, {workers} workers, "
-        f"{len(files):,} files of {np.mean(files) / 1024:.0f} KiB: medians (quartiles)",
-        ("", "images per second"),
-        [(way, str(spread)) for way, spread in speeds.items()],
+        f"{len(file_sizes):,} files of {np.mean(file_sizes) / 1024:.0f} KiB: medians (quartiles)",
+        ("", "images/s"),
+        [(name, str(spread)) for name, spread in speeds.items()],
     )
-    print(f"stream / bare: {ratio}; training waited {Spread.of(waits)}% of its time for images")
+    print(f"Stream / bare: {ratio}. Training waited for images {wait_percent}% of its time.")
     print(
-        f"memory: {memories[0]:,.0f} MiB after the first round, {memories[-1]:,.0f} MiB after the "
-        f"last, {min(memories):,.0f} to {max(memories):,.0f} after any"
+        f"Memory: {memories[0]:,.0f} MiB after the first round, {memories[-1]:,.0f} MiB after the "
+        f"last, {min(memories):,.0f} to {max(memories):,.0f} MiB over all rounds."
     )
     result = {"workers": workers, "images_per_second": speeds, "stream_over_bare": ratio}
-    result |= {"data_wait_percent": Spread.of(waits), "memory_mib": memories}
-    write(OUTPUT.value, result)
+    result |= {"data_wait_percent": wait_percent, "memory_mib": memories}
+    write_json(OUTPUT.value, result)
     check_ratio(ratio)
 
 

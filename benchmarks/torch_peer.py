@@ -1,11 +1,15 @@
-"""The same nets and train step in PyTorch, as fast as we know how: what flaxres is compared with.
+"""PyTorch implementation of the same models and train step, made as fast as we know how.
 
-Channels last, data on the device, fused SGD; on a GPU bfloat16 by autocast and the whole step as a
-CUDA graph. Plain nets and residual nets with option A of He15 (arXiv 1512.03385), section 4.2.
+Channels last, data on the device, fused SGD; on a GPU, bfloat16 by autocast and the whole step as a
+CUDA graph. Plain networks and residual networks with option A of He15 (arXiv 1512.03385), section
+4.2. Benchmarks compare flaxres with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,51 +18,64 @@ from torch import nn
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm; the shortcut is added before the last ReLU."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int, plain: bool):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, plain: bool):
         super().__init__()
-        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(n_out)
-        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(n_out)
-        self.stride, self.more, self.plain = stride, n_out - n_in, plain
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.stride, self.extra_channels, self.plain = stride, out_channels - in_channels, plain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, height, width)."""
+        """Applies the block to `x`, of shape (batch, channels, height, width)."""
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.norm2(self.conv2(y))
         if self.plain:
             return F.relu(y, inplace=True)
-        if self.more or self.stride > 1:
+        if self.extra_channels or self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-            x = F.pad(x, (0, 0, 0, 0, 0, self.more))
+            x = F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
         return F.relu(y + x, inplace=True)
 
 
-class BaseModel(nn.Module):
-    """6n+2 layers; module names are those of flaxres.models.resnet."""
+class PeerModel(nn.Module):
+    """Plain or residual network of 6n+2 layers; modules have the names of `flaxres.models.resnet`.
+
+    Args:
+      depth: number of layers.
+      plain: if True, there are no shortcuts.
+      channels: number of channels of the images.
+      widths: channels in each stage.
+    """
 
     def __init__(self, depth: int, plain: bool, channels: int, widths: tuple[int, ...]):
         super().__init__()
         self.conv = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
-        blocks, n_in = nn.ModuleDict(), widths[0]
-        for stage, n_out in enumerate(widths, start=1):
+        blocks, in_channels = nn.ModuleDict(), widths[0]
+        for stage, out_channels in enumerate(widths, start=1):
             for block in range(1, (depth - 2) // 6 + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
-                blocks[f"stage{stage}_block{block}"] = Block(n_in, n_out, stride, plain)
-                n_in = n_out
+                blocks[f"stage{stage}_block{block}"] = Block(
+                    in_channels, out_channels, stride, plain
+                )
+                in_channels = out_channels
         self.blocks = blocks
-        self.dense = nn.Linear(n_in, 10)
+        self.dense = nn.Linear(in_channels, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float images (batch, channels, height, width) to logits."""
+        """Computes logits (batch, 10) of float images (batch, channels, height, width)."""
         x = F.relu(self.norm(self.conv(x)), inplace=True)
         for block in self.blocks.values():
             x = block(x)
         return self.dense(x.mean((2, 3)))
 
-    def load(self, weights: dict) -> None:
-        """Takes the parameters of flaxres: arrays by path, kernels (height, width, in, out)."""
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Loads parameters of flaxres.
+
+        Args:
+          weights: arrays by path; convolution kernels are (height, width, in, out).
+        """
         state = self.state_dict()
         for path, value in weights.items():
             *modules, name = path.split("/")
@@ -73,7 +90,13 @@ class BaseModel(nn.Module):
 
 
 def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor:
-    """Crops of zero-padded images (n, height, width, channels), half of them mirrored."""
+    """Takes random crops of zero-padded images and mirrors half of them.
+
+    Args:
+      images: (batch, height, width, channels).
+      pad: width of the padding on each side, in pixels.
+      flip: if False, no image is mirrored.
+    """
     if not pad and not flip:
         return images
     n, height, width, _ = images.shape
@@ -90,63 +113,69 @@ def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor
 
 
 class Training:
-    """The train step on random images that lie on the device.
+    """The train step on random images that are on the device.
 
     Attributes:
-      net: the net, in channels_last.
+      model: the model, in channels_last memory format.
+      autocast: if True, the forward pass runs in bfloat16; the default on a GPU.
+      loss: computes the mean loss and the number of misclassified images of a batch.
     """
 
     def __init__(
-        self, net: BaseModel, mode: str, batch_size: int, images: torch.Tensor, augment: bool
+        self, model: PeerModel, mode: str, batch_size: int, images: torch.Tensor, augment: bool
     ):
-        """Prepares it.
+        """Creates the optimizer and, depending on `mode`, compiles or captures the step.
 
         Args:
-          net: on the device.
-          mode: eager, compiled (torch.compile), or with graph- before it, the whole step as a CUDA
-            graph.
-          batch_size: images of a step.
-          images: uint8 (n, height, width, channels), on the device.
-          augment: crop and flip.
+          model: the model, on the device.
+          mode: 'eager' or 'compiled' (torch.compile); with the prefix 'graph-', the whole step is
+            captured as a CUDA graph.
+          batch_size: images per step.
+          images: uint8 (images, height, width, channels), on the device.
+          augment: if True, images are randomly cropped and flipped.
         """
-        self.net, device = net.to(memory_format=torch.channels_last), images.device
+        self.model, device = model.to(memory_format=torch.channels_last), images.device
         self._images, self._augment = images, augment
         self._labels = torch.randint(0, 10, (len(images),), device=device)
         self._mean = images.float().mean(0) / 255
         self._sums = torch.zeros(2, device=device)
         self._rows = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self._order, self._at = torch.empty(0), 0
+        self._order, self._position = torch.empty(0), 0
         self._optimizer = torch.optim.SGD(
-            net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True
+            model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True
         )
-        self._autocast = device.type == "cuda"
+        self.autocast = device.type == "cuda"
         self.loss = self._loss
-        self._prepare = self._batch
+        self._prepare = self._prepare_batch
         if mode.endswith("compiled"):
             self.loss = torch.compile(self._loss)
-            self._prepare = torch.compile(self._batch)
-        self._graph = self._capture() if mode.startswith("graph-") else None
+            self._prepare = torch.compile(self._prepare_batch)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if mode.startswith("graph-"):
+            self._graph = self._capture()
 
-    def _batch(self, rows: torch.Tensor) -> torch.Tensor:
+    def _prepare_batch(self, rows: torch.Tensor) -> torch.Tensor:
         images = self._images[rows].float() / 255 - self._mean
         images = random_crop_flip(images, 4, True) if self._augment else images
-        return images.permute(0, 3, 1, 2)  # channels last, as the memory has them
+        return images.permute(0, 3, 1, 2)  # the memory stays channels last
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self.net(images)
+    def _loss(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = self.model(images)
         logits = logits.float()
         return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
 
-    def restart(self, weights: dict, rate: float) -> None:
-        """Begins again, from the weights of `BaseModel.load` and with another learning rate."""
-        self._optimizer.param_groups[0]["lr"] = rate
-        self.net.load(weights)
+    def restart(self, weights: Mapping[str, np.ndarray], learning_rate: float) -> None:
+        """Loads weights as `PeerModel.load` does, clears momentum and sets the learning rate."""
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self.model.load(weights)
         for state in self._optimizer.state.values():
             state["momentum_buffer"].zero_()
 
     def train(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """A step on normalised images; returns the loss before it."""
+        """Runs a step on normalized images and returns the loss before the update."""
         loss, wrong = self.loss(images, labels)
         loss.backward()
         self._optimizer.step()
@@ -158,7 +187,7 @@ class Training:
         self.train(self._prepare(self._rows), self._labels[self._rows])
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.DecodeStream()
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(5):
@@ -172,12 +201,12 @@ class Training:
 
     def advance(self) -> int:
         """Starts a step on the next batch of the epoch's random order; returns 1."""
-        size = len(self._rows)
-        if self._at + size > len(self._order):
+        batch_size = len(self._rows)
+        if self._position + batch_size > len(self._order):
             self._order = torch.randperm(len(self._images), device=self._images.device)
-            self._at = 0
-        self._rows.copy_(self._order[self._at : self._at + size])
-        self._at += size
+            self._position = 0
+        self._rows.copy_(self._order[self._position : self._position + batch_size])
+        self._position += batch_size
         if self._graph is None:
             self._step()
         else:

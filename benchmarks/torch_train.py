@@ -1,13 +1,13 @@
-"""The paper's recipe in PyTorch: what the errors of flaxres are compared with, on the same data.
+"""The paper's recipe in PyTorch, to compare its errors with those of flaxres on the same data.
 
 python -m benchmarks.torch_train --config=configs/cifar10.py:resnet-20 --workdir=DIR
 
-where DIR is pytorch/resnet-20/seed-0 in the workdir of `experiments.reproduction`, which then puts
-the run beside its own.
+With DIR = WORKDIR/pytorch/resnet-20/seed-0, where WORKDIR is that of `experiments.reproduction`,
+the run appears in the same tables as the runs of flaxres.
 
-Reads the data set, its order and the config of `flaxres.main`; net, initialisation, augmentation,
-steps and evaluation are PyTorch's (`benchmarks.torch_peer`). The same command goes on from the last
-checkpoint.
+The data set, the order of the images and the config are those of `flaxres.main`. The model, its
+initialization, augmentation, train step and evaluation are PyTorch's (`benchmarks.torch_peer`).
+Rerun the same command to resume from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks.torch_peer import BaseModel, random_crop_flip
+from benchmarks.torch_peer import PeerModel, random_crop_flip
 from flaxres import cli
 from flaxres.config import check_config, flatten, model_name
 from flaxres.data import Dataset, Split, load_dataset
@@ -31,61 +32,80 @@ from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
 from flaxres.run.workdir import open_workdir
-from flaxres.training.loop import StepTimer, due
+from flaxres.training.dispatches import due
+from flaxres.training.loop import StepTimer
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run goes.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory, such as runs/reproduction/pytorch/resnet-20/seed-0."
+)
 CHECKPOINT_FILE = "checkpoint.pt"
 cli.define_config("configs/cifar10.py:resnet-20")
 
 
 def _check_recipe(config: ConfigDict) -> None:
-    """Checks that the recipe is that of He15, section 4.2, but for its numbers.
+    """Checks that all fields with a fixed value here have that of He15, section 4.2.
 
     Raises:
-      ConfigError: the first field that the peer does not have.
+      ConfigError: with the first field that has another value.
     """
-    known = {
-        **{"schedule": "drops", "linear_warmup_steps": 0, "nesterov": False, "label_smoothing": 0},
-        **{"augment.crop": "pad", "augment.color": 0, "init_from": None},
-        **{"transfer.frozen": [], "transfer.backbone_learning_rate_scale": 1},
+    supported: dict[str, Any] = {
+        "schedule": "piecewise-constant",
+        "linear_warmup_steps": 0,
+        "nesterov": False,
+        "label_smoothing": 0,
+        "augment.crop": "pad",
+        "augment.color": 0,
+        "init_from": None,
+        "transfer.frozen": [],
+        "transfer.backbone_learning_rate_scale": 1,
     }
-    for field, value in known.items():
-        if (given := flatten(config)[field]) != value:
-            raise ConfigError(f"the PyTorch peer has {field} {value!r} only, got {given!r}")
+    values = flatten(config)
+    for field, value in supported.items():
+        if values[field] != value:
+            raise ConfigError(
+                f"the PyTorch implementation supports only {field} {value!r}, got {values[field]!r}"
+            )
 
 
 class Run:
-    """A net with its optimizer and the data, on the device.
+    """A model with its optimizer and data, on the device.
 
     Attributes:
-      net: in channels_last.
-      step: steps done.
+      config: config of the run.
+      model: the model, in channels_last memory format.
+      step: number of steps done.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset, device: torch.device):
-        """Draws the weights with the config's seed.
+        """Initializes the weights with the seed of the config.
 
         Raises:
-          ConfigError: a field that the peer does not have.
+          ConfigError: a field has a value that the PyTorch implementation does not support.
         """
-        model = config.model
-        if model.shortcut not in ("A", "none") or model.norm != "batch" or config.warmup.enabled:
-            raise ConfigError("the PyTorch peer has option A, batch norm and no warm-up only")
+        options = config.model
+        has_recipe_model = options.shortcut in ("A", "none") and options.norm == "batch"
+        if not has_recipe_model or config.warmup.enabled:
+            raise ConfigError(
+                "the PyTorch implementation supports only shortcut option A, batch norm and no "
+                "warm-up"
+            )
         _check_recipe(config)
         self.config, self._device, self.step = config, device, 0
         torch.manual_seed(config.seed)
         channels = dataset.image_shape[2]
-        self.net = BaseModel(model.depth, model.name == "plain", channels, tuple(model.widths))
-        for module in self.net.modules():
+        self.model = PeerModel(
+            options.depth, options.name == "plain", channels, tuple(options.widths)
+        )
+        for module in self.model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = model.norm_epsilon, 1 - model.norm_momentum
-        self.net.to(device, memory_format=torch.channels_last)
-        kernels = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim == 1]
+                module.eps, module.momentum = options.norm_epsilon, 1 - options.norm_momentum
+        self.model.to(device, memory_format=torch.channels_last)
+        kernels = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim == 1]
         decay = config.weight_decay if config.weight_decay_on == "all" else 0.0
         self._optimizer = torch.optim.SGD(
             [{"params": kernels}, {"params": others, "weight_decay": decay}],
@@ -95,35 +115,41 @@ class Run:
         )
         self._mean = torch.from_numpy(dataset.mean_image()).to(device)
         self._train, self._test = (self._put(split) for split in (dataset.train, dataset.test))
-        self._order = EpochSampler(len(dataset.train), config.batch_size, config.seed)
+        self._sampler = EpochSampler(len(dataset.train), config.batch_size, config.seed)
         self._autocast = config.dtype == "bfloat16"
 
     def _put(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        arrays = (split.images, split.labels.astype(np.int64))
-        return tuple(torch.from_numpy(array).to(self._device) for array in arrays)
+        images, labels = (
+            torch.from_numpy(array).to(self._device)
+            for array in (split.images, split.labels.astype(np.int64))
+        )
+        return images, labels
 
-    def _forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Loss, and number of wrong images."""
+    def _forward(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the mean loss and the number of misclassified images."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self.net(images.permute(0, 3, 1, 2))
+            logits = self.model(images.permute(0, 3, 1, 2))
         wrong = (logits.argmax(1) != labels).sum()
         return F.cross_entropy(logits.float(), labels), wrong
 
-    def rate(self) -> float:
-        """The learning rate of the next step."""
+    def learning_rate(self) -> float:
+        """Returns the learning rate of the next step."""
         drops = sum(self.step >= boundary for boundary in self.config.boundaries)
-        return self.config.learning_rate * self.config.decay_factor**drops
+        learning_rate: float = self.config.learning_rate * self.config.decay_factor**drops
+        return learning_rate
 
     def advance(self) -> torch.Tensor:
-        """Makes a step; returns the sum of its losses, the wrong images, and all images."""
-        rows = torch.from_numpy(self._order.indices(self.step)[0]).long().to(self._device)
+        """Runs a step; returns the summed loss, and the numbers of misclassified and all images."""
+        rows = torch.from_numpy(self._sampler.indices(self.step)[0]).long().to(self._device)
         torch.manual_seed(self.config.seed * self.config.num_steps + self.step)
         images = self._train[0][rows].float() / 255 - self._mean
         images = random_crop_flip(images, self.config.augment.pad, self.config.augment.flip)
-        self.net.train()
+        self.model.train()
         loss, wrong = self._forward(images, self._train[1][rows])
         for group in self._optimizer.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.learning_rate()
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -133,8 +159,8 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Loss and error (percent) on the test split, with running statistics."""
-        self.net.eval()
+        """Returns loss and error in percent on the test split, with running statistics."""
+        self.model.eval()
         sums = torch.zeros(2, device=self._device)
         for images, labels in zip(
             *(array.split(self.config.eval_batch_size) for array in self._test), strict=True
@@ -145,45 +171,46 @@ class Run:
         return {"test_loss": loss, "test_error": 100 * wrong}
 
     def save(self, path: Path, sums: torch.Tensor) -> None:
-        """Writes all that a restart needs."""
-        state = {"step": self.step, "net": self.net.state_dict(), "sums": sums}
+        """Writes a checkpoint with the metric sums since the last logged step."""
+        state = {"step": self.step, "net": self.model.state_dict(), "sums": sums}
         temporary = path.with_suffix(".tmp")
         torch.save(state | {"optimizer": self._optimizer.state_dict()}, temporary)
         os.replace(temporary, path)
 
     def load(self, path: Path) -> torch.Tensor:
-        """Reads it back."""
+        """Restores a checkpoint and returns its metric sums."""
         state = torch.load(path, map_location=self._device, weights_only=True)
         self.step = state["step"]
-        self.net.load_state_dict(state["net"])
+        self.model.load_state_dict(state["net"])
         self._optimizer.load_state_dict(state["optimizer"])
-        return state["sums"]
+        sums: torch.Tensor = state["sums"]
+        return sums
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains the run of `config` to its last step, going on from what is there.
+    """Trains a run to its last step; resumes from the checkpoint in `workdir` if there is one.
 
     Raises:
-      UserError: a bad config, missing data, or a workdir of another run.
+      UserError: the config is invalid, data is missing, or `workdir` belongs to another run.
     """
     check_config(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = Run(config, load_dataset(config.dataset), device)
     info = {
-        "params": sum(p.numel() for p in run.net.parameters()),
+        "params": sum(p.numel() for p in run.model.parameters()),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
-    name, path = f"{model_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
+    title, path = f"{model_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
     with (
         open_workdir(workdir, config, info),
-        TerminalWriter(name, config.num_steps) as terminal,
+        TerminalWriter(title, config.num_steps) as terminal,
     ):
         sums = run.load(path) if path.exists() else torch.zeros(3, device=device)
-        metrics, clock = JsonLinesWriter(workdir, run.step), StepTimer(run.step)
+        metrics, timer = JsonLinesWriter(workdir, run.step), StepTimer(run.step)
         terminal.restart_clock(run.step)
         while run.step < config.num_steps:
-            rate = run.rate()
+            learning_rate = run.learning_rate()
             sums += run.advance()
             log, evaluate, save = due(config, run.step)
             if log or evaluate:
@@ -192,14 +219,14 @@ def train(config: ConfigDict, workdir: Path) -> None:
                     "step": run.step,
                     "train_loss": loss,
                     "train_error": 100 * wrong,
-                    "learning_rate": rate,
-                    "images_per_second": clock.steps_per_second(run.step) * config.batch_size,
+                    "learning_rate": learning_rate,
+                    "images_per_second": timer.steps_per_second(run.step) * config.batch_size,
                 }
                 record |= run.evaluate() if evaluate else {}
                 metrics.write(record)
                 terminal.write(record)
                 sums = torch.zeros(3, device=device)
-                clock.restart(run.step)
+                timer.restart(run.step)
             if save:
                 metrics.sync()
                 run.save(path, sums)
@@ -207,10 +234,16 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 
 def main() -> None:
-    """Trains the run that the flags describe."""
+    """Trains the run that the flags describe.
+
+    Raises:
+      ConfigError: --workdir is missing.
+    """
     config = cli.get_config()
     if WORKDIR.value is None:
-        raise ConfigError("--workdir is missing; give it e.g. DIR/pytorch/resnet-20/seed-0")
+        raise ConfigError(
+            "--workdir is missing; set it to e.g. runs/reproduction/pytorch/resnet-20/seed-0"
+        )
     torch.backends.cudnn.benchmark = True
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}))
     train(config, Path(WORKDIR.value).expanduser())

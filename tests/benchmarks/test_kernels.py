@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from benchmarks.kernels import device_events, timeline
+from benchmarks.kernels import device_events, summarize_timeline
 from flaxres.errors import UserError
 
 
@@ -23,19 +23,19 @@ def write_trace(directory, device):
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
 
 
-def test_kernels_are_those_of_the_device_s_streams(tmp_path):
+def test_kernels_are_read_from_the_streams_of_the_device(tmp_path):
     write_trace(tmp_path, "GPU:0")
     kernels = device_events(tmp_path)
     assert [kernel["name"] for kernel in kernels] == ["add", "conv"]
-    assert timeline(kernels) == {"total": 15.0, "gaps": 8.0, "busy": 7.0}
+    assert summarize_timeline(kernels) == {"total": 15.0, "gaps": 8.0, "busy": 7.0}
 
 
-def test_kernels_that_overlap_leave_no_gap():
+def test_overlapping_kernels_have_no_gap():
     kernels = [{"ts": 0.0, "dur": 10.0}, {"ts": 2.0, "dur": 3.0}, {"ts": 12.0, "dur": 1.0}]
-    assert timeline(kernels) == {"total": 13.0, "gaps": 2.0, "busy": 11.0}
+    assert summarize_timeline(kernels) == {"total": 13.0, "gaps": 2.0, "busy": 11.0}
 
 
-def test_a_profile_without_a_gpu(tmp_path):
+def test_profile_without_a_gpu(tmp_path):
     write_trace(tmp_path, "CPU:0")
     with pytest.raises(UserError, match="no kernels of an accelerator"):
         device_events(tmp_path)

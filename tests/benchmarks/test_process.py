@@ -12,21 +12,21 @@ serve({"double": lambda n: {"is": 2 * n}}, version="1")
 """
 
 
-def test_a_worker_says_when_it_is_ready_and_answers():
-    begin = time.time()
+def test_worker_reports_ready_and_answers():
+    start = time.time()
     worker = Worker([sys.executable, "-c", SERVE], {})
     assert worker.ready["version"] == "1"
-    assert 0 < worker.ready["first_step"] <= time.time() - begin
+    assert 0 < worker.ready["first_step"] <= time.time() - start
     assert worker.ask(double={"n": 21}) == {"is": 42}
     worker.close()
 
 
-def test_a_worker_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="ValueError: no such net"):
-        Worker([sys.executable, "-c", "raise ValueError('no such net')"], {})
+def test_error_of_a_failed_worker():
+    with pytest.raises(RuntimeError, match="ValueError: no such model"):
+        Worker([sys.executable, "-c", "raise ValueError('no such model')"], {})
 
 
-def test_steps_are_waited_for(monkeypatch):
+def test_timed_steps_include_the_wait(monkeypatch):
     now, pending = 0.0, 0
 
     def advance():
@@ -34,7 +34,7 @@ def test_steps_are_waited_for(monkeypatch):
         pending += 4
         return 4
 
-    def wait():  # a quarter of a second a step
+    def wait():  # each step takes a quarter of a second
         nonlocal now, pending
         now += 0.25 * pending
         pending = 0

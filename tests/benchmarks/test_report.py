@@ -1,18 +1,18 @@
 import json
 
-from benchmarks.report import Spread, write
+from benchmarks.report import Spread, write_json
 
 
-def test_quartiles():
-    spread = Spread.of([4.0, 1.0, 2.0, 3.0, 100.0])
+def test_spread_has_median_and_quartiles():
+    spread = Spread.from_values([4.0, 1.0, 2.0, 3.0, 100.0])
     assert spread == Spread(median=3.0, low=2.0, high=4.0)
     assert str(spread) == "3 (2 to 4)"
-    assert str(Spread.of([12_345.6])) == "12,346 (12,346 to 12,346)"
+    assert str(Spread.from_values([12_345.6])) == "12,346 (12,346 to 12,346)"
 
 
-def test_a_result_is_printed_and_written(tmp_path, capsys):
+def test_result_is_printed_and_written(tmp_path, capsys):
     path = tmp_path / "new" / "result.json"
-    write(str(path), {"step": Spread(1.0, 0.5, 2.0)})
+    write_json(str(path), {"step": Spread(1.0, 0.5, 2.0)})
     expected = {"step": {"median": 1.0, "low": 0.5, "high": 2.0}}
     assert json.loads(path.read_text()) == expected
     assert json.loads(capsys.readouterr().out) == expected

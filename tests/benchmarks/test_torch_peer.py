@@ -1,4 +1,4 @@
-"""The peer is the same net: the paper's counts, and flaxres's logits from the same weights."""
+"""The PyTorch model has the paper's parameter count, and flaxres's logits from the same weights."""
 
 import jax
 import numpy as np
@@ -14,18 +14,18 @@ torch_peer = pytest.importorskip("benchmarks.torch_peer")
 
 @pytest.mark.parametrize("name", ["resnet-20", "plain-20"])
 def test_logits_from_the_same_weights(name):
-    net = torch_peer.BaseModel(20, name == "plain-20", 3, (16, 32, 64))
-    assert sum(p.numel() for p in net.parameters()) == 269_722
+    peer = torch_peer.PeerModel(20, name == "plain-20", 3, (16, 32, 64))
+    assert sum(p.numel() for p in peer.parameters()) == 269_722
     model = create_model(set_model(default_config(), name).model, 10)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = model.init(jax.random.key(0), images, train=True)
-    net.load(jax.device_get(traverse_util.flatten_dict(variables["params"], sep="/")))
-    ours, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    theirs = net(torch.from_numpy(images).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-3, atol=1e-3)
+    peer.load(jax.device_get(traverse_util.flatten_dict(variables["params"], sep="/")))
+    logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    peer_logits = peer(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(logits, peer_logits.detach().numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_crops_and_flips_are_of_the_image():
+def test_crops_and_flips_are_parts_of_the_padded_image():
     images = torch.arange(8 * 4 * 4 * 1.0).reshape(8, 4, 4, 1) + 1
     torch.manual_seed(0)
     assert torch.equal(torch_peer.random_crop_flip(images, 0, False), images)
@@ -33,15 +33,15 @@ def test_crops_and_flips_are_of_the_image():
     padded = torch.nn.functional.pad(images, (0, 0, 1, 1, 1, 1)).repeat(50, 1, 1, 1)
     seen = set()
     for crop, image in zip(cropped, padded, strict=True):
-        places = [
+        matches = [
             (top, left, flip)
             for top in range(3)
             for left in range(3)
             for flip in (False, True)
             if torch.equal(crop, image[top : top + 4, left : left + 4].flip(1 if flip else ()))
         ]
-        assert len(places) == 1
-        seen.update(places)
+        assert len(matches) == 1
+        seen.update(matches)
     assert len(seen) == 18
     flipped = torch_peer.random_crop_flip(images, 0, True)
     mirrored = [not torch.equal(*pair) for pair in zip(flipped, images, strict=True)]

@@ -1,0 +1,114 @@
+"""Benchmark worker that runs the PyTorch implementation.
+
+python -m benchmarks.torch_worker '{"depth": 20, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
+from benchmarks.torch_peer import PeerModel, Training
+
+
+def synchronize() -> None:
+    """Waits until the device is idle."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure_ceiling(dtype: str, size: int, copied: int) -> dict[str, float]:
+    """Measures the speed of a large matrix product and of a large copy.
+
+    Args:
+      dtype: dtype of the matrices.
+      size: number of rows and columns of the matrices.
+      copied: size of the copied array, in bytes.
+
+    Returns:
+      'flops', in FLOP/s, and 'bytes', read and written per second.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
+    x = torch.zeros(copied // 4, device=device)
+    y = torch.empty_like(x)
+
+    def multiply() -> None:
+        a @ a
+        synchronize()
+
+    def copy() -> None:
+        y.copy_(x)
+        synchronize()
+
+    return {
+        "flops": 2 * size**3 / best_seconds(multiply),
+        "bytes": 2 * copied / best_seconds(copy),
+    }
+
+
+def checked_losses(
+    training: Training, path: str, steps: int, learning_rate: float
+) -> dict[str, list[float]]:
+    """Computes the losses of the first steps.
+
+    Args:
+      training: the train step.
+      path: file with the initial weights and the batch, written by `benchmarks.flaxres_worker`.
+      steps: number of steps.
+      learning_rate: learning rate of all steps.
+    """
+    arrays = dict(np.load(path))
+    device = next(training.model.parameters()).device
+    images = torch.from_numpy(arrays.pop("images")).to(device).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(arrays.pop("labels")).to(device).long()
+    training.restart(arrays, learning_rate)
+    return {"losses": [float(training.train(images, labels)) for _ in range(steps)]}
+
+
+def main() -> None:
+    """Runs the first step, then answers requests."""
+    options = json.loads(sys.argv[1])
+    if options["dtype"] == "float32":
+        torch.set_float32_matmul_precision("high")  # the default of XLA
+    torch.backends.cudnn.benchmark = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    shape, widths = options["image"], tuple(options["widths"])
+    model = PeerModel(options["depth"], options["plain"], shape[2], widths).to(device)
+    images = torch.randint(0, 256, (options["images"], *shape), dtype=torch.uint8, device=device)
+    start = time.perf_counter()
+    training = Training(
+        model,
+        options["mode"],
+        options["batch_size"],
+        images,
+        options["augment"],
+    )
+    if options["dtype"] == "float32":
+        training.autocast = False
+    training.advance()
+    training.wait()
+    compile_seconds = time.perf_counter() - start
+    serve(
+        {
+            "steps": lambda seconds: timed_steps(training.advance, training.wait, seconds),
+            "ceiling": measure_ceiling,
+            "check": lambda **request: checked_losses(training, **request),
+            "memory": lambda: {
+                "host": peak_memory(),
+                "device": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
+            },
+        },
+        version=f"torch {torch.__version__}",
+        compile=compile_seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
