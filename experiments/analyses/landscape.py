@@ -58,7 +58,10 @@ def define_flags() -> None:
     )
     counts = ", ".join(f"{count} for '{kind}'" for kind, count in DEFAULT_POINTS.items())
     flags.DEFINE_integer(
-        "points", 0, f"Number of points on each axis; 0 for {counts}.", lower_bound=0
+        "points",
+        0,
+        f"Number of points on each axis; 0 for the default of the kind ({counts}).",
+        lower_bound=0,
     )
     flags.DEFINE_float(
         "reach",
