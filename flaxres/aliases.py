@@ -39,6 +39,7 @@ FLAGS = {
 }
 # Name of a flag -> {former value: current value}.
 FLAG_VALUES = {
+    "crop": {"area": "random-resized"},  # of benchmarks.streaming
     "test_crops": {"centre": "center"},
 }
 
