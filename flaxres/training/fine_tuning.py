@@ -2,8 +2,8 @@
 
 Yosinski et al. 2014 (arXiv 1411.1792), section 2: the first layers of a network trained on one set
 of classes are reused for another set and are either frozen or fine-tuned; the classification head
-is initialized anew. The options are the fields of `config.transfer`. With their defaults, training
-is the same bit for bit as without this module.
+is replaced by a new one. The options are the fields of `config.transfer`. With their defaults,
+training is the same bit for bit as without this module.
 
 A frozen layer with batch norm needs two measures. In training too, its norms normalize by the
 running statistics (`flaxres.models.layers.BaseModel.frozen`), so that the layer computes the
