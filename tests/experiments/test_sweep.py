@@ -160,7 +160,7 @@ def test_dry_run(sweep, tmp_path):
         (("--only=none",), 2, "--only=none matches none of the 2 runs"),
         (("--workers=99",), 2, "workers must be from 1 to "),
         (("--config.bogus=1",), 2, "unknown config field 'bogus'"),
-        (("--config=configs/digits.py",), 2, "only fields of configs can be set here"),
+        (("--config=configs/digits.py",), 2, "only config fields can be set here"),
         (("--executor=cloud",), 2, "executor"),
         (("--plot_only",), 1, "no run with metrics in"),
     ],
