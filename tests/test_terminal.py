@@ -23,13 +23,12 @@ def test_tables_in_a_pipe_are_not_cut_off(table, capsys):
     assert lines[-2:] == ["y" * 200, "a last line"]
 
 
-def test_tables_in_a_pipe_have_a_minimal_width(capsys):
-    print_table(Table("name", title="title"), min_width=60)
-    (title,) = [line for line in capsys.readouterr().out.splitlines() if "title" in line]
-    narrow = Table("name", title="title")
-    print_table(narrow, min_width=10)
-    (narrow_title,) = [line for line in capsys.readouterr().out.splitlines() if "title" in line]
-    assert len(title) >= len(narrow_title)
+def test_narrow_tables_in_a_pipe_are_not_padded(capsys):
+    table = Table("name")
+    table.add_row("resnet-20")
+    print_table(table)
+    widths = {len(line) for line in capsys.readouterr().out.splitlines()}
+    assert widths == {len("| resnet-20 |")}
 
 
 @pytest.mark.parametrize(
