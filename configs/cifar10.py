@@ -5,8 +5,8 @@ python -m flaxres.main --config=configs/cifar10.py:resnet-56 --workdir=runs/resn
 Models: plain-20, plain-32, ..., resnet-20, ..., resnet-110, resnet-1202, resnet-56-B, resnet-56-C.
 Expect test errors near those of the paper's table 6: ResNet-20 8.75 %, ResNet-32 7.51 %,
 ResNet-44 7.17 %, ResNet-56 6.97 %, ResNet-110 6.43 %. Plain models get worse with depth, on the
-training set too. Meant for an accelerator, where the time has not been measured yet; on a CPU a
-model takes more than a day.
+training set too. On two Zen 5 cores, ResNet-20 takes 73 minutes and ResNet-56 3.6 hours (estimated
+from the time of a step at commit 516c4b1); on an accelerator the time has not been measured yet.
 """
 
 from ml_collections import ConfigDict
