@@ -95,7 +95,7 @@ def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path)
       The paths of the files.
     """
     figure, panels, variants = _make_panels(rows, sharey=True)
-    curves = {"mean_rms": ("distance of mean from 0", 2), "std_rms": ("distance of std from 1", 3)}
+    curves = {"mean_rms": ("mean from 0", 2), "std_rms": ("std from 1", 3)}
     lines = {"batch": "-", "running": ":"}
     for axes, variant in zip(panels, variants, strict=True):
         for statistics, line in lines.items():
@@ -119,7 +119,8 @@ def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path)
     for kind, line in lines.items():
         line_style: CurveStyle = {"color": "0.3", "linestyle": line}
         handles.append(Line2D([], [], label=f"all norms with {kind} statistics", **line_style))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    columns = 4 if len(variants) >= COLUMNS else 2  # a narrow figure has no room for all four
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     text = (
         f"channels of {errors[0]['split']} images, normalized by running statistics: root mean "
         "square distance from mean 0 and std 1"
