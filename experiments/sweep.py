@@ -5,6 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs
 Each run has the directory WORKDIR/VARIANT/seed-N. Rerun the same command to resume: finished runs
 are skipped, and unfinished runs continue from their checkpoints. The results are in WORKDIR:
 runs.csv with one line per run, table.md and table.csv with means over seeds, and figures.
+--config.FIELD=VALUE overrides a config field of all runs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ DRY_RUN = flags.DEFINE_bool(
 PLOT_ONLY = flags.DEFINE_bool(
     "plot_only", False, "Collect tables and figures without training, also while runs are running."
 )
+flags.adopt_module_key_flags(launch)  # --help shows them
 
 
 def main() -> None:
