@@ -28,19 +28,15 @@ from flaxres.run.lock import lock
 from flaxres.run.workdir import write_atomically
 
 EXECUTOR = flags.DEFINE_enum(
-    "executor", "local", ["local", "ray", "slurm"], "Executor of the runs (default: local)."
+    "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."
 )
 WORKERS = flags.DEFINE_integer(
     "workers", None, "Maximum number of runs at a time (default: one per device), e.g. 2."
 )
-CPUS_PER_RUN = flags.DEFINE_integer(
-    "cpus_per_run", 1, "Number of CPU cores of each run (default: 1)."
-)
-GPUS_PER_RUN = flags.DEFINE_float(
-    "gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM (default: 0)."
-)
+CPUS_PER_RUN = flags.DEFINE_integer("cpus_per_run", 1, "Number of CPU cores of each run.")
+GPUS_PER_RUN = flags.DEFINE_float("gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.")
 RETRIES = flags.DEFINE_integer(
-    "retries", 2, "How often a failed run is restarted from its last checkpoint (default: 2)."
+    "retries", 2, "How often a failed run is restarted from its last checkpoint."
 )
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
@@ -54,12 +50,12 @@ RAY_RESOURCES = flags.DEFINE_list(
 PROCESSES_PER_RUN = flags.DEFINE_integer(
     "processes_per_run",
     1,
-    "Number of processes of each run on Ray, each with the given resources (default: 1).",
+    "Number of processes of each run on Ray, each with the given resources.",
 )
 TIME_LIMIT = flags.DEFINE_integer(
     "time_limit",
     24 * 60,
-    "Time limit of a SLURM job in minutes (default: 1440). A longer run is requeued and resumes.",
+    "Time limit of a SLURM job in minutes. A longer run is requeued and resumes.",
 )
 SLURM_PARTITION = flags.DEFINE_string(
     "slurm_partition", None, "SLURM partition (default: that of the cluster), e.g. gpu."
