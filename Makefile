@@ -1,49 +1,50 @@
-# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11 or newer).
+# Each target first sets up what it needs in .venv. PYTHON selects the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
-# Test modules on up to four cores; a module's tests stay together, as they share fixtures.
+# Tests run on up to four cores. The tests of a module stay together, because they share fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: degradation test test-fast test-prepare test-nets test-cluster benchmark lint clean
 .DELETE_ON_ERROR:
 
-# The digits experiment: eight nets, figures and a table. Goes on where it was when stopped.
+# The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
 degradation: .venv/run
 	$(BIN)/python -m experiments.degradation --config=configs/digits.py --workdir=runs/degradation
 
-# Lint and all tests, the slow ones too.
+# Linters, then all tests.
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Without the tests that are marked slow.
+# All tests except the slow ones.
 test-fast: .venv/dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster and not nets"
 
-# Preparing a TFDS set, with TensorFlow, which nothing else needs.
+# Tests of preparing a TFDS data set, which needs TensorFlow.
 test-prepare: .venv/prepare
 	$(BIN)/python -m pytest tests/data/test_prepare.py
 
-# An epoch of the digits with every net of the papers in its full size, and ResNet-18 on large images;
-# an hour on two cores. TFDS_DATA_DIR=DIR with a prepared cifar10 adds a test.
+# Trains every model of the papers at full size for an epoch of the digits, and ResNet-18 on large
+# images; an hour on two cores. TFDS_DATA_DIR=DIR with a prepared cifar10 adds a test.
 test-nets: .venv/dev
 	$(BIN)/python -m pytest -m nets
 
-# Sweeps on a real Ray cluster and a real SLURM, both on this machine. SLURM and munge are the
-# system's (Debian: apt install slurm-wlm munge) and need root; without them its tests are skipped.
+# Tests sweeps on a real Ray cluster and a real SLURM, both on this machine. SLURM and munge come from
+# the system (Debian: apt install slurm-wlm munge) and need root; otherwise their tests are skipped.
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster
 
-# flaxres's train step against PyTorch's on this machine; half an hour, on an idle one.
+# Compares the train step with PyTorch's; half an hour on an idle machine.
 benchmark: .venv/benchmarks
 	$(BIN)/python -m benchmarks.train_step --json=runs/benchmarks/train_step.json
 
+# Style, imports in one direction, types.
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-# Stamps: what is installed in .venv, made anew when the requirements change.
+# Stamps of what is installed in .venv; they are renewed when the requirements change.
 .venv/run: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: flaxres needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); run make PYTHON=python3.12"; exit 1; }
