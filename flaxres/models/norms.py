@@ -85,7 +85,7 @@ class BatchNorm(nn.BatchNorm):
 
             def convolve(
                 x: Float[Array, "batch height width channels"],
-                kernel: Float[Array, "size size channels filters"],
+                kernel: Float[Array, "size size group_channels filters"],
                 strides: Sequence[int],
                 padding: Sequence[tuple[int, int]] | str,
                 **options: Any,
