@@ -7,8 +7,6 @@ import os
 import warnings
 from pathlib import Path
 
-import platformdirs
-
 from flaxres.cpu.processor import processor_fingerprint
 
 MAX_BYTES = 2 * 1024**3  # size of XLA's programs; the least recently used are deleted first
@@ -18,10 +16,13 @@ MIN_SECONDS = 0.1  # programs that compile faster are not stored
 def cache_directory() -> Path:
     """Returns the user's cache directory for flaxres, which may not exist yet.
 
-    This is FLAXRES_CACHE if set, and otherwise 'flaxres' in XDG_CACHE_HOME (default: ~/.cache).
+    FLAXRES_CACHE names it. The default is the place for caches of the operating system, on Linux
+    flaxres in XDG_CACHE_HOME or ~/.cache.
     """
     if directory := os.environ.get("FLAXRES_CACHE"):
         return Path(directory).expanduser()
+    import platformdirs  # only now: the import takes time, and FLAXRES_CACHE needs none of it
+
     return platformdirs.user_cache_path("flaxres", appauthor=False)
 
 
