@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from experiments.results import plot_style
 from experiments.results.plot_style import CurveStyle
@@ -149,6 +150,7 @@ def draw_responses(runs: RunGroups, path: Path) -> list[Path]:
             axes.plot(range(1, len(values) + 1), values, label=variant, **style)
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
         plot_style.label_axes(axes, label, "standard deviation")
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))  # layers are numbered
     drawn_values = [value for line in panels[0].lines for value in line.get_ydata()]
     if max(drawn_values) > MAX_RATIO_ON_LINEAR_AXIS * max(min(drawn_values), 1e-9):
         panels[0].set_yscale("log")

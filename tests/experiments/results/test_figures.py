@@ -141,3 +141,11 @@ def test_figure_7_has_responses_in_order_and_sorted(tmp_path, drawn):
     assert [list(line.get_ydata()) for line in in_order.lines] == [[1, 3, 2], [0.5, 0.1, 0.4]]
     assert [list(line.get_ydata()) for line in sorted_by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
     assert in_order.lines[0].get_linestyle() != in_order.lines[1].get_linestyle()
+
+
+def test_figure_7_numbers_its_layers_with_integers(tmp_path, drawn):
+    write_run(tmp_path, "resnet-20")
+    write_responses(dict.fromkeys(range(19), 1.0), tmp_path / "resnet-20" / "seed-0")
+    draw_figures(find_runs(tmp_path), tmp_path)
+    for axes in drawn["figure7"].axes:
+        assert all(tick == int(tick) for tick in axes.get_xticks())
