@@ -42,6 +42,12 @@ LABELS = {
     "backward": "gradient of the outputs (L2 norm)",
     "activation": "outputs (root mean square)",
 }
+# Relative depths of the layers that are drawn over training.
+DEPTHS = {
+    **{"first layer": 0, "layer at 1/4 of the depth": 1 / 4, "layer at 1/2 of the depth": 1 / 2},
+    **{"layer at 3/4 of the depth": 3 / 4, "last layer": 1},
+}
+COLUMNS = 3  # of the figure over training
 AXIS_RANGE = (1e-12, 1e12)  # of the logarithmic axes
 CLIPPING_NOTE = "values outside 1e-12 to 1e12 are drawn at the edge"
 MAX_CURVES = len(plot_style.COLORS) * len(plot_style.LINES)  # with different styles
@@ -125,19 +131,24 @@ def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset:
 def _draw_training(
     runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset: str
 ) -> list[Path]:
-    """Draws the gradient of the outputs of a few layers over training, one panel for each run."""
-    figure, panels = plot_style.grid(len(runs), columns=3, sharex=True, sharey=True)
-    for axes, (name, records) in zip(panels, runs.items(), strict=True):
+    """Draws the gradient of the outputs of a few layers over training, one panel for each run.
+
+    The layers have the same relative depth in all panels, because models may differ in depth.
+    """
+    figure, panels = plot_style.grid(len(runs), COLUMNS, sharex=True, sharey=True)
+    counts = {len(records[0]["backward"]) for records in runs.values()}
+    for index, (axes, (name, records)) in enumerate(zip(panels, runs.items(), strict=True)):
         layers = list(records[0]["backward"])
-        quarters = [layers[len(layers) * i // 4] for i in range(4)]
         steps = [record["step"] for record in records]
-        for number, layer in enumerate((*dict.fromkeys(quarters), layers[-1])):
-            values = _clip(record["backward"].get(layer) for record in records)
-            label = f"layer {layers.index(layer) + 1} of {len(layers)}"
+        for number, (label, fraction) in enumerate(DEPTHS.items()):
+            position = round(fraction * (len(layers) - 1))
+            values = _clip(record["backward"].get(layers[position]) for record in records)
+            if len(counts) == 1:
+                label = f"layer {position + 1} of {len(layers)}"
             axes.plot(steps, values, label=label, **plot_style.curve_style(number, len(steps)))
-        _label_axes(axes, "steps", LABELS["backward"])
+        is_bottom, is_left = index + COLUMNS >= len(runs), index % COLUMNS == 0
+        _label_axes(axes, "steps" if is_bottom else "", LABELS["backward"] if is_left else "")
         axes.set_title(name, fontsize="medium")
-        axes.label_outer()
     _draw_legend(figure, panels[0])
     text = f"{dataset}: gradients over training; {CLIPPING_NOTE}"
     return plot_style.save(figure, path, text)
@@ -156,4 +167,7 @@ def _label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 def _draw_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    unique = dict(zip(labels, handles, strict=True))  # a layer of a small model may be drawn twice
+    figure.legend(
+        unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False
+    )

@@ -72,6 +72,8 @@ def grid(
     panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
     for axes in panels[num_panels:]:
         axes.remove()
+    for axes in panels[num_panels - columns : num_panels]:  # sharex labels only the last row
+        axes.tick_params(axis="x", which="both", labelbottom=True)
     return figure, panels[:num_panels]
 
 
