@@ -122,8 +122,8 @@ def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path)
     columns = 4 if len(variants) >= COLUMNS else 2  # a narrow figure has no room for all four
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     text = (
-        f"channels of {errors[0]['split']} images, normalized by running statistics: root mean "
-        "square distance from mean 0 and std 1"
+        f"channels of {errors[0]['split']} images, normalized by running statistics: RMS distance "
+        "from mean 0 and std 1"
     )
     return plot_style.save(figure, path, note(text))
 
