@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float32, UInt64
+from jaxtyping import Float32, Int32, UInt8, UInt64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Split:
       labels: int32 (n,).
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int32[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Shaped
 from PIL import Image
 
 from flaxres.data.decode import decode
@@ -32,8 +32,8 @@ class FolderSource:
     """
 
     directory: str
-    files: np.ndarray
-    label_array: np.ndarray
+    files: Shaped[np.ndarray, " n"]
+    label_array: Int32[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.files)

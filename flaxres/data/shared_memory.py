@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from flaxres.errors import DatasetError
 
@@ -31,10 +31,10 @@ class DecodedImages:
       broken: int32 (1,), number of images that could not be decoded.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    valid: np.ndarray
-    broken: np.ndarray
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int32[np.ndarray, " n"]
+    valid: Bool[np.ndarray, " n"]
+    broken: Int32[np.ndarray, " 1"]
 
     @classmethod
     def empty(cls, size: int, image_shape: tuple[int, int, int]) -> DecodedImages:
@@ -65,9 +65,9 @@ class DecodedBatches:
       task_outputs: views of the arrays, one for each decode task, batch by batch.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    valid: np.ndarray
+    images: UInt8[np.ndarray, "batches batch_size height width channels"]
+    labels: Int32[np.ndarray, "batches batch_size"]
+    valid: Bool[np.ndarray, "batches batch_size"]
     task_outputs: list[DecodedImages]
 
     @classmethod

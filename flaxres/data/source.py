@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 
 from flaxres.errors import DatasetError
@@ -108,7 +108,7 @@ class Subset:
     """
 
     source: Source
-    rows: np.ndarray
+    rows: Int[np.ndarray, " n"]
     new_labels: dict[int, int] | None = None
 
     @classmethod
@@ -149,8 +149,8 @@ class ArraySource:
     """
 
     name: str
-    images: np.ndarray
-    label_array: np.ndarray
+    images: UInt8[np.ndarray, "n height width channels"]
+    label_array: Int32[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.label_array)

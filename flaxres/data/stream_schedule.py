@@ -32,7 +32,7 @@ class DecodeTask:
 
     split: str
     training: bool
-    numbers: np.ndarray
+    numbers: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -7,7 +7,8 @@ from flaxres.data import Dataset, Split, dataset_shape, load_dataset
 def test_mean_image_uses_only_the_training_split():
     train = np.array([[[[0]], [[255]]], [[[255]], [[255]]], [[[0]], [[0]]]], np.uint8)
     test = np.full((5, 2, 1, 1), 77, np.uint8)
-    dataset = Dataset("x", Split(train, np.zeros(3)), Split(test, np.zeros(5)), num_classes=1)
+    labels = np.zeros(3, np.int32)
+    dataset = Dataset("x", Split(train, labels), Split(test, np.zeros(5, np.int32)), num_classes=1)
     np.testing.assert_allclose(dataset.mean_image()[:, 0, 0], [1 / 3, 2 / 3], rtol=1e-6)
     assert dataset.mean_image().dtype == np.float32
     assert dataset.image_shape == (2, 1, 1)
