@@ -55,6 +55,7 @@ def pop_analysis() -> ModuleType:
         raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}")
     del sys.argv[1]
     analysis = importlib.import_module(f"experiments.analyses.{name}")
+    sys.modules["__main__"].__doc__ = analysis.__doc__  # which --help prints
     getattr(analysis, "define_flags", lambda: None)()
     flags.adopt_module_key_flags(analysis)  # lists them in --help
     return analysis

@@ -37,10 +37,10 @@ MODELS = flags.DEFINE_list(
 DEEP_MODELS = flags.DEFINE_list(
     "deep_models",
     ["resnet-110", "plain-110"],
-    "Models whose first seed is trained next (default: resnet-110,plain-110).",
+    "Models whose first seed is trained next.",
 )
 SEEDS = flags.DEFINE_integer(
-    "seeds", 5, "Number of seeds of each model, from seed 0 (default: 5).", lower_bound=1
+    "seeds", 5, "Number of seeds of each model, from seed 0.", lower_bound=1
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory for the runs (default: runs/CONFIG-reproduction)."
@@ -49,7 +49,7 @@ RESULTS = flags.DEFINE_string(
     "results", None, "Directory for the results (default: results/DATASET/CONFIG)."
 )
 MINUTES = flags.DEFINE_float(
-    "minutes", math.inf, "Save and stop after this many minutes (default: no limit), e.g. 9."
+    "minutes", None, "Save and stop after this many minutes (default: no limit), e.g. 9."
 )
 DROP_CHECKPOINTS = flags.DEFINE_bool(
     "drop_checkpoints", False, "Delete the checkpoints of a finished run after its export."
@@ -58,7 +58,7 @@ PLOT_ONLY = flags.DEFINE_bool(
     "plot_only", False, "Collect tables and figures without training, also while runs are running."
 )
 cli.define_config("configs/cifar10.py")
-flags.adopt_module_key_flags(cli)  # --help shows these and the next
+flags.adopt_module_key_flags(cli)  # --help shows these flags
 flags.adopt_module_key_flags(launch)
 
 
@@ -139,7 +139,7 @@ def main() -> None:
         workdir,
         on_end=lambda _: collect(archive, plans),
         in_order=True,
-        minutes=MINUTES.value,
+        minutes=math.inf if MINUTES.value is None else MINUTES.value,
         on_update=add_if_finished,
     )
 

@@ -36,12 +36,13 @@ ONLY = flags.DEFINE_list(
 DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     False,
-    "Print the runs with params, MACs and estimated time, without training. Measures two models.",
+    "Print the runs with parameters, MACs and estimated time, without training. Measures two "
+    "models.",
 )
 PLOT_ONLY = flags.DEFINE_bool(
     "plot_only", False, "Collect tables and figures without training, also while runs are running."
 )
-flags.adopt_module_key_flags(launch)  # --help shows them
+flags.adopt_module_key_flags(launch)  # --help shows these flags
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4: a residual network
 any one block, because most paths through it do not contain that block; a plain network is a single
 path. The analysis takes three measurements: it drops each block, drops several random blocks, and
 swaps random pairs of blocks of one stage, one pair after the other.
-`experiments.analyses.surgery.droppable_blocks` says which blocks are used.
+`experiments.analyses.surgery.droppable_blocks` selects the blocks.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "trials",
         default.trials,
-        "Random choices for each number of dropped or swapped blocks.",
+        "Number of random choices for each number of dropped or swapped blocks.",
         lower_bound=1,
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random choices.", lower_bound=0)

@@ -18,9 +18,8 @@ from jaxtyping import Float, Float32
 from experiments.analyses.base import Variables
 from flaxres.errors import ConfigError
 
-KERNEL = (
-    "kernel"  # parameters with filters: convolutions (h, w, in, out) and dense layers (in, out)
-)
+# Parameters with filters: convolutions (h, w, in, out) and dense layers (in, out).
+KERNEL = "kernel"
 
 
 def random_direction(params: dict[str, Any], seed: int, number: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def define_flags() -> None:
     """Defines a flag for each option."""
     default = Options()
     flags.DEFINE_integer(
-        "trials", default.trials, "Random choices of the training images.", lower_bound=1
+        "trials", default.trials, "Number of random samples of training images.", lower_bound=1
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random choices.", lower_bound=0)
 

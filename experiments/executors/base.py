@@ -57,7 +57,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class ExitStatus:
-    """How a job ended.
+    """Outcome of a job.
 
     Attributes:
       code: exit code of the command, or the negative number of the signal that killed it.

@@ -41,7 +41,7 @@ class FigureAsset:
 
     @property
     def caption(self) -> str:
-        """What the figure shows, known from its name; empty for an unknown name."""
+        """Caption for the name of the figure; empty if the name is unknown."""
         matches = [key for key in CAPTIONS if self.name == key or self.name.startswith(f"{key}_")]
         return CAPTIONS[max(matches, key=len)] if matches else ""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from flaxres.errors import ConfigError
 from flaxres.run.workdir import CONFIG_FILE
 
-SEED_PREFIX = "seed-"  # a run of a sweep has a directory whose name starts with this
+SEED_PREFIX = "seed-"  # prefix of the directory of a run in a sweep
 
 
 def run_directories(workdir: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from experiments.results.runs import PLAN_FILE, planned_runs
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress_table import ProgressTable
 from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
+from flaxres import cli
 from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.parallel import replicas
@@ -36,7 +37,7 @@ WORKERS = flags.DEFINE_integer(
 CPUS_PER_RUN = flags.DEFINE_integer("cpus_per_run", 1, "Number of CPU cores of each run.")
 GPUS_PER_RUN = flags.DEFINE_float("gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.")
 RETRIES = flags.DEFINE_integer(
-    "retries", 2, "How often a failed run is restarted from its last checkpoint."
+    "retries", 2, "Maximum number of restarts of a failed run from its last checkpoint."
 )
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
@@ -79,8 +80,9 @@ def config_file() -> str:
     """Returns the path in --config, for programs that choose models with other flags.
 
     Raises:
-      ConfigError: --config names a model.
+      ConfigError: there is no --config, or it names a model.
     """
+    cli.get_config()
     path, _, model = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if model:
         raise ConfigError(

@@ -95,7 +95,7 @@ class ProgressTable:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("run", "state", "step", "train error", "test error", "ETA"):
+        for column in ("run", "state", "step", "training error", "test error", "ETA"):
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
         max_rows = max(MIN_ROWS, self._console.height - OTHER_LINES)
         runs = sorted(self._runs, key=lambda run: ORDER.index(run.state))

@@ -158,7 +158,7 @@ def evaluate_models(
       log: receives one line about the crops, and one about images that cannot be decoded.
 
     Returns:
-      'step' of a single model or 'nets', the number of several models. For each split its loss,
+      'step' of a single model or 'models', the number of several models. For each split its loss,
       top-1 error, top-5 error (with more than five classes) and number of images.
 
     Raises:
@@ -183,7 +183,7 @@ def evaluate_models(
         log(str(protocol))
     predictor = Predictor(trained_models, config, mirror=protocol.mirror)
     is_single = len(trained_models) == 1
-    record: Record = {"step": first.step} if is_single else {"nets": len(trained_models)}
+    record: Record = {"step": first.step} if is_single else {"models": len(trained_models)}
     skip_broken = config.dataset.broken_images == "skip"
     for name in _available_splits(splits, sources):
         source, title = getattr(sources, name), f"{test_crops} {name}"

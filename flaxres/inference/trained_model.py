@@ -187,6 +187,6 @@ def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) 
             )
         if differences:
             raise ConfigError(
-                "the models of an ensemble must have the same data set and classes, but for "
+                "the models of an ensemble must have the same data set and classes; in "
                 f"{trained.directory}, {'; '.join(differences)}"
             )

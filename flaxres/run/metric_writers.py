@@ -279,7 +279,7 @@ class MetricWriters:
 def _format_record(record: Record) -> str:
     formats = (
         ("train_loss", "loss {:.4f}"),
-        ("train_error", "train error {:.2f}%"),
+        ("train_error", "training error {:.2f}%"),
         ("test_error", "test error {:.2f}%"),
         ("images_per_second", "{:,.0f} images/s"),
     )

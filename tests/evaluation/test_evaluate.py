@@ -79,9 +79,9 @@ def test_ensembles(digits_run, other_run, config):
     single = evaluate_run(None, digits_run, splits=["test"])
     assert single == {"step": 20} | averages(one, labels)
     same_twice = evaluate_ensemble(None, None, [digits_run, digits_run], splits=["test"])
-    assert same_twice == {"nets": 2} | averages(one, labels)
+    assert same_twice == {"models": 2} | averages(one, labels)
     assert same_twice["test_loss"] == pytest.approx(single["test_loss"], rel=1e-6)
-    both = {"nets": 2} | averages((one + other) / 2, labels)
+    both = {"models": 2} | averages((one + other) / 2, labels)
     assert evaluate_ensemble(config, digits_run, [other_run], splits=["test"]) == both
     assert evaluate_ensemble(None, other_run, [digits_run], splits=["test"]) == both
 

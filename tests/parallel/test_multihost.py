@@ -95,8 +95,8 @@ def test_two_processes_equal_one_and_stop_together(tmp_path, single_process_run)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [143, 143], outputs
     assert all("saved in" in output for output in outputs)
-    assert "train error" in outputs[0]
-    assert "train error" not in outputs[1]
+    assert "training error" in outputs[0]
+    assert "training error" not in outputs[1]
 
     processes = start_two(workdir)  # resumes with jit
     outputs = finish(processes)

@@ -94,8 +94,8 @@ def test_plain_lines_without_a_terminal(capsys):
         terminal.log("a [note]")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "resnet-8  step 10/20  loss 0.2500  train error 12.50%  test error 20.00%  1,234 images/s"
-        "  ETA 0:00:00",
+        "resnet-8  step 10/20  loss 0.2500  training error 12.50%  test error 20.00%  "
+        "1,234 images/s  ETA 0:00:00",
         "a [note]",
     ]
 
@@ -149,5 +149,5 @@ with TerminalWriter("resnet-8", 20) as terminal:
     assert process.wait() == 0
     assert b"a line above the bar" in output
     assert b"10/20" in output
-    assert b"train error 12.50%" in output
+    assert b"training error 12.50%" in output
     assert b"99 images/s" in output
