@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from flaxres.errors import ConfigError
 
 # Former name of a config field -> current name.
 FIELDS = {
@@ -46,36 +49,71 @@ FLAG_VALUES = {
 _noticed: set[str] = set()  # former names for which this process has printed a notice
 
 
-def rename_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+def rename_fields(fields: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """Replaces former names in a flattened config.
 
     Args:
       fields: values by dotted name, such as {'augment.colour': 0.1}.
+      file: file of an older run that holds the fields. The user cannot change its names, so there
+        is one notice for all of them, and only for the first such file. None: the user wrote the
+        fields.
 
     Returns:
       The fields in the same order. If a field is given under both names, the last one wins.
     """
+    if file is not None and (old := [field for field in fields if field in FIELDS]):
+        _print_once(
+            "stored config",
+            f"note: {file} has former names of config fields, such as {old[0]!r} for "
+            f"{FIELDS[old[0]]!r}; flaxres/aliases.py lists them",
+        )
+    is_stored = file is not None
     renamed = {}
     for field, value in fields.items():
-        name = _renamed(field, FIELDS, "config field")
-        renamed[name] = _renamed_value(name, value)
+        name = FIELDS.get(field, field) if is_stored else _renamed(field, FIELDS, "config field")
+        renamed[name] = _renamed_value(name, value, is_stored)
     return renamed
 
 
 def rename_in_config(config: ConfigDict) -> None:
-    """Replaces former names in a config from a user's config file, in place."""
+    """Replaces former names in a config from a user's config file, in place.
+
+    Raises:
+      ConfigError: a value has the wrong type.
+    """
     for old, new in FIELDS.items():
         group, _, name = old.rpartition(".")
         if group in config and name in config[group]:
-            with config.unlocked():
-                config.update_from_flattened_dict({new: config[group][name]})
-                del config[group][name]
+            value = config[group][name]
+            try:
+                with config.unlocked():
+                    config.update_from_flattened_dict({new: value})
+                    del config[group][name]
+            except (TypeError, ValueError):
+                default = config[group][new.rpartition(".")[2]]
+                raise ConfigError(f"{new} must be like {default!r}, got {value!r}") from None
             _notice("config field", old, new)
     for field in VALUES:
         group, _, name = field.rpartition(".")
         parent = config[group] if group else config
         if name in parent and (value := _renamed_value(field, parent[name])) != parent[name]:
             parent[name] = value
+
+
+def explain_former_field(message: str) -> str | None:
+    """Explains an error of a user's config file that reads a config field by its former name.
+
+    Args:
+      message: message of the error, which quotes the last part of the name.
+
+    Returns:
+      The explanation, or None if the message quotes no former name.
+    """
+    for old, new in FIELDS.items():
+        name = old.rpartition(".")[2]
+        if f"'{name}" in message or f'"{name}"' in message:
+            return f"the config field {old!r} is now called {new!r}"
+    return None
 
 
 def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
@@ -85,10 +123,12 @@ def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
       arguments: arguments without the program's name, such as ['--config.augment.colour=0.1'].
 
     Returns:
-      The arguments with current names.
+      The arguments with current names. Arguments after '--' are left alone.
     """
+    arguments = list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
     renamed: list[str] = []
-    for argument in arguments:
+    for argument in arguments[:end]:
         previous = renamed[-1] if renamed else ""
         match = re.fullmatch(r"(--?(?:no)?)([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
@@ -101,7 +141,7 @@ def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
         name = prefix + _renamed(name.removeprefix(prefix), table, kind)
         assignment = "" if value is None else f"={_renamed_text(name, value)}"
         renamed.append(f"{dashes}{name}{assignment}")
-    return renamed
+    return renamed + arguments[end:]
 
 
 def _renamed(name: str, table: Mapping[str, str], kind: str) -> str:
@@ -112,14 +152,17 @@ def _renamed(name: str, table: Mapping[str, str], kind: str) -> str:
     return table[name]
 
 
-def _renamed_value(field: str, value: Any) -> Any:
-    """Replaces a former value of a field, also within a list or tuple."""
+def _renamed_value(field: str, value: Any, is_stored: bool = False) -> Any:
+    """Replaces a former value of a field, also within a list or tuple.
+
+    `is_stored` is True for values of an older run, which get no notice.
+    """
     table = VALUES.get(field, {})
     if isinstance(value, list | tuple):
-        return type(value)(_renamed_value(field, element) for element in value)
-    if isinstance(value, str) and value in table:
-        return _renamed(value, table, f"value of {field}")
-    return value
+        return type(value)(_renamed_value(field, element, is_stored) for element in value)
+    if not isinstance(value, str) or value not in table:
+        return value
+    return table[value] if is_stored else _renamed(value, table, f"value of {field}")
 
 
 def _renamed_text(name: str, text: str) -> str:
@@ -134,7 +177,10 @@ def _renamed_text(name: str, text: str) -> str:
 
 def _notice(kind: str, old: str, new: str) -> None:
     """Prints a notice about a former name, once per name and process."""
-    if old in _noticed:
-        return
-    _noticed.add(old)
-    print(f"note: the {kind} {old!r} is now called {new!r}", file=sys.stderr)
+    _print_once(old, f"note: the {kind} {old!r} is now called {new!r}")
+
+
+def _print_once(key: str, notice: str) -> None:
+    if key not in _noticed:
+        _noticed.add(key)
+        print(notice, file=sys.stderr)

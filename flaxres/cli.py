@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu
-from flaxres.aliases import rename_in_arguments, rename_in_config
+from flaxres.aliases import explain_former_field, rename_in_arguments, rename_in_config
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
 from flaxres.run import preemption
@@ -25,12 +25,15 @@ def define_config(example: str) -> None:
     Args:
       example: value of --config for the help text, such as 'configs/digits.py:resnet-20'.
     """
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
-        "--config.seed=1.",
-    )
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
+            "--config.seed=1.",
+        )
+    except flags.Error as error:  # a file of --flagfile, which ml_collections reads here already
+        _exit(f"error: {one_line(error)}", ConfigError.exit_code)
 
 
 def define_overrides() -> None:
@@ -105,7 +108,6 @@ def run(
     preemption.stop_with_parent()
     if trains:
         cpu.tune()
-    sys.argv[1:] = rename_in_arguments(sys.argv[1:])
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries would log errors that they raise
 
     def start(_: Sequence[str]) -> None:
@@ -114,6 +116,7 @@ def run(
         main()
 
     try:
+        _rename_arguments()
         define()
         app.run(start, flags_parser=_parse)
     except InterruptedRunError as error:
@@ -125,6 +128,19 @@ def run(
     except BrokenPipeError:  # the program that reads the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # 128 + SIGPIPE
+
+
+def _rename_arguments() -> None:
+    """Replaces former names on the command line, also in the files of --flagfile.
+
+    Raises:
+      ConfigError: such a file cannot be read.
+    """
+    try:
+        arguments = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=True)
+    except flags.Error as error:
+        raise ConfigError(one_line(error)) from None
+    sys.argv[1:] = rename_in_arguments(arguments)
 
 
 def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
@@ -146,7 +162,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # The message may contain the config file's traceback; its last line is the error itself.
         raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None
     except AttributeError as error:
-        raise ConfigError(_unknown_override(argv) or str(error)) from None
+        if former := explain_former_field(str(error)):
+            raise ConfigError(f"{_config_file(argv)}: {former}") from None
+        raise ConfigError(_unknown_override(argv) or one_line(error)) from None
     except OSError:
         raise ConfigError(
             f"{_config_file(argv)} cannot be read; give --config=FILE.py:MODEL"

@@ -187,7 +187,12 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
     return config
 
 
-set_net = set_model  # former name, for users' config files
+def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
+    """Calls `set_model`, whose former name this is, for users' config files."""
+    return set_model(config, net, stem)
+
+
+net_name = model_name  # former name, for users' config files
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:

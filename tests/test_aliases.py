@@ -6,7 +6,7 @@ import pytest
 
 from experiments.sweeps.plan import load_config, make_plans
 from flaxres import aliases
-from flaxres.config import check_config, default_config, flatten
+from flaxres.config import check_config, default_config, flatten, net_name, set_net
 from flaxres.run.workdir import check_same_config, read_config, read_run_config
 
 
@@ -65,6 +65,7 @@ def test_current_names_are_unchanged(capsys):
         (["--workdir=runs/body", "--images=area/*.jpg"],
          ["--workdir=runs/body", "--images=area/*.jpg"]),
         (["--config=configs/digits.py:resnet-20"], ["--config=configs/digits.py:resnet-20"]),
+        (["--", "--nets=plain-20"], ["--", "--nets=plain-20"]),
         (["responses", "--workdir", "centre"], ["responses", "--workdir", "centre"]),
     ],
 )  # fmt: skip
@@ -125,3 +126,56 @@ def test_a_command_with_former_names(python, tmp_path):
     assert "resnet-8" in done.stdout
     for former, current in (("augment.colour", "augment.color"), ("nets", "models")):
         assert done.stderr.count(f"{former!r} is now called {current!r}") == 1
+
+
+def test_a_file_of_an_older_run_gets_one_notice(tmp_path, capsys):
+    old = {"augment.colour": 0.1, "transfer.std": [], "schedule": "drops"}
+    new = {"augment.color": 0.1, "transfer.image_std": [], "schedule": "piecewise-constant"}
+    path = tmp_path / "config.json"
+    assert aliases.rename_fields(old, path) == new
+    assert aliases.rename_fields(old, tmp_path / "other.json") == new
+    assert capsys.readouterr().err == (
+        f"note: {path} has former names of config fields, such as 'augment.colour' for "
+        "'augment.color'; flaxres/aliases.py lists them\n"
+    )
+
+
+def test_former_functions_of_config_files():
+    config = set_net(config=default_config(), net="resnet-14")
+    assert net_name(config.model) == "resnet-14"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config.augment.colour = config.augment.colour + 0.1",
+            "the config field 'augment.colour' is now called 'augment.color'",
+        ),
+        (
+            "config.augment.short_side = 256",
+            "augment.short_side_range must be like (256, 480), got 256",
+        ),
+    ],
+)
+def test_config_files_that_cannot_be_translated_are_one_line(python, tmp_path, line, message):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.replace("config.augment.colour = 0.25", line))
+    done = python("-m", "flaxres.main", f"--config={path}", "--mode=summary")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_former_names_in_a_file_of_flags(python, tmp_path):
+    (tmp_path / "flags").write_text("--nets=resnet-8\n--config.augment.colour=0.0\n")
+    done = python(
+        *("-m", "flaxres.main", "--config=configs/digits.py", "--mode=summary"),
+        f"--flagfile={tmp_path / 'flags'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "models on digits" in done.stdout
+    done = python("-m", "flaxres.main", f"--flagfile={tmp_path / 'absent'}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

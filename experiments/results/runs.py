@@ -195,7 +195,7 @@ def planned_runs(workdir: Path) -> dict[str, FlatConfig]:
     path = workdir / PLAN_FILE
     try:
         planned = json.loads(path.read_text())
-        return {name: rename_fields(fields) for name, fields in planned.items()}
+        return {name: rename_fields(fields, path) for name, fields in planned.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

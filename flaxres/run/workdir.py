@@ -121,7 +121,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / CONFIG_FILE
     try:
-        return flatten(default_config()) | rename_fields(flatten(json.loads(path.read_text())))
+        stored = flatten(json.loads(path.read_text()))
+        return flatten(default_config()) | rename_fields(stored, path)
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
 

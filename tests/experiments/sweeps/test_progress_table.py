@@ -32,7 +32,7 @@ def test_one_row_per_run_with_running_ones_first(runs):
     running.record = {"step": 50, "train_error": 10.0, "images_per_second": 640.0}
     failed.state = RunState.FAILED
     header, *rows, summary = render(table)
-    assert header.split() == ["run", "state", "step", "train", "error", "test", "error", "ETA"]
+    assert header.split() == ["run", "state", "step", "training", "error", "test", "error", "ETA"]
     assert [row.split()[0] for row in rows] == [
         "plain-14/seed-0",
         "resnet-8/seed-0",
