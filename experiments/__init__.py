@@ -1,1 +1,4 @@
-"""Experiments with several runs: sweeps, analyses, tables, figures and reports."""
+"""Experiments with several runs: sweeps, analyses, tables, figures and reports.
+
+Imported by `benchmarks` and by sweep files; imports `flaxres` and `configs`.
+"""

@@ -1,4 +1,8 @@
-"""Analyses of trained models, one module each, run with `python -m experiments.analyze NAME`."""
+"""Analyses of trained models, one module each, run with `python -m experiments.analyze NAME`.
+
+Imported by `experiments.reporting` and the command lines; imports `experiments.sweeps`,
+`experiments.results` and `flaxres`.
+"""
 
 # Name of an analysis -> description in --help and in captions of the report. The module of that
 # name has `analyze(directories, output) -> files` and, if it has flags, `define_flags()`. Flags are

@@ -1,4 +1,5 @@
 """Report of a workdir: status of its runs, tables, figures and page templates.
 
-`experiments.report` is the command line.
+Imported by `experiments.report`, the command line; imports the other packages of `experiments` and
+`flaxres`.
 """
