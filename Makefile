@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests run on up to four cores. The tests of a module stay together, because they share fixtures.
-PARALLEL := -n auto --maxprocesses 4 --dist loadscope
+# Modules start in the order of their names: sorted by size, the few with long tests would come last.
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: degradation test test-fast test-prepare test-nets test-cluster benchmark lint clean
 .DELETE_ON_ERROR:
