@@ -18,9 +18,8 @@ from flaxres.pretrained.load import (
     is_directory,
     read_weights_file,
 )
-from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
-from flaxres.training.restore import restore_newest
+from flaxres.training.restore import has_checkpoint, restore_newest
 
 PyTree = Any
 
@@ -85,9 +84,8 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
             f"{directory} holds a run of {config.num_replicas} replicas. Weights can only be "
             "loaded from a run of a single model."
         )
-    with Checkpoints(directory) as checkpoints:
-        if not checkpoints.steps():
-            raise WeightsError(f"run {directory} holds no checkpoint yet; train it first")
+    if not has_checkpoint(directory):
+        raise WeightsError(f"run {directory} holds no checkpoint yet; train it first")
     image_shape, num_classes = dataset_shape(config.dataset)
     return restore_newest(directory, config, image_shape, num_classes, _log).variables
 

@@ -35,18 +35,20 @@ def train_state_shapes(
     return jax.eval_shape(create, np.uint32(config.seed))
 
 
-def check_has_checkpoint(directory: Path) -> None:
-    """Checks that a run has a checkpoint, without reading it.
+def has_checkpoint(directory: Path) -> bool:
+    """Returns True if the run in a workdir has a checkpoint, without reading it."""
+    with Checkpoints(directory) as checkpoints:
+        return bool(checkpoints.steps())
 
-    Args:
-      directory: workdir of the run.
+
+def check_has_checkpoint(directory: Path) -> None:
+    """Checks that the run in a workdir has a checkpoint, without reading it.
 
     Raises:
       CheckpointError: the run has no checkpoint.
     """
-    with Checkpoints(directory) as checkpoints:
-        if not checkpoints.steps():
-            raise _no_checkpoint_error(directory)
+    if not has_checkpoint(directory):
+        raise _no_checkpoint_error(directory)
 
 
 def _no_checkpoint_error(directory: Path) -> CheckpointError:
@@ -75,9 +77,8 @@ def restore_newest(
     Raises:
       CheckpointError: the run has no checkpoint, or none that can be read.
     """
-    check_has_checkpoint(directory)
     with Checkpoints(directory) as checkpoints:
         state = checkpoints.restore(train_state_shapes(config, image_shape, num_classes), log)
-    if state is None:  # the checkpoint was removed after the check
+    if state is None:
         raise _no_checkpoint_error(directory)
     return state
