@@ -10,7 +10,6 @@ python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +189,10 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 def _evaluate(config: ConfigDict | None) -> list[str]:
     """Evaluates a run or an ensemble and returns the lines to print."""
     from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
+    from flaxres.parallel.multihost import print_to_stderr
 
     options: dict[str, Any] = {
-        "log": _log,
+        "log": print_to_stderr,
         "batch_stats": BATCH_STATS.value,
         "test_crops": TEST_CROPS.value,
         "short_side": SHORT_SIDE.value,
@@ -212,8 +212,9 @@ def _predict(config: ConfigDict | None) -> list[str]:
     """Prints predictions as they are computed; returns no further lines to print."""
     from flaxres.inference.predict import print_predictions
     from flaxres.inference.trained_model import load_trained_model
+    from flaxres.parallel.multihost import print_to_stderr
 
-    trained_model = load_trained_model(_workdir(config), config, _log, BATCH_STATS.value)
+    trained_model = load_trained_model(_workdir(config), config, print_to_stderr, BATCH_STATS.value)
     print_predictions(trained_model, IMAGES.value, TOP.value, JSON.value)
     return []
 
@@ -222,10 +223,11 @@ def _export(config: ConfigDict | None) -> list[str]:
     """Exports a model and returns the lines to print."""
     from flaxres.inference.export import write_export
     from flaxres.inference.trained_model import load_trained_model
+    from flaxres.parallel.multihost import print_to_stderr
 
     if OUTPUT.value is None:
         raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
-    trained_model = load_trained_model(_workdir(config), config, _log, BATCH_STATS.value)
+    trained_model = load_trained_model(_workdir(config), config, print_to_stderr, BATCH_STATS.value)
     output = Path(OUTPUT.value).expanduser()
     metadata = write_export(trained_model, output)
     return [
@@ -241,14 +243,6 @@ def _scales() -> list[int]:
         raise ConfigError(
             f"--scales must be numbers of pixels, e.g. 224,256, got {','.join(SCALES.value)}"
         ) from None
-
-
-def _log(message: str) -> None:
-    """Prints a message on standard error, in the first process only."""
-    from flaxres.parallel.multihost import is_main_process
-
-    if is_main_process():
-        print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

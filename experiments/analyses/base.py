@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
+from flaxres.parallel.multihost import print_to_stderr
 from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
@@ -114,7 +114,7 @@ def load_run(directory: Path) -> TrainedRun:
     Raises:
       UserError: the run has no checkpoint or several replicas, or its data set cannot be read.
     """
-    trained = load_trained_model(directory, log=lambda message: print(message, file=sys.stderr))
+    trained = load_trained_model(directory, log=print_to_stderr)
     dataset = load_dataset(trained.config.dataset)
     return TrainedRun(
         run_name(directory), trained.config, directory, dataset, trained.variables, trained.step

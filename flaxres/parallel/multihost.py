@@ -147,6 +147,12 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def print_to_stderr(message: str) -> None:
+    """Prints a line to standard error, in the main process only."""
+    if is_main_process():
+        print(message, file=sys.stderr)
+
+
 def max_over_processes(value: int) -> int:
     """Returns the maximum of a value over all processes, each of which must call this function."""
     if jax.process_count() == 1:

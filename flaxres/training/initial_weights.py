@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from flaxres.data import dataset_shape
 from flaxres.errors import WeightsError
-from flaxres.parallel.multihost import is_main_process
+from flaxres.parallel.multihost import print_to_stderr
 from flaxres.pretrained.load import (
     VARIABLES_SUFFIX,
     fit_variables,
@@ -87,9 +86,4 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
     if not has_checkpoint(directory):
         raise WeightsError(f"run {directory} holds no checkpoint yet; train it first")
     image_shape, num_classes = dataset_shape(config.dataset)
-    return restore_newest(directory, config, image_shape, num_classes, _log).variables
-
-
-def _log(message: str) -> None:
-    if is_main_process():
-        print(message, file=sys.stderr)
+    return restore_newest(directory, config, image_shape, num_classes, print_to_stderr).variables
