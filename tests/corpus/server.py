@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import runpy
@@ -16,6 +17,12 @@ import sys
 import threading
 import traceback
 import warnings
+
+LIBRARIES = (
+    *("matplotlib.figure", "orbax.checkpoint", "tensorstore"),
+    *("experiments.results.archive", "flaxres.cli", "flaxres.evaluation.evaluate"),
+    *("flaxres.inference.export", "flaxres.inference.predict", "flaxres.training.train"),
+)
 
 # `cpu.tune` would restart every process to set these.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.arena_max=1"
@@ -40,16 +47,8 @@ def _import_libraries() -> None:
     from flaxres import cpu
 
     cpu.set_xla_flags()
-    import matplotlib.figure
-    import orbax.checkpoint
-    import tensorstore
-
-    import experiments.results.archive
-    import flaxres.cli
-    import flaxres.evaluation.evaluate
-    import flaxres.inference.export
-    import flaxres.inference.predict
-    import flaxres.training.train  # noqa: F401
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
 def _wait(process_id: int, timeout: float) -> int | None:
