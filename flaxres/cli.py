@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from flaxres import cpu
 from flaxres.aliases import explain_former_field, rename_in_arguments, rename_in_config
 from flaxres.cpu import compilation_cache
-from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line
+from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line, printable
 from flaxres.run import preemption
 
 
@@ -144,7 +144,7 @@ def _rename_arguments() -> None:
 
 
 def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     if not on_all_processes and "jax" in sys.modules:
         from flaxres.parallel import multihost
 

@@ -14,6 +14,16 @@ def one_line(error: Exception, max_length: int | None = 200) -> str:
     return text if max_length is None or len(text) <= max_length else text[:max_length] + "..."
 
 
+def printable(text: str) -> str:
+    """Returns a text with control characters and bytes that are not UTF-8 as escape sequences.
+
+    Names of files may contain both. A terminal would obey them, and other files reject them.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def first_few(names: Sequence[str], max_names: int) -> str:
     """Returns the first `max_names` names and the number of others: 'a, b and 3 more'."""
     num_others = len(names) - max_names
