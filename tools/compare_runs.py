@@ -28,9 +28,15 @@ def read_records(workdir: Path, name: str) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in TIMINGS} for record in records]
 
 
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the complete checkpoints of a run."""
+    paths = (workdir / "checkpoints").glob("*")
+    return [int(path.name) for path in paths if path.name.isdecimal()]
+
+
 def read_arrays(workdir: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of the newest checkpoint, by path; returns {} if there is none."""
-    steps = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
+    steps = checkpoint_steps(workdir)
     if not steps:
         return {}
     directory = (workdir / "checkpoints" / str(max(steps)) / "state").absolute()
