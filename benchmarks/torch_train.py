@@ -30,6 +30,7 @@ from flaxres.config import check_config, flatten, model_name
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
+from flaxres.memory_estimate import check_memory
 from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
 from flaxres.run.workdir import open_workdir
 from flaxres.training.dispatches import due
@@ -194,6 +195,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
       UserError: the config is invalid, data is missing, or `workdir` belongs to another run.
     """
     check_config(config)
+    check_memory(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = Run(config, load_dataset(config.dataset), device)
     info = {

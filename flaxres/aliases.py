@@ -83,20 +83,24 @@ def rename_in_config(config: ConfigDict) -> None:
     """
     for old, new in FIELDS.items():
         group, _, name = old.rpartition(".")
-        if group in config and name in config[group]:
-            value = config[group][name]
-            try:
-                with config.unlocked():
-                    config.update_from_flattened_dict({new: value})
-                    del config[group][name]
-            except (TypeError, ValueError):
-                default = config[group][new.rpartition(".")[2]]
-                raise ConfigError(f"{new} must be like {default!r}, got {value!r}") from None
-            _notice("config field", old, new)
+        parent = config.get(group)
+        if not isinstance(parent, ConfigDict) or name not in parent:
+            continue
+        value = dict(parent.items(preserve_field_references=True))[name]
+        try:
+            with config.unlocked():
+                parent[new.rpartition(".")[2]] = value  # a FieldReference keeps its links
+                del parent[name]
+        except (TypeError, ValueError):
+            default = parent[new.rpartition(".")[2]]
+            raise ConfigError(f"{new} must be like {default!r}, got {parent[name]!r}") from None
+        _notice("config field", old, new)
     for field in VALUES:
         group, _, name = field.rpartition(".")
-        parent = config[group] if group else config
-        if name in parent and (value := _renamed_value(field, parent[name])) != parent[name]:
+        parent = config.get(group) if group else config
+        if not isinstance(parent, ConfigDict) or name not in parent:
+            continue
+        if (value := _renamed_value(field, parent[name])) != parent[name]:
             parent[name] = value
 
 

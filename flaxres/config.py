@@ -6,26 +6,17 @@ Where He15 (arXiv 1512.03385), section 4.2, gives a number, it is the default.
 
 from __future__ import annotations
 
-import difflib
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from flaxres.data.options import check_data_fields
-from flaxres.errors import ConfigError
-from flaxres.field_checks import FieldChecker
+from flaxres.config_checks import check_types, check_values
+from flaxres.errors import ConfigError, one_line
+from flaxres.field_checks import did_you_mean
 from flaxres.models.names import model_fields, model_name
-from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.models.registry import FIELDS, check_model_fields
+from flaxres.models.registry import FIELDS
 
 __all__ = ["check_config", "default_config", "flatten", "model_name", "set_model", "unknown_field"]
-
-DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("piecewise-constant", "cosine")
-PARALLELISMS = ("jit", "pmap")
-WEIGHT_DECAY_ON = ("all", "kernels")
 
 
 def default_config() -> ConfigDict:
@@ -212,29 +203,22 @@ def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, 
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks everything in a config that can be checked without the data.
+    """Checks everything in a config that can be checked without the data and the devices.
 
     Raises:
       ConfigError: a field is invalid; the message has its name, value and allowed values.
     """
-    flat = flatten(config)
-    _check_field_names(flat)
-    fields = FieldChecker(flat)
-    _check_choices(config, fields)
     try:
-        check_model_fields(config.model)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    check_data_fields(config, fields)
-    _check_ranges(flat, fields)
-    _check_warmup_and_momentum(config, fields)
-    _check_color(flat, fields)
-    _check_transfer(config, flat, fields)
-    _check_boundaries(flat["boundaries"], fields)
+        flat = flatten(config)
+    except config_dict.RequiredValueError as error:
+        raise ConfigError(f"a config field has no value: {one_line(error)}") from None
+    defaults = flatten(default_config())
+    _check_field_names(flat, defaults)
+    check_types(flat, defaults)
+    check_values(config, flat)
 
 
-def _check_field_names(flat: dict[str, Any]) -> None:
-    known = flatten(default_config())
+def _check_field_names(flat: dict[str, Any], known: dict[str, Any]) -> None:
     for field in flat:
         if field not in known:
             raise ConfigError(unknown_field(field))
@@ -243,84 +227,6 @@ def _check_field_names(flat: dict[str, Any]) -> None:
             raise ConfigError(f"config field {field!r} is missing")
 
 
-def _check_choices(config: ConfigDict, fields: FieldChecker) -> None:
-    fields.require_one_of("dtype", DTYPES)
-    fields.require_one_of("weight_decay_on", WEIGHT_DECAY_ON)
-    fields.require_one_of("schedule", SCHEDULES)
-    fields.require_one_of("parallelism", PARALLELISMS)
-    fields.require_one_of("bn_scope", BN_SCOPES)
-    if config.num_replicas != 1:
-        is_jit = config.parallelism == "jit"
-        fields.require(is_jit, "parallelism", "jit if num_replicas is above 1")
-        logs_no_layers = config.log_layers_every == 0
-        fields.require(logs_no_layers, "log_layers_every", "0 if num_replicas is above 1")
-    fields.require_one_of("model.norm", NORMS)
-
-
-def _check_ranges(flat: dict[str, Any], fields: FieldChecker) -> None:
-    for field in (
-        *("batch_size", "num_steps", "log_every", "eval_every", "eval_batch_size"),
-        *("checkpoint_every", "keep_checkpoints", "num_replicas"),
-        *("warmup.window", "warmup.max_steps"),
-    ):
-        fields.require(flat[field] >= 1, field, "at least 1")
-    for field in (
-        *("steps_per_dispatch", "num_devices", "augment.pad", "weight_decay"),
-        *("dataset.image_size", "log_layers_every", "augment.color", "linear_warmup_steps"),
-    ):
-        fields.require(flat[field] >= 0, field, "0 or more")
-    fields.require(0 <= flat["seed"] < 2**31, "seed", "from 0 to 2**31 - 1")
-    for field in (
-        *("learning_rate", "decay_factor", "warmup.learning_rate"),
-        *("model.norm_epsilon", "model.init_gain", "transfer.backbone_learning_rate_scale"),
-    ):
-        fields.require(flat[field] > 0, field, "above 0")
-    for field in ("momentum", "model.norm_momentum", "label_smoothing"):
-        fields.require(0 <= flat[field] < 1, field, "at least 0 and below 1")
-    is_percentage = 0 < flat["warmup.train_error"] < 100
-    fields.require(is_percentage, "warmup.train_error", "a percentage between 0 and 100")
-
-
-def _check_warmup_and_momentum(config: ConfigDict, fields: FieldChecker) -> None:
-    field, steps = "linear_warmup_steps", config.linear_warmup_steps
-    fields.require(steps < config.num_steps, field, f"below num_steps ({config.num_steps})")
-    has_one_warmup = steps == 0 or not config.warmup.enabled
-    fields.require(has_one_warmup, field, "0 if warmup.enabled is True; a run has one warm-up")
-    has_momentum = config.momentum > 0 or not config.nesterov
-    fields.require(has_momentum, "nesterov", "False if momentum is 0")
-
-
-def _check_color(flat: dict[str, Any], fields: FieldChecker) -> None:
-    for field, count in (("augment.color_eigenvalues", 3), ("augment.color_eigenvectors", 9)):
-        values = flat[field]
-        are_numbers = all(isinstance(value, int | float) for value in values)
-        fields.require(are_numbers and len(values) == count, field, f"{count} numbers")
-
-
-def _check_transfer(config: ConfigDict, flat: dict[str, Any], fields: FieldChecker) -> None:
-    is_pretrained = config.init_from is not None
-    allowed = is_pretrained or not config.transfer.new_head
-    fields.require(allowed, "transfer.new_head", "False without pretrained weights (--init_from)")
-    are_names = all(isinstance(name, str) and name for name in flat["transfer.frozen"])
-    rule = "names of stages and layers, such as ('conv', 'norm', 'stage1')"
-    fields.require(are_names, "transfer.frozen", rule)
-    image_std = flat["transfer.image_std"]
-    are_positive = all(isinstance(value, int | float) and value > 0 for value in image_std)
-    rule = "numbers above 0, such as (0.229, 0.224, 0.225)"
-    fields.require(are_positive, "transfer.image_std", rule)
-    allowed = is_pretrained or not image_std
-    fields.require(allowed, "transfer.image_std", "() without pretrained weights (--init_from)")
-
-
-def _check_boundaries(boundaries: Sequence[Any], fields: FieldChecker) -> None:
-    are_steps = all(type(boundary) is int and boundary > 0 for boundary in boundaries)
-    are_rising = are_steps and all(a < b for a, b in itertools.pairwise(boundaries))
-    fields.require(are_rising, "boundaries", "rising numbers of steps")
-
-
 def unknown_field(field: str) -> str:
     """Returns the error message for a config field that does not exist, with the closest match."""
-    matches = difflib.get_close_matches(field, flatten(default_config()), n=1)
-    return f"unknown config field {field!r}" + (
-        f"; did you mean {matches[0]!r}?" if matches else ""
-    )
+    return f"unknown config field {field!r}{did_you_mean(field, flatten(default_config()))}"

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Iterable, Mapping
 
 from flaxres.errors import ConfigError
+
+MAX_INT64 = 2**63 - 1
+MAX_FLOAT32 = 3.4028234663852886e38  # fields are used in float32
+MAX_SHOWN = 100  # characters of a value in a message
+MAX_TEXT = 4_096  # characters; the longest path of Linux has as many bytes
+MAX_ELEMENTS = 100_000  # of a list; ImageNet-21k has 21,841 class names
+
+TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+TUPLE_NAMES = {
+    int: "integers, such as (1, 2)",
+    float: "numbers, such as (0.1, 0.2)",
+    str: "names, such as ('a', 'b')",
+}
 
 
 class FieldChecker:
@@ -26,7 +41,7 @@ class FieldChecker:
           ConfigError: the condition is False.
         """
         if not condition:
-            raise ConfigError(f"{field} must be {rule}, got {self._fields[field]!r}")
+            raise ConfigError(f"{field} must be {rule}, got {shown(self._fields[field])}")
 
     def require_one_of(self, field: str, allowed: Iterable[object]) -> None:
         """Checks that a field has one of the allowed values.
@@ -39,5 +54,88 @@ class FieldChecker:
           ConfigError: the field has another value.
         """
         allowed = tuple(allowed)
-        rule = f"one of {', '.join(map(str, allowed))}"
-        self.require(self._fields[field] in allowed, field, rule)
+        value = self._fields[field]
+        if value not in allowed:
+            names = [str(name) for name in allowed]
+            hint = did_you_mean(value, names) if isinstance(value, str) else ""
+            raise ConfigError(
+                f"{field} must be one of {', '.join(names)}, got {shown(value)}{hint}"
+            )
+
+    def require_type(self, field: str, default: object, element_type: type) -> None:
+        """Checks that the value of a field has the type of its default.
+
+        Args:
+          field: dotted name, such as 'model.depth'.
+          default: default of the field. If it is None, text and None are allowed; if it is a list
+            or tuple, only lists and tuples.
+          element_type: type of the elements of a list or tuple.
+
+        Raises:
+          ConfigError: the value has another type, is not finite or does not fit into 64 bits.
+        """
+        value = self._fields[field]
+        if isinstance(default, list | tuple):
+            self._require_elements(field, value, element_type)
+        elif default is None:
+            self.require(value is None or _has_type(value, str), field, "text or None")
+            self.require(_is_in_range(value), field, _limits(str))
+        else:
+            self._require_number_or_text(field, value, type(default))
+
+    def _require_elements(self, field: str, values: object, element_type: type) -> None:
+        rule = f"a tuple of {TUPLE_NAMES[element_type]}"
+        if not isinstance(values, list | tuple) or len(values) > MAX_ELEMENTS:
+            raise ConfigError(
+                f"{field} must be {rule}, at most {MAX_ELEMENTS:,}, got {shown(values)}"
+            )
+        are_valid = all(_has_type(value, element_type) for value in values)
+        self.require(are_valid, field, rule)
+        for value in values:
+            if not _is_in_range(value):
+                raise ConfigError(f"{field} must be {_limits(element_type)}, got {shown(value)}")
+
+    def _require_number_or_text(self, field: str, value: object, kind: type) -> None:
+        self.require(_has_type(value, kind), field, TYPE_NAMES[kind])
+        self.require(_is_in_range(value), field, _limits(kind))
+
+
+def _has_type(value: object, kind: type) -> bool:
+    """Returns True for a value of a type; an integer is also a number, but a bool is none."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind or (kind is str and isinstance(value, str))
+
+
+def _is_in_range(value: object) -> bool:
+    """Returns False for numbers and text that programs and files cannot hold."""
+    if isinstance(value, int):
+        return abs(value) <= MAX_INT64
+    if isinstance(value, float):
+        return math.isfinite(value) and bool(abs(value) <= MAX_FLOAT32)
+    if isinstance(value, str):
+        is_unicode = not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return is_unicode and "\0" not in value and len(value) <= MAX_TEXT
+    return True
+
+
+def _limits(kind: type) -> str:
+    if kind is str:
+        return f"Unicode text of at most {MAX_TEXT:,} characters without null characters"
+    return "an integer of 64 bits" if kind is int else "a finite number below 3.4e38"
+
+
+def shown(value: object) -> str:
+    """Returns a value as text for a message, of one line and at most some 100 characters."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of thousands of digits, or an object with a bad __repr__
+        text = f"{type(value).__name__} that cannot be printed"
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns '; did you mean NAME?' with the closest of `names`, or '' if none is close."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -85,6 +85,15 @@ def get_config(net="resnet-8"):
 """
 
 
+def test_a_reference_of_a_config_file_keeps_its_links():
+    config = default_config()
+    config.augment.colour = config.get_ref("label_smoothing")
+    config.lock()
+    aliases.rename_in_config(config)
+    config.update_from_flattened_dict({"augment.color": 0.5})
+    assert (config.augment.color, config.label_smoothing) == (0.5, 0.5)
+
+
 def test_config_files(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(CONFIG)

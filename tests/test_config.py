@@ -70,9 +70,10 @@ def test_flatten():
         ("momentum", 1.0, "momentum must be at least 0 and below 1"),
         ("augment.pad", -1, "augment.pad must be 0 or more"),
         ("boundaries", (5, 5), "boundaries must be rising"),
-        ("boundaries", (1.5,), "boundaries must be rising numbers of steps"),
-        ("boundaries", (1, "a"), "boundaries must be rising numbers of steps"),
-        ("model.widths", (16.5, 32, 64), "model.widths must be three positive numbers"),
+        ("boundaries", (0, 5), "boundaries must be rising numbers of steps"),
+        ("boundaries", (1.5,), r"boundaries must be a tuple of integers, such as \(1, 2\)"),
+        ("model.widths", (16.5, 32, 64), "model.widths must be a tuple of integers"),
+        ("model.widths", (0, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
         ("warmup.train_error", 100.0, "warmup.train_error must be a percentage"),
         ("schedule", "steps", "schedule must be one of piecewise-constant, cosine, got 'steps'"),
@@ -81,7 +82,11 @@ def test_flatten():
         ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ("augment.color", -0.1, "augment.color must be 0 or more, got -0.1"),
         ("augment.color_eigenvalues", (1.0,), "augment.color_eigenvalues must be 3 numbers"),
-        ("augment.color_eigenvectors", ("a",) * 9, "augment.color_eigenvectors must be 9 numbers"),
+        (
+            "augment.color_eigenvectors",
+            ("a",) * 9,
+            "augment.color_eigenvectors must be a tuple of n",
+        ),
         (
             "transfer.new_head",
             True,
@@ -98,7 +103,7 @@ def test_flatten():
             (0.2,),
             r"transfer.image_std must be \(\) without pretrained weights .*init_from",
         ),
-        ("transfer.frozen", (1,), r"transfer.frozen must be names of stages and layers, .*\[1\]"),
+        ("transfer.frozen", ("",), r"transfer.frozen must be names of stages and layers, .*\[''\]"),
     ],
 )
 def test_invalid_values(field, value, message):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results.runs import FlatConfig, Run, planned_runs
-from flaxres.config import WEIGHT_DECAY_ON
+from flaxres.config_checks import WEIGHT_DECAY_ON
 
 Row = dict[str, Any]  # a row of a CSV file, by column
 

@@ -141,7 +141,13 @@ def measure(config: ConfigDict) -> dict[str, float]:
 
 def main() -> None:
     """Prints the speed of the config that the flags describe."""
-    print(json.dumps(measure(cli.get_config())))
+    from flaxres.config import check_config
+    from flaxres.memory_estimate import check_memory
+
+    config = cli.get_config()
+    check_config(config)
+    check_memory(config)
+    print(json.dumps(measure(config)))
 
 
 def run() -> None:

@@ -12,6 +12,7 @@ PLACEMENTS = ("auto", "device", "stream")
 CROPS = ("pad", "scale", "random-resized")
 MEANS = ("pixel", "channel")
 BROKEN_IMAGES = ("fail", "skip")
+MAX_PIXELS = 65_535  # height or width of an image, the limit of JPEG
 
 
 def crops_on_host(config: ConfigDict) -> bool:
@@ -36,11 +37,13 @@ def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("dataset.mean", MEANS)
     fields.require_one_of("dataset.broken_images", BROKEN_IMAGES)
     fields.require_one_of("augment.crop", CROPS)
+    for field in ("dataset.image_size", "dataset.eval_short_side", "augment.pad"):
+        value = (data if field.startswith("dataset") else config.augment)[field.split(".")[1]]
+        require(0 <= value <= MAX_PIXELS, field, f"from 0 to {MAX_PIXELS:,} pixels")
     require(data.workers >= -1, "dataset.workers", "0 or more, or -1 for one per core")
     require(data.prefetch >= 1, "dataset.prefetch", "at least 1")
     require(data.mean_images >= 1, "dataset.mean_images", "at least 1")
     require(data.device_gib >= 0, "dataset.device_gib", "0 or more")
-    require(data.eval_short_side >= 0, "dataset.eval_short_side", "0 or more")
     require(
         data.eval_short_side == 0 or 0 < image_size <= data.eval_short_side,
         "dataset.eval_short_side",
@@ -70,9 +73,9 @@ def _check_crop_ranges(config: ConfigDict, fields: FieldChecker) -> None:
     min_short_side = max(1, config.dataset.image_size) if augment.crop == "scale" else 1
     fields.require(
         _is_rising_pair(augment.short_side_range, min_short_side)
-        and all(type(length) is int for length in augment.short_side_range),
+        and augment.short_side_range[1] <= MAX_PIXELS,
         "augment.short_side_range",
-        f"two rising numbers of pixels, at least {min_short_side}",
+        f"two rising numbers of pixels from {min_short_side:,} to {MAX_PIXELS:,}",
     )
     fields.require(
         _is_rising_pair(augment.area_range) and augment.area_range[1] <= 1,
@@ -86,11 +89,9 @@ def _check_crop_ranges(config: ConfigDict, fields: FieldChecker) -> None:
     )
 
 
-def _is_rising_pair(values: Sequence[object], minimum: float = 0) -> bool:
+def _is_rising_pair(values: Sequence[float], minimum: float = 0) -> bool:
     """Returns True for two positive numbers, at least `minimum`, the first not above the second."""
     if len(values) != 2:
         return False
     low, high = values
-    if not isinstance(low, int | float) or not isinstance(high, int | float):
-        return False
     return 0 < low <= high and low >= minimum

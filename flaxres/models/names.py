@@ -6,12 +6,14 @@ basic blocks on CIFAR and bottlenecks on ImageNet.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from flaxres.field_checks import did_you_mean, shown
 from flaxres.models import resnet
 from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
@@ -37,8 +39,18 @@ def model_fields(name: str, stem: str) -> dict[str, Any]:
                 fields["stem"] = stem
             return fields
     raise ValueError(
-        f"model name must be FAMILY-DEPTH with the options of the family ({EXAMPLES}), got {name!r}"
+        f"model name must be FAMILY-DEPTH with the options of the family ({EXAMPLES}), got "
+        f"{shown(name)}{_closest_name(name)}"
     )
+
+
+def _closest_name(name: str) -> str:
+    """Returns '; did you mean NAME?' if a family or an example is close to a wrong name."""
+    family, dash, options = name.partition("-")
+    families = difflib.get_close_matches(family, FAMILIES, n=1)
+    if dash and families and families[0] != family:
+        return f"; did you mean '{families[0]}-{options}'?"
+    return did_you_mean(name, EXAMPLES.split(", "))
 
 
 def model_name(model: ConfigDict) -> str:

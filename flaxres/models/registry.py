@@ -15,6 +15,7 @@ from flaxres.models.layers import BaseModel
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 
 STEMS = ("cifar", "imagenet")
+MAX_DEPTH = 100_000  # layers; a deeper model could not be traced in days
 EXAMPLES = (
     "plain-20, resnet-56, resnet-56-B, preact-164, resnext-29-8x64d, densenet-40-12, "
     "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6"
@@ -235,4 +236,5 @@ def check_model_fields(model: ConfigDict) -> None:
                 f"model.{field} is not a field of {model.name} models, got {model[field]!r}; "
                 f"choose a model by its name after the config file ({EXAMPLES})"
             )
+    _require(model.depth <= MAX_DEPTH, model, "depth", f"at most {MAX_DEPTH:,}")
     family.check(model)

@@ -23,7 +23,9 @@ def steps_per_dispatch(config: ConfigDict) -> int:
     periods = (config.log_every, config.eval_every, config.checkpoint_every)
     # A `log_layers_every` of 0 means never; gcd(n, 0) is n.
     common = math.gcd(*periods, config.log_layers_every)
-    return max(n for n in range(1, min(max_steps, common) + 1) if common % n == 0)
+    small = [n for n in range(1, math.isqrt(common) + 1) if common % n == 0]
+    divisors = (*small, *(common // n for n in small))
+    return max(n for n in divisors if n <= max_steps)
 
 
 def next_dispatch_size(step: int, max_steps: int, num_steps: int) -> int:

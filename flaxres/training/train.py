@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.errors import InterruptedRunError, WorkdirError
+from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
     explain_lost_processes,
@@ -53,6 +54,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
+    with raise_on_all_processes():
+        check_memory(config)
     return _train(config, workdir)
 
 

@@ -28,7 +28,7 @@ from tests.conftest import small_config
         ),
         (
             {"augment.crop": "scale", "dataset.image_size": 300},
-            "augment.short_side_range must be two rising numbers of pixels, at least 300",
+            "augment.short_side_range must be two rising numbers of pixels from 300 to 65,535",
         ),
         (
             {"augment.short_side_range": (300, 200)},

@@ -1,0 +1,138 @@
+"""Lower bound of the memory that a run needs, compared with that of its devices.
+
+A run that clearly exceeds it is refused at once, with the field to lower, instead of ending after
+minutes with an out-of-memory error. Only what every implementation has to store is counted, so a
+run that would fit is never refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from flaxres.data.digits import DIGITS_SHAPE
+from flaxres.data.options import crops_on_host
+from flaxres.errors import ConfigError
+from flaxres.models.sizes import first_activations, min_params
+
+FLOAT32_BYTES = 4
+WORKER_BYTES = 4 * 2**20  # private memory of a decode worker; real ones need several times more
+# Ordinary sizes of the fields that decide the memory. An error names the field that exceeds its
+# size by the largest factor.
+ORDINARY_SIZES: Mapping[str, float] = {
+    "batch_size": 256,
+    "num_replicas": 4,
+    "dataset.image_size": 224,
+    "model.depth": 200,
+    "model.widths": 512,
+    "model.hidden": 4096,
+    "model.growth_rate": 48,
+    "model.groups": 32,
+    "model.group_width": 64,
+    "dataset.prefetch": 16,
+}
+
+
+def check_memory(config: ConfigDict, train: bool = True) -> None:
+    """Checks that a run can fit into the memory of this machine and its devices.
+
+    Call it where the run is executed, after the processes of the run are connected.
+
+    Args:
+      config: a config that `flaxres.config.check_config` has checked.
+      train: True for training, False if only the model is used.
+
+    Raises:
+      ConfigError: the run needs more memory than there is.
+    """
+    host, device, num_devices = host_memory(), *device_memory()
+    params = min_params(config.model, image_size(config))
+    copies = 2 if train else 1  # the parameters and their momentum
+    _compare(
+        config,
+        config.num_replicas * params * copies * FLOAT32_BYTES,
+        device,
+        "parameters" + " and momentum" * train,
+        ("num_replicas", *(field for field in ORDINARY_SIZES if field.startswith("model."))),
+    )
+    if not train:
+        return
+    local_batch = -(-config.batch_size // jax.process_count())
+    bytes_per_image = image_bytes(config)
+    _compare(
+        config,
+        local_batch * bytes_per_image,
+        device * num_devices,
+        "the first layer's outputs for one batch",
+        ("batch_size", "dataset.image_size", "model.widths", "model.growth_rate"),
+    )
+    if config.dataset.placement == "stream" or crops_on_host(config):
+        num_images = min(config.dataset.prefetch, config.num_steps) * local_batch
+        decoded = num_images * max(1, image_size(config)) ** 2
+        _compare(config, decoded, host, "decoded batches", ("dataset.prefetch", "batch_size"))
+        workers = min(config.dataset.workers, num_images) * WORKER_BYTES
+        _compare(config, workers, host, "decode worker processes", ("dataset.workers",))
+
+
+def image_size(config: ConfigDict) -> int:
+    """Returns the height and width of a run's images, in pixels; 0 if the config lacks them."""
+    if config.dataset.image_size == 0 and config.dataset.name == "digits":
+        return DIGITS_SHAPE[0]
+    return config.dataset.image_size
+
+
+def image_bytes(config: ConfigDict) -> int:
+    """Returns the bytes of the first layer's outputs for one image, at least."""
+    itemsize = 2 if config.dtype == "bfloat16" else FLOAT32_BYTES
+    return itemsize * first_activations(config.model, max(1, image_size(config)))
+
+
+def host_memory() -> int:
+    """Returns the bytes of this machine's memory, including its swap space."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        return sum(1024 * int(sizes[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_memory() -> tuple[int, int]:
+    """Returns the bytes of one device's memory, and the number of devices that each have them.
+
+    The virtual devices of a CPU share the memory of the machine and count as one.
+    """
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    known = [limit for limit in limits if limit]
+    if jax.default_backend() == "cpu" or not known:
+        return host_memory(), 1
+    return max(known), len(known)
+
+
+def _compare(
+    config: ConfigDict, needed: int, available: int, purpose: str, fields: tuple[str, ...]
+) -> None:
+    """Raises ConfigError with the field to lower if `needed` exceeds `available`."""
+    if needed <= available:
+        return
+    values = {field: _largest(config, field) for field in fields}
+    field = max(fields, key=lambda field: values[field] / ORDINARY_SIZES.get(field, 1))
+    raise ConfigError(
+        f"the run needs at least {_gib(needed)} GiB of memory for {purpose}, and the device has "
+        f"{_gib(available)} GiB; lower {field}, which is {values[field]:,}"
+    )
+
+
+def _largest(config: ConfigDict, field: str) -> int:
+    """Returns the value of a field, or the largest element of a tuple (0 if it has none)."""
+    group, _, name = field.rpartition(".")
+    value = (config[group] if group else config)[name]
+    return max(value, default=0) if isinstance(value, tuple | list) else value
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.0f}" if size >= 2**30 else f"{size / 2**30:.3f}"
