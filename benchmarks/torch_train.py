@@ -34,7 +34,7 @@ from flaxres.memory_estimate import check_memory
 from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
 from flaxres.run.workdir import open_workdir
 from flaxres.training.dispatches import due
-from flaxres.training.loop import StepTimer
+from flaxres.training.step_timer import StepTimer
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory, such as runs/reproduction/pytorch/resnet-20/seed-0."

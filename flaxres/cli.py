@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from flaxres import cpu
+from flaxres import cpu, streams
 from flaxres.aliases import explain_former_field, rename_in_arguments, rename_in_config
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line, printable
@@ -105,6 +105,7 @@ def run(
     Exit codes: 2 for an error in the command line or config, 3 for a run that diverged, 4 for a
     workdir in use, 1 for other errors, 128 + signal for an interrupted program.
     """
+    streams.prepare_streams()
     preemption.stop_with_parent()
     if trains:
         cpu.tune()
@@ -118,16 +119,18 @@ def run(
     try:
         _rename_arguments()
         define()
-        app.run(start, flags_parser=_parse)
+        try:
+            app.run(start, flags_parser=_parse)
+        except SystemExit:  # also after `main` has returned
+            streams.flush_output()
+            raise
     except InterruptedRunError as error:
         _exit(str(error), error.exit_code)
     except UserError as error:
-        _exit(f"error: {error}", error.exit_code, error.on_all_processes)
+        # There is no message if the program that reads the output has ended, such as `head`.
+        _exit(f"error: {error}" if str(error) else "", error.exit_code, error.on_all_processes)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
-    except BrokenPipeError:  # the program that reads the output has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # 128 + SIGPIPE
 
 
 def _rename_arguments() -> None:
@@ -144,7 +147,10 @@ def _rename_arguments() -> None:
 
 
 def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
-    print(printable(message), file=sys.stderr, flush=True)
+    with contextlib.suppress(streams.OutputError):  # `message` is the error to report
+        streams.flush_output()
+    if message:
+        print(printable(message), file=sys.stderr, flush=True)
     if not on_all_processes and "jax" in sys.modules:
         from flaxres.parallel import multihost
 

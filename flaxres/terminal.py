@@ -27,7 +27,7 @@ def make_progress_bar(
     """
     console = console or Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         *columns,
         TextColumn("ETA"),

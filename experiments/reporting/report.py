@@ -17,7 +17,7 @@ from experiments.reporting import tables
 from experiments.reporting.figure_assets import FigureAsset, collect_figures
 from experiments.reporting.run_status import STATES, WorkdirStatus, read_status
 from flaxres.errors import WorkdirError, one_line
-from flaxres.run.workdir import write_atomically
+from flaxres.files import write_atomically
 from flaxres.version import commit
 
 FILES = ("report.html", "report.md")

@@ -19,7 +19,8 @@ from experiments.results.runs import (
     read_run,
 )
 from flaxres.errors import WorkdirError
-from flaxres.run.workdir import CONFIG_FILE, differing_fields, write_atomically
+from flaxres.files import write_atomically
+from flaxres.run.workdir import CONFIG_FILE, differing_fields
 
 PYTORCH_DIRECTORY = "pytorch"  # runs in PyTorch, in a workdir and in its results directory
 

@@ -22,6 +22,7 @@ from experiments.results.run_names import run_directories
 from flaxres.aliases import rename_fields
 from flaxres.config import model_name
 from flaxres.errors import WorkdirError
+from flaxres.files import write_atomically
 from flaxres.models.registry import FIELDS
 from flaxres.run.metric_writers import Record, read_metrics
 from flaxres.run.workdir import (
@@ -30,7 +31,6 @@ from flaxres.run.workdir import (
     differing_fields,
     read_config,
     read_info,
-    write_atomically,
 )
 
 FlatConfig = dict[str, Any]  # fields of a config by dotted name, such as 'model.depth'

@@ -24,9 +24,9 @@ from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, r
 from flaxres import cli
 from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
+from flaxres.files import write_atomically
 from flaxres.parallel import replicas
 from flaxres.run.lock import lock
-from flaxres.run.workdir import write_atomically
 
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."

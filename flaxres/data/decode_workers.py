@@ -259,12 +259,12 @@ class _DecodeByNumber:
 
 
 def _initialize_worker(number: int, count: int) -> None:
-    """Makes a worker process end when its parent ends, and ignore SIGINT and SIGTERM.
+    """Makes a worker process end when its parent ends, and ignore stop requests.
 
     A terminal or a job scheduler sends these signals to all processes. The run needs its workers
     until it has saved a checkpoint.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:

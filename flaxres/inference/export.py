@@ -38,8 +38,8 @@ from flaxres.config import model_name
 from flaxres.cpu import kernels
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, UserError, one_line
+from flaxres.files import write_atomically
 from flaxres.inference.trained_model import TrainedModel
-from flaxres.run.workdir import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

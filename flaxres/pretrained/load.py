@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from flaxres.config import model_name
 from flaxres.errors import WeightsError, first_few, one_line
+from flaxres.files import write_atomically
 from flaxres.models.layers import HEAD
 from flaxres.pretrained import torch_state_dict
-from flaxres.run.workdir import write_atomically
 
 PyTree = Any
 

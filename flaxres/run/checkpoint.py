@@ -7,62 +7,34 @@ restores the one before.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
-import re
-import shutil
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from flaxres.errors import CheckpointError, DivergedError, UserError, one_line
+from flaxres.errors import CheckpointError, DivergedError, UserError, first_few
 from flaxres.parallel.multihost import is_main_process, max_over_processes, raise_on_all_processes
+from flaxres.run.checkpoint_files import (
+    CHECKPOINTS_DIRECTORY,
+    DAMAGED_DIRECTORY,
+    STEP,
+    checkpoint_steps,
+    unknown_entries,
+)
+from flaxres.run.orbax_files import OrbaxFiles
+from flaxres.run.snapshot import Snapshot
 
 PyTree = Any
 Template = TypeVar("Template")
 
-CHECKPOINTS_DIRECTORY = "checkpoints"  # one subdirectory per step, in Orbax's format
-DAMAGED_DIRECTORY = "checkpoints_damaged"  # receives checkpoints that cannot be read
-
-
-class Snapshot:
-    """A copy of a state on its device, so that the next step may donate the state's buffers.
-
-    The copy is only launched here; it runs once the device has computed the state. It occupies
-    device memory until the snapshot is released.
-    """
-
-    def __init__(self, state: PyTree):
-        """Copies a state on one device.
-
-        Args:
-          state: tree of arrays that are equal on all devices.
-        """
-        self._state = _copy(jax.tree.map(_on_one_device, state))
-
-    def fetch(self) -> PyTree:
-        """Returns the state as NumPy arrays. Waits until it has been computed."""
-        return jax.device_get(self._state)
-
-
-@jax.jit
-def _copy(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _on_one_device(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
-        return leaf.addressable_data(0)
-    return leaf
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _lower_thread_priority() -> None:
@@ -96,55 +68,52 @@ class Checkpoints:
         Args:
           workdir: directory of the run.
           keep: number of newest checkpoints to keep. With None, the directory is opened read-only.
+
+        Raises:
+          CheckpointError: the directory of the checkpoints cannot be read, or with `keep` written.
         """
         self.directory = workdir.absolute() / CHECKPOINTS_DIRECTORY
         self._workdir = workdir
         self._read_only = keep is None
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            read_only=keep is None,
-            create=keep is not None,
-            cleanup_tmp_directories=keep is not None,
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._files = OrbaxFiles(workdir, keep)
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_thread_priority)
         self._pending_save: Future[None] | None = None
-        self._read_failed = False
+        checkpoint_steps(workdir)
+        if not self._read_only:
+            self._make_directory()
+            self._files.manager  # noqa: B018 (removes saves that were not completed)
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.directory, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.directory} cannot be written ({error.strerror}); make it writable and "
+                "rerun the command"
+            ) from error
 
     def __enter__(self) -> Checkpoints:
-        self._unraisablehook = sys.unraisablehook
-        sys.unraisablehook = self._ignore_closed_event_loop
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._thread.shutdown()  # waits for a pending save
-            with contextlib.suppress(Exception) if exception_type else self._as_checkpoint_error():
-                self._manager.close()
+        self._thread.shutdown()  # waits for a pending save
+        with contextlib.suppress(Exception) if exception_type else self._as_checkpoint_error():
+            self._files.close(failed=exception_type is not None)
+            if not self._read_only:
                 self.check()
-        finally:
-            if exception_type is not None or self._read_failed:
-                time.sleep(0.5)  # a failure leaves reads and writes in progress
-            sys.unraisablehook = self._unraisablehook
-
-    def _ignore_closed_event_loop(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Suppresses the tracebacks of array reads and writes that end after a failed one.
-
-        Orbax closes its event loop when it cannot read or write an array. TensorStore's threads
-        then fail to report the remaining arrays to it, which adds nothing to the first error.
-        """
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._unraisablehook(unraisable)
 
     def steps(self) -> list[int]:
-        """Returns the steps of all complete checkpoints in ascending order."""
-        if not self.directory.is_dir():
-            return []
-        self._manager.reload()
-        return sorted(self._manager.all_steps())
+        """Returns the steps of all checkpoints in ascending order, damaged ones included."""
+        return checkpoint_steps(self._workdir)
 
     def save(
-        self, step: int, state: PyTree | Snapshot, before_save: Callable[[], None] = lambda: None
+        self,
+        step: int,
+        state: PyTree | Snapshot,
+        before_save: Callable[[], None] = lambda: None,
+        after_save: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts to save a state, unless its step already has a checkpoint.
 
@@ -154,11 +123,13 @@ class Checkpoints:
           step: number of completed steps.
           state: tree of arrays, or a snapshot of it.
           before_save: called before the save begins, in the same thread.
+          after_save: called after the save, also a failed one, in the thread that wrote it, except
+            in a run of several processes.
 
         Raises:
           DivergedError: the state of the previous save held a NaN or an infinity and was not saved.
           CheckpointError: the previous save failed, for example because the disk is full.
-          UserError: `before_save` of the previous save raised it.
+          UserError: `before_save` or `after_save` of the previous save raised it.
         """
         snapshot = state if isinstance(state, Snapshot) else Snapshot(state)
         if jax.process_count() > 1:
@@ -170,25 +141,25 @@ class Checkpoints:
 
         def save() -> None:
             before_save()
-            self._save(step, snapshot)
-            with self._as_checkpoint_error():
-                self._manager.wait_until_finished()
+            try:
+                self._save(step, snapshot)
+                with self._as_checkpoint_error():
+                    self._files.manager.wait_until_finished()
+            finally:
+                after_save()
 
         self._wait_for_thread()
         self._pending_save = self._thread.submit(save)
 
     def _save(self, step: int, snapshot: Snapshot) -> None:
-        if step in self._manager.all_steps():
+        if step in self._files.manager.all_steps():
             return
         state = snapshot.fetch()
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             if not np.all(np.isfinite(leaf)):
                 raise DivergedError(f"{jax.tree_util.keystr(path)} is not finite at step {step}")
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": digest(state)})
-        )
         with self._as_checkpoint_error():
-            self._manager.save(step, args=items)
+            self._files.save(step, state)
 
     def _wait_for_thread(self) -> None:
         """Waits for the pending save and raises its error, once."""
@@ -202,7 +173,7 @@ class Checkpoints:
             return
         self._wait_for_thread()
         with self._as_checkpoint_error():
-            self._manager.check_for_errors()
+            self._files.manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits until all saves are on disk.
@@ -212,7 +183,7 @@ class Checkpoints:
         """
         self._wait_for_thread()
         with self._as_checkpoint_error():
-            self._manager.wait_until_finished()
+            self._files.manager.wait_until_finished()
         self.check()
 
     def restore(self, template: Template, log: Callable[[str], None]) -> Template | None:
@@ -223,7 +194,7 @@ class Checkpoints:
 
         Args:
           template: state with the expected shapes and dtypes (arrays or `jax.ShapeDtypeStruct`s).
-          log: receives one line for each damaged checkpoint.
+          log: receives one line for each damaged checkpoint and each name that is not a step.
 
         Returns:
           The state with NumPy arrays as leaves, or None if there is no checkpoint.
@@ -231,17 +202,9 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, but none can be read.
         """
-        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-        damaged = []
+        damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
-            reason = ""
-            try:
-                state = self._read(step, zeros)
-            except MemoryError:
-                raise
-            except Exception as error:  # Orbax raises many types for damaged files
-                self._read_failed = True
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            state, reason = self._try_read(step, template)
             # All processes must restore the same checkpoint.
             if max_over_processes(bool(reason)):
                 damaged.append((step, reason or "another process cannot read it"))
@@ -251,7 +214,7 @@ class Checkpoints:
                     f"checkpoint {damaged_step} is damaged ({reason}); "
                     f"falling back to checkpoint {step}"
                 )
-                self._move_damaged(damaged_step)
+            self._move_damaged([str(step) for step, _ in damaged], log)
             return state
         if damaged:
             step, reason = damaged[0]
@@ -259,30 +222,57 @@ class Checkpoints:
                 f"none of the {len(damaged)} checkpoints in {self.directory} can be read "
                 f"(checkpoint {step}: {reason}); remove {self._workdir} to start over"
             )
+        if unknown := unknown_entries(self._workdir):
+            raise CheckpointError(
+                f"{self.directory} has no checkpoint, but {first_few(unknown, 3)}; a checkpoint is "
+                f"a directory named by its step, such as 70: rename it, or remove {self._workdir} "
+                "to start over"
+            )
         return None
 
-    def _read(self, step: int, template: PyTree) -> PyTree:
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), digest=ocp.args.JsonRestore()
-            ),
-        )
-        if digest(restored.state) != restored.digest["sha256"]:
-            raise ValueError("its arrays do not match the digest saved with them")
-        return restored.state
+    def is_valid(self, step: int, template: PyTree) -> bool:
+        """Returns True if a checkpoint can be restored, with the arrays that were saved."""
+        _, reason = self._try_read(step, template)
+        return not max_over_processes(bool(reason))
 
-    def _move_damaged(self, step: int) -> None:
-        if self._read_only:
-            return
+    def _try_read(self, step: int, template: PyTree) -> tuple[PyTree, str]:
+        """Returns the state of a checkpoint, and the reason if it cannot be read."""
+        try:
+            return self._files.read(step, template), ""
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax raises many types for damaged files
+            return None, self._files.explain(error)
+
+    def _move_damaged(self, names: Sequence[str], log: Callable[[str], None]) -> None:
+        """Moves checkpoints to `checkpoints_damaged/`; reports and moves files named by a step.
+
+        Does not move anything if the directory is open read-only.
+        """
         if is_main_process():
-            directory = self._workdir / DAMAGED_DIRECTORY
+            unknown = unknown_entries(self._workdir)
+            for name in unknown:
+                log(f"{self.directory / name} is not the checkpoint of a step and is not used")
+            # A file would be in the way of the checkpoint of its step.
+            for name in (*names, *filter(STEP.fullmatch, unknown)):
+                if not self._read_only:
+                    self._move(name)
+        max_over_processes(0)  # the other processes wait for the main process
+        if not self._read_only:
+            self._files.manager.reload()
+
+    def _move(self, name: str) -> None:
+        directory = self._workdir / DAMAGED_DIRECTORY
+        try:
             directory.mkdir(exist_ok=True)
             # The number keeps checkpoints of the same step that were moved earlier.
-            target = directory / f"{step}-{len(list(directory.iterdir()))}"
-            shutil.move(self.directory / str(step), target)
-        max_over_processes(0)  # the other processes wait for the move
-        self._manager.reload()
+            number = len(list(directory.iterdir()))
+            os.rename(self.directory / name, directory / f"{name}-{number}")
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {name} is damaged and cannot be moved to {directory} "
+                f"({error.strerror}); move it and rerun the command"
+            ) from error
 
     @contextlib.contextmanager
     def _as_checkpoint_error(self) -> Iterator[None]:
@@ -295,22 +285,14 @@ class Checkpoints:
             raise self._save_error(error) from error
 
     def _save_error(self, error: Exception) -> CheckpointError:
-        steps = self.steps()
-        kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
-        # TensorStore puts the system's error code after many details.
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else one_line(error, 300)
+        kept = "the earlier checkpoints are kept"
+        with contextlib.suppress(CheckpointError):
+            steps = self.steps()
+            kept = f"checkpoint {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
+        reason = self._files.explain(error, 300)
+        is_full = any(os.strerror(code) in reason for code in FULL_DISK_ERRORS)
+        remedy = "free disk space" if is_full else "make this directory writable"
         return CheckpointError(
             f"could not save a checkpoint in {self.directory}: {reason}; {kept}; "
-            "free disk space and rerun the same command"
+            f"{remedy} and rerun the same command"
         )
-
-
-def digest(tree: PyTree) -> str:
-    """Returns the SHA-256 of the paths, dtypes, shapes and values of a tree of NumPy arrays."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        leaf = np.ascontiguousarray(leaf)
-        sha.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        sha.update(leaf.tobytes())
-    return sha.hexdigest()

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from flaxres.data import open_dataset, open_sources
 from flaxres.errors import DatasetError, WorkdirError, one_line
-from flaxres.run.workdir import write_atomically
+from flaxres.files import write_atomically
 
 INPUT_SPEC_FILE = "inputs.npz"
 

@@ -20,8 +20,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
+from flaxres.files import open_regular, write_atomically
 from flaxres.parallel.multihost import is_main_process
-from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE, write_atomically
+from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
 from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
 
 Record = dict[str, float]  # values of one logged step by name, 'step' among them
@@ -73,7 +74,8 @@ class JsonLinesWriter:
         path = workdir / name
         kept = [json.dumps(r) + "\n" for r in read_metrics(workdir, name) if r["step"] <= step]
         write_atomically(path, "".join(kept))
-        self._file = path.open("ab", buffering=0)  # unbuffered, so a kill loses no written line
+        # Unbuffered, so that a kill loses no written line.
+        self._file = os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Writes one line."""
@@ -146,7 +148,7 @@ class TerminalWriter:
         self._num_steps = num_steps
         self._bar = make_progress_bar(
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=quiet,
             transient=False,

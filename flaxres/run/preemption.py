@@ -1,7 +1,11 @@
-"""Stop requests: SIGINT (Ctrl-C) and SIGTERM stop a run at its next step, after a checkpoint."""
+"""Stop requests: signals that stop a run at its next step, after a checkpoint.
+
+These are SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal was closed).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,16 +21,17 @@ SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM are recorded instead of ending the process.
+    """Context in which SIGINT, SIGTERM and SIGHUP are recorded instead of ending the process.
 
-    A second SIGINT has its usual effect. A second SIGTERM has none: schedulers send it both to a
-    process and to its parent, which passes it on, and it must not interrupt the save.
+    A second SIGINT has its usual effect. A second SIGTERM or SIGHUP has none: schedulers and shells
+    send it both to a process and to its parent, which passes it on, and it must not interrupt the
+    save. SIGHUP stays ignored where it is, as under nohup.
 
     Attributes:
       signum: number of the last signal received, or None.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self, reply: str = "saving and stopping"):
         """Initializes a request that no signal has made yet.
@@ -40,6 +45,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for signum in self.SIGNALS:
+            if signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN:
+                continue
             self._previous_handlers[signum] = signal.signal(signum, self._record)
         return self
 
@@ -56,7 +63,8 @@ class StopRequest:
         if is_first:
             # The signal may interrupt a call of print, which cannot be entered again.
             name = signal.Signals(signum).name
-            os.write(2, f"\n{name}: {self._reply}{hint}\n".encode())
+            with contextlib.suppress(OSError):  # the terminal may have been closed
+                os.write(2, f"\n{name}: {self._reply}{hint}\n".encode())
 
 
 def stop_with_parent() -> None:

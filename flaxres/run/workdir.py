@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
 from flaxres.config import default_config, flatten, model_name
-from flaxres.errors import WorkdirError
-from flaxres.run.lock import lock
+from flaxres.errors import ConfigError, WorkdirError
+from flaxres.files import remove_temporary_files, write_atomically
+from flaxres.run.checkpoint_files import has_descriptor_paths
+from flaxres.run.lock import LockedDirectory, lock
 
 CONFIG_FILE = "config.json"
 INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 LAYERS_FILE = "layers.jsonl"
+
+MAX_PATH_BYTES = 3_800  # Linux allows 4,095; the files of a run have up to 250 more
+MAX_NAME_BYTES = 255
 
 # Fields that may differ when a run resumes, because its results do not depend on them.
 CHANGEABLE_FIELDS = (
@@ -39,10 +46,47 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / config.name / f"{model_name(config.model)}-seed{config.seed}"
 
 
+def check_path(workdir: Path) -> None:
+    """Checks that a directory of this name can hold runs; reads and writes nothing.
+
+    Raises:
+      ConfigError: the path is an address such as gs://BUCKET, has control characters, or is too
+        long for the system.
+    """
+    first = workdir.parts[0] if workdir.parts else ""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", first):
+        raise ConfigError(
+            f"--workdir must be a directory of this machine, got {first}//"
+            f"{'/'.join(workdir.parts[1:])}; mount the storage and give its path"
+        )
+    path = str(workdir.absolute())
+    if unprintable := sorted({c for c in path if unicodedata.category(c) in ("Cc", "Zl", "Zp")}):
+        raise ConfigError(
+            f"--workdir must not have line breaks or other control characters, got {path!r} with "
+            f"{', '.join(map(repr, unprintable))}; choose another name"
+        )
+    if not has_descriptor_paths() and re.search(r"[][*?\\\udc80-\udcff]|~(/|$)|\w:/", path):
+        raise ConfigError(
+            "on this system and in runs of several processes, --workdir must not have brackets, "
+            f"*, ?, backslashes or bytes that are not UTF-8, and no '~' or ':' before a '/', got "
+            f"{path!r}; choose another name"
+        )
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ConfigError(
+            f"--workdir must have at most {MAX_PATH_BYTES:,} bytes, got {len(os.fsencode(path)):,} "
+            f"in {path[:50]}...; choose a shorter path"
+        )
+    if too_long := next((p for p in workdir.parts if len(os.fsencode(p)) > MAX_NAME_BYTES), None):
+        raise ConfigError(
+            f"the names in --workdir must have at most {MAX_NAME_BYTES} bytes, got "
+            f"{len(os.fsencode(too_long)):,} in {too_long[:50]}...; choose a shorter name"
+        )
+
+
 @contextlib.contextmanager
 def open_workdir(
     workdir: Path, config: ConfigDict, info: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], LockedDirectory]]:
     """Context in which this process holds the lock on the workdir of a run.
 
     Args:
@@ -51,9 +95,10 @@ def open_workdir(
       info: further facts about the run (parameters, device, versions), written to info.json.
 
     Yields:
-      The previous content of info.json; {} for a new run.
+      The previous content of info.json, {} for a new run; and the locked directory.
 
     Raises:
+      ConfigError: a directory of this name cannot hold a run.
       InUseError: another process trains in the workdir.
       WorkdirError: the workdir is a file, cannot be written, or holds a run of another config. In
         the last case nothing in it changes.
@@ -62,7 +107,8 @@ def open_workdir(
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(workdir))
+            locked = stack.enter_context(lock(workdir))
+            remove_temporary_files(workdir)
             previous_info = read_info(workdir)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
@@ -70,7 +116,7 @@ def open_workdir(
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
-        yield previous_info
+        yield previous_info, locked
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> bool:
@@ -80,8 +126,10 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
       True if the workdir holds a run of `config`, False if it holds none.
 
     Raises:
+      ConfigError: a directory of this name cannot hold a run.
       WorkdirError: the workdir is a file, cannot be read, or holds a run of another config.
     """
+    check_path(workdir)
     try:
         is_file = workdir.exists() and not workdir.is_dir()
         has_config = (workdir / CONFIG_FILE).exists()
@@ -163,21 +211,3 @@ def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> lis
         for field in sorted(config.keys() | other.keys())
         if field not in CHANGEABLE_FIELDS and config.get(field) != other.get(field)
     ]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file. Readers see the old content or the new one, never a part, even after a crash.
-
-    Args:
-      path: file to create or replace.
-      content: bytes, or text to encode as UTF-8.
-    """
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,12 @@ from flaxres.errors import DivergedError
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import max_over_processes, raise_on_all_processes
 from flaxres.parallel.sharding import StepFunction
-from flaxres.run.checkpoint import Checkpoints, Snapshot
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.checkpoint_files import has_descriptor_paths
+from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
 from flaxres.run.preemption import StopRequest
+from flaxres.run.snapshot import Snapshot
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import (
     due,
@@ -34,6 +37,7 @@ from flaxres.training.dispatches import (
 )
 from flaxres.training.input_pipeline import make_input_pipeline
 from flaxres.training.metrics import MetricSums, TrainMetrics, sum_on_host
+from flaxres.training.step_timer import StepTimer
 from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
 
@@ -80,6 +84,7 @@ class TrainLoop:
         writers: MetricWriters,
         checkpoints: Checkpoints,
         terminal: TerminalWriter,
+        locked_directories: Sequence[LockedDirectory] = (),
     ):
         """Puts the data set on the devices, or prepares to stream it.
 
@@ -90,6 +95,7 @@ class TrainLoop:
           writers: receive the records.
           checkpoints: checkpoints of the run.
           terminal: receives progress and messages.
+          locked_directories: must stay in their places; checked at every checkpoint.
 
         Raises:
           DatasetError: the mean image of a streamed data set cannot be computed.
@@ -99,6 +105,7 @@ class TrainLoop:
         self._writers = writers
         self._checkpoints = checkpoints
         self._terminal = terminal
+        self._locked_directories = locked_directories
         self._pipeline = make_input_pipeline(config, compiled_steps, dataset)
         self._compiled: dict[int, StepFunction] = {}
         self._pending: deque[Dispatch] = deque()
@@ -237,8 +244,17 @@ class TrainLoop:
             if dispatch.snapshot is not None:
                 # The records are synced first, so that a restart leaves no gap in them.
                 self._checkpoints.save(
-                    dispatch.step, dispatch.snapshot, before_save=self._writers.sync
+                    dispatch.step, dispatch.snapshot, self._prepare_save, self._check_in_place
                 )
+
+    def _prepare_save(self) -> None:
+        self._writers.sync()
+        if not has_descriptor_paths():  # the checkpoint would not follow the renamed workdir
+            self._check_in_place()
+
+    def _check_in_place(self) -> None:
+        for directory in self._locked_directories:
+            directory.check_in_place()
 
     def _write(
         self,
@@ -288,22 +304,6 @@ class TrainLoop:
             f"training diverged: {error}. {kept} in {self._checkpoints.directory}. "
             f"Try a learning_rate below {self._config.learning_rate}."
         )
-
-
-class StepTimer:
-    """Measures the speed of training, without the evaluations between steps."""
-
-    def __init__(self, step: int):
-        """Starts to measure, with `step` steps done."""
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Restarts the measurement, with `step` steps done."""
-        self._start_step, self._start_time = step, time.perf_counter()
-
-    def steps_per_second(self, step: int) -> float:
-        """Returns the mean speed since the last restart; step `step` must have finished."""
-        return (step - self._start_step) / (time.perf_counter() - self._start_time)
 
 
 def _check_finite(record: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from flaxres.errors import CheckpointError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
 from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.train_state import TrainState, create_state
 
@@ -36,9 +37,12 @@ def train_state_shapes(
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Returns True if the run in a workdir has a checkpoint, without reading it."""
-    with Checkpoints(directory) as checkpoints:
-        return bool(checkpoints.steps())
+    """Returns True if the run in a workdir has a checkpoint, without reading it.
+
+    Raises:
+      CheckpointError: the directory of the checkpoints cannot be read.
+    """
+    return bool(checkpoint_steps(directory))
 
 
 def check_has_checkpoint(directory: Path) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset
-from flaxres.errors import InterruptedRunError, WorkdirError
+from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
@@ -21,13 +21,16 @@ from flaxres.parallel.multihost import (
     raise_on_all_processes,
 )
 from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec, store_input_spec
+from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter, read_metrics
 from flaxres.run.preemption import StopRequest
 from flaxres.run.workdir import check_same_config, open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due
 from flaxres.training.loop import TrainLoop
+from flaxres.training.restore import train_state_shapes
 from flaxres.training.train_state import TrainState
 
 
@@ -49,7 +52,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
     check_config(config)
     with raise_on_all_processes():
         has_run = check_same_config(workdir, config)
-    if has_run and (record := finished_record(config, workdir)):
+    record = finished_record(config, workdir) if has_run else None
+    if record and _is_final_checkpoint_valid(config, workdir):
         if is_main_process():
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
@@ -72,11 +76,15 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
             dataset = open_dataset(config)
             compiled_steps = CompiledSteps(config, dataset)
             previous_info: Mapping[str, Any] = {}
+            locked_directories: list[LockedDirectory] = []
             if is_main_process():
                 info = compiled_steps.info()
-                previous_info = stack.enter_context(open_workdir(workdir, config, info))
-                for directory, replica_config in replica_runs.items():
-                    stack.enter_context(open_workdir(directory, replica_config, info))
+                for directory, directory_config in {workdir: config, **replica_runs}.items():
+                    content, locked = stack.enter_context(
+                        open_workdir(directory, directory_config, info)
+                    )
+                    previous_info = previous_info or content
+                    locked_directories.append(locked)
                 store_input_spec(workdir, config, dataset.mean_image)
         with raise_on_all_processes():
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
@@ -89,7 +97,9 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
         if step and config.bn_scope == "device":
             _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
         writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
-        loop = TrainLoop(config, compiled_steps, dataset, writers, checkpoints, terminal)
+        loop = TrainLoop(
+            config, compiled_steps, dataset, writers, checkpoints, terminal, locked_directories
+        )
         if signum := loop.run(state, step, stop):
             raise InterruptedRunError(
                 f"Stopped at step {loop.step:,} of {config.num_steps:,}. Checkpoint saved in "
@@ -143,17 +153,27 @@ def _report_changed_devices(
 
 
 def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
-    """Returns the last record of a finished run, or None if the run is not finished."""
-    with Checkpoints(workdir) as checkpoints:
-        checkpoint_steps = checkpoints.steps()
+    """Returns the last record of a finished run, or None if the run is not finished.
+
+    A run is finished if its metrics reach the last step and all files of the checkpoint of this
+    step are there. The arrays are not read.
+    """
+    try:
+        steps = checkpoint_steps(workdir)
+    except CheckpointError:  # training the run reports it
+        return None
+    if steps[-1:] != [config.num_steps] or not is_complete(workdir, config.num_steps):
+        return None
     records = read_metrics(workdir)
-    if (
-        checkpoint_steps
-        and records
-        and checkpoint_steps[-1] == records[-1]["step"] == config.num_steps
-    ):
-        return records[-1]
-    return None
+    return records[-1] if records and records[-1]["step"] == config.num_steps else None
+
+
+def _is_final_checkpoint_valid(config: ConfigDict, workdir: Path) -> bool:
+    """Returns True if the last checkpoint of a run can be restored."""
+    input_spec = read_input_spec(workdir, config)
+    template = train_state_shapes(config, input_spec.image_shape, input_spec.num_classes)
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.is_valid(config.num_steps, template)
 
 
 def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from flaxres.errors import CheckpointError, DivergedError, WorkdirError
-from flaxres.run.checkpoint import Checkpoints, Snapshot, digest
+from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.orbax_files import digest
+from flaxres.run.snapshot import Snapshot
 
 
 def make_state(value):
@@ -84,7 +86,7 @@ def test_buffers_may_be_donated_during_a_save(tmp_path):
         for step in checkpoints.steps():
             expected = make_state(step) | {"flag": np.zeros(3, np.float32)}
             template = jax.tree.map(np.zeros_like, expected)
-            assert is_equal(checkpoints._read(step, template), expected)
+            assert is_equal(checkpoints._files.read(step, template), expected)
 
 
 def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
@@ -92,13 +94,13 @@ def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
     returned = threading.Event()
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     with Checkpoints(tmp_path, keep=5) as checkpoints:
-        save, returned_in_time = checkpoints._manager.save, []
+        save, returned_in_time = checkpoints._files.manager.save, []
 
         def slow_save(*args, **kwargs):
             returned_in_time.append(returned.wait(timeout=60))
             return save(*args, **kwargs)
 
-        monkeypatch.setattr(checkpoints._manager, "save", slow_save)
+        monkeypatch.setattr(checkpoints._files.manager, "save", slow_save)
         expected = {"kernel": make_state(1)["params"]["kernel"]}
         state = jax.tree.map(jnp.array, expected)
         checkpoints.save(1, state)
@@ -138,7 +140,7 @@ def test_an_error_in_the_background_is_raised_once(tmp_path, monkeypatch, raised
         checkpoints.save(1, make_state(1))
         checkpoints.wait()
         if failing_part == "manager":
-            monkeypatch.setattr(checkpoints._manager, "save", raise_disk_full)
+            monkeypatch.setattr(checkpoints._files.manager, "save", raise_disk_full)
         checkpoints.save(2, make_state(2), before_save=before_save)
         if raised_by == "check":
             concurrent.futures.wait([checkpoints._pending_save], timeout=60)

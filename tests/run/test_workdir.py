@@ -18,7 +18,7 @@ from flaxres.run.workdir import (
 
 def make_workdir(*args):
     """Opens a workdir as a run does, and closes it; returns the previous info."""
-    with open_workdir(*args) as previous_info:
+    with open_workdir(*args) as (previous_info, _):
         return previous_info
 
 

@@ -1,0 +1,146 @@
+"""Checkpoints in Orbax's format: one directory for each step, with a digest of the arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from flaxres.errors import one_line
+from flaxres.run.checkpoint_files import (
+    CHECKPOINTS_DIRECTORY,
+    DESCRIPTOR_PATHS,
+    has_descriptor_paths,
+)
+
+PyTree = Any
+
+
+class OrbaxFiles:
+    """Orbax's manager of the checkpoints of a workdir, created when it is first used."""
+
+    def __init__(self, workdir: Path, keep: int | None):
+        """Prepares to read, and with `keep` to write checkpoints.
+
+        Args:
+          workdir: directory of the run.
+          keep: number of newest checkpoints to keep. With None, the directory is opened read-only.
+        """
+        self._workdir = workdir.absolute()
+        self._keep = keep
+        self._stack = contextlib.ExitStack()
+        self._read_failed = False
+        self._unraisablehook = sys.unraisablehook
+
+    @functools.cached_property
+    def manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager; its creation removes saves that were not completed."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            read_only=self._keep is None,
+            create=False,
+            cleanup_tmp_directories=self._keep is not None,
+        )
+        sys.unraisablehook = self._ignore_closed_event_loop
+        return ocp.CheckpointManager(self._path / CHECKPOINTS_DIRECTORY, options=options)
+
+    @functools.cached_property
+    def _path(self) -> Path:
+        """A path of the workdir for Orbax, which also stays valid if the workdir is renamed."""
+        if not has_descriptor_paths():
+            return self._workdir
+        descriptor = os.open(self._workdir, os.O_RDONLY | os.O_DIRECTORY)
+        self._stack.callback(os.close, descriptor)
+        return Path(DESCRIPTOR_PATHS) / str(descriptor)
+
+    def _ignore_closed_event_loop(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Suppresses the tracebacks of array reads and writes that end after a failed one.
+
+        Orbax closes its event loop when it cannot read or write an array. TensorStore's threads
+        then fail to report the remaining arrays to it, which adds nothing to the first error.
+        """
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._unraisablehook(unraisable)
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts to write a checkpoint. Orbax raises many types of errors.
+
+        Raises:
+          ValueError: there is a checkpoint of a later step, so Orbax would not keep this one.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": digest(state)})
+        )
+        if not self.manager.save(step, args=items):
+            raise ValueError("there is a checkpoint of a later step")
+
+    def read(self, step: int, template: PyTree) -> PyTree:
+        """Reads a checkpoint, and checks it with its digest. Orbax raises many types of errors.
+
+        Args:
+          step: its step.
+          template: state with the expected shapes and dtypes (arrays or `jax.ShapeDtypeStruct`s).
+
+        Raises:
+          ValueError: the arrays are not those that were saved, or those of another step.
+        """
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        try:
+            restored = self.manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(zeros), digest=ocp.args.JsonRestore()
+                ),
+            )
+            if digest(restored.state) != restored.digest["sha256"]:
+                raise ValueError("its arrays do not match the digest saved with them")
+            saved_step = getattr(restored.state, "step", step)
+            if np.max(saved_step) != step:
+                raise ValueError(f"it holds the state of step {np.max(saved_step)}")
+        except Exception:
+            self._read_failed = True
+            raise
+        return restored.state
+
+    def explain(self, error: Exception, max_length: int = 200) -> str:
+        """Returns one line that says why a file of a checkpoint could not be read or written."""
+        # TensorStore puts the system's error code after many details.
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            return os.strerror(int(code[1]))
+        text = one_line(error, None).replace(str(self._path), str(self._workdir))
+        return text if len(text) <= max_length else text[:max_length] + "..."
+
+    def close(self, failed: bool) -> None:
+        """Waits until all is written and releases the manager.
+
+        Args:
+          failed: True if a save failed, so that its writes may still be in progress.
+        """
+        try:
+            if "manager" in vars(self):
+                self.manager.close()
+        finally:
+            if failed or self._read_failed:
+                time.sleep(0.5)  # a failure leaves reads and writes in progress
+            sys.unraisablehook = self._unraisablehook
+            self._stack.close()
+
+
+def digest(tree: PyTree) -> str:
+    """Returns the SHA-256 of the paths, dtypes, shapes and values of a tree of NumPy arrays."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.ascontiguousarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        sha.update(leaf.tobytes())
+    return sha.hexdigest()
