@@ -21,7 +21,7 @@ from PIL import Image
 
 from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Cropper
-from flaxres.data.decode import BrokenImageError
+from flaxres.data.decode import BrokenImageError, has_damaged_metadata
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
 from flaxres.data.source import Source, check_image_size, check_label
@@ -34,6 +34,7 @@ MAX_WORKERS = 16  # if the config does not set the number
 RESOURCE_TRACKER_FILTER = "ignore:resource_tracker:UserWarning"
 
 LabeledPixels = tuple[UInt8[np.ndarray, "height width channels"], int]
+Counts = tuple[int, int]  # images that could not be decoded, images without their metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +68,19 @@ class Decoder:
             has a label that is not a class.
         """
         load = self._load_for_training if task.training else self._load_for_evaluation
-        out.broken[0] = 0
+        out.counts[:] = 0
         for i, number in enumerate(map(int, task.numbers)):
             example = None
             if number >= 0:
-                example, num_broken = load(task.split, number)
-                out.broken[0] += num_broken
+                example, counts = load(task.split, number)
+                out.counts[:] += counts
             out.valid[i] = example is not None
             out.images[i], out.labels[i] = (0, 0) if example is None else example
 
-    def _load_for_training(self, split: str, position: int) -> tuple[LabeledPixels, int]:
+    def _load_for_training(self, split: str, position: int) -> tuple[LabeledPixels, Counts]:
         """Loads the image at a position, or the next one that can be decoded.
 
-        Returns the image with its label, and the number of images that were skipped.
+        Returns the image with its label, and the numbers for `DecodedImages.counts`.
         """
         source = self.sources[split]
         for skipped in range(len(source)):
@@ -90,20 +91,25 @@ class Decoder:
                 if not self.skip_broken:
                     raise
                 continue
+            counts = skipped, int(has_damaged_metadata(image))
             image = self.cropper.train_crop(image, position + skipped)
-            return self._check(source, index, image, label), skipped
+            return self._check(source, index, image, label), counts
         raise DatasetError(f"none of the {len(source):,} training images can be decoded")
 
-    def _load_for_evaluation(self, split: str, index: int) -> tuple[LabeledPixels | None, int]:
-        """Returns an image with its label and 0, or (None, 1) if it cannot be decoded."""
+    def _load_for_evaluation(self, split: str, index: int) -> tuple[LabeledPixels | None, Counts]:
+        """Loads an image with its label, or returns None for them if it cannot be decoded.
+
+        Also returns the numbers for `DecodedImages.counts`.
+        """
         source = self.sources[split]
         try:
             image, label = source.load(index)
         except BrokenImageError:
             if not self.skip_broken:
                 raise
-            return None, 1
-        return self._check(source, index, self.cropper.eval_crop(image), label), 0
+            return None, (1, 0)
+        counts = 0, int(has_damaged_metadata(image))
+        return self._check(source, index, self.cropper.eval_crop(image), label), counts
 
     def _check(self, source: Source, index: int, image: Image.Image, label: int) -> LabeledPixels:
         check_image_size(image, self.image_shape[:2], source.describe(index))

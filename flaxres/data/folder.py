@@ -1,12 +1,14 @@
 """Data sets in folders: DIR/SPLIT/CLASS/*.jpg, the layout of TFDS's ImageFolder.
 
 Set `dataset.name = 'folder'` and `dataset.data_dir = DIR`. Nothing is converted or copied.
+`flaxres.data.folder_listing` tells which files are images, and reports the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,17 @@ from jaxtyping import Int32, Shaped
 from PIL import Image
 
 from flaxres.data.decode import decode
+from flaxres.data.folder_listing import (
+    BESIDE_CLASSES,
+    MAX_NAMES,
+    LeftOut,
+    list_folders,
+    list_image_files,
+)
+from flaxres.data.image_files import read_image_file
+from flaxres.data.notices import print_notice
 from flaxres.data.source import Sources, Subset, parse_split
-from flaxres.errors import DatasetError
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from flaxres.errors import DatasetError, first_few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +51,11 @@ class FolderSource:
         """Returns image `index`, decoded in its original size, and its label.
 
         Raises:
-          BrokenImageError: the image cannot be decoded.
-          DatasetError: the file cannot be read.
+          BrokenImageError: the file cannot be read or decoded.
+          DatasetError: the machine or its file server failed.
         """
         file = self.describe(index)
-        try:
-            data = Path(file).read_bytes()
-        except OSError as error:
-            raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
-        return decode(data, file), int(self.label_array[index])
+        return decode(read_image_file(file), file), int(self.label_array[index])
 
     def describe(self, index: int) -> str:
         """Returns the path of image `index`."""
@@ -76,32 +81,32 @@ def open_folder(
       validation_split: the validation split, in the same syntax (default: none).
 
     Raises:
-      DatasetError: the directory or a split does not exist, a class has no images, or the splits
-        have different classes.
+      DatasetError: the directory or a split does not exist or cannot be read, a class has no
+        images, or the splits have different classes.
     """
     if data_dir is None:
         raise DatasetError(
             "data set 'folder' needs --config.dataset.data_dir=DIR with DIR/train/CLASS/*.jpg"
         )
-    root = Path(data_dir).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(data_dir))
+    if not os.path.isdir(root):
         raise DatasetError(f"folder {root} does not exist; it must contain SPLIT/CLASS/*.jpg")
-    classes = {name: _subfolders(root / name) for name in _subfolders(root)}
     specs = [spec for spec in (train_split, test_split, validation_split) if spec]
     used_names = [spec.partition("[")[0] for spec in specs]
+    split_names, _ = list_folders(root)
+    left_out = LeftOut()
+    classes: dict[str, list[str]] = {}
     for spec, name in zip(specs, used_names, strict=True):
-        if name not in classes:
+        if name not in split_names:
             raise DatasetError(
                 f"folder {root} must contain a folder {name!r} with class folders for the split "
-                f"{spec!r}; it contains {', '.join(classes) or 'no folders'}"
+                f"{spec!r}; it contains {first_few(split_names, MAX_NAMES) or 'no folders'}"
             )
-        if not classes[name]:
-            raise DatasetError(
-                f"{root / name} contains no class folders; it must contain CLASS/*.jpg"
-            )
-    splits = {
-        name: _list_files(root / name, classes[name]) for name in classes if name in used_names
-    }
+        if name not in classes:
+            classes[name] = _list_classes(root / name, left_out)
+    splits = {name: _list_files(root / name, classes[name], left_out) for name in classes}
+    if left_out:
+        print_notice(f"{root}: files left out: {left_out}")
     sizes = {name: len(split) for name, split in splits.items()}
     slices = [parse_split(spec, sizes, f"folder {root}") for spec in specs]
     first = used_names[0]
@@ -110,8 +115,8 @@ def open_folder(
         if differing:
             raise DatasetError(
                 f"{root / first} and {root / name} must have the same class folders, but "
-                f"{', '.join(differing)} {'is' if len(differing) == 1 else 'are'} in only one of "
-                "them"
+                f"{first_few(differing, MAX_NAMES)} {'is' if len(differing) == 1 else 'are'} in "
+                "only one of them"
             )
     train, test, *validation = (
         Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in slices
@@ -119,22 +124,25 @@ def open_folder(
     return Sources(f"folder {root.name}", train, test, tuple(classes[first]), 3, *validation)
 
 
-def _subfolders(directory: Path) -> list[str]:
-    """Returns the sorted names of the folders in a directory, without hidden ones."""
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(name for name in names if not name.startswith("."))
+def _list_classes(split: Path, left_out: LeftOut) -> list[str]:
+    """Returns the sorted names of the class folders of a split."""
+    classes, others = list_folders(split)
+    for name in others:
+        left_out.add(BESIDE_CLASSES, f"{split.name}/{name}")
+    if not classes:
+        contents = f"{first_few(others, MAX_NAMES)}" if others else "nothing"
+        raise DatasetError(
+            f"{split} contains no class folders but {contents}; it must contain CLASS/*.jpg"
+        )
+    return classes
 
 
-def _list_files(split: Path, classes: list[str]) -> FolderSource:
+def _list_files(split: Path, classes: Sequence[str], left_out: LeftOut) -> FolderSource:
     """Lists all image files of a split, in a random but fixed order."""
     files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        with os.scandir(split / name) as entries:
-            names = (entry.name for entry in entries)
-            class_files = sorted(file for file in names if file.lower().endswith(SUFFIXES))
-        if not class_files:
-            raise DatasetError(f"class folder {split / name} contains no .jpg, .jpeg or .png file")
+        class_files = list_image_files(split, name, left_out)
         files += [os.fsencode(f"{name}/{file}") for file in class_files]
         labels += [label] * len(class_files)
     order = np.random.default_rng(0).permutation(len(files))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from flaxres.data.dataset import Dataset, Split
-from flaxres.data.decode import BrokenImageError
+from flaxres.data.decode import BrokenImageError, has_damaged_metadata
+from flaxres.data.notices import print_notice
 from flaxres.data.resize import resize
 from flaxres.data.source import Source, Sources, check_image_size, check_label
 from flaxres.errors import DatasetError
+
+MAX_NAMES = 3  # images that a notice names
 
 Example = tuple[int, Image.Image, int]  # index in the source, decoded image, label
 ExampleReader = Callable[[Source], Generator[Example, None, None]]
@@ -33,8 +37,8 @@ def load_sources(
       sources: splits of the data set.
       image_size: height and width to which images are resized, in pixels; 0 leaves them unchanged,
         and they must have one size.
-      skip_broken: if True, images that cannot be decoded are skipped, and one line on standard
-        error reports their number.
+      skip_broken: if True, images that cannot be read or decoded are skipped, and one line on
+        standard error reports their number.
       eval_short_side: length to which the shorter side of test and validation images is resized
         before the center crop, in pixels (default, 0: `image_size`).
       read_examples: yields the examples of a source in order (default: loads one after another).
@@ -83,21 +87,52 @@ def _read_split(
     images = np.empty((0, 0, 0, sources.channels), np.uint8)
     labels = np.empty(size, np.int32)
     count = 0
+    skipped: list[int] = []
+    without_metadata: list[int] = []
     with contextlib.closing(read_examples(source)) as examples:  # on an error too
         for index, image, label in examples:
+            skipped += range(count + len(skipped), index)
+            if has_damaged_metadata(image):
+                without_metadata.append(index)
             if image_size:
                 image = resize(image, image_size, short_side)
             if not count:
-                images = np.empty((size, image.height, image.width, sources.channels), np.uint8)
+                images = _allocate((size, image.height, image.width, sources.channels))
             check_label(label, sources.num_classes, source.describe(index))
             check_image_size(image, images.shape[1:3], source.describe(index))
             images[count] = np.asarray(image).reshape(images.shape[1:])
             labels[count] = label
             count += 1
+    skipped += range(count + len(skipped), size)
     if not count:
-        raise DatasetError(f"none of the {size} images can be decoded")
-    if count < size:
-        print(
-            f"Skipped {size - count:,} of {size:,} images that cannot be decoded.", file=sys.stderr
+        raise DatasetError(f"none of the {size:,} images can be decoded{_names(source, skipped)}")
+    if skipped:
+        print_notice(
+            f"Skipped {len(skipped):,} of {size:,} images that cannot be decoded"
+            f"{_names(source, skipped)}"
+        )
+    if without_metadata:
+        print_notice(
+            f"{len(without_metadata):,} of {size:,} images were read without their metadata, which "
+            f"is damaged or too large{_names(source, without_metadata)}"
         )
     return Split(images[:count], labels[:count])
+
+
+def _allocate(shape: tuple[int, int, int, int]) -> UInt8[np.ndarray, "n height width channels"]:
+    """Allocates memory for images."""
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError:
+        count, height, width, _ = shape
+        raise DatasetError(
+            f"{count:,} images of {height} x {width} pixels need {math.prod(shape) / 2**30:,.0f} "
+            "GiB of memory; choose --config.dataset.placement=stream or a smaller "
+            "--config.dataset.image_size"
+        ) from None
+
+
+def _names(source: Source, indices: Sequence[int]) -> str:
+    """Returns the names of the first images in parentheses."""
+    names = ", ".join(source.describe(index) for index in indices[:MAX_NAMES])
+    return f" ({names}{', ...' if len(indices) > MAX_NAMES else ''})"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
+
+from flaxres.data.decode import MAX_PIXELS
 
 
 def scaled_size(image: Image.Image, short_side: int) -> tuple[int, int]:
@@ -26,13 +30,35 @@ def resize(image: Image.Image, size: int, short_side: int = 0) -> Image.Image:
       size: height and width of the crop, in pixels.
       short_side: length of the shorter side before the crop, at least `size` (default, 0: `size`).
     """
-    image = image.resize(scaled_size(image, short_side or size), Image.Resampling.BILINEAR)
-    return _center_crop(image, size, size)
+    return resize_and_crop(image, scaled_size(image, short_side or size), (size, size))
 
 
-def _center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def resize_and_crop(
+    image: Image.Image, scaled: tuple[int, int], crop: tuple[int, int]
+) -> Image.Image:
+    """Scales an image to a size, then takes the center crop.
+
+    An image that is thousands of times longer than wide is not scaled as a whole, because that
+    would take gigabytes. The result is then the same except for rounding.
+
+    Args:
+      image: image of any size.
+      scaled: (width, height) to which it is scaled, in pixels.
+      crop: (width, height) of the crop, in pixels, not larger than `scaled`.
+    """
+    left, top = (scaled[0] - crop[0]) // 2, (scaled[1] - crop[1]) // 2
+    right, bottom = left + crop[0], top + crop[1]
+    if math.prod(scaled) <= MAX_PIXELS:
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+        return image.crop((left, top, right, bottom))
+    x_factor, y_factor = image.width / scaled[0], image.height / scaled[1]
+    original_box = (
+        left * x_factor,
+        top * y_factor,
+        min(right * x_factor, image.width),
+        min(bottom * y_factor, image.height),
+    )
+    return image.resize(crop, Image.Resampling.BILINEAR, original_box)
 
 
 def resize_arrays(
@@ -73,8 +99,7 @@ def resize_to_shape(
         return image_to_array(resize(image, height, short_side))
     scale = max(height / image.height, width / image.width)
     scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(scaled, Image.Resampling.BILINEAR)
-    return image_to_array(_center_crop(image, width, height))
+    return image_to_array(resize_and_crop(image, scaled, (width, height)))
 
 
 def resize_mean(

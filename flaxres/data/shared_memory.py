@@ -28,13 +28,14 @@ class DecodedImages:
       images: uint8 (n, height, width, channels).
       labels: int32 (n,).
       valid: bool (n,); False for padding, and for broken images of an evaluation.
-      broken: int32 (1,), number of images that could not be decoded.
+      counts: int32 (2,), numbers of images that could not be decoded, and of images whose
+        metadata was ignored.
     """
 
     images: UInt8[np.ndarray, "n height width channels"]
     labels: Int32[np.ndarray, " n"]
     valid: Bool[np.ndarray, " n"]
-    broken: Int32[np.ndarray, " 1"]
+    counts: Int32[np.ndarray, " kinds"]
 
     @classmethod
     def empty(cls, size: int, image_shape: tuple[int, int, int]) -> DecodedImages:
@@ -43,7 +44,7 @@ class DecodedImages:
             np.empty((size, *image_shape), np.uint8),
             np.empty(size, np.int32),
             np.empty(size, bool),
-            np.zeros(1, np.int32),
+            np.zeros(2, np.int32),
         )
 
     def copy_from(self, other: DecodedImages) -> None:
@@ -85,15 +86,15 @@ class DecodedBatches:
             for size, end in zip(task_sizes, ends, strict=True)
         ]
         task_outputs = [
-            DecodedImages(images[index], labels[index], valid[index], np.zeros(1, np.int32))
+            DecodedImages(images[index], labels[index], valid[index], np.zeros(2, np.int32))
             for index in slices
         ]
         return cls(images, labels, valid, task_outputs)
 
     @property
-    def broken(self) -> int:
-        """Number of images that could not be decoded."""
-        return sum(int(output.broken[0]) for output in self.task_outputs)
+    def counts(self) -> Int32[np.ndarray, " kinds"]:
+        """Numbers of images that could not be decoded, and whose metadata was ignored."""
+        return np.stack([output.counts for output in self.task_outputs]).sum(0, np.int32)
 
 
 def _allocate_aligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "*shape"]:
@@ -138,7 +139,7 @@ class SharedBuffers:
             "images": ((*shape, *self._image_shape), np.uint8),
             "labels": (shape, np.int32),
             "valid": (shape, np.bool_),
-            "broken": ((self._count, 1), np.int32),
+            "counts": ((self._count, 2), np.int32),
         }
         layout, end = {}, 0
         for name, (array_shape, dtype) in arrays.items():
@@ -170,7 +171,7 @@ class SharedBuffers:
             images=self._array("images")[buffer, :size],
             labels=self._array("labels")[buffer, :size],
             valid=self._array("valid")[buffer, :size],
-            broken=self._array("broken")[buffer],
+            counts=self._array("counts")[buffer],
         )
 
     def read_into(self, task: int, out: DecodedImages) -> None:

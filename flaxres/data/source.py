@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 
-from flaxres.errors import DatasetError
+from flaxres.errors import DatasetError, first_few
+
+MAX_NAMES = 20  # classes that a message lists
 
 
 @runtime_checkable
@@ -79,7 +81,7 @@ class Sources:
             if name not in self.class_names:
                 raise DatasetError(
                     f"dataset.classes must be classes of {self.name} "
-                    f"({', '.join(self.class_names)}), got {name!r}"
+                    f"({first_few(self.class_names, MAX_NAMES)}), got {name!r}"
                 )
         if len(set(classes)) < max(2, len(classes)):
             raise DatasetError(
@@ -185,7 +187,7 @@ def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, sl
     Raises:
       DatasetError: the split does not exist, or the slice is empty.
     """
-    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", spec)
+    match = re.fullmatch(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", spec)
     if not match or match[1] not in sizes:
         known = ", ".join(f"{key} ({size:,})" for key, size in sizes.items())
         raise DatasetError(

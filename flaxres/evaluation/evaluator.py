@@ -6,6 +6,7 @@ batches are padded, and every image counts once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from jaxtyping import UInt8
 from rich.progress import MofNCompleteColumn
 
 from flaxres.cpu.processor import available_cores
-from flaxres.data.decode import BrokenImageError
+from flaxres.data.decode import BrokenImageError, has_damaged_metadata
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError
 from flaxres.evaluation.test_crops import CropProtocol
@@ -30,8 +31,22 @@ PREFETCHED_IMAGES = 64
 # Batches on the device while the next one is assembled. They may finish in any order.
 MAX_BATCHES_IN_FLIGHT = 2
 
-# (index, label, crops) of an image, or None if the image cannot be decoded.
-ImageCrops = tuple[int, int, list[np.ndarray]] | None
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageCrops:
+    """Crops of one image.
+
+    Attributes:
+      index: index of the image.
+      label: its label.
+      crops: its crops.
+      has_damaged_metadata: True if parts of its metadata were ignored.
+    """
+
+    index: int
+    label: int
+    crops: list[np.ndarray]
+    has_damaged_metadata: bool
 
 
 def evaluate_split(
@@ -50,7 +65,8 @@ def evaluate_split(
       source: images and labels of the split.
       title: name of the split, shown in the progress bar and in messages.
       skip_broken: if True, images that cannot be decoded are skipped and counted.
-      log: receives one line with the number of skipped images.
+      log: receives one line with the number of skipped images, and one with the number of images
+        whose metadata was ignored.
 
     Returns:
       Top-1 and top-5 errors and the loss, summed over images.
@@ -61,7 +77,7 @@ def evaluate_split(
     """
     accumulator = TopKAccumulator(protocol.num_crops)
     batcher = CropBatcher(predictor, accumulator, len(source) * protocol.num_crops)
-    num_broken = 0
+    num_broken = num_damaged = 0
     bar = make_progress_bar(MofNCompleteColumn(), disable=not is_main_process())
     with bar as progress:
         task = progress.add_task(title, total=len(source))
@@ -69,7 +85,8 @@ def evaluate_split(
             if image is None:
                 num_broken += 1
             else:
-                batcher.add(*image)
+                num_damaged += image.has_damaged_metadata
+                batcher.add(image.index, image.label, image.crops)
             progress.update(task, completed=accumulator.count + num_broken)
         batcher.finish()
         progress.update(task, completed=accumulator.count + num_broken)
@@ -77,6 +94,11 @@ def evaluate_split(
         raise DatasetError(f"none of the {len(source):,} images of {title} can be decoded")
     if num_broken:
         log(f"{title}: skipped {num_broken:,} of {len(source):,} images that cannot be decoded")
+    if num_damaged:
+        log(
+            f"{title}: {num_damaged:,} of {len(source):,} images were read without their metadata, "
+            "which is damaged or too large"
+        )
     return accumulator
 
 
@@ -138,7 +160,7 @@ class CropBatcher:
 
 def load_crops(
     source: Source, protocol: CropProtocol, num_classes: int, skip_broken: bool
-) -> Iterator[ImageCrops]:
+) -> Iterator[ImageCrops | None]:
     """Yields the crops of every image of a split, in order; threads load images in advance.
 
     Args:
@@ -153,7 +175,7 @@ def load_crops(
         not accept.
     """
 
-    def load(index: int) -> ImageCrops:
+    def load(index: int) -> ImageCrops | None:
         try:
             image, label = source.load(index)
         except BrokenImageError:
@@ -162,13 +184,13 @@ def load_crops(
             return None
         check_label(label, num_classes, source.describe(index))
         try:
-            return index, label, protocol.crops(image)
+            return ImageCrops(index, label, protocol.crops(image), has_damaged_metadata(image))
         except DatasetError as error:
             raise DatasetError(f"{source.describe(index)} {error}") from None
 
     executor = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "load_crops")
     try:
-        loading: deque[Future[ImageCrops]] = deque()
+        loading: deque[Future[ImageCrops | None]] = deque()
         for index in range(len(source)):
             loading.append(executor.submit(load, index))
             if len(loading) > PREFETCHED_IMAGES:

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from flaxres.data.resize import image_to_array, resize
+from flaxres.data.resize import image_to_array, resize, resize_and_crop
 from flaxres.errors import ConfigError, DatasetError
 
 CROP_PROTOCOLS = ("split", "center", "10-crop", "multi-scale")
@@ -182,10 +182,8 @@ def resize_and_trim(image: Image.Image, short_side: int) -> Image.Image:
     width, height = (
         max(short_side, round(side * short_side / old_short_side)) for side in image.size
     )
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
     lengths = [short_side + part * short_side // PARTS for part in range(PARTS + 1)]
     new_width, new_height = (
         max(length for length in lengths if length <= side) for side in (width, height)
     )
-    left, top = (width - new_width) // 2, (height - new_height) // 2
-    return image.crop((left, top, left + new_width, top + new_height))
+    return resize_and_crop(image, (width, height), (new_width, new_height))

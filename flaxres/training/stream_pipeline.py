@@ -27,6 +27,10 @@ from flaxres.training.train_state import TrainState
 
 # ('train', step, num_steps) of a training dispatch, or (split, number) of an evaluation batch.
 StreamKey = tuple[str | int, ...]
+# Arrays on the devices, rows of the batches, and `DecodedBatches.counts`.
+StreamInputs = tuple[
+    DeviceData, Int32[np.ndarray, "batches batch_size"], Int32[np.ndarray, " kinds"]
+]
 
 PREFETCHED_DISPATCHES = 2  # dispatches whose images wait on the devices
 # Evaluation batches that may be queued on the devices. Each holds its images in device memory.
@@ -68,7 +72,10 @@ class StreamPipeline:
         )
         self._prefetcher: Prefetcher | None = None
         self.max_ahead = 0
-        self._broken_in_training = self._broken_since_record = self._broken_in_evaluation = 0
+        # Numbers of broken images, and of images whose metadata was ignored.
+        self._training_counts = np.zeros(2, np.int64)
+        self._evaluation_counts = np.zeros(2, np.int64)  # largest of all evaluations
+        self._broken_since_record = 0
         self._waited_seconds, self._last_record = 0.0, time.perf_counter()
 
     def start(self, step: int, max_steps: int) -> None:
@@ -107,10 +114,10 @@ class StreamPipeline:
           DatasetError: an image cannot be decoded, or a decode worker died.
         """
         start = time.perf_counter()
-        arrays, rows, broken = self._take(("train", step, num_steps))
+        arrays, rows, counts = self._take(("train", step, num_steps))
         self._waited_seconds += time.perf_counter() - start
-        self._broken_in_training += broken
-        self._broken_since_record += broken
+        self._training_counts += counts
+        self._broken_since_record += int(counts[0])
         return arrays, rows
 
     def batch_at(self, step: int) -> StepInputs:
@@ -148,15 +155,15 @@ class StreamPipeline:
           DatasetError: an image cannot be decoded, or a decode worker died.
         """
         sums: list[MetricSums] = []
-        total_broken = 0
+        total_counts = np.zeros(2, np.int64)
         for number in range(len(self._schedule.eval_batches[split])):
-            arrays, rows, broken = self._take((split, number))
+            arrays, rows, counts = self._take((split, number))
             evaluate = self._compiled_steps.compile_evaluation(state, arrays, rows)
             sums.append(evaluate(state, arrays, rows))
-            total_broken += broken
+            total_counts += counts
             if len(sums) > MAX_QUEUED_EVALUATIONS:
                 jax.block_until_ready(sums[-1 - MAX_QUEUED_EVALUATIONS])
-        self._broken_in_evaluation = max(self._broken_in_evaluation, total_broken)
+        np.maximum(self._evaluation_counts, total_counts, out=self._evaluation_counts)
         return sums
 
     def record(self) -> dict[str, float]:
@@ -176,14 +183,23 @@ class StreamPipeline:
         return record
 
     def summary(self) -> str | None:
-        """Returns one line with the number of broken images, or None if there were none."""
-        if not self._broken_in_training and not self._broken_in_evaluation:
-            return None
-        return (
-            "Images that cannot be decoded were replaced by the next image "
-            f"{self._broken_in_training:,} times in training; {self._broken_in_evaluation:,} were "
-            "skipped in an evaluation."
+        """Returns one line about broken images and damaged metadata, or None without any."""
+        sentences = []
+        (broken, damaged), (broken_in_eval, damaged_in_eval) = (
+            self._training_counts,
+            self._evaluation_counts,
         )
+        if broken or broken_in_eval:
+            sentences.append(
+                f"Images that cannot be decoded were replaced by the next image {broken:,} times "
+                f"in training; {broken_in_eval:,} were skipped in an evaluation."
+            )
+        if damaged or damaged_in_eval:
+            sentences.append(
+                f"Metadata that is damaged or too large was ignored {damaged:,} times in training; "
+                f"in an evaluation, that of {damaged_in_eval:,} images."
+            )
+        return " ".join(sentences) or None
 
     def close(self) -> None:
         """Stops the prefetcher and the decode workers."""
@@ -195,22 +211,20 @@ class StreamPipeline:
             raise RuntimeError("the input pipeline has not been started")
         return self._prefetcher
 
-    def _take(
-        self, key: StreamKey
-    ) -> tuple[DeviceData, Int32[np.ndarray, "batches batch_size"], int]:
-        """Returns the next element of the stream: arrays, rows and number of broken images."""
+    def _take(self, key: StreamKey) -> StreamInputs:
+        """Returns the next element of the stream."""
         with raise_on_all_processes():
-            next_key, arrays, rows, broken = self._started_prefetcher().next()
+            next_key, arrays, rows, counts = self._started_prefetcher().next()
         if next_key != key:
             raise RuntimeError(f"the stream provides {next_key} next, but {key} was requested")
-        return arrays, rows, broken
+        return arrays, rows, counts
 
     def _inputs(
         self, stream: DecodeStream, step: int, max_steps: int
-    ) -> Iterator[tuple[StreamKey, DeviceData, np.ndarray, int]]:
+    ) -> Iterator[tuple[StreamKey, DeviceData, np.ndarray, np.ndarray]]:
         """Yields the inputs of all dispatches and evaluation batches of the run, in order.
 
-        Each element is (key, arrays, rows, number of broken images).
+        Each element is the key, followed by the parts of `StreamInputs`.
         """
         config, schedule = self._config, self._schedule
         step_task_sizes = [len(task) for task in schedule.step_tasks(0)]
@@ -225,9 +239,7 @@ class StreamPipeline:
                     task_sizes = [len(task) for task in schedule.split_process_rows(rows)]
                     yield (split, number), *self._read(stream, 1, task_sizes)
 
-    def _read(
-        self, stream: DecodeStream, num_batches: int, task_sizes: list[int]
-    ) -> tuple[DeviceData, Int32[np.ndarray, "batches batch_size"], int]:
+    def _read(self, stream: DecodeStream, num_batches: int, task_sizes: list[int]) -> StreamInputs:
         """Reads batches from the stream and puts them on the devices.
 
         Args:
@@ -240,14 +252,12 @@ class StreamPipeline:
             stream.read_into(output)
         return self._put(batches)
 
-    def _put(
-        self, batches: DecodedBatches
-    ) -> tuple[DeviceData, Int32[np.ndarray, "batches batch_size"], int]:
+    def _put(self, batches: DecodedBatches) -> StreamInputs:
         """Puts this process's shard of some batches on its devices.
 
         Returns:
           The arrays on the devices; the rows of the whole batches, -1 for images that are not
-          valid; and the number of broken images.
+          valid; and the counts of the batches.
         """
         num_batches, process_size = batches.labels.shape
         shard, num_shards = self._devices.process_shard
@@ -264,5 +274,5 @@ class StreamPipeline:
         return (
             DeviceData(put(batches.images), put(batches.labels), self._mean),
             rows,
-            batches.broken,
+            batches.counts,
         )

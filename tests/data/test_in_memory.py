@@ -48,7 +48,7 @@ def test_broken_images_are_an_error_or_skipped(folder, capsys):
         load_sources(sources, 16)
     dataset = load_sources(sources, 16, skip_broken=True)
     assert len(dataset.train) == 11
-    assert "Skipped 1 of 12 images that cannot be decoded." in capsys.readouterr().err
+    assert f"Skipped 1 of 12 images that cannot be decoded ({name})\n" in capsys.readouterr().err
     np.testing.assert_array_equal(dataset.train.labels, np.delete(sources.train.labels(), 4))
 
 

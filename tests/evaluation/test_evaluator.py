@@ -82,7 +82,7 @@ def test_images_load_in_order_and_broken_ones_are_skipped():
     protocol = make_crop_protocol("split", (8, 8))
     loaded = list(load_crops(source, protocol, 256, skip_broken=True))
     assert [i for i, image in enumerate(loaded) if image is None] == [0, 40, 89]
-    assert [image[0] for image in loaded if image] == [
+    assert [image.index for image in loaded if image] == [
         i for i in range(90) if i not in source.broken
     ]
     lines = []
