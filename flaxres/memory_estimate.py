@@ -78,6 +78,25 @@ def check_memory(config: ConfigDict, train: bool = True) -> None:
         _compare(config, workers, host, "decode worker processes", ("dataset.workers",))
 
 
+def check_crop_memory(config: ConfigDict, size: int, requested_by: str) -> None:
+    """Checks that a device can hold the first layer's outputs for one test-time crop.
+
+    Args:
+      config: config of the model.
+      size: smaller side of the crop, in pixels.
+      requested_by: the option that sets the size, for the message.
+
+    Raises:
+      ConfigError: the outputs need more memory than a device has.
+    """
+    needed, (device, _) = _activation_bytes(config, size), device_memory()
+    if needed > device:
+        raise ConfigError(
+            f"{requested_by} needs at least {_gib(needed)} GiB of memory for one image, and the "
+            f"device has {_gib(device)} GiB; choose a smaller size"
+        )
+
+
 def image_size(config: ConfigDict) -> int:
     """Returns the height and width of a run's images, in pixels; 0 if the config lacks them."""
     if config.dataset.image_size == 0 and config.dataset.name == "digits":
@@ -87,8 +106,12 @@ def image_size(config: ConfigDict) -> int:
 
 def image_bytes(config: ConfigDict) -> int:
     """Returns the bytes of the first layer's outputs for one image, at least."""
+    return _activation_bytes(config, max(1, image_size(config)))
+
+
+def _activation_bytes(config: ConfigDict, size: int) -> int:
     itemsize = 2 if config.dtype == "bfloat16" else FLOAT32_BYTES
-    return itemsize * first_activations(config.model, max(1, image_size(config)))
+    return itemsize * first_activations(config.model, size)
 
 
 def host_memory() -> int:

@@ -21,6 +21,7 @@ from flaxres.inference.trained_model import (
     load_run_config,
     load_trained_model,
 )
+from flaxres.memory_estimate import check_crop_memory
 from flaxres.parallel.replicas import mean_record
 from flaxres.run.metric_writers import Record
 from flaxres.run.workdir import check_same_config
@@ -171,8 +172,11 @@ def evaluate_models(
     size = first.input_spec.image_shape[:2]
     split_short_side = config.dataset.eval_short_side or config.dataset.image_size
     protocol = make_crop_protocol(test_crops, size, short_side, scales, split_short_side)
+    sizes, requested_by = protocol.extreme_sizes(), f"--test_crops={test_crops}"
     for trained_model in trained_models:
-        trained_model.check_input_sizes(protocol.extreme_sizes(), f"--test_crops={test_crops}")
+        largest = max(min(size) for size in sizes)
+        check_crop_memory(trained_model.config, largest, requested_by)
+        trained_model.check_input_sizes(sizes, requested_by)
     sources = open_sources(config.dataset)
     if sources.class_names != first.input_spec.class_names:
         raise ConfigError(

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from rich.progress import MofNCompleteColumn
 
 from flaxres.cpu.processor import available_cores
-from flaxres.data.decode import BrokenImageError, has_damaged_metadata
+from flaxres.data.decode import MAX_PIXELS, BrokenImageError, has_damaged_metadata
 from flaxres.data.source import Source, check_label
 from flaxres.errors import DatasetError
 from flaxres.evaluation.test_crops import CropProtocol
@@ -27,7 +27,7 @@ from flaxres.parallel.multihost import is_main_process
 from flaxres.terminal import make_progress_bar
 
 MAX_THREADS = 8
-PREFETCHED_IMAGES = 64
+PREFETCHED_IMAGES = 64  # fewer if their crops have more than `MAX_PIXELS` together
 # Batches on the device while the next one is assembled. They may finish in any order.
 MAX_BATCHES_IN_FLIGHT = 2
 
@@ -191,9 +191,10 @@ def load_crops(
     executor = ThreadPoolExecutor(min(MAX_THREADS, len(available_cores()) + 1), "load_crops")
     try:
         loading: deque[Future[ImageCrops | None]] = deque()
+        prefetched = min(PREFETCHED_IMAGES, MAX_PIXELS // protocol.max_pixels)
         for index in range(len(source)):
             loading.append(executor.submit(load, index))
-            if len(loading) > PREFETCHED_IMAGES:
+            if len(loading) > prefetched:
                 yield loading.popleft().result()
         while loading:
             yield loading.popleft().result()

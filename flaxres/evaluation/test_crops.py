@@ -17,12 +17,14 @@ are not trimmed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from flaxres.data.decode import MAX_PIXELS
 from flaxres.data.resize import image_to_array, resize, resize_and_crop
 from flaxres.errors import ConfigError, DatasetError
 
@@ -30,6 +32,7 @@ CROP_PROTOCOLS = ("split", "center", "10-crop", "multi-scale")
 PAPER_SIZE = 224  # height and width of the paper's input images, in pixels
 PAPER_SHORT_SIDE = 256  # short side that crops are taken from: Krizhevsky 2012, section 2
 PAPER_SCALES = (224, 256, 384, 480, 640)  # short sides of whole images: He15, section 3.4
+MAX_SHORT_SIDE = math.isqrt(MAX_PIXELS)  # in pixels: an image of this height and width
 PARTS = 7  # the long side of a trimmed image is a multiple of 1/PARTS of its short side
 
 
@@ -88,7 +91,8 @@ class CropProtocol:
         offsets = crop_offsets((square_height, square_width), self.size)
         offsets = offsets if self.name == "10-crop" else offsets[-1:]
         height, width = self.size
-        return [square[top : top + height, left : left + width] for top, left in offsets]
+        # Copies, so that crops that wait for their batch do not keep the whole square in memory.
+        return [square[top : top + height, left : left + width].copy() for top, left in offsets]
 
     def extreme_sizes(self) -> list[tuple[int, int]]:
         """Returns (height, width) of the smallest and the longest crops at each short side.
@@ -98,6 +102,13 @@ class CropProtocol:
         if self.name != "multi-scale":
             return [self.size]
         return [size for short in self.short_sides for size in ((short, short), (short, 2 * short))]
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest number of pixels that the crops of an image have together."""
+        if self.name == "multi-scale":
+            return sum(2 * short_side**2 for short_side in self.short_sides)
+        return self.num_crops * math.prod(self.size)
 
     def __str__(self) -> str:
         """Returns a one-line description, which is logged before the results."""
@@ -149,12 +160,20 @@ def make_crop_protocol(
             raise ConfigError(
                 f"short_side must be at least {max(size)}, the pixels of a crop, got {short_side}"
             )
+        _check_largest("short_side", short_side)
         return CropProtocol(name, size, (short_side,))
     short_sides = tuple(scales) or tuple(round(scale * ratio) for scale in PAPER_SCALES)
     if min(short_sides) < 1 or len(set(short_sides)) < len(short_sides):
         given = ", ".join(map(str, short_sides))
         raise ConfigError(f"scales must be different numbers of pixels, at least 1, got {given}")
+    _check_largest("scales", max(short_sides))
     return CropProtocol(name, size, short_sides)
+
+
+def _check_largest(option: str, short_side: int) -> None:
+    """Checks that a resized image has at most as many pixels as an image that is decoded."""
+    if short_side > MAX_SHORT_SIDE:
+        raise ConfigError(f"{option} must be at most {MAX_SHORT_SIDE:,} pixels, got {short_side:,}")
 
 
 def crop_offsets(image_size: tuple[int, int], crop_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -14,15 +14,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from flaxres.data.decode import BrokenImageError, decode
+from flaxres.data.decode import BrokenImageError, decode, has_damaged_metadata
+from flaxres.data.image_files import read_image_file
+from flaxres.data.notices import print_notice
 from flaxres.data.resize import resize_to_shape
-from flaxres.errors import ConfigError, UserError
+from flaxres.errors import ConfigError, DatasetError, UserError, printable
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import TrainedModel
 from flaxres.terminal import print_table
@@ -65,7 +66,7 @@ def print_predictions(
     else:
         _print_table(predictions, trained_model.name)
     for error in errors[:-1]:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
     if errors:
         sys.stdout.flush()
         raise PredictionError(errors[-1])
@@ -81,13 +82,13 @@ def find_images(images: Iterable[str]) -> tuple[list[str], list[str]]:
     errors = []
     for name in images:
         path = os.path.expanduser(name)
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             errors.append(f"{name} is a directory; give its files, e.g. {name.rstrip('/')}/*.jpg")
-        elif Path(path).exists():  # before has_magic, because a file name may contain brackets
+        elif os.path.lexists(path):  # before has_magic, because a file name may contain brackets
             files[path] = None
         elif not glob.has_magic(path):
             errors.append(f"file {name} does not exist")
-        elif matches := sorted(f for f in glob.glob(path, recursive=True) if Path(f).is_file()):
+        elif matches := sorted(f for f in glob.glob(path, recursive=True) if not os.path.isdir(f)):
             files |= dict.fromkeys(matches)
         else:
             errors.append(f"no file matches {name}")
@@ -116,14 +117,16 @@ def predict_files(
     batch_size = predictor.batch_size((height, width), len(files))
     batch_files: list[str] = []
     batch_images: list[np.ndarray] = []
+    num_damaged = 0
     for number, file in enumerate(files, start=1):
         try:
-            image = decode(_read(file), file, channels)
+            image = decode(read_image_file(file), file, channels)
+            num_damaged += has_damaged_metadata(image)
             batch_images.append(resize_to_shape(image, (height, width), short_side))
             batch_files.append(file)
-        except BrokenImageError as error:  # drops the advice after ");", which is for data sets
-            errors.append(str(error).partition(");")[0] + ")" * (");" in str(error)))
-        except PredictionError as error:
+        except BrokenImageError as error:
+            errors.append(error.problem)
+        except DatasetError as error:
             errors.append(str(error))
         if batch_files and (len(batch_files) == batch_size or number == len(files)):
             rows = np.exp(np.asarray(predictor.launch(np.stack(batch_images), batch_size)))
@@ -131,13 +134,11 @@ def predict_files(
                 best = np.argsort(-row, kind="stable")[:top]
                 yield name, [(class_names[i], float(row[i])) for i in best]
             batch_files, batch_images = [], []
-
-
-def _read(file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise PredictionError(f"{file} cannot be read: {error.strerror}") from error
+    if num_damaged:
+        print_notice(
+            f"{num_damaged:,} of {len(files):,} images were read without their metadata, which is "
+            "damaged or too large"
+        )
 
 
 def _print_table(predictions: Iterable[Prediction], title: str) -> None:
@@ -147,7 +148,8 @@ def _print_table(predictions: Iterable[Prediction], title: str) -> None:
     table.add_column("probability", justify="right")
     for file, classes in predictions:
         for number, (name, value) in enumerate(classes):
-            table.add_row("" if number else file, name, f"{value:.4f}")
+            image = "" if number else printable(file)
+            table.add_row(image, printable(name), f"{value:.4f}")
         table.add_section()
     if table.row_count:
         print_table(table)
