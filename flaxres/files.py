@@ -77,17 +77,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Args:
       path: file to create or replace.
-      content: bytes, or text to encode as UTF-8.
+      content: bytes, or text to encode as UTF-8; file names in it that are not UTF-8 are escaped.
 
     Raises:
       OSError: the path is not a regular file, or it cannot be written. It is then as it was.
     """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     check_regular(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

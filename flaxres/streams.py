@@ -27,7 +27,7 @@ class OutputError(UserError):
 
 
 class _StandardFile(io.FileIO):
-    """Standard output or standard error, which fails at most once."""
+    """Standard output or standard error, which fails at most once, and never on a terminal."""
 
     def __init__(self, descriptor: int, raises: bool):
         """Opens the file of a standard stream.
@@ -37,7 +37,7 @@ class _StandardFile(io.FileIO):
           raises: if True, the first failed write raises an OutputError; otherwise none does.
         """
         super().__init__(descriptor, "w", closefd=False)
-        self._raises = raises
+        self._raises = raises and not self.isatty()  # a closed terminal needs no output
         self._has_failed = False
 
     def write(self, data: object) -> int:
@@ -61,7 +61,7 @@ def prepare_streams() -> None:
     """Prepares standard input, output and error of a program. Call this when it starts.
 
     - Failed writes to standard error are dropped: the program continues without messages. The first
-      failed write to standard output raises an OutputError.
+      failed write to standard output raises an OutputError, unless it is a terminal.
     - Closed streams become /dev/null; otherwise a data file could get their descriptor, and
       messages would be written to it.
     - Characters that the encoding of a stream does not have are escaped.

@@ -22,6 +22,7 @@ from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.files import write_atomically
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.parallel.multihost import print_to_stderr
@@ -254,7 +255,7 @@ def figure_note(runs: Sequence[TrainedRun], description: str) -> str:
 def write_rows(rows: Sequence[Row], path: Path) -> Path:
     """Writes rows to a CSV file and returns its path. Floats have six significant digits."""
     cells = [{key: _format_cell(value) for key, value in row.items()} for row in rows]
-    path.write_text(as_csv(cells))
+    write_atomically(path, as_csv(cells))
     return path
 
 

@@ -9,6 +9,7 @@ running statistics. The analysis also writes responses.csv to the directory of e
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from experiments.results.runs import RESPONSES_FILE, Run, read_run
 from experiments.results.tables import Row
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.files import write_atomically
 from flaxres.inference.population_statistics import MomentAccumulator
 
 FAMILIES = ("plain", "resnet", "resnext", "vgg")  # families with a norm after each convolution
@@ -161,7 +163,8 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
 
 def write_responses(responses: dict[str, float], directory: Path) -> None:
     """Writes the responses to responses.csv in a run's directory, one line for each layer."""
-    with (directory / RESPONSES_FILE).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("layer", "std"))
-        writer.writerows((layer, f"{std:.6g}") for layer, std in responses.items())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("layer", "std"))
+    writer.writerows((layer, f"{std:.6g}") for layer, std in responses.items())
+    write_atomically(directory / RESPONSES_FILE, text.getvalue())

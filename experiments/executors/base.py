@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from flaxres.files import open_regular
 from flaxres.run.preemption import PARENT_VARIABLE
 
 
@@ -39,11 +40,16 @@ class Task:
 
         Args:
           environment: variables to set in addition to those of this process.
+
+        Raises:
+          OSError: the log cannot be written, or it is not a regular file.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab", buffering=0) as log:
+        log_descriptor = open_regular(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(log_descriptor, "ab", buffering=0) as log:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            log.write(f"# {now} {os.uname().nodename}: {shlex.join(self.command)}\n".encode())
+            start = f"# {now} {os.uname().nodename}: {shlex.join(self.command)}\n"
+            log.write(os.fsencode(start))
             return subprocess.Popen(
                 self.command,
                 cwd=self.directory,
@@ -89,6 +95,28 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def kill(self) -> None:
         """Ends the job at once, without saving."""
+
+
+class EndedJob(Job):
+    """A task that could not be started."""
+
+    def __init__(self, exit_status: ExitStatus):
+        """Creates the job of a task that ended with `exit_status`."""
+        self._exit_status = exit_status
+
+    def has_started(self) -> bool:
+        """Returns True: the job is not in a queue."""
+        return True
+
+    def poll(self) -> ExitStatus:
+        """Returns why the task could not be started."""
+        return self._exit_status
+
+    def stop(self) -> None:
+        """Does nothing."""
+
+    def kill(self) -> None:
+        """Does nothing."""
 
 
 class Executor(abc.ABC):

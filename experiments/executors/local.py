@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments.executors.base import Executor, ExitStatus, Job, Task
+from experiments.executors.base import EndedJob, Executor, ExitStatus, Job, Task
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError, UserError
@@ -170,12 +170,18 @@ class LocalExecutor(Executor):
         self.capacity = len(self.slots)
         self._free_slots = list(self.slots)
 
-    def submit(self, tasks: Sequence[Task]) -> list[LocalJob]:
+    def submit(self, tasks: Sequence[Task]) -> list[Job]:
         """Starts each task in a free slot."""
-        jobs = []
+        jobs: list[Job] = []
         for task in tasks:
             slot = self._free_slots.pop(0)
-            process = task.start(slot.environment)
+            try:
+                process = task.start(slot.environment)
+            except OSError as error:
+                self._free_slots.insert(0, slot)
+                reason = f"{task.log} cannot be written ({error.strerror})"
+                jobs.append(EndedJob(ExitStatus(UserError.exit_code, reason)))
+                continue
             if slot.cores and hasattr(os, "sched_setaffinity"):
                 # The process is still importing: threads that JAX starts later inherit the cores.
                 os.sched_setaffinity(process.pid, slot.cores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from flaxres.files import write_atomically
 
 CurveStyle = dict[str, Any]  # keyword arguments of `Axes.plot` and `Line2D`
 
@@ -96,5 +99,7 @@ def save(figure: Figure, path: Path, note: str) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "flaxres"}):
         for file in files:
             no_date = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=150, metadata=no_date)
+            content = io.BytesIO()
+            figure.savefig(content, format=file.suffix[1:], dpi=150, metadata=no_date)
+            write_atomically(file, content.getvalue())
     return files

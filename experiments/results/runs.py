@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flaxres.config import model_name
 from flaxres.errors import WorkdirError
 from flaxres.files import write_atomically
 from flaxres.models.registry import FIELDS
+from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete
 from flaxres.run.metric_writers import Record, read_metrics
 from flaxres.run.workdir import (
     CONFIG_FILE,
@@ -58,6 +60,7 @@ class Run:
       records: records of metrics.jsonl by rising step; at least one.
       responses: standard deviation of the response of each layer, in the order of the layers; {}
         if they have not been measured.
+      has_last_checkpoint: False if there are checkpoints, but not a complete one of the last step.
     """
 
     variant: str
@@ -65,11 +68,12 @@ class Run:
     info: dict[str, Any]
     records: list[Record]
     responses: dict[str, float] = dataclasses.field(default_factory=dict)
+    has_last_checkpoint: bool = True
 
     @property
     def finished(self) -> bool:
-        """True if the last record is that of the last step."""
-        return self.records[-1]["step"] == self.config["num_steps"]
+        """True if the last record is that of the last step, and its checkpoint is complete."""
+        return self.records[-1]["step"] == self.config["num_steps"] and self.has_last_checkpoint
 
     def curve(self, metric: str) -> tuple[Num[np.ndarray, " points"], Num[np.ndarray, " points"]]:
         """Returns the steps at which `metric` was recorded, and its values."""
@@ -132,7 +136,26 @@ def read_run(directory: Path) -> Run | None:
         return None
     path = directory / RESPONSES_FILE
     responses = {row["layer"]: row["std"] for row in _read_csv(path)} if path.exists() else {}
-    return Run(directory.parent.name, config, read_info(directory), records, responses)
+    return Run(
+        directory.parent.name,
+        config,
+        read_info(directory),
+        records,
+        responses,
+        _has_last_checkpoint(directory, config),
+    )
+
+
+def _has_last_checkpoint(directory: Path, config: FlatConfig) -> bool:
+    """Returns False if a run has checkpoints, but not a complete one of its last step.
+
+    Runs of a results directory have none. Seeds trained in one program share those of their parent.
+    """
+    is_seed = (directory.parent / CONFIG_FILE).exists()
+    path = directory.parent if is_seed else directory
+    if not os.path.lexists(path / CHECKPOINTS_DIRECTORY):
+        return True
+    return is_complete(path, config["num_steps"])
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.results.runs import FlatConfig, Run, planned_runs
 from flaxres.config_checks import WEIGHT_DECAY_ON
+from flaxres.files import write_atomically
 
 Row = dict[str, Any]  # a row of a CSV file, by column
 
@@ -213,7 +214,7 @@ def describe_settings(run: Run) -> str:
 def write_runs(runs: Mapping[str, Sequence[Run]], directory: Path) -> Path:
     """Writes runs.csv, with one line per run of the sweep in `directory`; returns its path."""
     file = directory / "runs.csv"
-    file.write_text(as_csv(run_rows(runs, planned_runs(directory))))
+    write_atomically(file, as_csv(run_rows(runs, planned_runs(directory))))
     return file
 
 
@@ -238,7 +239,7 @@ def write_tables(
         table += f"\n{describe_settings(next(iter(runs.values()))[0])}\n"
     files = [directory / "table.md", directory / "table.csv"]
     for file, content in zip(files, (table, as_csv(rows)), strict=True):
-        file.write_text(content)
+        write_atomically(file, content)
     return files
 
 

@@ -27,6 +27,7 @@ from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.files import write_atomically
 from flaxres.parallel import replicas
 from flaxres.run.lock import lock
+from flaxres.run.workdir import check_path
 
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."
@@ -177,10 +178,11 @@ def run(
       UserError: the sweep cannot start or continue.
     """
     with contextlib.ExitStack() as stack:
+        check_path(workdir)
         executor = stack.enter_context(make_executor(workdir))
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(workdir))
+            locked = stack.enter_context(lock(workdir))
             _write_plan(plans, workdir)
         except OSError as error:
             raise WorkdirError(
@@ -192,6 +194,7 @@ def run(
             with ProgressTable(runs, str(workdir)) as table:
 
                 def update() -> None:
+                    locked.check_in_place()  # otherwise new runs would start in a new directory
                     table.update()
                     for run in runs:
                         on_update(run)
@@ -254,5 +257,5 @@ def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = Fal
         ]
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir} ({error.strerror})") from error
-    print(files[1].read_text())
+    print(files[1].read_text(encoding="utf-8"))
     print("\n".join(map(str, files)))

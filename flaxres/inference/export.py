@@ -38,7 +38,7 @@ from flaxres.config import model_name
 from flaxres.cpu import kernels
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.files import write_atomically
+from flaxres.files import check_regular, write_atomically
 from flaxres.inference.trained_model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -99,16 +99,22 @@ def write_export(trained_model: TrainedModel, output: Path) -> Path:
       The path of the metadata.
 
     Raises:
-      ConfigError: `output` is a directory, or its directory does not exist.
+      ConfigError: `output` or OUTPUT.json exists and is not a regular file, or the directory does
+        not exist.
       ExportError: a file cannot be written.
     """
-    if output.is_dir():
-        raise ConfigError(f"--output must be a file, but {output} is a directory")
+    metadata_path = output.with_name(output.name + ".json")
+    try:
+        check_regular(output)
+        check_regular(metadata_path)
+    except OSError as error:
+        raise ConfigError(
+            f"--output must be a file, got --output={output}: {error.strerror}; choose another name"
+        ) from None
     if not output.absolute().parent.is_dir():
         raise ConfigError(
             f"--output={output}: the directory {output.absolute().parent} does not exist"
         )
-    metadata_path = output.with_name(output.name + ".json")
     try:
         write_atomically(output, bytes(export_model(trained_model).serialize()))
         metadata = json.dumps(export_metadata(trained_model), indent=2)
