@@ -9,7 +9,13 @@ import json
 from ml_collections import ConfigDict
 
 from flaxres.data.dataset import Dataset, Split
-from flaxres.data.digits import DIGITS_NUM_CLASSES, DIGITS_SHAPE, load_digits
+from flaxres.data.digits import (
+    DIGITS_CLASSES,
+    DIGITS_NUM_CLASSES,
+    DIGITS_SHAPE,
+    digits_fingerprint,
+    load_digits,
+)
 from flaxres.data.folder import open_folder
 from flaxres.data.in_memory import load_sources
 from flaxres.data.source import ArraySource, Sources
@@ -43,8 +49,11 @@ def _open_digits(train_split: str, test_split: str, validation_split: str | None
         name="digits",
         train=_digits_source("train", digits.train),
         test=_digits_source("test", digits.test),
-        class_names=tuple(map(str, range(digits.num_classes))),
+        class_names=DIGITS_CLASSES,
         channels=1,
+        find_fingerprint=functools.partial(
+            digits_fingerprint, train_split, test_split, validation_split
+        ),
     )
     if digits.validation is None:
         return sources
@@ -55,40 +64,42 @@ def _digits_source(name: str, split: Split) -> ArraySource:
     return ArraySource(f"digits {name}", split.images, split.labels)
 
 
-def open_dataset(config: ConfigDict) -> Dataset | StreamedDataset:
+def open_dataset(config: ConfigDict, sources: Sources | None = None) -> Dataset | StreamedDataset:
     """Opens the data set of an experiment, in memory or streamed (`config.dataset.placement`).
 
     Args:
       config: the experiment.
+      sources: its opened splits (default: opens them).
 
     Raises:
       ConfigError: the data set would be streamed, and num_replicas is above 1.
       DatasetError: the data set cannot be opened or its images cannot be decoded.
     """
-    if config.dataset.placement != "device":
-        streamed = open_streamed(config, open_sources(config.dataset))
-        if streamed is not None:
-            return streamed
-    return load_dataset(config.dataset)
+    sources = sources or open_sources(config.dataset)
+    streamed = open_streamed(config, sources)
+    return streamed or load_dataset(config.dataset, sources)
 
 
-def load_dataset(config: ConfigDict) -> Dataset:
+def load_dataset(config: ConfigDict, sources: Sources | None = None) -> Dataset:
     """Loads a data set into memory.
 
-    The last data set is cached, so experiments with several runs decode their images once.
+    The last data set is cached until its files change, so experiments with several runs decode
+    their images once.
 
     Args:
       config: an experiment's `config.dataset`.
+      sources: its opened splits (default: opens them).
 
     Raises:
       DatasetError: the data set is unknown, not prepared or incomplete, it lacks one of the given
         splits or classes, or an image cannot be decoded.
     """
-    return _load(config.to_json())
+    sources = sources or open_sources(config)
+    return _load(config.to_json(), sources.fingerprint.digest)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(config_json: str) -> Dataset:
+def _load(config_json: str, _digest: str) -> Dataset:
     config = ConfigDict(json.loads(config_json))
     return dataclasses.replace(_read(config), mean_kind=config.mean)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 
 from flaxres.data.dataset import Dataset, Split
+from flaxres.data.fingerprint import Fingerprint, arrays_fingerprint
 from flaxres.data.resize import resize_arrays
 from flaxres.data.source import parse_split
 
 DIGITS_SHAPE = (8, 8, 1)  # height, width, channels
 DIGITS_NUM_CLASSES = 10
+DIGITS_CLASSES = tuple(map(str, range(DIGITS_NUM_CLASSES)))
 TEST_SIZE = 360  # of 1,797 images, which leaves 1,437 for training
 
 
@@ -35,18 +38,11 @@ def load_digits(
     Raises:
       DatasetError: a split does not exist or is empty.
     """
-    from sklearn import datasets, model_selection  # the import takes a second
-
-    images, labels = datasets.load_digits(return_X_y=True)
-    images = np.rint(images.reshape(-1, *DIGITS_SHAPE) * (255 / 16)).astype(np.uint8)
-    if image_size:
-        images = resize_arrays(images, image_size)
-    train_rows, test_rows = model_selection.train_test_split(
-        np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
-    )
     splits = {
-        name: Split(images[rows], labels[rows].astype(np.int32))
-        for name, rows in (("train", train_rows), ("test", test_rows))
+        name: Split(
+            resize_arrays(split.images, image_size) if image_size else split.images, split.labels
+        )
+        for name, split in _read_splits().items()
     }
     return Dataset(
         name="digits",
@@ -55,6 +51,37 @@ def load_digits(
         num_classes=DIGITS_NUM_CLASSES,
         validation=_slice(splits, validation_split) if validation_split else None,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _read_splits() -> dict[str, Split]:
+    """Reads both splits in their original size."""
+    from sklearn import datasets, model_selection  # the import takes a second
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, *DIGITS_SHAPE) * (255 / 16)).astype(np.uint8)
+    train_rows, test_rows = model_selection.train_test_split(
+        np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
+    )
+    return {
+        name: Split(images[rows], labels[rows].astype(np.int32))
+        for name, rows in (("train", train_rows), ("test", test_rows))
+    }
+
+
+def digits_fingerprint(*specs: str | None) -> Fingerprint:
+    """Returns the fingerprint of the digits, in their original size.
+
+    Args:
+      specs: the splits that are used, such as 'train[:80%]'; None for none.
+    """
+    used = {spec.partition("[")[0] for spec in specs if spec}
+    splits = {
+        name: {"images": split.images, "labels": split.labels}
+        for name, split in _read_splits().items()
+        if name in used
+    }
+    return arrays_fingerprint("digits", DIGITS_CLASSES, splits)
 
 
 def _slice(splits: Mapping[str, Split], spec: str) -> Split:

@@ -7,8 +7,9 @@ Set `dataset.name = 'folder'` and `dataset.data_dir = DIR`. Nothing is converted
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ from jaxtyping import Int32, Shaped
 from PIL import Image
 
 from flaxres.data.decode import decode
+from flaxres.data.fingerprint import (
+    MAX_LISTED_FILES,
+    FileList,
+    Fingerprint,
+    SplitFingerprint,
+    file_sizes,
+)
 from flaxres.data.folder_listing import (
     BESIDE_CLASSES,
     MAX_NAMES,
@@ -26,7 +34,7 @@ from flaxres.data.folder_listing import (
 from flaxres.data.image_files import read_image_file
 from flaxres.data.notices import print_notice
 from flaxres.data.source import Sources, Subset, parse_split
-from flaxres.errors import DatasetError, first_few
+from flaxres.errors import DatasetError, first_few, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +72,38 @@ class FolderSource:
     def labels(self) -> Int32[np.ndarray, " images"]:
         """Returns all labels."""
         return self.label_array
+
+    def fingerprint(self, classes: Sequence[str], keep_listing: bool) -> SplitFingerprint:
+        """Returns the names and sizes of the files of each class.
+
+        Args:
+          classes: names of the class folders, ordered by label.
+          keep_listing: if True, the fingerprint holds every name and size, not only a digest.
+        """
+        order = np.argsort(self.label_array, kind="stable")
+        ends = np.cumsum(np.bincount(self.label_array, minlength=len(classes)))
+        files = {}
+        for name, rows in zip(classes, np.split(order, ends[:-1]), strict=True):
+            prefix = len(os.fsencode(name)) + 1
+            names = [path[prefix:] for path in self.files[rows].tolist()]
+            sizes = file_sizes(os.path.join(self.directory, name), names)
+            files[printable(name)] = FileList.of(sizes, keep_listing)
+        return SplitFingerprint(len(self), files)
+
+
+def folder_fingerprint(splits: Mapping[str, FolderSource], classes: Sequence[str]) -> Fingerprint:
+    """Returns the fingerprint of a folder: names and sizes of the files of each class.
+
+    Args:
+      splits: the splits that are used, by name.
+      classes: names of the class folders, ordered by label.
+    """
+    keep_listing = sum(map(len, splits.values())) <= MAX_LISTED_FILES
+    return Fingerprint(
+        "folder",
+        tuple(map(printable, classes)),
+        {name: split.fingerprint(classes, keep_listing) for name, split in splits.items()},
+    )
 
 
 def open_folder(
@@ -121,7 +161,15 @@ def open_folder(
     train, test, *validation = (
         Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in slices
     )
-    return Sources(f"folder {root.name}", train, test, tuple(classes[first]), 3, *validation)
+    return Sources(
+        f"folder {root.name}",
+        train,
+        test,
+        tuple(classes[first]),
+        3,
+        *validation,
+        find_fingerprint=functools.partial(folder_fingerprint, splits, classes[first]),
+    )
 
 
 def _list_classes(split: Path, left_out: LeftOut) -> list[str]:

@@ -6,14 +6,16 @@ Sources are sent to worker processes, so they open their files at the first read
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 
+from flaxres.data.fingerprint import Fingerprint, unknown_data
 from flaxres.errors import DatasetError, first_few
 
 MAX_NAMES = 20  # classes that a message lists
@@ -52,6 +54,7 @@ class Sources:
       class_names: name of the class of each label.
       channels: channels of an image: 1, 3 or 4.
       validation: validation split, or None.
+      find_fingerprint: returns the fingerprint of the whole data set, also after `select_classes`.
     """
 
     name: str
@@ -60,11 +63,17 @@ class Sources:
     class_names: tuple[str, ...]
     channels: int
     validation: Source | None = None
+    find_fingerprint: Callable[[], Fingerprint] = unknown_data
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @functools.cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Fingerprint of all images of the data set; the sizes of a million files take seconds."""
+        return self.find_fingerprint()
 
     def select_classes(self, classes: Sequence[str]) -> Sources:
         """Returns only the images of `classes`, relabeled 0, 1, ... in that order.

@@ -10,11 +10,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from flaxres.data.dataset import Dataset
+from flaxres.data.fingerprint import (
+    FileList,
+    Fingerprint,
+    SplitFingerprint,
+    file_sizes,
+    printable,
+)
 from flaxres.data.in_memory import load_sources
 from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
@@ -56,6 +65,9 @@ def open_tfds(
         class_names=tuple(features[label_key].names),
         channels=features[image_key].shape[2],
         validation=_open_split(builder, validation_split) if validation_split else None,
+        find_fingerprint=functools.partial(
+            _fingerprint, builder, [train_split, test_split, validation_split or ""]
+        ),
     )
 
 
@@ -213,6 +225,34 @@ def _open_split(builder: Any, split: str) -> RecordSource:
     return RecordSource(
         records, f"{name} {split} in {builder.data_path}", image_key, label_key, channels
     )
+
+
+def _fingerprint(builder: Any, specs: Sequence[str]) -> Fingerprint:
+    """Returns the version, split sizes, class names and shards of a data set.
+
+    Args:
+      builder: TFDS builder of the prepared data set.
+      specs: the splits that are used, such as 'train[:80%]'.
+    """
+    _, label_key = _feature_keys(builder)
+    known = builder.info.splits
+    words = set(re.findall(r"\w+", " ".join(specs)))
+    return Fingerprint(
+        builder.info.full_name.replace("/", " "),
+        tuple(map(printable, builder.info.features[label_key].names)),
+        {
+            # A spec without the name of a split, such as 'all', uses all splits.
+            name: _fingerprint_of_split(known[name])
+            for name in sorted(words & known.keys()) or sorted(known)
+        },
+    )
+
+
+def _fingerprint_of_split(split: Any) -> SplitFingerprint:
+    shards: dict[bytes, int] = {}
+    for path in split.filepaths:
+        shards |= file_sizes(path.parent, [os.fsencode(path.name)])
+    return SplitFingerprint(split.num_examples, {"shards": FileList.of(shards, keep_listing=True)})
 
 
 def _name_with_path(builder: Any) -> str:

@@ -1,0 +1,191 @@
+"""Fingerprints of data sets: classes, numbers of images, names and sizes of files, array digests.
+
+A run keeps the fingerprint of its data (`flaxres.run.data_record`), and `describe_differences`
+tells how the data have changed since. No image is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Shaped
+
+# Data sets of more files keep one digest for each class instead of the names and sizes: ImageNet's
+# 1.28 million names would take some 15 MB in every workdir.
+MAX_LISTED_FILES = 100_000
+MAX_ENTRY_BYTES = 300  # a file's name (at most 255 bytes) and size in a listing
+UNREADABLE = -1  # size of a file that cannot be read
+
+
+@dataclasses.dataclass(frozen=True)
+class FileList:
+    """Names and sizes of files.
+
+    Attributes:
+      count: number of files.
+      digest: SHA-256 of the names and sizes.
+      listing: names and sizes, compressed; empty if only the digest is kept.
+    """
+
+    count: int
+    digest: str
+    listing: str = ""
+
+    @classmethod
+    def of(cls, sizes: Mapping[bytes, int], keep_listing: bool) -> FileList:
+        """Returns the list of some files.
+
+        Args:
+          sizes: size of each file in bytes, by name.
+          keep_listing: if True, the names and sizes can be read back.
+        """
+        content = b"".join(b"%s\0%d\0" % (name, sizes[name]) for name in sorted(sizes))
+        listing = base64.b85encode(zlib.compress(content)).decode() if keep_listing else ""
+        return cls(len(sizes), hashlib.sha256(content).hexdigest(), listing)
+
+    def sizes(self) -> dict[str, int] | None:
+        """Returns the size of each file in bytes by printable name; None without a listing.
+
+        Raises:
+          ValueError: the listing is damaged.
+        """
+        if not self.listing:
+            return None
+        try:
+            compressed = base64.b85decode(self.listing)
+            content = zlib.decompressobj().decompress(compressed, self.count * MAX_ENTRY_BYTES + 1)
+        except zlib.error as error:
+            raise ValueError(f"a listing of files is damaged: {error}") from None
+        if hashlib.sha256(content).hexdigest() != self.digest:
+            raise ValueError("a listing of files is damaged: its digest differs")
+        names, sizes = content.split(b"\0")[:-1:2], content.split(b"\0")[1::2]
+        return {
+            printable(os.fsdecode(name)): int(size) for name, size in zip(names, sizes, strict=True)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayDigest:
+    """Shape, dtype and content of an array.
+
+    Attributes:
+      shape: shape of the array.
+      dtype: its dtype, such as 'uint8'.
+      digest: SHA-256 of its bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+
+    @classmethod
+    def of(cls, array: Shaped[np.ndarray, "*shape"]) -> ArrayDigest:
+        """Returns the digest of an array."""
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        return cls(array.shape, str(array.dtype), digest)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFingerprint:
+    """One split, with all its images: a slice such as 'train[:80%]' depends on the others too.
+
+    Attributes:
+      images: number of images.
+      files: image files by class of a folder; the shards of a TFDS data set as 'shards'.
+      arrays: arrays of a data set in memory, by name.
+    """
+
+    images: int
+    files: dict[str, FileList] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, ArrayDigest] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What identifies the data of a run, wherever they are stored.
+
+    Attributes:
+      dataset: 'folder', 'digits', or the name and version of a TFDS data set.
+      classes: printable names of all classes of the data set, ordered by label.
+      splits: the splits that the run uses, by name.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    splits: dict[str, SplitFingerprint] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_folder(self) -> bool:
+        """True if the files are those of class folders."""
+        return self.dataset == "folder"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fingerprint, in hexadecimal digits."""
+        parts: list[object] = [self.dataset, self.classes]
+        for name, split in sorted(self.splits.items()):
+            files = [(group, listed.digest) for group, listed in split.files.items()]
+            parts += [name, split.images, files, sorted(split.arrays.items())]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def unknown_data() -> Fingerprint:
+    """Returns the fingerprint of data about which nothing is known."""
+    return Fingerprint("", ())
+
+
+def printable(name: str) -> str:
+    """Returns a name with control characters and bytes that are not UTF-8 as escape sequences."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
+    )
+
+
+def file_sizes(directory: str | os.PathLike[str], names: Iterable[bytes]) -> dict[bytes, int]:
+    """Returns the size in bytes of each file in a directory, by name.
+
+    A million files take some three seconds, and longer on a network.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        return {name: _size(name, descriptor) for name in names}
+    finally:
+        os.close(descriptor)
+
+
+def _size(name: bytes, directory: int) -> int:
+    try:
+        return os.stat(name, dir_fd=directory).st_size
+    except OSError:
+        return UNREADABLE
+
+
+def arrays_fingerprint(
+    name: str,
+    classes: Sequence[str],
+    splits: Mapping[str, Mapping[str, Shaped[np.ndarray, "*shape"]]],
+) -> Fingerprint:
+    """Returns the fingerprint of a data set in memory.
+
+    Args:
+      name: name of the data set.
+      classes: names of its classes, ordered by label.
+      splits: arrays of each split by name, all with one entry for each image.
+    """
+    return Fingerprint(
+        name,
+        tuple(classes),
+        {
+            split: SplitFingerprint(
+                images=len(next(iter(arrays.values()))),
+                arrays={key: ArrayDigest.of(array) for key, array in arrays.items()},
+            )
+            for split, arrays in splits.items()
+        },
+    )

@@ -1,0 +1,174 @@
+"""Differences between two fingerprints of data sets, in words: `describe_differences`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from flaxres.data.fingerprint import ArrayDigest, FileList, Fingerprint
+from flaxres.errors import first_few
+
+MAX_NAMES = 5  # names of files or classes in one difference
+
+
+def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
+    """Returns the differences between two fingerprints, such as 'class folders renamed: a -> b'.
+
+    Args:
+      before: the earlier fingerprint. An empty `dataset` stands for one of which only the classes
+        are known.
+      after: the later fingerprint.
+
+    Returns:
+      One line for each difference; none if the fingerprints are equal.
+
+    Raises:
+      ValueError: a listing of files is damaged.
+    """
+    if before.digest == after.digest:
+        return []
+    lines = []
+    if before.dataset and before.dataset != after.dataset:
+        lines.append(f"the data set is {after.dataset} instead of {before.dataset}")
+    renamed = _renamed_folders(before, after) if before.is_folder and after.is_folder else {}
+    lines += _describe_classes(before, after, renamed)
+    for name in sorted(before.splits.keys() & after.splits.keys()):
+        lines += _describe_split(name, before, after, renamed)
+    other_splits = sorted(before.splits.keys() ^ after.splits.keys())
+    if other_splits and before.splits:
+        lines.append(f"other splits are used: {', '.join(other_splits)}")
+    if before.dataset and not lines:
+        lines.append("the digests of the data differ")
+    return lines
+
+
+def _class_files(fingerprint: Fingerprint) -> dict[str, dict[str, FileList]]:
+    """Returns the files of each class by split."""
+    files: dict[str, dict[str, FileList]] = {name: {} for name in fingerprint.classes}
+    for split, content in fingerprint.splits.items():
+        for name, listed in content.files.items():
+            files.setdefault(name, {})[split] = listed
+    return files
+
+
+def _renamed_folders(before: Fingerprint, after: Fingerprint) -> dict[str, str]:
+    """Returns new names of class folders by old name, found by their files.
+
+    A folder whose name is gone has the files of its new name in one split at least, because images
+    may have been added to the others. Folders that exchanged their names differ in all splits.
+    """
+    old_digests, new_digests = (
+        {
+            name: {split: listed.digest for split, listed in splits.items()}
+            for name, splits in _class_files(fingerprint).items()
+        }
+        for fingerprint in (before, after)
+    )
+    candidates = [name for name in new_digests if new_digests[name] != old_digests.get(name)]
+    renamed: dict[str, str] = {}
+    for name, digests in old_digests.items():
+        is_gone = name not in new_digests
+        if not is_gone and digests.items() & new_digests[name].items():
+            continue
+        for candidate in candidates:
+            if is_gone:
+                matches = bool(digests.items() & new_digests[candidate].items())
+            else:
+                matches = digests == new_digests[candidate]
+            if matches:
+                renamed[name] = candidate
+                candidates.remove(candidate)
+                break
+    return renamed
+
+
+def _describe_classes(
+    before: Fingerprint, after: Fingerprint, renamed: Mapping[str, str]
+) -> Iterator[str]:
+    kind = "class folders" if after.is_folder else "classes"
+    old, new = before.classes, after.classes
+    if renamed:
+        pairs = [f"{name} -> {new_name}" for name, new_name in renamed.items()]
+        yield f"{kind} renamed: {first_few(pairs, MAX_NAMES)}"
+    elif not before.is_folder and len(old) == len(new):
+        changes = [f"{old[i]} -> {new[i]} (label {i})" for i in range(len(old)) if old[i] != new[i]]
+        if changes:
+            yield f"{kind} changed: {first_few(changes, MAX_NAMES)}"
+        return
+    new_names = set(renamed.values())
+    removed = [n for n in old if n not in renamed and (n not in new or n in new_names)]
+    added = [n for n in new if n not in new_names and (n not in old or n in renamed)]
+    for verb, fingerprint, names in (("removed", before, removed), ("added", after, added)):
+        if names:
+            files = _class_files(fingerprint)
+            listed = [_with_count(name, files[name].values()) for name in names]
+            yield f"{kind} {verb}: {first_few(listed, MAX_NAMES)}"
+
+
+def _with_count(name: str, files: Collection[FileList]) -> str:
+    """Returns the name of a class with its number of images, where it is known."""
+    return f"{name} ({_count(sum(f.count for f in files), 'image')})" if files else name
+
+
+def _describe_split(
+    name: str, before: Fingerprint, after: Fingerprint, renamed: Mapping[str, str]
+) -> Iterator[str]:
+    """Yields the differences of one split, class by class for folders."""
+    old, new = before.splits[name], after.splits[name]
+    new_names = set(renamed.values())
+    for group, files in old.files.items():
+        later_group = renamed.get(group, group)
+        is_replaced = group not in renamed and group in new_names
+        if later_group in new.files and not is_replaced:
+            place = f"{name}/{later_group}" if before.is_folder else f"split {name}"
+            unit = "image" if before.is_folder else "file"
+            yield from _describe_files(files, new.files[later_group], place, unit)
+    for key in sorted(old.arrays.keys() | new.arrays.keys()):
+        yield from _describe_array(key, name, old.arrays.get(key), new.arrays.get(key))
+    if not before.is_folder and old.images != new.images:
+        yield f"split {name} has {_count(new.images, 'image')} instead of {old.images:,}"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" + "s" * (number != 1)
+
+
+def _describe_array(
+    name: str, split: str, old: ArrayDigest | None, new: ArrayDigest | None
+) -> Iterator[str]:
+    shapes = [f"{array.dtype} {array.shape}" if array else "missing" for array in (old, new)]
+    if shapes[0] != shapes[1]:
+        yield f"{name} of split {split}: {shapes[1]} instead of {shapes[0]}"
+    elif old != new:
+        yield f"{name} of split {split} have other values"
+
+
+def _describe_files(before: FileList, after: FileList, place: str, unit: str) -> Iterator[str]:
+    if before.digest == after.digest:
+        return
+    old, new = before.sizes(), after.sizes()
+    if old is None or new is None:
+        if before.count != after.count:
+            yield f"{place} has {_count(after.count, unit)} instead of {before.count:,}"
+        else:
+            yield f"names or sizes of the {_count(after.count, unit)} in {place} differ"
+        return
+    for verb, names in (
+        ("added", sorted(new.keys() - old.keys())),
+        ("removed", sorted(old.keys() - new.keys())),
+    ):
+        if names:
+            yield f"{verb} {_count(len(names), unit)} in {place} ({first_few(names, MAX_NAMES)})"
+    resized = [
+        f"{name} ({old[name]:,} -> {new[name]:,} bytes)"
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name]
+    ]
+    if resized:
+        yield f"size changed in {place}: {first_few(resized, MAX_NAMES)}"
+
+
+def join_differences(differences: Sequence[str], max_differences: int = 8) -> str:
+    """Returns differences in one line, the first ones only if there are many."""
+    others = len(differences) - max_differences
+    suffix = f"; and {others} more differences" if others > 0 else ""
+    return "; ".join(differences[:max_differences]) + suffix
