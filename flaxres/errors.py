@@ -57,6 +57,12 @@ class WorkdirError(UserError):
     """A run directory cannot be read or written, or it belongs to another run."""
 
 
+class DataChangedError(WorkdirError):
+    """The data of a run differ from those that it was trained on."""
+
+    exit_code = 2  # a sweep does not retry the run
+
+
 class InUseError(WorkdirError):
     """Another live process uses the run directory."""
 

@@ -39,6 +39,11 @@ INIT_FROM = flags.DEFINE_string(
     "Pretrained weights to start from: a PyTorch state dict (resnet50.pth), a file of Flax "
     "variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
 )
+ALLOW_DATA_CHANGE = flags.DEFINE_bool(
+    "allow_data_change",
+    False,
+    "With --mode=train: resume although the data have changed, and record the change in data.json.",
+)
 MODELS = flags.DEFINE_list(
     "models",
     [],
@@ -115,6 +120,7 @@ FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT,), ("export",)),
     ((MODELS,), ("summary",)),
+    ((ALLOW_DATA_CHANGE,), ("train",)),
 )
 
 
@@ -179,7 +185,7 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
     """Trains a model and returns the lines to print."""
     from flaxres.training.train import train_and_evaluate
 
-    record = train_and_evaluate(config, workdir)
+    record = train_and_evaluate(config, workdir, ALLOW_DATA_CHANGE.value)
     return [
         f"{workdir}: training error {record['train_error']:.2f}%, "
         f"test error {record['test_error']:.2f}% after {record['step']:,} steps"

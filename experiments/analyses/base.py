@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from experiments.analyses.progress import Advance, progress_bar
 from experiments.results.run_names import run_directories, run_name, select_names
 from experiments.results.tables import Row, as_csv
-from flaxres.data import Dataset, Split, load_dataset
+from flaxres.data import Dataset, Split, load_dataset, open_sources
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError, WorkdirError
@@ -26,6 +26,7 @@ from flaxres.files import write_atomically
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.parallel.multihost import print_to_stderr
+from flaxres.run.data_record import report_changed_data
 from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
@@ -113,10 +114,13 @@ def load_run(directory: Path) -> TrainedRun:
     """Loads the newest checkpoint and the data set of a run.
 
     Raises:
-      UserError: the run has no checkpoint or several replicas, or its data set cannot be read.
+      UserError: the run has no checkpoint or several replicas, or its data set cannot be read or
+        has other classes.
     """
     trained = load_trained_model(directory, log=print_to_stderr)
-    dataset = load_dataset(trained.config.dataset)
+    sources = open_sources(trained.config.dataset)
+    report_changed_data(directory, trained.input_spec.class_names, sources, print_to_stderr)
+    dataset = load_dataset(trained.config.dataset, sources)
     return TrainedRun(
         run_name(directory), trained.config, directory, dataset, trained.variables, trained.step
     )

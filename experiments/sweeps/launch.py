@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -39,6 +40,11 @@ CPUS_PER_RUN = flags.DEFINE_integer("cpus_per_run", 1, "Number of CPU cores of e
 GPUS_PER_RUN = flags.DEFINE_float("gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.")
 RETRIES = flags.DEFINE_integer(
     "retries", 2, "Maximum number of restarts of a failed run from its last checkpoint."
+)
+ALLOW_DATA_CHANGE = flags.DEFINE_bool(
+    "allow_data_change",
+    False,
+    "Resume runs although their data have changed, and record the change in each run's data.json.",
 )
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
@@ -177,6 +183,9 @@ def run(
       SweepError: some runs failed; the others have finished.
       UserError: the sweep cannot start or continue.
     """
+    if ALLOW_DATA_CHANGE.value:
+        flag = f"--{ALLOW_DATA_CHANGE.name}"
+        plans = [dataclasses.replace(plan, flags=(*plan.flags, flag)) for plan in plans]
     with contextlib.ExitStack() as stack:
         check_path(workdir)
         executor = stack.enter_context(make_executor(workdir))

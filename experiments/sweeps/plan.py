@@ -38,16 +38,19 @@ class Plan:
       source: config file and model, such as configs/digits.py:resnet-20.
       overrides: values of config fields, by dotted name.
       config: the config with its overrides.
+      flags: further flags of the command.
     """
 
     name: str
     source: str
     overrides: Mapping[str, object]
     config: ConfigDict
+    flags: tuple[str, ...] = ()
 
     def task(self, workdir: Path) -> Task:
         """Returns the command that trains the run below `workdir`, which also works by hand."""
         flags = [f"--config.{field}={as_flag(value)}" for field, value in self.overrides.items()]
+        flags += self.flags
         command = ("-m", "flaxres.main", f"--config={self.source}", *flags)
         directory = workdir.absolute() / self.name
         return Task(

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Shaped
 
+from flaxres.errors import printable
+
 # Data sets of more files keep one digest for each class instead of the names and sizes: ImageNet's
 # 1.28 million names would take some 15 MB in every workdir.
 MAX_LISTED_FILES = 100_000
@@ -140,19 +142,16 @@ def unknown_data() -> Fingerprint:
     return Fingerprint("", ())
 
 
-def printable(name: str) -> str:
-    """Returns a name with control characters and bytes that are not UTF-8 as escape sequences."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
-    )
-
-
 def file_sizes(directory: str | os.PathLike[str], names: Iterable[bytes]) -> dict[bytes, int]:
     """Returns the size in bytes of each file in a directory, by name.
 
-    A million files take some three seconds, and longer on a network.
+    A million files take some three seconds, and longer on a network. Files that cannot be read get
+    the size `UNREADABLE`; loading the images reports them.
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return dict.fromkeys(names, UNREADABLE)
     try:
         return {name: _size(name, descriptor) for name in names}
     finally:

@@ -51,14 +51,14 @@ def _class_files(fingerprint: Fingerprint) -> dict[str, dict[str, FileList]]:
 
 
 def _renamed_folders(before: Fingerprint, after: Fingerprint) -> dict[str, str]:
-    """Returns new names of class folders by old name, found by their files.
+    """Returns new names of class folders by old name, also of folders that exchanged their names.
 
-    A folder whose name is gone has the files of its new name in one split at least, because images
-    may have been added to the others. Folders that exchanged their names differ in all splits.
+    A folder has the files of its new name in one split at least, because images may have been added
+    to the others, and in no split those of its old name.
     """
     old_digests, new_digests = (
         {
-            name: {split: listed.digest for split, listed in splits.items()}
+            name: {(split, listed.digest) for split, listed in splits.items()}
             for name, splits in _class_files(fingerprint).items()
         }
         for fingerprint in (before, after)
@@ -66,18 +66,13 @@ def _renamed_folders(before: Fingerprint, after: Fingerprint) -> dict[str, str]:
     candidates = [name for name in new_digests if new_digests[name] != old_digests.get(name)]
     renamed: dict[str, str] = {}
     for name, digests in old_digests.items():
-        is_gone = name not in new_digests
-        if not is_gone and digests.items() & new_digests[name].items():
+        if digests & new_digests.get(name, set()):
             continue
-        for candidate in candidates:
-            if is_gone:
-                matches = bool(digests.items() & new_digests[candidate].items())
-            else:
-                matches = digests == new_digests[candidate]
-            if matches:
-                renamed[name] = candidate
-                candidates.remove(candidate)
-                break
+        matches = {candidate: len(digests & new_digests[candidate]) for candidate in candidates}
+        best = max(matches, key=matches.__getitem__, default=name)
+        if matches.get(best):
+            renamed[name] = best
+            candidates.remove(best)
     return renamed
 
 

@@ -167,7 +167,7 @@ def open_folder(
         test,
         tuple(classes[first]),
         3,
-        *validation,
+        validation[0] if validation else None,
         find_fingerprint=functools.partial(folder_fingerprint, splits, classes[first]),
     )
 

@@ -22,12 +22,11 @@ from flaxres.data.fingerprint import (
     Fingerprint,
     SplitFingerprint,
     file_sizes,
-    printable,
 )
 from flaxres.data.in_memory import load_sources
 from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
-from flaxres.errors import DatasetError, one_line
+from flaxres.errors import DatasetError, one_line, printable
 
 
 def open_tfds(

@@ -23,6 +23,8 @@ from flaxres.inference.trained_model import (
 )
 from flaxres.memory_estimate import check_crop_memory
 from flaxres.parallel.replicas import mean_record
+from flaxres.run.data_record import report_changed_data
+from flaxres.run.input_spec import read_input_spec
 from flaxres.run.metric_writers import Record
 from flaxres.run.workdir import check_same_config
 from flaxres.training.compiled_steps import CompiledSteps
@@ -156,7 +158,8 @@ def evaluate_models(
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
       splits: any of train, validation and test; empty for all that the data set has.
-      log: receives one line about the crops, and one about images that cannot be decoded.
+      log: receives one line about the crops, one about data that have changed since the training,
+        and one about images that cannot be decoded.
 
     Returns:
       'step' of a single model or 'models', the number of several models. For each split its loss,
@@ -178,11 +181,10 @@ def evaluate_models(
         check_crop_memory(trained_model.config, largest, requested_by)
         trained_model.check_input_sizes(sizes, requested_by)
     sources = open_sources(config.dataset)
-    if sources.class_names != first.input_spec.class_names:
-        raise ConfigError(
-            f"the model in {first.directory} was trained on other classes than those of data set "
-            f"{sources.name!r}"
-        )
+    for trained in trained_models:
+        if trained.batch_stats == "running":  # otherwise it has been reported already
+            class_names = trained.input_spec.class_names
+            report_changed_data(trained.directory, class_names, sources, log)
     if test_crops != "split":
         log(str(protocol))
     predictor = Predictor(trained_models, config, mirror=protocol.mirror)
@@ -203,7 +205,10 @@ def _evaluate_replicas(
     _check_splits(splits)
     if not check_same_config(workdir, config):
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
-    dataset = load_dataset(config.dataset)
+    sources = open_sources(config.dataset)
+    class_names = read_input_spec(workdir, config).class_names
+    report_changed_data(workdir, class_names, sources, log)
+    dataset = load_dataset(config.dataset, sources)
     compiled_steps = CompiledSteps(config, dataset)
     state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, log)
     state = compiled_steps.devices.replicate(state)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 from ml_collections import ConfigDict
 
 from flaxres.config import check_config, model_name
-from flaxres.data import StreamedDataset, open_dataset
+from flaxres.data import StreamedDataset, open_dataset, open_sources
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.inference.population_statistics import (
     BATCH_STATS,
@@ -23,6 +23,7 @@ from flaxres.inference.population_statistics import (
 )
 from flaxres.models import create_model
 from flaxres.models.layers import BaseModel
+from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
 from flaxres.training.restore import check_has_checkpoint, restore_newest
@@ -46,6 +47,7 @@ class TrainedModel:
       variables: collections 'params' and 'batch_stats', float32.
       input_spec: mean image and class names.
       model: the Flax module.
+      batch_stats: statistics that norms use, 'running' or 'population'.
     """
 
     directory: Path
@@ -54,6 +56,7 @@ class TrainedModel:
     variables: dict[str, Any]
     input_spec: InputSpec
     model: BaseModel
+    batch_stats: str = "running"
 
     @property
     def name(self) -> str:
@@ -126,13 +129,15 @@ def load_trained_model(
     Args:
       directory: directory of the run.
       config: config of the run, or None for the config stored in `directory`.
-      log: receives one line for each damaged checkpoint.
+      log: receives one line for each damaged checkpoint, and one if population statistics are those
+        of changed data.
       batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
         recomputed over the training set (`flaxres.inference.population_statistics`).
 
     Raises:
       UserError: there is no run or no checkpoint; the run has another config or several replicas;
-        the model has no population statistics; or the data set is needed and cannot be read.
+        the model has no population statistics; or the data set is needed and cannot be read or has
+        other classes.
     """
     if batch_stats not in BATCH_STATS:
         raise ConfigError(f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}")
@@ -153,7 +158,9 @@ def load_trained_model(
     state = restore_newest(directory, config, input_spec.image_shape, input_spec.num_classes, log)
     variables = state.variables
     if batch_stats == "population":
-        dataset = open_dataset(config)
+        sources = open_sources(config.dataset)
+        report_changed_data(directory, input_spec.class_names, sources, log)
+        dataset = open_dataset(config, sources)
         if isinstance(dataset, StreamedDataset):
             raise ConfigError(
                 "population statistics need a data set that is stored on the device, but "
@@ -161,7 +168,8 @@ def load_trained_model(
             )
         statistics = population_statistics(config, dataset, variables)
         variables = variables | {"batch_stats": statistics}
-    return TrainedModel(directory, config, int(state.step), variables, input_spec, model)
+    step = int(state.step)
+    return TrainedModel(directory, config, step, variables, input_spec, model, batch_stats)
 
 
 def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) -> None:

@@ -160,6 +160,25 @@ def max_over_processes(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
+def check_same_on_all_processes(digest: str, name: str) -> None:
+    """Checks that all processes of the run have the same digest of something.
+
+    Args:
+      digest: hexadecimal digest.
+      name: what it is a digest of, for the message.
+
+    Raises:
+      DistributedError: the digests differ. All processes raise it.
+    """
+    value = int(digest[:7], 16)  # fits into int32
+    if max_over_processes(value) != -max_over_processes(-value):
+        error = DistributedError(
+            f"the processes of the run have different {name}; give all of them the same {name}"
+        )
+        error.on_all_processes = True
+        raise error
+
+
 @contextlib.contextmanager
 def raise_on_all_processes() -> Iterator[None]:
     """Context in which a UserError in one process ends all of them, so that none waits for it.

@@ -11,18 +11,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.config import check_config, model_name
-from flaxres.data import StreamedDataset, open_dataset
+from flaxres.data import StreamedDataset, open_dataset, open_sources
 from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
+    check_same_on_all_processes,
     explain_lost_processes,
     is_main_process,
     raise_on_all_processes,
 )
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
-from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec, store_input_spec
+from flaxres.run.data_record import check_data, check_image_shape
+from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter, read_metrics
 from flaxres.run.preemption import StopRequest
@@ -34,20 +36,25 @@ from flaxres.training.restore import train_state_shapes
 from flaxres.training.train_state import TrainState
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
+def train_and_evaluate(
+    config: ConfigDict, workdir: Path, allow_data_change: bool = False
+) -> Record:
     """Trains a run to its last step, resuming from the newest checkpoint in its workdir.
 
     Args:
       config: config of the run (`flaxres.config`).
-      workdir: directory of the run. It receives config.json, info.json, inputs.npz, metrics.jsonl,
-        tensorboard/ and checkpoints/; with several replicas also a directory for each seed.
+      workdir: directory of the run. It receives config.json, info.json, data.json, inputs.npz,
+        metrics.jsonl, tensorboard/ and checkpoints/; with several replicas also a directory for
+        each seed.
+      allow_data_change: if True, the run may resume with other data than before.
 
     Returns:
       The last record of metrics.jsonl. If the run is finished already, nothing is trained.
 
     Raises:
-      UserError: the config is invalid, data are missing, the workdir belongs to another run, the
-        disk is full, the training diverged, or a signal stopped the run after a checkpoint.
+      UserError: the config is invalid, data are missing or have changed, the workdir belongs to
+        another run, the disk is full, the training diverged, or a signal stopped the run after a
+        checkpoint.
     """
     check_config(config)
     with raise_on_all_processes():
@@ -60,10 +67,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Record:
         return record
     with raise_on_all_processes():
         check_memory(config)
-    return _train(config, workdir)
+    return _train(config, workdir, allow_data_change)
 
 
-def _train(config: ConfigDict, workdir: Path) -> Record:
+def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record:
     """Opens the files of the run, trains it, and closes them however it ends."""
     replica_runs = replicas.replica_runs(config, workdir)
     directories = [workdir, *replica_runs]
@@ -73,7 +80,13 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
             TerminalWriter(name, config.num_steps, quiet=not is_main_process())
         )
         with raise_on_all_processes():
-            dataset = open_dataset(config)
+            sources = open_sources(config.dataset)
+            if is_main_process():
+                run_data = check_data(workdir, config, sources, allow_data_change)
+        check_same_on_all_processes(sources.fingerprint.digest, "data")
+        with raise_on_all_processes():
+            dataset = open_dataset(config, sources)
+            check_image_shape(workdir, config, dataset.image_shape)
             compiled_steps = CompiledSteps(config, dataset)
             previous_info: Mapping[str, Any] = {}
             locked_directories: list[LockedDirectory] = []
@@ -85,10 +98,6 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
                     )
                     previous_info = previous_info or content
                     locked_directories.append(locked)
-                store_input_spec(workdir, config, dataset.mean_image)
-        with raise_on_all_processes():
-            if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
-                dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest())
         state, step = _restore_or_initialize(
@@ -96,6 +105,12 @@ def _train(config: ConfigDict, workdir: Path) -> Record:
         )
         if step and config.bn_scope == "device":
             _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
+        with raise_on_all_processes():
+            if is_main_process():
+                run_data.store(workdir, config, step, dataset.mean_image)
+        with raise_on_all_processes():
+            if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
+                dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
         writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
         loop = TrainLoop(
             config, compiled_steps, dataset, writers, checkpoints, terminal, locked_directories

@@ -1,0 +1,112 @@
+"""Fingerprints of folders, TFDS data sets and arrays, and the listings in them."""
+
+import base64
+import dataclasses
+import hashlib
+import os
+import zlib
+
+import numpy as np
+import pytest
+
+from flaxres.data import fingerprint, folder, open_sources
+from flaxres.data.fingerprint import ArrayDigest, FileList, file_sizes
+from tests.conftest import write_tfds
+from tests.data.jpegs import write_folder
+
+
+def fingerprint_of(config, **fields):
+    config.dataset.update(fields)
+    return open_sources(config.dataset).fingerprint
+
+
+def test_a_folder(tmp_path, config, monkeypatch):
+    root = write_folder(tmp_path / "data")
+    (root / "unused" / "x").mkdir(parents=True)
+    found = fingerprint_of(config, name="folder", data_dir=str(root), train_split="train[:50%]")
+    assert found.dataset == "folder"
+    assert found.classes == ("blue", "green", "red")
+    assert found.splits.keys() == {"train", "test"}
+    # All images of a split count, because a slice of a folder depends on all of them.
+    assert found.splits["train"].images == 45
+    files = found.splits["train"].files["green"]
+    directory = root / "train" / "green"
+    assert files.count == 15
+    assert files.sizes() == {f.name: f.stat().st_size for f in directory.iterdir()}
+    content = b"".join(
+        b"%s\0%d\0" % (name.encode(), (directory / name).stat().st_size)
+        for name in sorted(os.listdir(directory))
+    )
+    assert files.digest == hashlib.sha256(content).hexdigest()
+
+    assert found == fingerprint_of(config, classes=("red", "blue"))  # of the whole folder
+    monkeypatch.setattr(folder, "MAX_LISTED_FILES", 50)
+    large = fingerprint_of(config)
+    assert large.splits["train"].files["green"] == dataclasses.replace(files, listing="")
+    assert large.digest == found.digest
+    moved = root.rename(tmp_path / "moved")
+    assert fingerprint_of(config, data_dir=str(moved)).digest == found.digest
+    (moved / "train" / "red" / "002.jpg").write_bytes(b"")
+    assert fingerprint_of(config).digest != found.digest
+
+
+def test_a_tfds_data_set(tmp_path, config):
+    write_tfds(tmp_path)
+    found = fingerprint_of(config, name="tiny", data_dir=str(tmp_path), train_split="train[:80%]")
+    assert found.dataset == "tiny 1.0.0"
+    assert found.classes == ("0", "1", "2", "3")
+    assert {name: split.images for name, split in found.splits.items()} == {"train": 50, "test": 20}
+    shard = tmp_path / "tiny" / "1.0.0" / "tiny-test.array_record-00000-of-00001"
+    sizes = found.splits["test"].files["shards"].sizes()
+    assert sizes == {shard.name: shard.stat().st_size}
+    only_train = fingerprint_of(config, train_split="train", test_split="train")
+    assert only_train.splits.keys() == {"train"}
+
+
+def test_the_digits(config):
+    found = fingerprint_of(config, train_split="train[:100]", image_size=16)
+    assert found.dataset == "digits"
+    assert found.classes == tuple("0123456789")
+    arrays = found.splits["train"].arrays
+    assert arrays["images"].shape == (1437, 8, 8, 1)
+    assert (arrays["labels"].shape, arrays["labels"].dtype) == ((1437,), "int32")
+    assert found.splits["test"].images == 360
+
+
+def test_digests_of_arrays():
+    array = np.arange(6, dtype=np.int16).reshape(2, 3)
+    expected = hashlib.sha256(bytes([0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0])).hexdigest()
+    assert ArrayDigest.of(array) == ArrayDigest((2, 3), "int16", expected)
+    transposed = ArrayDigest.of(np.asfortranarray(array))
+    assert transposed.digest == expected
+
+
+def test_listings_hold_any_name(tmp_path):
+    names = [b"a b.jpg", b"\xff.jpg", b"\x1b[31m\n.jpg", "é.jpg".encode(), b"n" * 251 + b".jpg"]
+    for size, name in enumerate(names):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(b"x" * size)
+    sizes = file_sizes(tmp_path, [*names, b"missing"])
+    assert sizes == {**{name: size for size, name in enumerate(names)}, b"missing": -1}
+    assert FileList.of(sizes, keep_listing=True).sizes() == {
+        **{"a b.jpg": 0, r"\udcff.jpg": 1, r"\x1b[31m\n.jpg": 2, "é.jpg": 3},
+        **{"n" * 251 + ".jpg": 4, "missing": -1},
+    }
+    assert FileList.of(sizes, keep_listing=False).sizes() is None
+    assert file_sizes(tmp_path / "none", names) == dict.fromkeys(names, fingerprint.UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        *("x", "ab cd", "0" * 20),
+        base64.b85encode(zlib.compress(b"b\x001\0")).decode(),
+        base64.b85encode(zlib.compress(b"\0" * 10**8)).decode(),  # inflated only in part
+        base64.b85encode(zlib.compress(b"a\x001\0")[:-9]).decode(),
+    ],
+)
+def test_a_damaged_listing_is_an_error(listing):
+    files = FileList.of({b"a": 1}, keep_listing=True)
+    assert files.sizes() == {"a": 1}
+    with pytest.raises(ValueError, match=r"damaged|base85|overflow"):
+        dataclasses.replace(files, listing=listing).sizes()

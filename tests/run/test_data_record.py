@@ -1,0 +1,105 @@
+"""data.json: what is written when, and what is compared. tests/corpus has the command lines."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flaxres.data import open_sources
+from flaxres.errors import DataChangedError, WorkdirError
+from flaxres.run.data_record import (
+    DATA_FILE,
+    check_data,
+    check_image_shape,
+    read_data_record,
+    report_changed_data,
+)
+from flaxres.run.input_spec import read_input_spec
+
+
+def zeros():
+    return np.zeros((8, 8, 1), np.float32)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_the_data_are_recorded_once(tmp_path, config):
+    sources = open_sources(config.dataset)
+    assert read_data_record(tmp_path) is None
+    data = check_data(tmp_path, config, sources)
+    assert list(tmp_path.iterdir()) == []
+    data.store(tmp_path, config, 7, zeros)
+    record = read_data_record(tmp_path)
+    assert record.fingerprint == sources.fingerprint
+    assert (record.recorded_at_step, record.changes) == (7, ())
+    assert read_input_spec(tmp_path, config).class_names == tuple("0123456789")
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    check_data(tmp_path, config, sources).store(tmp_path, config, 9, pytest.fail)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_every_allowed_change_is_kept(tmp_path, config):
+    sources = open_sources(config.dataset)
+    check_data(tmp_path, config, sources).store(tmp_path, config, 0, zeros)
+    for step in (3, 5):
+        edit(tmp_path / DATA_FILE, '"images":1437', f'"images":{step}')
+        with pytest.raises(
+            DataChangedError, match=f"has 1437 images|1,437 images instead of {step}"
+        ):
+            check_data(tmp_path, config, sources)
+        data = check_data(tmp_path, config, sources, allow_change=True)
+        data.store(tmp_path, config, step, zeros)
+        assert (tmp_path / f"inputs-before-step-{step}.npz").exists()
+    record = read_data_record(tmp_path)
+    assert [change.step for change in record.changes] == [3, 5]
+    assert [change.before.splits["train"].images for change in record.changes] == [3, 5]
+    assert record.fingerprint == sources.fingerprint
+
+
+def test_a_change_is_reported(tmp_path, config):
+    sources, lines = open_sources(config.dataset), []
+    report_changed_data(tmp_path, sources.class_names, sources, lines.append)  # an older run
+    check_data(tmp_path, config, sources).store(tmp_path, config, 0, zeros)
+    report_changed_data(tmp_path, sources.class_names, sources, lines.append)
+    assert lines == []
+    edit(tmp_path / DATA_FILE, '"images":360', '"images":361')
+    report_changed_data(tmp_path, sources.class_names, sources, lines.append)
+    assert lines == [
+        f"The data differ from those that {tmp_path} was trained on: split test has 360 images "
+        "instead of 361."
+    ]
+    with pytest.raises(DataChangedError, match="trained on other classes than those of data set"):
+        report_changed_data(tmp_path, tuple("9876543210"), sources, lines.append)
+
+
+def test_selected_classes(tmp_path, config):
+    config.dataset.classes = ("3", "5")
+    sources = open_sources(config.dataset)
+    check_data(tmp_path, config, sources).store(tmp_path, config, 0, zeros)
+    assert read_input_spec(tmp_path, config).class_names == ("3", "5")
+    (tmp_path / DATA_FILE).unlink()
+    assert check_data(tmp_path, config, sources).differences == ()
+
+
+def test_the_shape_of_the_images(tmp_path, config):
+    check_image_shape(tmp_path, config, (8, 8, 1))
+    check_data(tmp_path, config, open_sources(config.dataset)).store(tmp_path, config, 0, zeros)
+    check_image_shape(tmp_path, config, (8, 8, 1))
+    with pytest.raises(DataChangedError, match=r"are now 8 x 8 x 3 .* instead of 8 x 8 x 1;"):
+        check_image_shape(tmp_path, config, (8, 8, 3))
+
+
+def test_unknown_fields_of_newer_versions_are_ignored(tmp_path, config):
+    sources = open_sources(config.dataset)
+    check_data(tmp_path, config, sources).store(tmp_path, config, 0, zeros)
+    path = tmp_path / DATA_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"note": 1}))
+    assert check_data(tmp_path, config, sources).differences == ()
+    path.write_text("{}")
+    with pytest.raises(WorkdirError, match=r"data.json cannot be read \(Object missing required"):
+        check_data(tmp_path, config, sources)
