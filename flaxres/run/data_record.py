@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from flaxres.data import Sources
 from flaxres.data.fingerprint import Fingerprint
 from flaxres.data.fingerprint_differences import describe_differences, join_differences
 from flaxres.errors import DataChangedError, WorkdirError, one_line, printable
+from flaxres.files import open_regular, write_atomically
 from flaxres.run.input_spec import INPUT_SPEC_FILE, InputSpec, read_input_spec, store_input_spec
-from flaxres.run.workdir import write_atomically
 
 DATA_FILE = "data.json"
 
@@ -128,7 +129,8 @@ def read_data_record(workdir: Path) -> DataRecord | None:
     """
     path = workdir / DATA_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=DataRecord)
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
+            return msgspec.json.decode(file.read(), type=DataRecord)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
@@ -136,8 +138,9 @@ def read_data_record(workdir: Path) -> DataRecord | None:
 
 
 def _damaged(path: Path, error: Exception) -> WorkdirError:
+    reason = getattr(error, "strerror", None) or one_line(error)
     return WorkdirError(
-        f"{path} cannot be read ({one_line(error)}); restore it, or remove it to take the present "
+        f"{path} cannot be read ({reason}); restore it, or remove it to take the present "
         "data for those of the run"
     )
 

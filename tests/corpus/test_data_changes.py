@@ -300,8 +300,8 @@ def test_a_damaged_file_is_one_line(root):
         path.write_bytes(damage(text) if callable(damage) else damage)
         assert_error(main(root), f"{path} cannot be read (", "remove it to take", code=1)
     path.unlink()
-    path.mkdir()
-    assert_error(main(root), f"{path} cannot be read (", code=1)
+    os.mkfifo(path)
+    assert_error(main(root), f"{path} cannot be read (data.json is a named pipe", code=1)
 
 
 def test_the_flag_is_for_training_only(root):

@@ -160,3 +160,17 @@ def test_no_process_listens_at_the_address():
         DistributedError, match=r"process 1 could not reach process 0 at 127.0.0.1:9"
     ):
         multihost.initialize("127.0.0.1:9", 2, 1, timeout=1)
+
+
+def test_processes_with_different_data_stop_together(monkeypatch):
+    multihost.check_same_on_all_processes("f" * 64, "data")  # one process
+    other = int("0" * 7, 16)
+    monkeypatch.setattr(
+        multihost,
+        "max_over_processes",
+        lambda value: max(value, other if value >= 0 else -other),
+    )
+    multihost.check_same_on_all_processes("0" * 64, "data")
+    with pytest.raises(DistributedError, match="have different data") as caught:
+        multihost.check_same_on_all_processes("f" * 64, "data")
+    assert caught.value.on_all_processes
