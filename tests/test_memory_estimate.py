@@ -1,5 +1,6 @@
 """Runs that cannot fit are refused with the field to lower; all that fit are accepted."""
 
+import math
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from configs import cifar10, digits, imagenet
 from flaxres import memory_estimate
 from flaxres.errors import ConfigError
-from flaxres.memory_estimate import check_memory, host_memory
+from flaxres.memory_estimate import check_crop_memory, check_memory, host_memory
 
 GIB = 2**30
 
@@ -73,6 +74,19 @@ def test_the_batch_is_shared_by_processes_and_devices(monkeypatch):
     monkeypatch.setattr(memory_estimate, "device_memory", lambda: (64 * GIB, 1))
     monkeypatch.setattr("jax.process_count", lambda: 4)
     check_memory(config)
+
+
+def test_test_time_crops_that_need_too_much_memory_are_refused():
+    config = cifar10.get_config("resnet-20")  # 16 filters in float32: 64 bytes a pixel
+    check_crop_memory(config, 8_000, "--test_crops=multi-scale")
+    largest = math.isqrt(64 * GIB // 64)
+    check_crop_memory(config, largest, "--test_crops=multi-scale")
+    with pytest.raises(
+        ConfigError,
+        match=r"^--test_crops=multi-scale needs at least 64 GiB of memory for one image, and the "
+        "device has 64 GiB; choose a smaller size$",
+    ):
+        check_crop_memory(config, largest + 1, "--test_crops=multi-scale")
 
 
 def test_the_memory_of_this_machine(monkeypatch):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from flaxres.data.dataset import Dataset, Split
@@ -85,7 +85,7 @@ def _read_split(
     """Reads one split; allocates its memory when the size of the first image is known."""
     size = len(source)
     images = np.empty((0, 0, 0, sources.channels), np.uint8)
-    labels = np.empty(size, np.int32)
+    labels = np.empty(0, np.int32)
     count = 0
     skipped: list[int] = []
     without_metadata: list[int] = []
@@ -97,7 +97,7 @@ def _read_split(
             if image_size:
                 image = resize(image, image_size, short_side)
             if not count:
-                images = _allocate((size, image.height, image.width, sources.channels))
+                images, labels = _allocate((size, image.height, image.width, sources.channels))
             check_label(label, sources.num_classes, source.describe(index))
             check_image_size(image, images.shape[1:3], source.describe(index))
             images[count] = np.asarray(image).reshape(images.shape[1:])
@@ -119,10 +119,12 @@ def _read_split(
     return Split(images[:count], labels[:count])
 
 
-def _allocate(shape: tuple[int, int, int, int]) -> UInt8[np.ndarray, "n height width channels"]:
-    """Allocates memory for images."""
+def _allocate(
+    shape: tuple[int, int, int, int],
+) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, " n"]]:
+    """Allocates memory for images and labels."""
     try:
-        return np.empty(shape, np.uint8)
+        return np.empty(shape, np.uint8), np.empty(shape[0], np.int32)
     except MemoryError:
         count, height, width, _ = shape
         raise DatasetError(

@@ -1,10 +1,17 @@
 import io
+import pickle
+import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from flaxres.data.decode import BrokenImageError, decode
+from tests.data.pngs import GRAY, SIGNATURE, chunk
 
 RNG = np.random.default_rng(0)
 
@@ -63,6 +70,82 @@ def test_transparent_pixels_are_blended_with_black():
     assert np.asarray(decode(png, "a")).max() == 0
 
 
+def jpeg_of_flat_color(mode, color, quality=100):
+    """Returns a JPEG of 8 x 8 pixels, whose only coefficients are the mean values."""
+    return encode(Image.new(mode, (8, 8), color), "JPEG", quality=quality)
+
+
+def test_modes_of_jpeg():
+    """Colors of CMYK are (255 - C) (255 - K) / 255, and so on."""
+    adobe = jpeg_of_flat_color("CMYK", (51, 102, 204, 85))
+    cases = {
+        "gray": (jpeg_of_flat_color("L", 77), (77, 77, 77)),
+        "RGB": (jpeg_of_flat_color("RGB", (200, 100, 50)), (200, 100, 50)),
+        "CMYK": (adobe, (204 * 170 / 255, 153 * 170 / 255, 51 * 170 / 255)),
+    }
+    # With transform 2 the same samples are YCCK. C = 100 is stored as Y = 155, and M = Y = 127 as
+    # neutral colors, so that the converted C, M and Y are 155 before they are subtracted from 255.
+    ycck = jpeg_of_flat_color("CMYK", (100, 127, 127, 0))
+    start = ycck.index(b"Adobe")
+    assert ycck[start + 11] == 0
+    cases["YCCK"] = (ycck[: start + 11] + b"\2" + ycck[start + 12 :], (100, 100, 100))
+    for name, (file, color) in cases.items():
+        pixel = np.asarray(decode(file, name))[4, 4]
+        np.testing.assert_allclose(pixel, color, atol=2, err_msg=name)
+
+
+def test_gif_and_bmp():
+    pixels = noise()
+    np.testing.assert_array_equal(
+        np.asarray(decode(encode(Image.fromarray(pixels), "BMP"), "a")), pixels
+    )
+    palette = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3), "P")
+    colors = RNG.integers(0, 256, (6, 3), dtype=np.uint8)
+    palette.putpalette(colors.tobytes())
+    expected = colors.reshape(2, 3, 3)
+    np.testing.assert_array_equal(np.asarray(decode(encode(palette, "GIF"), "a")), expected)
+    gif = encode(palette, "GIF", transparency=4)
+    assert list(np.asarray(decode(gif, "a"))[1, 1]) == [0, 0, 0]
+    np.testing.assert_array_equal(np.asarray(decode(gif, "a"))[0], expected[0])
+    gray = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    gif = encode(gray, "GIF", transparency=4)
+    np.testing.assert_array_equal(np.asarray(decode(gif, "a", 1)), [[0, 1, 2], [3, 0, 5]])
+    frames = [Image.new("P", (3, 2), i) for i in range(3)]
+    gif = encode(palette, "GIF", save_all=True, append_images=frames)
+    np.testing.assert_array_equal(np.asarray(decode(gif, "a")), expected)  # the first frame
+
+
+@pytest.mark.parametrize("image_format", ["TIFF", "WEBP", "PPM", "ICO", "TGA", "JPEG2000"])
+def test_other_formats_are_not_decoded(image_format):
+    data = encode(Image.new("RGB", (16, 16), (9, 9, 9)), image_format)
+    with pytest.raises(BrokenImageError) as caught:
+        decode(data, "photo.jpg")
+    assert str(caught.value) == (
+        "photo.jpg cannot be decoded (not a file of the formats JPEG, PNG, GIF, BMP); remove it, "
+        "write it again, or skip such images with --config.dataset.broken_images=skip"
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation(orientation):
+    """EXIF 2.32, section 4.6.4: where the first row and column of the file are to be shown."""
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    shown = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: stored[::-1].T,
+        7: stored[::-1, ::-1].T,
+        8: stored.T[::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encode(Image.fromarray(stored), "PNG", exif=exif.tobytes())
+    np.testing.assert_array_equal(np.asarray(decode(file, "a", 1)), shown)
+
+
 @pytest.mark.parametrize(("orientation", "quarter_turns"), [(3, 2), (6, 3), (8, 1)])
 def test_exif_orientation_is_applied(orientation, quarter_turns):
     pixels = np.zeros((24, 40, 3), np.uint8)
@@ -93,7 +176,70 @@ def test_broken_images_are_named_in_one_line():
         assert "\n" not in message
 
 
-def test_an_image_too_large_for_memory_is_an_error(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(BrokenImageError, match="cannot be decoded"):
-        decode(encode(Image.fromarray(noise()), "PNG"), "a")
+@pytest.mark.parametrize(
+    ("height", "width", "reason"),
+    [
+        (10_000, 10_000, "it has 10,000 x 10,000 pixels; at most 65,535 a side and 89,478,485 in"),
+        (1, 65_536, "it has 1 x 65,536 pixels; at most 65,535 a side"),
+        (70_000, 1, "it has 70,000 x 1 pixels; at most 65,535 a side"),
+        (20_000, 20_000, "it has more than 89,478,485 pixels"),
+        (2**31 - 1, 2**31 - 1, "it has more than 89,478,485 pixels"),
+    ],
+)
+def test_images_too_large_for_memory_are_errors(height, width, reason):
+    header = struct.pack(">IIBBBBB", width, height, 8, GRAY, 0, 0, 0)
+    file = SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND")
+    with pytest.raises(BrokenImageError, match=re.escape(reason)):
+        decode(file, "a")
+
+
+def test_the_advice_about_data_sets_is_apart_from_the_problem():
+    error = pickle.loads(pickle.dumps(BrokenImageError("a(1); b.jpg is empty")))
+    assert error.problem == "a(1); b.jpg is empty"
+    assert str(error).startswith("a(1); b.jpg is empty; remove it, write it again, or skip")
+
+
+def damaged(file, data):
+    """Draws a copy of a file with changed, removed or repeated bytes."""
+    content = bytearray(file)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        end = start + data.draw(st.integers(0, 8))
+        content[start:end] = data.draw(st.binary(max_size=8))
+    return bytes(content)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_damaged_bytes_raise_only_broken_image_errors(data):
+    file = data.draw(st.sampled_from(FUZZED))
+    channels = data.draw(st.sampled_from([1, 3, 4]))
+    content = (
+        damaged(file, data) if data.draw(st.booleans()) else file[: data.draw(st.integers(0, 99))]
+    )
+    try:
+        image = decode(content, "a", channels)
+    except BrokenImageError:
+        return
+    assert len(image.getbands()) == channels
+    assert image.tobytes()
+
+
+def fuzzed_files():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    small = Image.fromarray(noise(5, 7))
+    palette = small.quantize(4)
+    return [
+        encode(small, "PNG", exif=exif),
+        encode(palette, "PNG", transparency=bytes((0, 128))),
+        encode(Image.fromarray(noise(5, 7, 1)), "PNG", transparency=3),
+        encode(small, "JPEG", exif=exif, icc_profile=b"profile" * 9, comment=b"comment"),
+        encode(small, "JPEG", progressive=True),
+        encode(small.convert("CMYK"), "JPEG"),
+        encode(palette, "GIF", transparency=2),
+        encode(small, "BMP"),
+    ]
+
+
+FUZZED = fuzzed_files()

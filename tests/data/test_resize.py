@@ -1,9 +1,18 @@
+import resource
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from flaxres.data import dataset_shape, load_dataset
-from flaxres.data.resize import resize, resize_arrays, resize_mean, resize_to_shape
+from flaxres.data.resize import (
+    image_to_array,
+    resize,
+    resize_arrays,
+    resize_mean,
+    resize_to_shape,
+)
+from flaxres.evaluation.test_crops import resize_and_trim
 from tests.conftest import small_config, write_tfds
 
 
@@ -20,6 +29,43 @@ def test_the_short_side_is_scaled_and_the_center_taken():
     # Scaled to a width of 24; each column is the mean of two equal ones. Columns 9 to 14 remain.
     center = np.arange(90, 150, 10)
     np.testing.assert_allclose(small, np.tile(center, (6, 1)), atol=1)
+
+
+def test_a_line_of_pixels_is_resized_without_gigabytes():
+    """Scaled as a whole, the image would have 224 x 13,440,000 pixels: 9 GB."""
+    pixels = np.arange(60_000) // 235 % 256
+    image = Image.fromarray(np.stack([pixels.astype(np.uint8)] * 3, axis=-1)[:, None])
+    assert image.size == (1, 60_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outputs = [
+        np.asarray(resize(image, 224)),
+        resize_to_shape(image, (224, 200)),
+        image_to_array(resize_and_trim(image, 224))[112:336],
+    ]
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 100 * 2**10  # KiB
+    for output in outputs:
+        assert (output == pixels[30_000]).all()  # a center of less than one pixel
+
+
+@pytest.mark.parametrize(("width", "height"), [(13, 9), (9, 130), (700, 3)])
+def test_crops_of_large_images_are_the_same_except_for_rounding(width, height, monkeypatch):
+    image = random_image(width, height)
+    expected = [
+        resize_to_shape(image, (8, 8)),
+        resize_to_shape(image, (8, 8), 11),
+        resize_to_shape(image, (9, 6)),
+        image_to_array(resize_and_trim(image, 14)),
+    ]
+    monkeypatch.setattr("flaxres.data.resize.MAX_PIXELS", 1)
+    outputs = [
+        resize_to_shape(image, (8, 8)),
+        resize_to_shape(image, (8, 8), 11),
+        resize_to_shape(image, (9, 6)),
+        image_to_array(resize_and_trim(image, 14)),
+    ]
+    for output, known in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output.astype(int), known.astype(int), atol=1)
 
 
 def test_images_that_have_the_size_are_unchanged():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flaxres.data import open_sources
-from flaxres.data.decode import BrokenImageError
+from flaxres.data.decode import DAMAGED_METADATA, BrokenImageError
 from flaxres.data.resize import image_to_array, resize_mean
 from flaxres.errors import DatasetError
 from flaxres.evaluation.evaluator import evaluate_split, load_crops
@@ -92,6 +92,11 @@ def test_images_load_in_order_and_broken_ones_are_skipped():
     assert lines == ["split test: skipped 3 of 90 images that cannot be decoded"]
     with pytest.raises(BrokenImageError, match="image 0 cannot be decoded"):
         evaluate_split(predictor, protocol, source, "split test")
+    images[5].info[DAMAGED_METADATA] = True
+    evaluate_split(FirstPixelPredictor(7), protocol, source, "split test", True, lines.append)
+    assert lines[2:] == [
+        "split test: 1 of 90 images were read without their metadata, which is damaged or too large"
+    ]
     source = Images(images[:2], [0, 1], broken=(0, 1))
     with pytest.raises(DatasetError, match="none of the 2 images"):
         evaluate_split(predictor, protocol, source, "split test", True, lines.append)

@@ -100,11 +100,22 @@ def test_extreme_sizes():
         ("center", {"scales": [9]}, "scales apply to test_crops multi-scale, got center"),
         ("multi-scale", {"scales": [9, 0]}, "at least 1, got 9, 0"),
         ("multi-scale", {"scales": [9, 9]}, "different numbers of pixels"),
+        ("multi-scale", {"scales": [9, 10**5]}, "scales must be at most 9,459 pixels, got 100,000"),
+        ("10-crop", {"short_side": 9_460}, "short_side must be at most 9,459 pixels, got 9,460"),
+        ("center", {"short_side": -1}, "short_side must be at least 8"),
     ],
 )
 def test_invalid_protocols(name, options, message):
     with pytest.raises(ConfigError, match=message):
         make_crop_protocol(name, (8, 8), **options)
+
+
+def test_the_pixels_of_all_crops_of_an_image():
+    for name, options in {"10-crop": {}, "center": {}, "multi-scale": {"scales": [8, 9]}}.items():
+        protocol = make_crop_protocol(name, (8, 8), **options)
+        crops = protocol.crops(random_image(60, 11))
+        assert protocol.max_pixels == sum(crop.size // 3 for crop in crops)
+        assert not any(map(np.shares_memory, crops, crops[1:]))  # nor with the whole image
 
 
 def test_a_split_with_images_of_another_size():

@@ -1,6 +1,7 @@
 """Runs with streamed images against runs whose images are all on the devices."""
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -21,6 +22,9 @@ from tests.training.test_train import final_digest, metrics
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("folder"), sides=(8, 9))
+
+
+BROKEN_EXIF = b"\xff\xe1\x00\x0cExif\0\0no"
 
 
 def make_config(folder, placement="stream"):
@@ -131,6 +135,9 @@ def test_broken_images_fail_or_are_skipped(tmp_path, capsys):
     config = make_config(folder)
     for name in ("train/red/002.jpg", "test/green/004.jpg"):
         (folder / name).write_bytes(b"broken")
+    for name in ("train/red/005.jpg", "test/green/007.jpg", "test/blue/000.jpg"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:2] + BROKEN_EXIF + content[2:])
     with pytest.raises(DatasetError, match=r"train/red/002\.jpg cannot be decoded"):
         train_and_evaluate(config, tmp_path / "fail")
     config.dataset.broken_images = "skip"
@@ -138,7 +145,9 @@ def test_broken_images_fail_or_are_skipped(tmp_path, capsys):
     records = read_metrics(tmp_path / "skip")
     replaced = sum(int(record["broken_images"]) for record in records)
     assert replaced in (8, 9)  # once per epoch of 45 images, in 12 batches of 32
-    assert f" {replaced} times in training; 1 were skipped" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f" {replaced} times in training; 1 were skipped" in err
+    assert re.search(r"was ignored [89] times in training; in an evaluation, that of 2 images", err)
     # 20 of 21 images are counted.
     wrong = record["test_error"] * 20 / 100
     assert wrong == pytest.approx(round(wrong))
