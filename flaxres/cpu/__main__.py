@@ -8,10 +8,11 @@ from flaxres.cpu.build import Build
 def main() -> None:
     """Builds the kernels and prints the path of the library, or an error."""
     build = Build()
-    path = build.wait()
-    if path is None:
+    if build.wait() is None:
         sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")
-    print(path)
+    if build.path is None:  # they cannot be stored; a notice has given the reason
+        sys.exit(1)
+    print(build.path)
 
 
 if __name__ == "__main__":

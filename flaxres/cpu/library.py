@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import ctypes
 import dataclasses
 import functools
 import os
@@ -18,12 +17,7 @@ from jaxtyping import Array, Float32
 
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
-
-SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
-FUNCTIONS = (
-    *("convolve", "input_gradient", "kernel_gradient"),
-    *("norm_sums", "normalize", "norm_gradient_sums", "norm_gradient"),
-)
+from flaxres.cpu.kernel_files import FUNCTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,18 +105,17 @@ def library() -> Library | None:
     Returns:
       The kernels, or None on an accelerator, if FLAXRES_CPU_KERNELS=0, or if they cannot be built.
     """
-    if jax.default_backend() != "cpu" or os.environ.get(SWITCH) == "0":
+    if jax.default_backend() != "cpu" or os.environ.get(settings.KERNELS_SWITCH) == "0":
         return None
     build = settings.started_build() or Build()
-    path = build.wait()
-    if path is None:
+    shared_object = build.wait()
+    if shared_object is None:
         print(
             f"The CPU kernels cannot be built ({build.problem}). Training takes about 3 times as "
             "long without them.",
             file=sys.stderr,
         )
         return None
-    shared_object = ctypes.CDLL(str(path))
     for name in FUNCTIONS:
         function = jax.ffi.pycapsule(getattr(shared_object, f"flaxres_{name}"))
         jax.ffi.register_ffi_target(f"flaxres_{name}_{build.key}", function, platform="cpu")

@@ -13,6 +13,8 @@ import sys
 
 from flaxres.cpu.build import Build
 
+KERNELS_SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
+
 # jaxlib's YNNPACK convolutions are slow for the gradients of small filters. XLA aborts the process
 # on an unknown flag, so the flag is set only for jaxlib versions in which it was tested.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -46,7 +48,8 @@ def tune() -> None:
         tunables = filter(None, [os.environ.get("GLIBC_TUNABLES"), MALLOC_TUNABLES])
         os.environ["GLIBC_TUNABLES"] = ":".join(tunables)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    _build = Build()
+    if os.environ.get(KERNELS_SWITCH) != "0":
+        _build = Build()
 
 
 def started_build() -> Build | None:
