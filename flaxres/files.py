@@ -43,6 +43,16 @@ def open_regular(path: str | Path, flags: int, directory: int | None = None) -> 
     return descriptor
 
 
+def read_regular(path: str | Path) -> bytes:
+    """Reads a regular file; never blocks, and follows no symbolic link in the last component.
+
+    Raises:
+      OSError: the path is not a regular file, which `strerror` says, or it cannot be read.
+    """
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
 def check_regular(path: str | Path, directory: int | None = None) -> None:
     """Checks that a path is a regular file or does not exist.
 

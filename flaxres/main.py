@@ -176,9 +176,11 @@ def _check_flags(mode: str) -> None:
 
 
 def _workdir(config: ConfigDict | None) -> Path:
-    from flaxres.run.workdir import default_workdir
+    from flaxres.run.workdir import check_path, default_workdir
 
-    return Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
+    workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
+    check_path(workdir)
+    return workdir
 
 
 def _train(config: ConfigDict, workdir: Path) -> list[str]:

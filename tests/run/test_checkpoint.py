@@ -1,6 +1,8 @@
 import concurrent.futures
 import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 
 from flaxres.errors import CheckpointError, DivergedError, WorkdirError
 from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.checkpoint_files import is_complete
 from flaxres.run.orbax_files import digest
 from flaxres.run.snapshot import Snapshot
 
@@ -275,3 +278,120 @@ def test_digest_depends_on_values_shapes_dtypes_and_names():
     assert len({digest(tree) for tree in [base, *others]}) == 5
     assert digest(base) == digest({"a": np.zeros(4, np.float32)})
     assert json.dumps(digest(base))
+
+
+NAMES = (
+    *("[x]", "[red]x[/red]", "{a,b}*?", "back\\slash", "a\nb", "~", "x~", "-x", "n" * 255),
+    *("gs:/x", os.fsdecode(b"\xff\xfe"), "/".join(["d" * 200] * 18)),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_workdirs(tmp_path, name):
+    """Orbax and TensorStore change or refuse some of these."""
+    workdir = tmp_path / name
+    os.makedirs(workdir)
+    save_checkpoints(workdir, steps=(1, 2))
+    (workdir / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
+    messages = []
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        assert is_equal(checkpoints.restore(make_state(0), messages.append), make_state(2))
+        checkpoints.save(3, make_state(3))
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3]
+    assert messages == []
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["2", "3"]
+    files_by_size(workdir, 3)[-1].unlink()
+    with Checkpoints(workdir) as checkpoints:
+        assert is_equal(checkpoints.restore(make_state(0), messages.append), make_state(2))
+    assert "/proc" not in messages[0]
+    assert len([path for path in tmp_path.iterdir() if path.name != name.partition("/")[0]]) == 0
+
+
+def test_saves_follow_a_renamed_workdir(tmp_path):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    workdir.mkdir()
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.wait()
+        workdir.rename(moved)
+        checkpoints.save(2, make_state(2))
+    with Checkpoints(moved) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        assert is_equal(checkpoints.restore(make_state(0), fail_on_message), make_state(2))
+    assert not workdir.exists()
+
+
+def replace_by_file(path):
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+def replace_by_dangling_link(path):
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: shutil.rmtree(path / "state"), "checkpoint 3 is damaged"),
+        (lambda path: shutil.rmtree(path / "digest"), "checkpoint 3 is damaged"),
+        (lambda path: path.rename(path.with_name("foo")), "/foo is not the checkpoint of a step"),
+        (lambda path: path.rename(path.with_name("03")), "/03 is not the checkpoint of a step"),
+        (lambda path: path.rename(path.with_name("-3")), "/-3 is not the checkpoint of a step"),
+        (replace_by_file, "/3 is not the checkpoint of a step"),
+        (replace_by_dangling_link, "/3 is not the checkpoint of a step"),
+    ],
+)
+def test_a_checkpoint_that_is_none(tmp_path, damage, message):
+    save_checkpoints(tmp_path)
+    assert is_complete(tmp_path, 3)
+    damage(tmp_path / "checkpoints" / "3")
+    assert not is_complete(tmp_path, 3)
+    messages = []
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        assert is_equal(checkpoints.restore(make_state(0), messages.append), make_state(2))
+        assert len(messages) == 1
+        assert message in messages[0]
+        checkpoints.save(3, make_state(3))
+        checkpoints.wait()
+        assert checkpoints.is_valid(3, make_state(0))
+    assert is_complete(tmp_path, 3)
+
+
+def test_checkpoints_of_other_names_are_not_passed_over(tmp_path):
+    save_checkpoints(tmp_path, steps=(3,))
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / "checkpoints" / "foo")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="but foo; a"):
+        checkpoints.restore(make_state(0), fail_on_message)
+
+
+def test_a_checkpoint_of_a_later_step_does_not_swallow_a_save(tmp_path):
+    save_checkpoints(tmp_path, steps=(3,))
+    with (
+        pytest.raises(CheckpointError, match="there is a checkpoint of a later step"),
+        Checkpoints(tmp_path, keep=5) as checkpoints,
+    ):
+        checkpoints.save(2, make_state(2))
+
+
+@pytest.mark.parametrize("keep", [None, 5])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("x"), "checkpoints must be a directory, but it is a file"),
+        (lambda path: path.symlink_to("/nowhere"), "checkpoints is a link to /nowhere, which"),
+    ],
+)
+def test_a_directory_of_checkpoints_that_is_none(tmp_path, make, message, keep):
+    make(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoints(tmp_path, keep)
+
+
+def test_a_directory_of_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
+    save_checkpoints(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be written \(Permission denied"):
+        Checkpoints(tmp_path, keep=5)

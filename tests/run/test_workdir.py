@@ -12,7 +12,6 @@ from flaxres.run.workdir import (
     default_workdir,
     open_workdir,
     read_config,
-    write_atomically,
 )
 
 
@@ -117,10 +116,3 @@ def test_a_damaged_config_is_rejected(tmp_path, config):
     with pytest.raises(WorkdirError, match="cannot be read"):
         make_workdir(tmp_path, config, {})
     assert (tmp_path / "config.json").read_text() == "{"
-
-
-def test_atomic_writes_leave_no_temporary_file(tmp_path):
-    write_atomically(tmp_path / "x", "one")
-    write_atomically(tmp_path / "x", "two")
-    assert [f.name for f in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_text() == "two"
