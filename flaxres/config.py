@@ -94,6 +94,10 @@ def default_config() -> ConfigDict:
     # Standard deviation by channel of the inputs (in 0..1) of a PyTorch state dict, which is folded
     # into the first convolution; torchvision: (0.229, 0.224, 0.225); (): not divided.
     config.transfer.image_std = ()
+    # Where the shortcuts without parameters (option A) of a PyTorch model add channels of zeros,
+    # which its state dict does not show: 'both-sides' (half of them before the other channels) or
+    # 'end' (all of them after); None: not such a model.
+    config.transfer.shortcut_padding = config_dict.placeholder(str)
 
     # Data set.
     config.dataset = ConfigDict()

@@ -14,11 +14,13 @@ from flaxres.field_checks import FieldChecker, shown
 from flaxres.models.names import model_name
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.registry import check_model_fields
+from flaxres.models.shortcuts import PADDED_SHORTCUTS
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("piecewise-constant", "cosine")
 PARALLELISMS = ("jit", "pmap")
 WEIGHT_DECAY_ON = ("all", "kernels")
+SHORTCUT_PADDINGS = ("both-sides", "end")
 
 MAX_STEPS = 2**31 - 1  # steps and seeds are int32 in the train state
 MAX_BOUNDARIES = 1_000
@@ -148,6 +150,13 @@ def _check_transfer(config: ConfigDict, flat: Mapping[str, Any], fields: FieldCh
     fields.require(are_positive, "transfer.image_std", rule)
     allowed = is_pretrained or not image_std
     fields.require(allowed, "transfer.image_std", "() without pretrained weights (--init_from)")
+    if config.transfer.shortcut_padding is not None:
+        field = "transfer.shortcut_padding"
+        fields.require_one_of(field, SHORTCUT_PADDINGS)
+        fields.require(is_pretrained, field, "None without pretrained weights (--init_from)")
+        is_padded = config.model.shortcut in PADDED_SHORTCUTS
+        rule = "None for a model without zero-padded shortcuts (option A)"
+        fields.require(is_padded, field, rule)
 
 
 def _check_boundaries(boundaries: Sequence[int], fields: FieldChecker) -> None:

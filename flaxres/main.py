@@ -136,11 +136,13 @@ def main() -> None:
         config.init_from = INIT_FROM.value
     if mode == "summary":
         from flaxres import summary
+        from flaxres.pretrained.stride import resolve_stride
 
         if MODELS.value:
-            summary.print_comparison([cli.with_model(config, name) for name in MODELS.value])
+            configs = [cli.with_model(config, name) for name in MODELS.value]
+            summary.print_comparison([resolve_stride(config) for config in configs])
         else:
-            summary.print_summary(config)
+            summary.print_summary(resolve_stride(config))
         return
 
     from flaxres.parallel import multihost

@@ -27,6 +27,7 @@ from flaxres.config import flatten
 from flaxres.errors import ConfigError, SweepError, WorkdirError
 from flaxres.files import write_atomically
 from flaxres.parallel import replicas
+from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.lock import lock
 from flaxres.run.workdir import check_path
 
@@ -226,7 +227,8 @@ def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
     configs = planned_runs(workdir)
     for plan in plans:
         name = Path(plan.name)
-        runs = replicas.replica_runs(plan.config, name) or {name: plan.config}
+        config = resolve_stride(plan.config)
+        runs = replicas.replica_runs(config, name) or {name: config}
         configs |= {str(path): flatten(config) for path, config in runs.items()}
     write_atomically(workdir / PLAN_FILE, json.dumps(configs, indent=1) + "\n")
 

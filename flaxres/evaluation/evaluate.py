@@ -23,6 +23,7 @@ from flaxres.inference.trained_model import (
 )
 from flaxres.memory_estimate import check_crop_memory
 from flaxres.parallel.replicas import mean_record
+from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import read_input_spec
 from flaxres.run.metric_writers import Record
@@ -205,6 +206,7 @@ def _evaluate_replicas(
     _check_splits(splits)
     if not check_same_config(workdir, config):
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
+    config = resolve_stride(config, workdir)
     sources = open_sources(config.dataset)
     class_names = read_input_spec(workdir, config).class_names
     report_changed_data(workdir, class_names, sources, log)

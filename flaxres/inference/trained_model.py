@@ -23,6 +23,7 @@ from flaxres.inference.population_statistics import (
 )
 from flaxres.models import create_model
 from flaxres.models.layers import BaseModel
+from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
@@ -147,6 +148,7 @@ def load_trained_model(
         check_has_statistics(config)
     if not check_same_config(directory, config):
         raise _no_run_error(directory)
+    config = resolve_stride(config, directory)
     if config.num_replicas > 1:
         raise ConfigError(
             f"{directory} holds {config.num_replicas} models trained in one program "

@@ -21,6 +21,7 @@ from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut
 
 BLOCKS = ("basic", "bottleneck")
 STRIDES_ON = ("1x1", "3x3")
+AUTO_STRIDE = "auto"  # '3x3' with the weights of a PyTorch state dict, otherwise '1x1'
 
 
 class Block(nn.Module, kw_only=True):

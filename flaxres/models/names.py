@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from flaxres.field_checks import did_you_mean, shown
 from flaxres.models import resnet
+from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
 
@@ -94,13 +95,16 @@ def _default_shortcut(family: str, block: str, stem: str) -> str:
 def _read_resnet(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     family, depth = groups["name"], int(groups["depth"])
     block = groups["block"] or _default_block(family, depth, stem)
-    return {
+    fields = {
         "name": family,
         "depth": depth,
         "block": block,
         "shortcut": groups["shortcut"] or _default_shortcut(family, block, stem),
         "widths": (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512),
     }
+    # Only state dicts of post-activation models can be read.
+    depends_on_weights = block == "bottleneck" and family != "preact"
+    return fields | ({"stride_on": AUTO_STRIDE} if depends_on_weights else {})
 
 
 def _read_resnext(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
 from flaxres.models import densenet, lenet, resnet, stargan, vgg
-from flaxres.models.blocks import BLOCKS, STRIDES_ON
+from flaxres.models.blocks import AUTO_STRIDE, BLOCKS, STRIDES_ON
 from flaxres.models.layers import BaseModel
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 
@@ -32,7 +32,9 @@ FIELDS: dict[str, object] = {
     "shortcut_scale": 0.5,  # factor of shortcut 'scale'; He16 (arXiv 1603.05027), section 3.1
     "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
     "dropout_rate": 0.5,  # of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers
-    "stride_on": "1x1",  # convolution of a bottleneck that has the stride: 1x1 (He15) or 3x3
+    # Convolution of a bottleneck that has the stride: 1x1 (He15), 3x3, or auto, which is 3x3 with
+    # the weights of a PyTorch state dict and otherwise 1x1 (`flaxres.pretrained.stride`).
+    "stride_on": "1x1",
     "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
     "group_width": 0,  # channels of a group in the first stage; 0: widths / groups
     "zero_init": False,  # initialize each residual branch to zero
@@ -98,7 +100,7 @@ def _check_resnet(model: ConfigDict) -> None:
     if model.shortcut not in ("B", "C", "none"):
         rule = "non-decreasing, as shortcut option A can only add channels"
         _require(list(model.widths) == sorted(model.widths), model, "widths", rule)
-    _require_one_of(model, "stride_on", STRIDES_ON)
+    _require_one_of(model, "stride_on", (*STRIDES_ON, AUTO_STRIDE))
     is_positive = type(model.groups) is int and model.groups >= 1
     _require(is_positive, model, "groups", "a positive number of groups")
     is_width = type(model.group_width) is int and model.group_width >= 0
@@ -125,13 +127,13 @@ def _build_resnet(model: ConfigDict) -> Callable[..., BaseModel]:
             model.shortcut, model.shortcut_scale, model.gate_bias, model.dropout_rate
         ),
         "pre_activation": model.name == "preact",
+        "stride_on": "1x1" if model.stride_on == AUTO_STRIDE else model.stride_on,
     }
     unchanged = (
         "stem",
         "block",
         "groups",
         "group_width",
-        "stride_on",
         "zero_init",
         "remat",
         "scan",

@@ -36,6 +36,7 @@ from flaxres.models.norms import norm_relu
 
 GATES = ("exclusive-gate", "shortcut-gate")
 SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout")
+PADDED_SHORTCUTS = ("A", "scale", *GATES, "dropout")  # option A and those that are built on it
 
 
 @dataclasses.dataclass(frozen=True)

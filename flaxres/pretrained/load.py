@@ -7,7 +7,9 @@ A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +23,47 @@ from flaxres.config import model_name
 from flaxres.errors import WeightsError, first_few, one_line
 from flaxres.files import write_atomically
 from flaxres.models.layers import HEAD
-from flaxres.pretrained import torch_state_dict
 
 PyTree = Any
 
 VARIABLES_SUFFIX = ".msgpack"
 COLLECTIONS = ("params", "batch_stats")
+MAX_NAMES = 3  # names listed in an error message
+
+# Advice if only the classification head does not fit.
+NEW_HEAD_HINT = (
+    "to train on other classes, initialize a new head with --config.transfer.new_head=True"
+)
 
 
 def is_directory(path: Path) -> bool:
     """Returns True if `path` is a directory, False if it is a file.
 
     Raises:
-      WeightsError: `path` does not exist or cannot be read.
+      WeightsError: `path` does not exist, cannot be read, or is a device, a pipe or a socket.
     """
     try:
-        exists, is_directory = path.exists(), path.is_dir()
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        raise WeightsError(f"there is no file {path}") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
-    if not exists:
-        raise WeightsError(f"there is no file {path}")
-    return is_directory
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise WeightsError(f"{path} must be a file or the workdir of a run, got a special file")
+    return stat.S_ISDIR(mode)
 
 
-def read_weights_file(
-    path: Path,
-    shapes: PyTree,
-    model: ConfigDict,
-    new_head: bool = False,
-    image_std: Sequence[float] = (),
-) -> PyTree:
-    """Reads the variables of a model from a file of variables or a PyTorch state dict.
+def is_state_dict(init_from: str | None) -> bool:
+    """Returns True if `config.init_from` is a PyTorch state dict, or None if there are no weights.
 
-    A `path` that ends in .msgpack is a file of variables; any other is a state dict. The other
-    arguments are those of `torch_state_dict.convert` and apply only to a state dict.
-
-    Returns:
-      Nested dicts of arrays. `fit_variables` checks that a file of variables fits the model.
-
-    Raises:
-      WeightsError: the file cannot be read, `image_std` is given for a file of variables, or a
-        state dict belongs to another model.
-      ConfigError: the PyTorch names of the model are unknown, or `image_std` has the wrong length.
+    A path that ends in .msgpack is a file of variables, a directory is a run, and any other path is
+    a state dict.
     """
-    if path.suffix != VARIABLES_SUFFIX:
-        weights = torch_state_dict.read_state_dict(path)
-        return torch_state_dict.convert(weights, shapes, model, new_head, image_std)
-    if image_std:
-        raise WeightsError(
-            "transfer.image_std applies only to PyTorch state dicts, got the file of variables "
-            f"{path}"
-        )
-    return read_variables(path)
+    return (
+        init_from is not None
+        and not init_from.endswith(VARIABLES_SUFFIX)
+        and not os.path.isdir(os.path.expanduser(init_from))
+    )
 
 
 def fit_variables(
@@ -87,12 +78,17 @@ def fit_variables(
       Nested dicts of float32 NumPy arrays, 'params' and 'batch_stats'.
 
     Raises:
-      WeightsError: the variables do not fit the model.
+      WeightsError: the variables do not fit the model, or are not finite.
     """
     if new_head:
         variables, shapes = without_head(variables), without_head(shapes)
     check_fit(variables, shapes, model, source)
-    arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(variables).items()}
+    with np.errstate(over="ignore"):
+        arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(variables).items()}
+    if names := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise WeightsError(
+            f"{source} holds NaN, infinite or too large numbers in {first_few(names, MAX_NAMES)}"
+        )
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(arrays, sep="/")
 
 
@@ -121,6 +117,8 @@ def read_variables(path: Path) -> dict[str, PyTree]:
     """
     try:
         content = serialization.msgpack_restore(path.read_bytes())
+        if isinstance(content, dict):
+            _flatten(content)  # fails if dicts are nested too deeply
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
     except Exception as error:  # damaged bytes raise many types
@@ -177,17 +175,13 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
             if name in given and not _is_like(given[name], expected[name])
         ],
     }
-    parts = [
-        f"{fault} {first_few(names, torch_state_dict.MAX_NAMES)}"
-        for fault, names in faults.items()
-        if names
-    ]
+    parts = [f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names]
     if parts:
         only_head = all(
             name.startswith(f"params/{HEAD}/")
             for name in itertools.chain.from_iterable(faults.values())
         )
-        hint = f"; {torch_state_dict.NEW_HEAD_HINT}" if only_head else ""
+        hint = f"; {NEW_HEAD_HINT}" if only_head else ""
         raise WeightsError(
             f"{source} does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"
         )

@@ -7,110 +7,56 @@ they use the names of torchvision's ResNet.
 from __future__ import annotations
 
 import math
-import pickle
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Float32, Shaped
+from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
 from flaxres.errors import ConfigError, WeightsError, first_few
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
+from flaxres.models.shortcuts import PADDED_SHORTCUTS
+from flaxres.pretrained.channel_order import channel_orders, reorder_channels
+from flaxres.pretrained.load import MAX_NAMES, NEW_HEAD_HINT
+from flaxres.pretrained.torch_file import COUNTERS
+from flaxres.pretrained.torch_names import LEAF_NAMES, make_module_names
 
 PyTree = Any
-Weights = Mapping[str, Shaped[np.ndarray, " ..."]]
+Array = Shaped[np.ndarray, " ..."]
+Weights = Mapping[str, Array]
 
 # Kernels of the first convolution. A model has one of them.
 FIRST_KERNELS = ("params/conv/kernel", "params/stage1_conv1/kernel")
 
-MAX_NAMES = 3  # names listed in an error message
 
-# Advice if only the classification head does not fit.
-NEW_HEAD_HINT = (
-    "to train on other classes, initialize a new head with --config.transfer.new_head=True"
-)
+def check_options(model: ConfigDict, shortcut_padding: str | None) -> None:
+    """Checks that state dicts of a model can be read, and that all they do not show is given.
 
-# PyTorch's names of a module's arrays, by the name of the leaf in flax.
-LEAF_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-
-# PyTorch's names of the modules, by patterns of their names in flaxres. A state dict uses one name
-# of each list.
-RESNET = {
-    r"conv": ["conv1"],
-    r"norm": ["bn1"],
-    r"dense": ["fc", "linear"],
-    r"stage(\d+)_block(\d+)/conv(\d)": ["layer{0}.{1}.conv{2}"],
-    r"stage(\d+)_block(\d+)/norm(\d)": ["layer{0}.{1}.bn{2}"],
-    r"stage(\d+)_block(\d+)/shortcut/conv": [
-        "layer{0}.{1}.downsample.0",
-        "layer{0}.{1}.shortcut.0",
-    ],
-    r"stage(\d+)_block(\d+)/shortcut/norm": [
-        "layer{0}.{1}.downsample.1",
-        "layer{0}.{1}.shortcut.1",
-    ],
-}
-DENSENET = {
-    r"conv": ["features.conv0"],
-    r"norm": ["features.norm0"],
-    r"last_norm": ["features.norm5"],
-    r"dense": ["classifier"],
-    r"stage(\d+)_layer(\d+)/conv(\d)": [
-        "features.denseblock{0}.denselayer{1}.conv{2}",
-        "features.denseblock{0}.denselayer{1}.conv.{2}",  # in files of torchvision
-    ],
-    r"stage(\d+)_layer(\d+)/norm(\d)": [
-        "features.denseblock{0}.denselayer{1}.norm{2}",
-        "features.denseblock{0}.denselayer{1}.norm.{2}",
-    ],
-    r"transition(\d)/(conv|norm)": ["features.transition{0}.{1}"],
-}
-
-
-def read_state_dict(path: Path) -> dict[str, Float32[np.ndarray, " ..."]]:
-    """Reads the arrays of a PyTorch file by name. Executes nothing in the file.
+    Args:
+      model: the model, an experiment's `config.model`.
+      shortcut_padding: an experiment's `config.transfer.shortcut_padding`.
 
     Raises:
-      WeightsError: PyTorch is not installed, there is no such file, or it is not a state dict.
+      ConfigError: the PyTorch names of the model are unknown, or the padding of its shortcuts is
+        missing or impossible.
     """
-    try:
-        import torch
-    except ImportError:
-        raise WeightsError(f"reading {path} needs PyTorch: pip install torch") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns about files before it rejects them
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"there is no file {path}") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a PyTorch state dict: it must hold only tensors "
-            f"({type(error).__name__})"
-        ) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in ("state_dict", "model") if key in content), content)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
-        raise WeightsError(f"{path} is not a PyTorch state dict, a dict of tensors by name")
-    return {
-        name.removeprefix("module."): value.to(torch.float32).numpy()
-        for name, value in content.items()
-    }
+    make_module_names(model)
+    if model.shortcut not in PADDED_SHORTCUTS:
+        return
+    if shortcut_padding is None:
+        raise ConfigError(
+            "transfer.shortcut_padding must be both-sides (shortcuts without parameters add half "
+            "of the channels of zeros before the others and half after, such as F.pad with "
+            "planes // 4 on each side) or end (all of them after the others) to read a PyTorch "
+            f"state dict of {model_name(model)}, which does not show it; got None"
+        )
+    if shortcut_padding == "both-sides":
+        channel_orders(model)
 
 
 def convert(
@@ -119,6 +65,8 @@ def convert(
     model: ConfigDict,
     new_head: bool = False,
     image_std: Sequence[float] = (),
+    shortcut_padding: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> PyTree:
     """Converts the weights of a model in PyTorch to the variables of the same model in flaxres.
 
@@ -131,19 +79,25 @@ def convert(
       image_std: standard deviations by which the images were divided in PyTorch, one for each
         channel; empty for none. The kernel of the first convolution is divided instead, which
         gives the same outputs.
+      shortcut_padding: where shortcuts without parameters add channels of zeros in PyTorch,
+        'both-sides' or 'end'; only for models that have them.
+      image_size: (height, width) of the images in pixels, for dense layers that flatten feature
+        maps; None if they are square.
 
     Returns:
       float32 arrays in the structure of `shapes`; without the head if `new_head`.
 
     Raises:
-      ConfigError: the PyTorch names of the model are unknown, or `image_std` does not have one
-        number for each channel.
-      WeightsError: an array is missing, unexpected, or has the wrong shape.
+      ConfigError: the PyTorch names of the model are unknown, `shortcut_padding` is missing or
+        impossible, or `image_std` does not have one number for each channel.
+      WeightsError: an array is missing, unexpected, not finite, or has the wrong shape or dtype.
     """
-    module_names = _make_module_names(model)
-    mismatch = f"the state dict does not fit the model {model_name(model)}"
-    unused = {name for name in weights if not name.endswith("num_batches_tracked")}
-    variables = {}
+    check_options(model, shortcut_padding)
+    module_names = make_module_names(model)
+    unused = {name for name in weights if name.rpartition(".")[2] not in COUNTERS}
+    variables: dict[str, Any] = {}
+    missing, wrong = [], []
+    head_fits = backbone_fits = True
     for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
         _, *modules, leaf_name = path.split("/")
         module = "/".join(modules)
@@ -153,24 +107,33 @@ def convert(
             continue
         name = next((candidate for candidate in candidates if candidate in weights), None)
         if name is None:
-            raise WeightsError(f"{mismatch}: missing {candidates[0]} (for {module}/{leaf_name})")
-        unused.discard(name)
-        follows_maps = model.name == "vgg" and module == "hidden1"
-        value = _transpose(weights[name], leaf.shape, model.widths[-1] if follows_maps else None)
-        if leaf_name == "mean" and model.name != "densenet":
+            missing.append(f"{candidates[0]} (for {module}/{leaf_name})")
+        else:
+            unused.discard(name)
+            maps = None
+            if model.name == "vgg" and module == "hidden1":
+                maps = _feature_maps(model, leaf.shape, image_size)
+            value = _to_flax(weights[name], tuple(leaf.shape), maps)
+            if value is None:
+                wrong.append(_describe_shape(name, weights[name], f"{module}/{leaf_name}", leaf))
+            else:
+                variables[path] = _to_float32(name, value)
+        if path not in variables:
+            head_fits &= module != HEAD
+            backbone_fits &= module == HEAD
+        elif leaf_name == "mean" and model.name != "densenet":
             bias = _find_convolution_bias(module, module_names, weights)
-            if bias is not None:
-                value = value - weights[bias]
+            if bias is not None and weights[bias].shape == tuple(leaf.shape):
+                variables[path] -= _to_float32(bias, weights[bias])
                 unused.discard(bias)
-        if value.shape != leaf.shape:
-            raise WeightsError(
-                f"{mismatch}: {name} has shape {weights[name].shape}, which does not fit "
-                f"{module}/{leaf_name} {tuple(leaf.shape)}"
-                + (f"; {NEW_HEAD_HINT}" if module == HEAD else "")
-            )
-        variables[path] = np.array(value, np.float32)
-    if unused:
-        raise WeightsError(f"{mismatch}: unexpected {first_few(sorted(unused), MAX_NAMES)}")
+    faults = {"missing": missing, "unexpected": sorted(unused), "wrong shape:": wrong}
+    if parts := [
+        f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names
+    ]:
+        hint = "" if head_fits or unused or not backbone_fits else f"; {NEW_HEAD_HINT}"
+        raise WeightsError(
+            f"the state dict does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"
+        )
     if image_std:
         kernel = next(path for path in FIRST_KERNELS if path in variables)
         channels = variables[kernel].shape[2]
@@ -179,28 +142,76 @@ def convert(
                 f"transfer.image_std must be {channels} numbers, got {len(image_std)}"
             )
         variables[kernel] /= np.array(image_std, np.float32)[:, None]
+    if shortcut_padding == "both-sides":
+        variables = reorder_channels(variables, model)
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def _transpose(
-    value: Shaped[np.ndarray, " ..."], shape: tuple[int, ...], channels: int | None
-) -> Shaped[np.ndarray, " ..."]:
+def _feature_maps(
+    model: ConfigDict, shape: tuple[int, ...], image_size: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Returns (channels, height, width) of the feature maps that VGG's first dense layer reads."""
+    channels = model.widths[-1]
+    if image_size is None:
+        side = math.isqrt(shape[0] // channels)
+        return channels, side, side
+    height, width = image_size
+    return channels, height // vgg.STRIDE, width // vgg.STRIDE
+
+
+def _to_flax(value: Array, shape: tuple[int, ...], maps: tuple[int, int, int] | None) -> Any:
     """Reorders the axes of a weight from PyTorch's layout to flax's.
 
     Args:
       value: weight of a convolution, (out, in, height, width), or of a dense layer, (out, in);
         other arrays are returned unchanged. A dense layer may be a convolution in PyTorch.
       shape: shape of the leaf in flax.
-      channels: number of channels of the square feature maps that a dense layer flattens; None for
+      maps: (channels, height, width) of the feature maps that a dense layer flattens; None for
         other layers. PyTorch flattens channels first, flax channels last.
+
+    Returns:
+      An array of the shape `shape`, or None if the weight does not fit.
     """
-    if channels and value.ndim == 2:
-        side = math.isqrt(value.shape[1] // channels)
-        value = value.reshape(len(value), channels, side, -1)
-    if value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0)
-        return value if len(shape) == 4 else value.reshape(-1, value.shape[-1])
-    return value.T if value.ndim == 2 else value
+    if len(shape) == 4:
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    elif len(shape) == 2:
+        inputs, outputs = shape
+        maps = maps or (inputs, 1, 1)
+        if value.shape not in ((outputs, inputs), (outputs, *maps)):
+            return None
+        value = value.reshape(outputs, *maps).transpose(2, 3, 1, 0).reshape(shape)
+    return value if value.shape == shape else None
+
+
+def _describe_shape(name: str, value: Array, leaf_name: str, leaf: Any) -> str:
+    """Returns what an error message says about an array of the wrong shape."""
+    text = f"{name} has shape {value.shape}, which does not fit {leaf_name} {tuple(leaf.shape)}"
+    if leaf_name != "hidden1/kernel":
+        return text
+    return (
+        f"{text}, because this layer depends on the size of the images (torchvision: "
+        "--config.dataset.image_size=224)"
+    )
+
+
+def _to_float32(name: str, value: Array) -> Any:
+    """Returns a copy in float32.
+
+    Raises:
+      WeightsError: the array does not hold finite floating-point numbers.
+    """
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise WeightsError(
+            f"{name} of the state dict must hold floating-point numbers, got {value.dtype}"
+        )
+    with np.errstate(over="ignore"):
+        array = np.array(value, np.float32)
+    if not np.isfinite(array).all():
+        raise WeightsError(
+            f"{name} of the state dict holds NaN, infinite or too large numbers; choose an "
+            "earlier checkpoint"
+        )
+    return array
 
 
 def _find_convolution_bias(
@@ -212,49 +223,3 @@ def _find_convolution_bias(
     except KeyError:
         return None
     return next((f"{name}.bias" for name in names if f"{name}.bias" in weights), None)
-
-
-def _make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
-    """Returns a function from a module's name in flaxres to its possible names in PyTorch."""
-    if model.name in ("plain", "resnet", "resnext"):
-        return lambda module: _match(RESNET, module)
-    if model.name == "densenet":
-        return lambda module: _match(DENSENET, module)
-    if model.name == "vgg":
-        table = _vgg_names(model)
-        return lambda module: table[module]
-    raise ConfigError(
-        f"PyTorch names of {model.name} models are unknown; state dicts are supported for resnet, "
-        "resnext, densenet and vgg"
-    )
-
-
-def _match(table: dict[str, list[str]], module: str) -> list[str]:
-    for pattern, names in table.items():
-        if match := re.fullmatch(pattern, module):
-            parts = list(match.groups())
-            if "_block" in module:
-                parts[1] = str(int(parts[1]) - 1)  # PyTorch counts the blocks of a stage from 0
-            return [name.format(*parts) for name in names]
-    raise KeyError(module)
-
-
-def _vgg_names(model: ConfigDict) -> dict[str, list[str]]:
-    """Returns the names of VGG's modules.
-
-    Torchvision numbers all layers, including those without parameters: convolution, norm, ReLU and
-    max pooling.
-    """
-    names, position = {}, 0
-    for stage, num_convolutions in enumerate(vgg.stages_of_depth(model.depth), start=1):
-        for number in range(1, num_convolutions + 1):
-            names[f"stage{stage}_conv{number}"] = [f"features.{position}"]
-            names[f"stage{stage}_norm{number}"] = [f"features.{position + 1}"]
-            position += 3
-        position += 1
-    for index in range(len(model.hidden)):
-        # ReLU and dropout follow each hidden layer.
-        names[f"hidden{index + 1}"] = [f"classifier.{3 * index}", f"pre_logits.fc{index + 1}"]
-    head = f"classifier.{3 * len(model.hidden)}" if model.hidden else "classifier"
-    names[HEAD] = [head, "head.fc"]
-    return names

@@ -20,6 +20,7 @@ from flaxres.aliases import rename_fields
 from flaxres.config import default_config, flatten, model_name
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.files import remove_temporary_files, write_atomically
+from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory, lock
 
@@ -204,10 +205,15 @@ def read_info(workdir: Path) -> dict[str, Any]:
 def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Returns the names of the fields in which two flattened configs differ.
 
-    Fields in `CHANGEABLE_FIELDS` are not compared.
+    Fields in `CHANGEABLE_FIELDS` are not compared. A `model.stride_on` of 'auto' agrees with every
+    value, because a run keeps the value that it started with.
     """
+    stride = "model.stride_on"
+    decides_stride = AUTO_STRIDE not in (config.get(stride), other.get(stride))
     return [
         field
         for field in sorted(config.keys() | other.keys())
-        if field not in CHANGEABLE_FIELDS and config.get(field) != other.get(field)
+        if field not in CHANGEABLE_FIELDS
+        and config.get(field) != other.get(field)
+        and (field != stride or decides_stride)
     ]

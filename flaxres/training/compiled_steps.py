@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,8 @@ from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
 from flaxres.parallel.sharding import AXIS, CompiledStep, Devices, StepFunction, device_name
 from flaxres.pretrained.load import without_head
-from flaxres.training.initial_weights import load_pretrained_weights
+from flaxres.pretrained.stride import resolve_stride
+from flaxres.training.initial_weights import load_pretrained_weights, weights_path
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host
 from flaxres.training.optimizer import make_optimizer
@@ -63,6 +63,7 @@ class CompiledSteps:
                 f"batch_size must be at most {len(dataset.train):,}, the number of images in "
                 f"{config.dataset.train_split!r} of {dataset.name}, got {config.batch_size:,}"
             )
+        config = resolve_stride(config)
         self._config = config
         self.devices = Devices(config)
         axis = AXIS if self.devices.num_devices > 1 else None
@@ -127,9 +128,16 @@ class CompiledSteps:
         shapes_of_one = jax.tree.map(
             lambda leaf: leaf.update(shape=leaf.shape[replica_axes:]), shapes
         )
-        new_head, std = self._config.transfer.new_head, self._config.transfer.image_std
-        path = Path(self._config.init_from).expanduser()
-        weights = load_pretrained_weights(path, shapes_of_one, self._config.model, new_head, std)
+        transfer, new_head = self._config.transfer, self._config.transfer.new_head
+        weights = load_pretrained_weights(
+            weights_path(self._config),
+            shapes_of_one,
+            self._config.model,
+            new_head,
+            transfer.image_std,
+            transfer.shortcut_padding,
+            self._image_shape[:2],
+        )
         shapes = without_head(shapes) if new_head else shapes
         return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), weights, shapes)
 

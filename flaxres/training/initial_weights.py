@@ -9,18 +9,56 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.data import dataset_shape
-from flaxres.errors import WeightsError
+from flaxres.errors import ConfigError, DatasetError, WeightsError
+from flaxres.models.blocks import STRIDES_ON
 from flaxres.parallel.multihost import print_to_stderr
+from flaxres.pretrained import torch_file, torch_state_dict
 from flaxres.pretrained.load import (
     VARIABLES_SUFFIX,
     fit_variables,
     is_directory,
-    read_weights_file,
+    is_state_dict,
+    read_variables,
 )
+from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.restore import has_checkpoint, restore_newest
 
 PyTree = Any
+
+
+def weights_path(config: ConfigDict) -> Path:
+    """Returns the path of a run's pretrained weights.
+
+    Args:
+      config: config of the run, whose `init_from` is set.
+
+    Raises:
+      WeightsError: the path begins with the home directory of an unknown user.
+    """
+    try:
+        return Path(config.init_from).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(f"{config.init_from} cannot be read ({error})") from None
+
+
+def check_pretrained_weights(config: ConfigDict) -> None:
+    """Checks all about the weights of `config.init_from` that needs neither data nor their content.
+
+    Args:
+      config: config of the run, whose `init_from` is set.
+
+    Raises:
+      WeightsError: there is no such file or run, or a field of `config.transfer` does not apply.
+      ConfigError: a state dict of the model cannot be read, or needs a field that is not given.
+    """
+    path, transfer = weights_path(config), config.transfer
+    if is_directory(path):
+        _check_run(path)
+    if is_state_dict(str(path)):
+        torch_state_dict.check_options(config.model, transfer.shortcut_padding)
+    else:
+        _check_no_state_dict_options(path, transfer.image_std, transfer.shortcut_padding)
 
 
 def load_pretrained_weights(
@@ -29,34 +67,81 @@ def load_pretrained_weights(
     model: ConfigDict,
     new_head: bool = False,
     std: Sequence[float] = (),
+    shortcut_padding: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> PyTree:
     """Loads the variables of a model from the run or the file at `path`.
 
     Args:
-      path: workdir of a run, whose newest checkpoint is used, or a file that
-        `flaxres.pretrained.load.read_weights_file` reads.
+      path: workdir of a run, whose newest checkpoint is used; a file of variables, which ends in
+        .msgpack; or a PyTorch state dict.
       shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
       model: config of the model, the field `model` of a run's config.
       new_head: if True, the classification head is left out and may have any shape.
       std: standard deviation by which the images of a PyTorch state dict were divided, one number
         per channel; empty for none, and for other kinds of weights.
+      shortcut_padding: padding of a PyTorch model's shortcuts, 'both-sides' or 'end'; None if it
+        has no padded shortcuts, and for other kinds of weights.
+      image_size: (height, width) of the model's images, in pixels; None for square images.
 
     Returns:
       float32 arrays in the structure of `shapes`; without the head if `new_head`.
 
     Raises:
       WeightsError: `path` does not exist, cannot be read, or belongs to another model.
-      UserError: the run cannot be read, or the model has no known PyTorch counterpart.
+      ConfigError: the options do not fit the model, or it has no known PyTorch counterpart.
+      UserError: the run cannot be read.
     """
-    if not is_directory(path):
-        variables = read_weights_file(path, shapes, model, new_head, std)
-    elif std:
-        raise WeightsError(
-            f"transfer.image_std applies only to PyTorch state dicts, got the run {path}"
-        )
-    else:
+    if is_directory(path):
+        _check_no_state_dict_options(path, std, shortcut_padding)
         variables = read_run_variables(path)
+    elif not is_state_dict(str(path)):
+        _check_no_state_dict_options(path, std, shortcut_padding)
+        variables = read_variables(path)
+    else:
+        torch_state_dict.check_options(model, shortcut_padding)
+        weights = torch_file.read_state_dict(path)
+        options = (new_head, std, shortcut_padding, image_size)
+        variables = torch_state_dict.convert(weights, shapes, model, *options)
+        if model.block == "bottleneck" and model.name != "densenet":
+            _report_stride(path, model)
     return fit_variables(variables, shapes, model, new_head, str(path))
+
+
+def _check_no_state_dict_options(
+    path: Path, std: Sequence[float], shortcut_padding: str | None
+) -> None:
+    """Checks that no option is given that only PyTorch state dicts need.
+
+    Raises:
+      WeightsError: such an option is given.
+    """
+    for field, is_given in (
+        ("image_std", bool(std)),
+        ("shortcut_padding", shortcut_padding is not None),
+    ):
+        if is_given:
+            kind = "run" if path.is_dir() else "file of variables"
+            raise WeightsError(
+                f"transfer.{field} applies only to PyTorch state dicts, got the {kind} {path}"
+            )
+
+
+def _report_stride(path: Path, model: ConfigDict) -> None:
+    """Prints which convolution of a bottleneck has the stride, as a state dict does not show it."""
+    if model.stride_on not in STRIDES_ON:
+        raise ConfigError(
+            f"model.stride_on must be one of {', '.join(STRIDES_ON)} to read {path}, got "
+            f"{model.stride_on!r}"
+        )
+    reason = {
+        "3x3": "as in torchvision and timm; other models: --config.model.stride_on=1x1",
+        "1x1": "unlike torchvision and timm: --config.model.stride_on=3x3",
+    }[model.stride_on]
+    print_to_stderr(
+        f"note: {path} is read with the stride of bottlenecks on the {model.stride_on} "
+        f"convolution, {reason}"
+    )
 
 
 def read_run_variables(directory: Path) -> dict[str, PyTree]:
@@ -72,6 +157,18 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
       WeightsError: the directory holds no run, a run of several replicas, or no checkpoint.
       UserError: the config or the checkpoints of the run cannot be read.
     """
+    config = _check_run(directory)
+    image_shape, num_classes = _input_shape(directory, config)
+    return restore_newest(directory, config, image_shape, num_classes, print_to_stderr).variables
+
+
+def _check_run(directory: Path) -> ConfigDict:
+    """Returns the config of a run of a single model that has a checkpoint.
+
+    Raises:
+      WeightsError: the directory holds no such run.
+      WorkdirError: the config of the run cannot be read.
+    """
     if not (directory / CONFIG_FILE).exists():
         raise WeightsError(
             f"directory {directory} holds no run: there is no {CONFIG_FILE}. Give the workdir of a "
@@ -85,5 +182,22 @@ def read_run_variables(directory: Path) -> dict[str, PyTree]:
         )
     if not has_checkpoint(directory):
         raise WeightsError(f"run {directory} holds no checkpoint yet; train it first")
-    image_shape, num_classes = dataset_shape(config.dataset)
-    return restore_newest(directory, config, image_shape, num_classes, print_to_stderr).variables
+    return config
+
+
+def _input_shape(directory: Path, config: ConfigDict) -> tuple[tuple[int, int, int], int]:
+    """Returns the image shape and the number of classes of a run, if possible without its data.
+
+    Raises:
+      WorkdirError: inputs.npz is damaged.
+      DatasetError: the run has no inputs.npz, and its data set cannot be read.
+    """
+    if (directory / INPUT_SPEC_FILE).exists():
+        input_spec = read_input_spec(directory, config)
+        return input_spec.image_shape, input_spec.num_classes
+    try:
+        return dataset_shape(config.dataset)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{directory} has no {INPUT_SPEC_FILE}, and its data set cannot be read: {error}"
+        ) from error

@@ -21,6 +21,7 @@ from flaxres.parallel.multihost import (
     is_main_process,
     raise_on_all_processes,
 )
+from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
 from flaxres.run.data_record import check_data, check_image_shape
@@ -31,8 +32,9 @@ from flaxres.run.preemption import StopRequest
 from flaxres.run.workdir import check_same_config, open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due
+from flaxres.training.initial_weights import check_pretrained_weights
 from flaxres.training.loop import TrainLoop
-from flaxres.training.restore import train_state_shapes
+from flaxres.training.restore import has_checkpoint, train_state_shapes
 from flaxres.training.train_state import TrainState
 
 
@@ -59,12 +61,16 @@ def train_and_evaluate(
     check_config(config)
     with raise_on_all_processes():
         has_run = check_same_config(workdir, config)
+        config = resolve_stride(config, workdir if has_run else None)
     record = finished_record(config, workdir) if has_run else None
     if record and _is_final_checkpoint_valid(config, workdir):
         if is_main_process():
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
+    if config.init_from is not None and not (has_run and has_checkpoint(workdir)):
+        with raise_on_all_processes():
+            check_pretrained_weights(config)
     with raise_on_all_processes():
         check_memory(config)
     return _train(config, workdir, allow_data_change)

@@ -86,6 +86,7 @@ def test_logits_and_a_step(name, stem, pixels, batch_size):
             state_dict_arrays(theirs),
             {name: getattr(shapes, name) for name in collections},
             config.model,
+            shortcut_padding="end",
         )
 
     variables = convert_weights()

@@ -38,7 +38,7 @@ def test_a_second_name_replaces_all_fields_of_the_first():
     [
         # He15 (arXiv 1512.03385), table 1 and section 4.2; He16 (arXiv 1603.05027), tables 2 and 4.
         ("resnet-50", "cifar", ("basic", "A", (16, 32, 64), "1x1")),
-        ("resnet-50", "imagenet", ("bottleneck", "B", (64, 128, 256, 512), "1x1")),
+        ("resnet-50", "imagenet", ("bottleneck", "B", (64, 128, 256, 512), "auto")),
         ("plain-34", "imagenet", ("basic", "none", (64, 128, 256, 512), "1x1")),
         ("preact-164", "cifar", ("bottleneck", "B", (16, 32, 64), "1x1")),
         ("preact-110", "cifar", ("basic", "A", (16, 32, 64), "1x1")),

@@ -12,9 +12,13 @@ def conv(n_in, n_out, size, stride=1, groups=1, bias=False):
 
 
 class Block(nn.Module):
-    """Basic block (`inner` is None) or bottleneck, with shortcut A, B or none."""
+    """Basic block (`inner` is None) or bottleneck, with shortcut A, B or none.
 
-    def __init__(self, n_in, n_out, stride, inner, groups, stride_on, option):
+    Shortcut A has the channels of zeros at the end or, with `padding` 'both-sides', as in the
+    widespread option-A models of CIFAR-10, `planes // 4` of them on each side (bottlenecks: half).
+    """
+
+    def __init__(self, n_in, n_out, stride, inner, groups, stride_on, option, padding="end"):
         super().__init__()
         if inner is None:
             layers = [(n_in, n_out, 3, stride, 1), (n_out, n_out, 3, 1, 1)]
@@ -26,7 +30,10 @@ class Block(nn.Module):
         for i, layer in enumerate(layers, start=1):
             setattr(self, f"conv{i}", conv(*layer))
             setattr(self, f"bn{i}", nn.BatchNorm2d(layer[1]))
-        self.stride, self.new_channels = stride, n_out - n_in
+        self.stride = stride
+        self.padding = (0, n_out - n_in)
+        if padding == "both-sides" and n_in != n_out:
+            self.padding = ((n_out // 4 if inner is None else (n_out - n_in) // 2),) * 2
         self.option, self.downsample = option, None
         if option == "B" and (stride > 1 or n_in != n_out):
             self.downsample = nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
@@ -41,14 +48,14 @@ class Block(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         elif self.option == "A":
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
         return F.relu(x + y)
 
 
 class ResNet(nn.Module):
     """torchvision's ResNet and ResNeXt or, with the CIFAR stem, the models of He15."""
 
-    def __init__(self, model, num_classes):
+    def __init__(self, model, num_classes, padding="end"):
         super().__init__()
         width = model.widths[0]
         is_imagenet = model.stem == "imagenet"
@@ -65,7 +72,7 @@ class ResNet(nn.Module):
             blocks = []
             for i in range(count):
                 stride = 2 if stage and not i else 1
-                options = (model.groups, model.stride_on, model.shortcut)
+                options = (model.groups, model.stride_on, model.shortcut, padding)
                 blocks.append(Block(n_in, n_out, stride, inner, *options))
                 n_in = n_out
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -159,8 +166,21 @@ class Vgg(nn.Module):
         return self.classifier(x.flatten(1) if self.hidden else x.mean((2, 3)))
 
 
-def build(model, num_classes, pixels):
+def randomize(torch_model):
+    """Gives batch norm values as after some training, and returns the model for evaluation."""
+    for module in torch_model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return torch_model.eval()
+
+
+def build(model, num_classes, pixels, padding="end"):
     """Builds the model that `model`, a config's `model`, describes."""
     if model.name == "densenet":
         return DenseNet(model, num_classes)
-    return Vgg(model, num_classes, pixels) if model.name == "vgg" else ResNet(model, num_classes)
+    if model.name == "vgg":
+        return Vgg(model, num_classes, pixels)
+    return ResNet(model, num_classes, padding)

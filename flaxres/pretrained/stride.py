@@ -1,0 +1,39 @@
+"""The convolution with the stride in bottlenecks, if `config.model.stride_on` is 'auto'.
+
+He15 (arXiv 1512.03385) has the stride on the first 1x1 convolution. The bottlenecks of torchvision
+and timm have it on the 3x3 convolution, and their state dicts do not show it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flaxres.models.blocks import AUTO_STRIDE
+from flaxres.pretrained.load import is_state_dict
+from flaxres.run.workdir import read_config
+
+
+def resolve_stride(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
+    """Returns a config whose `model.stride_on` is '1x1' or '3x3'.
+
+    'auto' becomes the value of the run in the workdir, otherwise '3x3' with the weights of a
+    PyTorch state dict and '1x1' without. Any other value is the user's choice.
+
+    Args:
+      config: config of the run; not changed.
+      workdir: directory that holds the run; None for a new run.
+
+    Raises:
+      WorkdirError: the config in the workdir cannot be read.
+    """
+    if config.model.stride_on != AUTO_STRIDE:
+        return config
+    stride_on = "3x3" if is_state_dict(config.init_from) else "1x1"
+    if workdir is not None:
+        stored = read_config(workdir)["model.stride_on"]
+        stride_on = stride_on if stored == AUTO_STRIDE else stored
+    resolved = config.copy_and_resolve_references()
+    resolved.model.stride_on = stride_on
+    return resolved
