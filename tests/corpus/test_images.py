@@ -87,7 +87,7 @@ BROKEN = {
     "loop": (lambda path, good: path.symlink_to(path.name), "cannot be read: Too many levels"),
     "to pipe": (lambda path, good: path.symlink_to(pipe(path.parent)), "is a named pipe, not"),
     "to zero": (lambda path, good: path.symlink_to("/dev/zero"), "is a device, not an image file"),
-    "to folder": (lambda path, good: path.symlink_to("."), "is a directory, not an image file"),
+    "to folder": (lambda path, good: path.symlink_to("."), "is a directory"),
 }
 
 
