@@ -109,7 +109,7 @@ def default_config() -> ConfigDict:
     # Third split to evaluate, for model selection, such as 'train[45000:]'; None: no such split.
     config.dataset.validation_split = config_dict.placeholder(str)
     config.dataset.classes = ()  # class names to keep, with labels 0, 1, ...; (): all classes
-    config.dataset.broken_images = "fail"  # for images that cannot be decoded: 'fail' or 'skip'
+    config.dataset.broken_images = "fail"  # for images that cannot be read: 'fail' or 'skip'
     config.dataset.image_size = 0  # height and width of input images, in pixels; 0: not resized
     # Short side of evaluation images before the center crop, in pixels; 0: image_size. 256 for
     # crops of 224 is from Krizhevsky 2012, section 2.

