@@ -87,21 +87,24 @@ def list_image_files(
       DatasetError: the class folder cannot be read, or has no image files.
     """
     directory = os.path.join(split, class_name)
-    files, folders = [], []
+    files: list[str] = []
+    folders: list[str] = []
     for entry in _scan(directory):
-        name = os.path.join(os.path.basename(split), class_name, entry.name)
-        if entry.name.startswith("."):
-            left_out.add(HIDDEN, name)
+        name = entry.name
+        if name.startswith("."):
+            reason = HIDDEN
         elif entry.is_dir(follow_symlinks=False):
-            folders.append(entry.name)
-            left_out.add(FOLDER, f"{name} with {_count_images(entry.path):,} images")
-        elif not entry.name.lower().endswith(SUFFIXES):
-            left_out.add(OTHER_NAME, name)
+            folders.append(name)
+            reason, name = FOLDER, f"{name} with {_count_images(entry.path):,} images"
+        elif not name.lower().endswith(SUFFIXES):
+            reason = OTHER_NAME
         # The target of a link is not looked up here, which would take long on a file server.
         elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-            files.append(entry.name)
+            files.append(name)
+            continue
         else:
-            left_out.add(SPECIAL, name)
+            reason = SPECIAL
+        left_out.add(reason, os.path.join(os.path.basename(split), class_name, name))
     if not files:
         hint = f"; move the files of its folder {folders[0]} there" if folders else ""
         raise DatasetError(f"class folder {directory} contains no {SUFFIXES_TEXT} file{hint}")
