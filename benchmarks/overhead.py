@@ -133,8 +133,9 @@ class Benchmark:
         import jax
 
         from flaxres.run.checkpoint import Checkpoints
-        from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
+        from flaxres.run.metric_writers import MetricWriters, TerminalWriter
         from flaxres.run.preemption import StopRequest
+        from flaxres.run.records import Record
         from flaxres.training import loop
 
         class TimedTerminalWriter(TerminalWriter):

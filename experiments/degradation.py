@@ -21,7 +21,7 @@ from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import flatten
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.run.workdir import read_config
 
 MODELS = flags.DEFINE_list("models", sweep.MODELS, "Models to train, e.g. plain-20,resnet-20.")
@@ -85,7 +85,12 @@ def main() -> None:
     if PLOT_ONLY.value:
         draw(workdir)
         return
-    existing = [read_config(path) for path in run_directories(workdir)]
+    existing = []
+    for path in run_directories(workdir):
+        try:
+            existing.append(read_config(path))
+        except DamagedFileError as error:
+            print_note(str(error))
     check_comparable([*existing, *(flatten(plan.config) for plan in plans)], workdir)
     launch.run(plans, workdir, on_end=draw)
 

@@ -29,7 +29,7 @@ from experiments.sweeps.plan import Plan, grid, make_plans
 from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
 from flaxres.config import flatten, model_name
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, DamagedFileError, print_note
 
 MODELS = flags.DEFINE_list(
     "models", sweep.MODELS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
@@ -122,10 +122,16 @@ def main() -> None:
     if PLOT_ONLY.value:
         collect(archive, [])
         return
-    unfinished = [
-        plan for plan in plans if not archive.has_finished_run(plan.name, flatten(plan.config))
-    ]
-    print(f"{len(plans) - len(unfinished)} of {len(plans)} runs are finished", file=sys.stderr)
+    unfinished, num_damaged = [], 0
+    for plan in plans:
+        try:
+            if not archive.has_finished_run(plan.name, flatten(plan.config)):
+                unfinished.append(plan)
+        except DamagedFileError as error:
+            num_damaged += 1
+            print_note(f"{plan.name} is left out: {error}")
+    num_finished = len(plans) - len(unfinished) - num_damaged
+    print(f"{num_finished} of {len(plans)} runs are finished", file=sys.stderr)
     if not unfinished:
         collect(archive, plans)
         return

@@ -1,16 +1,26 @@
 """Errors that a user can fix; command lines print them as one line, without a traceback."""
 
+import sys
 from collections.abc import Sequence
+
+_printed_notes: set[str] = set()
+
+
+def print_note(message: str) -> None:
+    """Prints a line 'note: MESSAGE' on standard error, once for each message and process."""
+    if message not in _printed_notes:
+        _printed_notes.add(message)
+        print(printable(f"note: {message}"), file=sys.stderr, flush=True)
 
 
 def one_line(error: Exception, max_length: int | None = 200) -> str:
-    """Returns the message of an error without line breaks.
+    """Returns the message of an error without line breaks and control characters.
 
     Args:
       error: any exception.
       max_length: number of characters after which the message is cut off; None for no limit.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if max_length is None or len(text) <= max_length else text[:max_length] + "..."
 
 
@@ -61,6 +71,10 @@ class DataChangedError(WorkdirError):
     """The data of a run differ from those that it was trained on."""
 
     exit_code = 2  # a sweep does not retry the run
+
+
+class DamagedFileError(WorkdirError):
+    """A file of a run cannot be read or has wrong content; other runs are not affected."""
 
 
 class InUseError(WorkdirError):

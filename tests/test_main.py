@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from tests.conftest import ROOT, write_tfds
 
 SMALL = (

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments.results.runs import find_runs
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from tests.conftest import ROOT
 
 FIXTURE = ROOT / "tests" / "fixtures" / "sweep_of_0.1.0.tar.gz"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -16,22 +16,36 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
 from experiments.analyses.progress import Advance, progress_bar
-from experiments.results.run_names import run_directories, run_name, select_names
-from experiments.results.tables import Row, as_csv
+from experiments.results.csv_files import as_csv
+from experiments.results.run_names import (
+    check_inside,
+    run_directories,
+    run_name,
+    select_names,
+)
+from experiments.results.tables import Row
 from flaxres.data import Dataset, Split, load_dataset, open_sources
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedFileError,
+    UserError,
+    WorkdirError,
+    print_note,
+)
 from flaxres.files import write_atomically
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
 from flaxres.parallel.multihost import print_to_stderr
 from flaxres.run.data_record import report_changed_data
-from flaxres.run.workdir import CONFIG_FILE, read_config, read_run_config
+from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
 ANALYSES_DIR = "analyses"  # directory of the results, in the workdir
 
+Value = TypeVar("Value")
 Variables = dict[str, Any]  # 'params' and 'batch_stats': nested dicts of arrays
 
 
@@ -89,7 +103,7 @@ def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[
       patterns: patterns of run names, such as 'resnet-*' or '*/seed-0'; empty for all runs.
 
     Raises:
-      WorkdirError: `workdir` contains no run.
+      WorkdirError: `workdir` contains no run whose config can be read.
       ConfigError: a pattern matches no run.
     """
     if (workdir / CONFIG_FILE).exists():
@@ -101,13 +115,46 @@ def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[
             f"model with python -m flaxres.main --config=... --workdir={workdir}"
         )
     names = [str(path.relative_to(workdir)) for path in directories]
-    return sorted({workdir / name for name in select_names(names, patterns)}, key=_sort_key)
+    selected = [workdir / name for name in select_names(names, patterns)]
+    keys = dict(each_readable(selected, lambda directory: _sort_key(directory, workdir)))
+    return sorted(keys, key=keys.__getitem__)
 
 
-def _sort_key(directory: Path) -> tuple:
-    config = read_config(directory)
-    model = (config[f"model.{field}"] for field in ("name", "depth", "shortcut"))
-    return *model, directory.parent.name, config["seed"]
+def each_readable(
+    directories: Iterable[Path], read: Callable[[Path], Value]
+) -> Iterator[tuple[Path, Value]]:
+    """Yields each directory of a run with what `read` returns for it.
+
+    Runs that cannot be read are left out, and a note on standard error names them.
+
+    Args:
+      directories: directories of the runs.
+      read: reads one run; raises DamagedFileError or CheckpointError if it cannot be read.
+
+    Raises:
+      UserError: no run can be read.
+    """
+    errors: dict[Path, UserError] = {}
+    num_read = 0
+    for directory in directories:
+        try:
+            value = read(directory)
+        except (DamagedFileError, CheckpointError) as error:
+            errors[directory] = error
+        else:
+            num_read += 1
+            yield directory, value
+    if errors and not num_read:
+        raise next(iter(errors.values()))
+    for directory, reason in errors.items():
+        print_note(f"{run_name(directory)} is left out: {reason}")
+
+
+def _sort_key(directory: Path, workdir: Path) -> tuple:
+    check_inside(directory, workdir)
+    config = read_run_config(directory)
+    model = (config.model[field] for field in ("name", "depth", "shortcut"))
+    return *model, directory.parent.name, config.seed
 
 
 def load_run(directory: Path) -> TrainedRun:
@@ -143,7 +190,8 @@ def measure_runs(
       The rows of all runs, and the runs.
 
     Raises:
-      UserError: a run is not supported or has no checkpoint.
+      UserError: a run is not supported, or no run can be loaded. Otherwise, runs that cannot be
+        loaded are left out, and a note names them.
     """
     total_cost = 0.0
     for directory in directories:
@@ -152,11 +200,12 @@ def measure_runs(
             total_cost += cost(config)
         except ConfigError as error:
             raise ConfigError(f"{directory}: {error}") from None
-    rows, runs = [], []
+    rows: list[Row] = []
+    runs: list[TrainedRun] = []
     with progress_bar(total_cost) as advance:
-        for directory in directories:
-            runs.append(load_run(directory))
-            rows += measure(runs[-1], advance)
+        for _, run in each_readable(directories, load_run):
+            runs.append(run)
+            rows += measure(run, advance)
     return rows, runs
 
 

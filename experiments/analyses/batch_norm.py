@@ -20,7 +20,13 @@ from absl import flags
 from jaxtyping import Float
 
 from experiments.analyses import batch_norm_figures as figures
-from experiments.analyses.base import TrainedRun, figure_note, load_run, write_rows
+from experiments.analyses.base import (
+    TrainedRun,
+    each_readable,
+    figure_note,
+    load_run,
+    write_rows,
+)
 from experiments.analyses.norms import (
     STATISTICS,
     NormMeasurements,
@@ -135,8 +141,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, split: str = "test")
     runs = []
     tables: dict[str, list[Row]] = {"errors": [], "gap": [], "parameters": [], "histograms": []}
     with progress_bar(len(directories)) as advance:
-        for directory in directories:
-            run = load_run(directory)
+        for _, run in each_readable(directories, load_run):
             runs.append(run)
             for table, rows in measure_run(run, split, advance).items():
                 tables[table] += [run.columns | row for row in rows]

@@ -24,13 +24,19 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analyses.base import load_run, short_names, single_device_config, write_rows
+from experiments.analyses.base import (
+    each_readable,
+    load_run,
+    short_names,
+    single_device_config,
+    write_rows,
+)
 from experiments.results import plot_style
 from experiments.results.run_names import run_name
 from experiments.results.tables import Row
 from flaxres.data import load_dataset
-from flaxres.errors import ConfigError
-from flaxres.run.metric_writers import read_metrics
+from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.run.records import read_metrics
 from flaxres.run.workdir import LAYERS_FILE, read_run_config
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.layer_statistics import QUANTITIES
@@ -57,9 +63,17 @@ def records_of_run(directory: Path) -> Sequence[LayerRecord]:
     """Returns the records of layers.jsonl, or records of the initial and the newest state.
 
     Raises:
+      DamagedFileError: a record of layers.jsonl is damaged or has other layers than the first.
       UserError: the run has neither layers.jsonl nor a checkpoint.
     """
     if records := read_metrics(directory, LAYERS_FILE):
+        layers = records[0][QUANTITIES[0]].keys()
+        for number, record in enumerate(records, start=1):
+            if not layers or any(record[quantity].keys() != layers for quantity in QUANTITIES):
+                raise DamagedFileError(
+                    f"{directory / LAYERS_FILE}, line {number}: the layers must be those of line "
+                    "1; restore the file, or remove this line"
+                )
         return records
     run = load_run(directory)
     compiled_steps = CompiledSteps(
@@ -99,7 +113,10 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
             f"the figures can show at most {MAX_CURVES} runs, got {len(directories)}; select runs "
             "with --only, e.g. --only='*/seed-0'"
         )
-    records = {run_name(directory): records_of_run(directory) for directory in directories}
+    records = {
+        run_name(directory): records
+        for directory, records in each_readable(directories, records_of_run)
+    }
     rows = [row for name in records for row in rows_of_run(name, records[name])]
     datasets = {read_run_config(directory).dataset.name for directory in directories}
     dataset = ", ".join(sorted(datasets))

@@ -171,7 +171,7 @@ def write_results(runs: Sequence[DeeperRun], output: Path) -> list[Path]:
             rows.append(_make_row(trained.name, "", trained.config, trained.step))
             rows[-1] |= {f"final_{key}": value for key, value in shallow_errors(model).items()}
         run = deeper_run.read()
-        step = int(run.records[-1]["step"]) if run else 0
+        step = run.step if run else 0
         begins_with = model.trained.name if origin == "deepened" else "random weights"
         row = _make_row(f"{deeper_run.variant}/seed-{config.seed}", begins_with, config, step)
         for metric in METRICS:

@@ -16,7 +16,7 @@ from experiments.results.run_names import run_name
 from experiments.results.runs import Run, read_run
 from experiments.sweeps.plan import import_file
 from flaxres.config import flatten, model_name, set_model
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.models.names import model_fields
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
 
@@ -89,7 +89,9 @@ class DeeperRun:
         if not (self.directory / CONFIG_FILE).exists() or (run := read_run(self.directory)) is None:
             return None
         initial = {"step": 0, **self.model.errors[self.origin]}
-        return dataclasses.replace(run, variant=self.variant, records=[initial, *run.records])
+        return dataclasses.replace(
+            run, variant=self.variant, metrics=run.metrics.with_first(initial)
+        )
 
 
 def find_pairs(
@@ -239,10 +241,13 @@ def deepened_configs(
 def find_finished_run(directories: Iterable[Path], config: ConfigDict) -> Path | None:
     """Returns the directory of a finished run with this config, or None."""
     for directory in directories:
-        if not differing_fields(flatten(read_run_config(directory)), flatten(config)):
-            run = read_run(directory)
-            if run is not None and run.finished:
-                return directory
+        try:
+            if not differing_fields(flatten(read_run_config(directory)), flatten(config)):
+                run = read_run(directory)
+                if run is not None and run.finished:
+                    return directory
+        except DamagedFileError as error:
+            print_note(f"{run_name(directory)} is left out: {error}")
     return None
 
 
@@ -252,10 +257,13 @@ def shallow_errors(model: DeepenedModel) -> dict[str, float]:
     The logged errors are comparable with the curves of the other runs.
     """
     run = read_run(model.pair.directory)
-    records = run.records if run else []
-    at_checkpoint = [record for record in records if record["step"] == model.trained.step]
-    logged = {k: v for record in at_checkpoint for k, v in record.items() if k in METRICS}
-    return model.errors["shallow"] | logged
+    errors = dict(model.errors["shallow"])
+    if run is None:
+        return errors
+    for metric in METRICS:
+        curve: dict[int, float] = dict(zip(*run.curve(metric), strict=True))
+        errors[metric] = float(curve.get(model.trained.step, errors[metric]))
+    return errors
 
 
 def sweep_entry(name: str, config: ConfigDict) -> dict[str, object]:

@@ -9,6 +9,7 @@ running statistics. The analysis also writes responses.csv to the directory of e
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +21,18 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
-from experiments.analyses.base import TrainedRun, Variables, load_run, write_rows
+from experiments.analyses.base import (
+    TrainedRun,
+    Variables,
+    each_readable,
+    load_run,
+    write_rows,
+)
 from experiments.results.figures import draw_responses
 from experiments.results.runs import RESPONSES_FILE, Run, read_run
 from experiments.results.tables import Row
 from flaxres.data.augment import normalize
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.errors import ConfigError, DamagedFileError
 from flaxres.files import write_atomically
 from flaxres.inference.population_statistics import MomentAccumulator
 
@@ -148,17 +155,22 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     """
     rows: list[Row] = []
     runs: dict[str, list[Run]] = {}
-    for directory in directories:
-        run = load_run(directory)
+    for directory, (run, logged) in each_readable(directories, _load):
         responses = responses_of_run(run)
         write_responses(responses, directory)
-        if (records := read_run(directory)) is None:
-            raise WorkdirError(f"{directory} contains no metrics; train the model first")
-        runs.setdefault(run.variant, []).append(records)
+        rounded = {layer: float(f"{std:.6g}") for layer, std in responses.items()}  # as in the file
+        logged = dataclasses.replace(logged, responses=rounded)
+        runs.setdefault(run.variant, []).append(logged)
         for number, (layer, std) in enumerate(responses.items(), start=1):
             rows.append(run.columns | {"number": number, "layer": layer, "std": std})
     files = [write_rows(rows, output / "responses.csv")]
     return files + draw_responses(runs, output / "responses")
+
+
+def _load(directory: Path) -> tuple[TrainedRun, Run]:
+    if (logged := read_run(directory)) is None:
+        raise DamagedFileError(f"{directory} contains no metrics; train the model first")
+    return load_run(directory), logged
 
 
 def write_responses(responses: dict[str, float], directory: Path) -> None:

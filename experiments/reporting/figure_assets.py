@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from PIL import Image
 
 from experiments.analyses import ANALYSES
 from experiments.results.plot_style import EXTENSIONS
+from flaxres.errors import DamagedFileError, one_line, print_note
+from flaxres.run.text_files import read_regular
 
 CAPTIONS = {
     "figure6": "plain models left, residual models right, after figure 6 of He15 (arXiv "
@@ -23,6 +27,7 @@ CAPTIONS = {
 } | ANALYSES
 # SVG is sharp at any size, but large if there are many points. The page then has the PNG.
 MAX_SVG_BYTES = 400_000
+MAX_IMAGE_BYTES = 50_000_000  # of a figure; the page contains it
 CSS_PIXELS_PER_INCH = 96  # by definition
 MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
@@ -83,3 +88,42 @@ def collect_figures(files: Iterable[Path]) -> list[FigureAsset]:
         if (extension := file.suffix.removeprefix(".")) in EXTENSIONS:
             formats_by_path.setdefault(file.with_suffix(""), {})[extension] = file
     return [FigureAsset(path.name, formats) for path, formats in formats_by_path.items()]
+
+
+def keep_images(files: Iterable[Path]) -> list[Path]:
+    """Returns the files that are images; a note on standard error names the others.
+
+    Links are left out too, because the content of their targets would become part of the page.
+    """
+    images = []
+    for file in files:
+        try:
+            _check_image(file, file.suffix.removeprefix("."))
+            images.append(file)
+        except (DamagedFileError, FileNotFoundError) as error:
+            print_note(f"a figure is left out: {error}")
+    return images
+
+
+def _check_image(file: Path, extension: str) -> None:
+    """Checks that a file is an image of a reasonable size, or of another format.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it is no image.
+    """
+    if extension not in EXTENSIONS:
+        return
+    if file.is_symlink():
+        raise DamagedFileError(f"{file} must be a regular file, but it is a link")
+    data = read_regular(file, MAX_IMAGE_BYTES)
+    if extension == "svg":
+        if b"<svg" not in data[:2000]:
+            raise DamagedFileError(f"{file} is no SVG image")
+        return
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image.info.get("dpi")
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise DamagedFileError(f"{file} is no PNG image ({one_line(error, 60)})") from None

@@ -14,9 +14,10 @@ import jinja2
 
 import flaxres
 from experiments.reporting import tables
-from experiments.reporting.figure_assets import FigureAsset, collect_figures
+from experiments.reporting.figure_assets import FigureAsset, collect_figures, keep_images
 from experiments.reporting.run_status import STATES, WorkdirStatus, read_status
-from flaxres.errors import WorkdirError, one_line
+from experiments.results.tables import escape_markdown
+from flaxres.errors import WorkdirError, one_line, printable
 from flaxres.files import write_atomically
 from flaxres.version import commit
 
@@ -24,8 +25,6 @@ FILES = ("report.html", "report.md")
 TEMPLATES = Path(__file__).parent / "templates"
 # Limit for incomplete runs and for settings at the top of the report; the tables have all of them.
 MAX_LISTED = 20
-# Characters with a meaning in Markdown or HTML; an underscore within a word has none.
-SPECIAL_CHARACTERS = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
 
 
 def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Path]:
@@ -37,7 +36,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
         only on the content of `workdir` and the version of flaxres.
 
     Raises:
-      WorkdirError: there is no run, a run cannot be read, or `workdir` cannot be written.
+      WorkdirError: there is no run, or `workdir` cannot be written.
     """
     status = read_status(workdir)
     now = (now or datetime.datetime.now()).astimezone()
@@ -84,7 +83,7 @@ def draw_figures(status: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
             f"{variant}, seed {group[0].config['seed']}": group for variant, group in runs.items()
         }
     files = draw_sweep(runs, workdir) if runs else []
-    return collect_figures([*files, *sorted((workdir / ANALYSES_DIR).glob("*.*"))])
+    return collect_figures([*files, *keep_images(sorted((workdir / ANALYSES_DIR).glob("*.*")))])
 
 
 def render(name: str, variables: dict[str, object], workdir: Path) -> str:
@@ -105,14 +104,16 @@ def render(name: str, variables: dict[str, object], workdir: Path) -> str:
     )
     environment.filters |= {
         "md": escape_markdown,
+        "text": printable,
+        "fence": _fence,
         "link": functools.partial(_relative_url, workdir=workdir),
     }
     return environment.get_template(f"{name}.jinja").render(variables)
 
 
-def escape_markdown(text: object) -> str:
-    """Returns Markdown, on one line, that is displayed as `text`."""
-    return SPECIAL_CHARACTERS.sub(r"\\\1", " ".join(str(text).split()))
+def _fence(text: str) -> str:
+    """Returns the backticks around a block of code in Markdown: more than any line begins with."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _relative_url(path: Path, workdir: Path) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from experiments.reporting.run_status import FINISHED, UNFINISHED, RunStatus, WorkdirStatus
+from experiments.reporting.run_status import DAMAGED, FINISHED, UNFINISHED, RunStatus, WorkdirStatus
 from experiments.results.tables import as_cells
 from experiments.sweeps.plan import as_flag
 
@@ -87,6 +87,8 @@ def _format_value(key: str, format_spec: str = "") -> Callable[[RunStatus], str]
 
 
 def _format_step(run: RunStatus) -> str:
+    if run.state == DAMAGED:
+        return ""
     if run.state == FINISHED:
         return f"{run.step:,}"
     return f"{run.step:,} of {run.num_steps:,} ({run.percent}%)"
@@ -157,7 +159,7 @@ def differing_fields_table(status: WorkdirStatus) -> Table | None:
     fields = status.differing_fields
     if not fields:
         return None
-    rows = [[run.name, *(as_flag(run.config.get(f)) for f in fields)] for run in status.runs]
+    rows = [[run.name, *(as_flag(run.config.get(f)) for f in fields)] for run in status.configured]
     return Table(["run", *fields], rows, [""] * len(rows), [False] * (1 + len(fields)))
 
 

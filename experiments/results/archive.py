@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.results.run_names import run_directories
+from experiments.results.run_names import check_inside, run_directories
 from experiments.results.runs import (
     PLAN_FILE,
     RESPONSES_FILE,
     FlatConfig,
-    Run,
     export_run,
     planned_runs,
     read_run,
 )
-from flaxres.errors import WorkdirError
+from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.files import write_atomically
 from flaxres.run.workdir import CONFIG_FILE, differing_fields
 
@@ -65,9 +64,11 @@ class ResultsArchive:
           config: config of the run.
 
         Raises:
-          WorkdirError: the results cannot be read, or belong to another config.
+          DamagedFileError: the results cannot be read.
+          WorkdirError: the results belong to another config.
         """
-        run = self._read(self.directory / name)
+        directory = self.directory / name
+        run = read_run(directory) if (directory / CONFIG_FILE).exists() else None
         if run is None or not run.finished:
             return False
         if fields := differing_fields(run.config, config):
@@ -80,10 +81,6 @@ class ResultsArchive:
                 "choose another --results"
             )
         return (self.directory / name / RESPONSES_FILE).exists()
-
-    @staticmethod
-    def _read(directory: Path) -> Run | None:
-        return read_run(directory) if (directory / CONFIG_FILE).exists() else None
 
     def add_finished_run(self, name: str) -> None:
         """Exports a finished run in the background, unless this was called for it before."""
@@ -130,9 +127,18 @@ class ResultsArchive:
         """Exports the runs that have more steps in the workdir than in the results directory."""
         for path in run_directories(workdir):
             name = path.relative_to(workdir)
-            run, exported = read_run(path), self._read(directory / name)
-            if run and (exported is None or run.records[-1]["step"] > exported.records[-1]["step"]):
-                export_run(run, directory / name)
+            exported_path = directory / name
+            try:
+                check_inside(path, workdir)
+                run = read_run(path)
+                exported = (
+                    read_run(exported_path) if (exported_path / CONFIG_FILE).exists() else None
+                )
+            except DamagedFileError as error:
+                print_note(f"{name} is not exported: {error}")
+                continue
+            if run and (exported is None or run.step > exported.step):
+                export_run(run, exported_path)
 
     def pytorch_runs(self) -> Path | None:
         """Returns the directory with the results of runs in PyTorch, or None if there are none."""

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.results import plot_style
 from experiments.results.plot_style import CurveStyle
-from experiments.results.runs import Run, is_degradation_experiment, mean_and_std, planned_runs
+from experiments.results.runs import Run, is_degradation_experiment, mean_and_std, read_plan
 
 RunGroups = Mapping[str, Sequence[Run]]  # runs by variant
 
@@ -245,7 +245,7 @@ def _save(
         note += f", mean {'' if what else 'and standard deviation '}of {counts} seeds"
     note += f"; {what}" if what else "; dotted lines: learning-rate drops"
     finished = sum(run.finished for group in runs.values() for run in group)
-    planned = [name.rpartition("/")[0] for name in planned_runs(path.parent)]
+    planned = [name.rpartition("/")[0] for name in read_plan(path.parent)[0]]
     planned = [variant for variant in planned if variant in runs or not is_selection]
     total = max(len(planned), sum(map(len, runs.values())))
     note += f"; incomplete: {finished} of {total} runs finished" if finished < total else ""

@@ -8,6 +8,9 @@ import datetime
 import re
 from pathlib import Path
 
+from flaxres.errors import DamagedFileError
+from flaxres.run.text_files import line_blocks
+
 # The line that `experiments.executors.base.Task.start` writes before the output of the command.
 START = re.compile(r"# (?P<time>\d{4}-\S+) (?P<host>\S+): (?P<command>\S.*)")
 ERROR = "error: "  # prefix of the line that `flaxres.cli` prints for a UserError
@@ -45,23 +48,26 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Reads an output.log; returns an empty `Log` if the file is missing or cannot be read."""
-    try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
-        return Log()
     starts: list[Start] = []
-    output: list[str] = []  # lines since the last start
-    for line in lines:
-        if start := _parse_start(line):
-            starts.append(start)
-            output = []
-        elif line.strip():
-            output.append(line.strip())
-    failed = output and (output[-1].startswith(ERROR) or TRACEBACK in output)
-    return Log(tuple(starts), output[-1].removeprefix(ERROR) if failed else "")
+    last_line, has_traceback = "", False  # of the output since the last start
+    try:
+        for block in line_blocks(path, complete=False):
+            for line in block.decode(errors="replace").split("\n"):
+                if start := _parse_start(line):
+                    starts.append(start)
+                    last_line, has_traceback = "", False
+                elif text := line.strip():
+                    last_line = text
+                    has_traceback = has_traceback or text == TRACEBACK
+    except (FileNotFoundError, DamagedFileError):
+        return Log()
+    failed = last_line.startswith(ERROR) or has_traceback
+    return Log(tuple(starts), last_line.removeprefix(ERROR) if failed else "")
 
 
 def _parse_start(line: str) -> Start | None:
+    if not line.startswith("# "):
+        return None
     match = START.fullmatch(line.rstrip())
     with contextlib.suppress(ValueError):
         if match and datetime.datetime.fromisoformat(match["time"]):

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxres.errors import ConfigError
-from flaxres.run.workdir import CONFIG_FILE
+from flaxres.errors import ConfigError, DamagedFileError, one_line
+from flaxres.run.workdir import CONFIG_FILE, METRICS_FILE
 
 SEED_PREFIX = "seed-"  # prefix of the directory of a run in a sweep
 
 
 def run_directories(workdir: Path) -> list[Path]:
-    """Returns the directories VARIANT/seed-N of the runs in a sweep's workdir, sorted by name."""
-    return sorted(path.parent for path in workdir.glob(f"*/{SEED_PREFIX}*/{CONFIG_FILE}"))
+    """Returns the directories VARIANT/seed-N of the runs in a sweep's workdir, sorted by name.
+
+    A directory with metrics and without a config is one too: its config has been lost.
+    """
+    pattern = f"*/{SEED_PREFIX}*"
+    files = (workdir.glob(f"{pattern}/{name}") for name in (CONFIG_FILE, METRICS_FILE))
+    return sorted({file.parent for file in itertools.chain(*files)})
+
+
+def check_inside(directory: Path, workdir: Path) -> None:
+    """Checks that no link leads from a directory of a run out of the sweep's workdir.
+
+    Raises:
+      DamagedFileError: a link does.
+    """
+    try:
+        is_inside = directory.resolve().is_relative_to(workdir.resolve())
+    except (OSError, RuntimeError) as error:  # the links form a loop
+        raise DamagedFileError(f"{directory} cannot be read: {one_line(error)}") from error
+    if not is_inside:
+        raise DamagedFileError(
+            f"{directory} must be a directory in {workdir}, but it is a link to "
+            f"{directory.resolve()}; copy the run"
+        )
+
+
+def check_run_name(name: str, where: str) -> None:
+    """Checks that a name in a file is VARIANT/seed-N, so that it leads to a place in the workdir.
+
+    Raises:
+      DamagedFileError: it is not.
+    """
+    variant, _, seed = name.partition("/")
+    is_plain = "/" not in seed and "\0" not in name and variant not in ("", ".", "..")
+    if not is_plain or not seed.startswith(SEED_PREFIX):
+        raise DamagedFileError(
+            f"{where}: the name of a run must be VARIANT/{SEED_PREFIX}N, got {name!r}"
+        )
 
 
 def run_name(directory: Path) -> str:

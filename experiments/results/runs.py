@@ -7,11 +7,10 @@ metrics.csv and responses.csv.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ import numpy as np
 from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
-from experiments.results.run_names import run_directories
+from experiments.results.csv_files import read_metrics_csv, read_responses_csv
+from experiments.results.run_names import check_inside, check_run_name, run_directories
 from flaxres.aliases import rename_fields
-from flaxres.config import model_name
-from flaxres.errors import WorkdirError
+from flaxres.config import default_config, flatten, model_name
+from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.files import write_atomically
 from flaxres.models.registry import FIELDS
 from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete
-from flaxres.run.metric_writers import Record, read_metrics
+from flaxres.run.records import MetricColumns, read_columns
+from flaxres.run.schemas import check_config_fields, check_object, read_document
 from flaxres.run.workdir import (
     CONFIG_FILE,
     INFO_FILE,
@@ -57,7 +58,7 @@ class Run:
         sweep gives to a model with changed fields.
       config: fields of the config by dotted name.
       info: contents of info.json, such as params, device and versions.
-      records: records of metrics.jsonl by rising step; at least one.
+      metrics: records of metrics.jsonl; at least one.
       responses: standard deviation of the response of each layer, in the order of the layers; {}
         if they have not been measured.
       has_last_checkpoint: False if there are checkpoints, but not a complete one of the last step.
@@ -66,49 +67,86 @@ class Run:
     variant: str
     config: FlatConfig
     info: dict[str, Any]
-    records: list[Record]
+    metrics: MetricColumns
     responses: dict[str, float] = dataclasses.field(default_factory=dict)
     has_last_checkpoint: bool = True
 
     @property
+    def step(self) -> int:
+        """Step of the last record."""
+        return int(self.metrics.steps[-1])
+
+    @property
     def finished(self) -> bool:
         """True if the last record is that of the last step, and its checkpoint is complete."""
-        return self.records[-1]["step"] == self.config["num_steps"] and self.has_last_checkpoint
+        return self.step == self.config["num_steps"] and self.has_last_checkpoint
 
     def curve(self, metric: str) -> tuple[Num[np.ndarray, " points"], Num[np.ndarray, " points"]]:
         """Returns the steps at which `metric` was recorded, and its values."""
-        points = [(r["step"], r[metric]) for r in self.records if metric in r]
-        steps, values = zip(*points, strict=True) if points else ((), ())
-        return np.array(steps), np.array(values)
+        return self.metrics.curve(metric)
 
     def last(self, metric: str) -> float | None:
         """Returns the last value of `metric`, or None if it was never recorded."""
         values = self.curve(metric)[1]
         return float(values[-1]) if len(values) else None
 
-    def train_seconds(self) -> float:
-        """Returns the time of all steps so far, without compilation, evaluation and checkpoints."""
-        images = np.diff([r["step"] for r in self.records], prepend=0) * self.config["batch_size"]
-        return float(sum(images / np.array([r["images_per_second"] for r in self.records])))
+    def train_seconds(self) -> float | None:
+        """Returns the time of all steps so far, without compilation, evaluation and checkpoints.
 
-    def images_per_second(self) -> float:
-        """Returns the mean training speed."""
-        return self.records[-1]["step"] * self.config["batch_size"] / self.train_seconds()
+        It is None if a record has no speed.
+        """
+        images = np.diff(self.metrics.steps, prepend=0) * self.config["batch_size"]
+        speeds = self.curve("images_per_second")[1]
+        return float(sum(images / speeds)) if len(speeds) == len(images) else None
+
+    def images_per_second(self) -> float | None:
+        """Returns the mean training speed; None if a record has no speed."""
+        seconds = self.train_seconds()
+        return None if seconds is None else self.step * self.config["batch_size"] / seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCollection:
+    """The runs of a workdir.
+
+    Attributes:
+      runs_by_variant: runs with metrics, grouped and ordered by `group_by_variant`.
+      damaged: why a run cannot be read, by its name; also entries of sweep.json, or that file.
+    """
+
+    runs_by_variant: dict[str, list[Run]]
+    damaged: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read_runs(workdir: Path) -> RunCollection:
+    """Reads the runs in WORKDIR/VARIANT/seed-N that have at least one record.
+
+    A run that cannot be read hides none of the others; a note on standard error names it.
+
+    Raises:
+      WorkdirError: there is no run with metrics.
+    """
+    runs: list[Run] = []
+    damaged = read_plan(workdir)[1]
+    for directory in run_directories(workdir):
+        name = str(directory.relative_to(workdir))
+        try:
+            check_inside(directory, workdir)
+            if run := read_run(directory):
+                runs.append(run)
+        except DamagedFileError as error:
+            damaged[name] = str(error)
+    if not runs:
+        reasons = "".join(f"; {name} is left out: {text}" for name, text in damaged.items())
+        raise WorkdirError(f"no run with metrics in {workdir}/VARIANT/seed-N yet{reasons}")
+    for name, text in damaged.items():
+        print_note(f"{name} is left out: {text}")
+    return RunCollection(group_by_variant(runs), damaged)
 
 
 def find_runs(workdir: Path) -> dict[str, list[Run]]:
-    """Reads the runs in WORKDIR/VARIANT/seed-N that have at least one record.
-
-    Returns:
-      Runs grouped and ordered by `group_by_variant`.
-
-    Raises:
-      WorkdirError: there is no run with metrics, or a run cannot be read.
-    """
-    runs = [run for path in run_directories(workdir) if (run := read_run(path)) is not None]
-    if not runs:
-        raise WorkdirError(f"no run with metrics in {workdir}/VARIANT/seed-N yet")
-    return group_by_variant(runs)
+    """Returns the `runs_by_variant` of `read_runs`."""
+    return read_runs(workdir).runs_by_variant
 
 
 def group_by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -128,19 +166,22 @@ def read_run(directory: Path) -> Run | None:
     """Reads the run in VARIANT/seed-N; returns None if it has no metrics yet.
 
     Raises:
-      WorkdirError: a file of the run cannot be read.
+      DamagedFileError: a file of the run cannot be read.
     """
     config, results = read_config(directory), directory / RESULTS_FILE
-    records = _read_csv(results) if results.exists() else read_metrics(directory)
-    if not records:
+    metrics = read_metrics_csv(results) if results.exists() else read_columns(directory)
+    if not len(metrics):
         return None
-    path = directory / RESPONSES_FILE
-    responses = {row["layer"]: row["std"] for row in _read_csv(path)} if path.exists() else {}
+    try:
+        responses = read_responses_csv(directory / RESPONSES_FILE)
+    except DamagedFileError as error:  # `experiments.analyze responses` writes the file again
+        print_note(f"{error}; the file is ignored")
+        responses = {}
     return Run(
         directory.parent.name,
         config,
         read_info(directory),
-        records,
+        metrics,
         responses,
         _has_last_checkpoint(directory, config),
     )
@@ -158,25 +199,6 @@ def _has_last_checkpoint(directory: Path, config: FlatConfig) -> bool:
     return is_complete(path, config["num_steps"])
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    """Reads metrics.csv or responses.csv: numbers as float, without the empty cells.
-
-    Raises:
-      WorkdirError: a cell is not a number, or a row has neither a layer nor a step.
-    """
-    rows: list[dict[str, Any]] = []
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file, strict=True):
-                rows.append({k: v if k == "layer" else float(v) for k, v in row.items() if v != ""})
-                rows[-1].get("layer") or rows[-1]["step"] + 0
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise WorkdirError(
-            f"{path}, line {len(rows) + 2}, cannot be read ({error}); restore the file"
-        ) from None
-    return rows
-
-
 def export_run(run: Run, directory: Path) -> None:
     """Writes config, info and metrics of a run to VARIANT/seed-N of a results directory.
 
@@ -189,12 +211,15 @@ def export_run(run: Run, directory: Path) -> None:
     config = _nested({**run.config, "dataset.data_dir": None})
     for name, content in ((CONFIG_FILE, config), (INFO_FILE, run.info)):
         write_atomically(directory / name, json.dumps(content, indent=1) + "\n")
-    fields = dict.fromkeys(field for record in run.records for field in record)
-    lines = [",".join(fields)]
-    for record in run.records:
-        cells = (f"{record[field]:.6g}" if field in record else "" for field in fields)
-        lines.append(",".join(cells))
-    write_atomically(directory / RESULTS_FILE, "\n".join(lines) + "\n")
+    write_atomically(directory / RESULTS_FILE, "".join(_csv_lines(run.metrics)))
+
+
+def _csv_lines(metrics: MetricColumns) -> Iterator[str]:
+    """Yields the lines of metrics.csv, with six significant digits and whole steps."""
+    yield ",".join(("step", *metrics.values)) + "\n"
+    for step, *values in zip(metrics.steps, *metrics.values.values(), strict=True):
+        cells = ("" if np.isnan(value) else f"{value:.6g}" for value in values)
+        yield ",".join((str(step), *cells)) + "\n"
 
 
 def _nested(flat: FlatConfig) -> dict[str, Any]:
@@ -212,17 +237,44 @@ def _nested(flat: FlatConfig) -> dict[str, Any]:
 def planned_runs(workdir: Path) -> dict[str, FlatConfig]:
     """Reads the configs of all planned runs of a sweep, by run name; {} without a sweep.json.
 
+    Fields that are missing in the file get their defaults.
+
     Raises:
-      WorkdirError: sweep.json cannot be read.
+      DamagedFileError: sweep.json or an entry in it cannot be read.
+    """
+    planned, damaged = read_plan(workdir)
+    if damaged:
+        raise DamagedFileError(f"{next(iter(damaged.values()))}; restore or remove the file")
+    return planned
+
+
+def read_plan(workdir: Path) -> tuple[dict[str, FlatConfig], dict[str, str]]:
+    """Reads sweep.json as `planned_runs` does, without the entries that cannot be read.
+
+    Returns:
+      The configs by run name, and why an entry cannot be read, by its name. If the whole file
+      cannot be read, that name is sweep.json.
     """
     path = workdir / PLAN_FILE
+    planned: dict[str, FlatConfig] = {}
+    damaged: dict[str, str] = {}
     try:
-        planned = json.loads(path.read_text())
-        return {name: rename_fields(fields, path) for name, fields in planned.items()}
+        entries = check_object(read_document(path), str(path))
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{path} cannot be read ({error}); remove it") from error
+        entries = {}
+    except DamagedFileError as error:
+        entries, damaged[PLAN_FILE] = {}, str(error)
+    defaults = flatten(default_config())
+    for name, entry in entries.items():
+        where = f"{path}: {name!r}"
+        try:
+            check_run_name(name, str(path))
+            fields = rename_fields(check_object(entry, where), path)
+            check_config_fields(fields, where)
+            planned[name] = defaults | fields
+        except DamagedFileError as error:
+            damaged[name] = str(error)
+    return planned, damaged
 
 
 def is_degradation_experiment(runs: Mapping[str, Sequence[Run]]) -> bool:
@@ -268,9 +320,14 @@ def mean_and_std(
       Steps, mean and standard deviation over the runs that recorded the metric at that step. The
       standard deviation is that of a sample (n - 1), and 0 for a single run.
     """
-    curves = [dict(zip(*run.curve(metric), strict=True)) for run in runs]
-    steps = sorted(set().union(*curves))
-    values = [[curve[step] for curve in curves if step in curve] for step in steps]
-    mean = np.array([np.mean(v) for v in values])
-    std = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-    return np.array(steps), mean, std
+    curves = [run.curve(metric) for run in runs]
+    steps = curves[0][0]
+    if not all(np.array_equal(steps, others) for others, _ in curves):
+        steps = np.array(sorted(set().union(*(others.tolist() for others, _ in curves))))
+    values = np.full((len(curves), len(steps)), np.nan)
+    for row, (run_steps, run_values) in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, run_steps)] = run_values
+    counts = np.sum(~np.isnan(values), axis=0)
+    mean = np.nansum(values, axis=0) / counts
+    squares = np.nansum(np.square(values - mean), axis=0)
+    return steps, mean, np.sqrt(squares / np.maximum(counts - 1, 1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results.runs import FlatConfig, Run, planned_runs
+from experiments.results.csv_files import as_csv
+from experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
 from flaxres.config_checks import WEIGHT_DECAY_ON
+from flaxres.errors import printable
 from flaxres.files import write_atomically
 
 Row = dict[str, Any]  # a row of a CSV file, by column
 
 INFO_COLUMNS = ("params", "device", "devices", "processes", "jax", "flaxres", "commit")
-NOT_BEGUN = "not begun"
+NOT_BEGUN, DAMAGED = "not begun", "damaged"
+# Characters with a meaning in Markdown or HTML; an underscore within a word has none.
+SPECIAL_CHARACTERS = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
 
 # Test error in percent, He15 (arXiv 1512.03385), table 6; it has no plain networks.
 PAPER_CIFAR10 = {
@@ -56,12 +59,13 @@ def result_rows(
             "params": counted[0].info.get("params"),
             "seeds": len(counted),
             "planned_seeds": max(planned_seeds[variant], len(group)),
-            "steps": min(int(run.records[-1]["step"]) for run in counted),
+            "steps": min(run.step for run in counted),
             "num_steps": counted[0].config["num_steps"],
         }
         for metric in ("train_error", "test_error"):
             row |= _mean_and_std(metric, counted, metric)
-        row["minutes"] = float(np.mean([run.train_seconds() for run in counted])) / 60
+        seconds = [s for run in counted if (s := run.train_seconds()) is not None]
+        row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
         row["device"] = ", ".join(sorted({str(run.info.get("device", "?")) for run in counted}))
         if pytorch_runs:
             peers = [run for run in pytorch_runs.get(variant, []) if run.finished]
@@ -105,7 +109,13 @@ def as_markdown(rows: Sequence[Row], details: bool = False) -> str:
     """
     header, *body = as_cells(rows, details)
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))
+    lines = (header, rule, *([escape_markdown(cell) for cell in cells] for cells in body))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def escape_markdown(text: object) -> str:
+    """Returns Markdown, on one line, that is displayed as `text`."""
+    return SPECIAL_CHARACTERS.sub(r"\\\1", printable(" ".join(str(text).split())))
 
 
 def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
@@ -149,7 +159,11 @@ def _error_cell(row: Row, column: str, seeds: str) -> str:
     return f"{cell} ({seeds} seeds)" if cell and seeds != "1" else cell
 
 
-def run_rows(runs: Mapping[str, Sequence[Run]], planned: Mapping[str, FlatConfig]) -> list[Row]:
+def run_rows(
+    runs: Mapping[str, Sequence[Run]],
+    planned: Mapping[str, FlatConfig],
+    damaged: Mapping[str, str] | None = None,
+) -> list[Row]:
     """Lists all runs, also planned ones: state and final errors, then the fields of the config.
 
     Errors are in percent. With a validation split, `best_step` is the step of the lowest validation
@@ -158,6 +172,7 @@ def run_rows(runs: Mapping[str, Sequence[Run]], planned: Mapping[str, FlatConfig
     Args:
       runs: runs by variant.
       planned: configs of all planned runs, by run name.
+      damaged: why a run cannot be read, by run name; a column that otherwise does not exist.
     """
     rows = []
     for group in runs.values():
@@ -167,7 +182,7 @@ def run_rows(runs: Mapping[str, Sequence[Run]], planned: Mapping[str, FlatConfig
                 "net": run.variant,
                 "seed": run.config["seed"],
                 "state": "finished" if run.finished else "unfinished",
-                "step": int(run.records[-1]["step"]),
+                "step": run.step,
                 "final_train_error": run.last("train_error"),
                 "final_test_error": run.last("test_error"),
                 **_best_by_validation(run),
@@ -176,6 +191,9 @@ def run_rows(runs: Mapping[str, Sequence[Run]], planned: Mapping[str, FlatConfig
                 **{field: run.info.get(field) for field in INFO_COLUMNS},
             }
             rows.append(row | _config_columns(run.config))
+    for name, reason in (damaged or {}).items():
+        rows.append({"name": name, "net": name.rpartition("/")[0], "state": DAMAGED})
+        rows[-1] |= {"reason": reason}
     begun = {row["name"] for row in rows}
     for name, config in planned.items():
         if name not in begun:
@@ -194,32 +212,33 @@ def _best_by_validation(run: Run) -> Row:
     if not len(steps):
         return dict.fromkeys(columns)
     best = int(np.argmin(errors))
-    test_error = dict(zip(*run.curve("test_error"), strict=True))[steps[best]]
-    values = (int(steps[best]), float(errors[best]), float(test_error))
+    test_errors: dict[int, float] = dict(zip(*run.curve("test_error"), strict=True))
+    values = (int(steps[best]), float(errors[best]), test_errors.get(steps[best]))
     return dict(zip(columns, values, strict=True))
 
 
-def describe_settings(run: Run) -> str:
+def describe_settings(config: FlatConfig) -> str:
     """Describes the training of a run in one line: data, steps, batch size, dtype and scopes."""
-    config = run.config
     decayed = dict(zip(WEIGHT_DECAY_ON, ("all parameters", "kernels only"), strict=True))
-    scope = {"global": "the whole batch", "device": "the images of each device"}
+    scopes = {"global": "the whole batch", "device": "the images of each device"}
+    parameters = decayed.get(config["weight_decay_on"], config["weight_decay_on"])
     return (
         f"{config['dataset.name']}, {config['num_steps']:,} steps of {config['batch_size']} "
-        f"images, {config['dtype']}; weight decay on {decayed[config['weight_decay_on']]}; batch "
-        f"norm over {scope[config['bn_scope']]}"
+        f"images, {config['dtype']}; weight decay on {parameters}; batch norm over "
+        f"{scopes.get(config['bn_scope'], config['bn_scope'])}"
     )
 
 
-def write_runs(runs: Mapping[str, Sequence[Run]], directory: Path) -> Path:
+def write_runs(collection: RunCollection, directory: Path) -> Path:
     """Writes runs.csv, with one line per run of the sweep in `directory`; returns its path."""
     file = directory / "runs.csv"
-    write_atomically(file, as_csv(run_rows(runs, planned_runs(directory))))
+    rows = run_rows(collection.runs_by_variant, read_plan(directory)[0], collection.damaged)
+    write_atomically(file, as_csv(rows))
     return file
 
 
 def write_tables(
-    runs: Mapping[str, Sequence[Run]],
+    collection: RunCollection,
     directory: Path,
     pytorch_runs: Mapping[str, Sequence[Run]] | None = None,
     details: bool = False,
@@ -227,27 +246,21 @@ def write_tables(
     """Writes table.md and table.csv; returns their paths.
 
     Args:
-      runs: runs by variant.
+      collection: the runs. Below table.md there is a line for each damaged one.
       directory: directory for the files, which holds the sweep.json of the sweep.
       pytorch_runs: runs of the same models in PyTorch, by variant.
       details: if True, table.md also has the training time and the device of each variant, and the
         settings of the first run.
     """
-    rows = result_rows(runs, planned_runs(directory), pytorch_runs)
+    runs = collection.runs_by_variant
+    rows = result_rows(runs, read_plan(directory)[0], pytorch_runs)
     table = as_markdown(rows, details)
     if details:
-        table += f"\n{describe_settings(next(iter(runs.values()))[0])}\n"
+        settings = describe_settings(next(iter(runs.values()))[0].config)
+        table += f"\n{escape_markdown(settings)}\n"
+    for name, reason in collection.damaged.items():
+        table += f"\n{escape_markdown(f'{name} is left out: {reason}')}\n"
     files = [directory / "table.md", directory / "table.csv"]
     for file, content in zip(files, (table, as_csv(rows)), strict=True):
         write_atomically(file, content)
     return files
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Formats rows as a CSV file, with a column for each key that any row has."""
-    text = io.StringIO()
-    fields = dict.fromkeys(field for row in rows for field in row)
-    writer = csv.DictWriter(text, fieldnames=list(fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -254,17 +254,16 @@ def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = Fal
       WorkdirError: there are no runs, or `workdir` cannot be written.
     """
     from experiments.results.figures import draw_sweep
-    from experiments.results.runs import find_runs
+    from experiments.results.runs import find_runs, read_runs
     from experiments.results.tables import write_runs, write_tables
 
-    runs = find_runs(workdir)
+    collection = read_runs(workdir)
+    peers = find_runs(pytorch_runs) if pytorch_runs else None
     try:
         files = [
-            write_runs(runs, workdir),
-            *write_tables(
-                runs, workdir, find_runs(pytorch_runs) if pytorch_runs else None, details
-            ),
-            *draw_sweep(runs, workdir),
+            write_runs(collection, workdir),
+            *write_tables(collection, workdir, peers, details),
+            *draw_sweep(collection.runs_by_variant, workdir),
         ]
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir} ({error.strerror})") from error

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.errors import printable
 
 SUMMARY_SECONDS = 60  # between two summaries without a terminal
 ORDER = (
@@ -41,7 +42,7 @@ class ProgressTable:
         """
         self._runs = runs
         self._title = title
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._start_time = self._last_summary = time.monotonic()
         self._done_at_start = self._done_cost()
@@ -61,7 +62,7 @@ class ProgressTable:
 
     def log(self, message: str) -> None:
         """Prints one line, on a terminal above the table."""
-        self._console.print(message, markup=False)
+        self._console.print(printable(message), markup=False)
 
     def update(self) -> None:
         """Shows the current progress of the runs."""

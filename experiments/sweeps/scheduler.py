@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import math
@@ -12,9 +13,18 @@ from pathlib import Path
 
 from experiments.executors.base import Executor, ExitStatus, Job
 from experiments.sweeps.plan import LOG_FILE, Plan
-from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, InUseError, UserError
-from flaxres.run.metric_writers import Record, read_metrics
+from flaxres.errors import (
+    ConfigError,
+    DamagedFileError,
+    DivergedError,
+    InterruptedRunError,
+    InUseError,
+    UserError,
+    printable,
+)
 from flaxres.run.preemption import StopRequest
+from flaxres.run.records import Record, records_from_end
+from flaxres.run.text_files import lines_from_end
 from flaxres.run.workdir import METRICS_FILE, check_same_config
 from flaxres.training.train import finished_record
 
@@ -71,15 +81,28 @@ class RunProgress:
         return int(self.record.get("step", 0))
 
     def refresh(self) -> None:
-        """Reads the metrics file, if it has changed."""
+        """Reads the new end of the metrics file, if it has changed.
+
+        Raises:
+          DamagedFileError: the file cannot be read; the progress stays as it is.
+        """
         try:
             size = (self.workdir / METRICS_FILE).stat().st_size
         except OSError:
             return
-        if size != self._metrics_size and (records := read_metrics(self.workdir)):
-            self._metrics_size, self.record = size, records[-1]
-            test_errors = [r["test_error"] for r in records if "test_error" in r]
-            self.test_error = test_errors[-1] if test_errors else None
+        if size == self._metrics_size:
+            return
+        newest: Record = {}
+        known_step = -1.0
+        for _, record in records_from_end(self.workdir):
+            if not newest:
+                newest = record
+                known_step = self.step if record["step"] > self.step else -1
+            if "test_error" in record:
+                self.test_error = record["test_error"]
+            if "test_error" in record or record["step"] <= known_step:
+                break
+        self._metrics_size, self.record = size, newest or self.record
 
     def has_finished(self, exit_status: ExitStatus) -> bool:
         """Returns True if the run ended without an error, after its last step."""
@@ -100,16 +123,22 @@ def read_progress(
       workdir: workdir of the sweep.
       in_order: if True, runs stay in the order of `plans`; otherwise the most costly comes first.
 
+    Returns:
+      The runs. One whose files cannot be read has failed, which hides none of the others.
+
     Raises:
       WorkdirError: the directory of a run holds another run.
     """
     runs = []
     for plan in plans:
         run = RunProgress(plan, workdir / plan.name, cost=training_macs(plan))
-        if check_same_config(run.workdir, plan.config):
-            run.refresh()
-            if run.fraction() == 1 and finished_record(plan.config, run.workdir):
-                run.state = RunState.FINISHED
+        try:
+            if check_same_config(run.workdir, plan.config):
+                run.refresh()
+                if run.fraction() == 1 and finished_record(plan.config, run.workdir):
+                    run.state = RunState.FINISHED
+        except DamagedFileError as error:
+            run.state, run.message = RunState.FAILED, str(error)
         runs.append(run)
     return runs if in_order else sorted(runs, key=lambda run: -run.cost)
 
@@ -203,7 +232,7 @@ def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> N
     if run.job is None:
         return
     exit_status = run.job.poll()
-    run.refresh()
+    damage = _refresh(run)
     if exit_status is None:
         if run.state is RunState.QUEUED and run.job.has_started():
             run.state = RunState.RUNNING
@@ -212,10 +241,16 @@ def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> N
     run.job = None
     if run.has_finished(exit_status):
         run.state = RunState.FINISHED
-        errors = f"training error {run.record['train_error']:.2f}%, test error"
-        log(f"{run.plan.name}: finished, {errors} {run.test_error:.2f}%")
+        errors = [
+            f"{name} error {value:.2f}%"
+            for name, value in (
+                *(("training", run.record.get("train_error")), ("test", run.test_error)),
+            )
+            if value is not None
+        ]
+        log(", ".join((f"{run.plan.name}: finished", *errors)))
         return
-    run.message = failure_reason(run, exit_status)
+    run.message = (damage if exit_status.code == 0 else "") or failure_reason(run, exit_status)
     # A run that is already in use at its first start belongs to another process. Later, the process
     # that uses it may be what is left of an earlier attempt.
     used_by_others = exit_status.code == InUseError.exit_code and run.attempts == 1
@@ -228,6 +263,15 @@ def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> N
         log(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
 
 
+def _refresh(run: RunProgress) -> str:
+    """Refreshes the progress of an active run; returns why its metrics cannot be read, or ''."""
+    try:
+        run.refresh()
+    except DamagedFileError as error:
+        return str(error)
+    return ""
+
+
 def failure_reason(run: RunProgress, exit_status: ExitStatus) -> str:
     """Returns one line on why a run failed: from the executor, its exit code, or its log."""
     if exit_status.reason:
@@ -236,12 +280,12 @@ def failure_reason(run: RunProgress, exit_status: ExitStatus) -> str:
         return "killed by SIGKILL, probably by the kernel's out-of-memory killer"
     if exit_status.code < 0:
         return f"killed by {signal.Signals(-exit_status.code).name}"
-    try:
-        lines = (run.workdir / LOG_FILE).read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last_line.removeprefix("error: ") or f"exit code {exit_status.code}"
+    last_line = ""
+    with contextlib.suppress(FileNotFoundError, DamagedFileError):
+        for _, line in lines_from_end(run.workdir / LOG_FILE):
+            if last_line := line.decode(errors="replace").strip():
+                break
+    return printable(last_line.removeprefix("error: ")) or f"exit code {exit_status.code}"
 
 
 def _stop_all(active: list[RunProgress], update: Callable[[], None]) -> None:
@@ -253,7 +297,7 @@ def _stop_all(active: list[RunProgress], update: Callable[[], None]) -> None:
         time.sleep(POLL_SECONDS)
         for run in active:
             exit_status = run.job.poll() if run.job is not None else None
-            run.refresh()
+            _refresh(run)
             if exit_status is not None:
                 run.job = None
                 finished = run.has_finished(exit_status)

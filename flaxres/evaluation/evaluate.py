@@ -26,7 +26,7 @@ from flaxres.parallel.replicas import mean_record
 from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import read_input_spec
-from flaxres.run.metric_writers import Record
+from flaxres.run.records import Record
 from flaxres.run.workdir import check_same_config
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.restore import restore_newest

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from flaxres.data import Sources
 from flaxres.data.fingerprint import Fingerprint
 from flaxres.data.fingerprint_differences import describe_differences, join_differences
-from flaxres.errors import DataChangedError, WorkdirError, one_line, printable
+from flaxres.errors import DamagedFileError, DataChangedError, WorkdirError, one_line, printable
 from flaxres.files import open_regular, write_atomically
 from flaxres.run.input_spec import INPUT_SPEC_FILE, InputSpec, read_input_spec, store_input_spec
 
@@ -137,9 +137,9 @@ def read_data_record(workdir: Path) -> DataRecord | None:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> WorkdirError:
+def _damaged(path: Path, error: Exception) -> DamagedFileError:
     reason = getattr(error, "strerror", None) or one_line(error)
-    return WorkdirError(
+    return DamagedFileError(
         f"{path} cannot be read ({reason}); restore it, or remove it to take the present "
         "data for those of the run"
     )

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
 from flaxres.data import open_dataset, open_sources
-from flaxres.errors import DatasetError, WorkdirError, one_line
+from flaxres.errors import DamagedFileError, DatasetError, WorkdirError, one_line
 from flaxres.files import write_atomically
+from flaxres.run.text_files import open_for_reading
 
 INPUT_SPEC_FILE = "inputs.npz"
+MAX_BYTES = 256 << 20  # of its arrays: a mean image of 4,700 x 4,700 pixels
+MEAN_TOLERANCE = 1e-3  # of the range from 0 to 1, for rounding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,20 +123,19 @@ def read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec:
       config: config of the run.
 
     Raises:
-      WorkdirError: the file is damaged.
+      DamagedFileError: the file is damaged.
       DatasetError: there is no file, and the data set cannot be read.
     """
     path = workdir / INPUT_SPEC_FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, names = file["mean"], tuple(map(str, file["class_names"]))
-        if mean.ndim != 3 or mean.dtype != np.float32:
-            raise ValueError(f"mean is {mean.dtype} {mean.shape}")
-        return InputSpec(mean, names)
+        with open_for_reading(path) as file:
+            return _load(file)
     except FileNotFoundError:
         pass
+    except DamagedFileError:
+        raise
     except Exception as error:  # damaged bytes raise many types
-        raise WorkdirError(
+        raise DamagedFileError(
             f"{path} is damaged ({one_line(error)}); remove it to recompute the mean image from "
             "the data set"
         ) from error
@@ -141,3 +145,23 @@ def read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec:
         raise DatasetError(
             f"{workdir} has no {INPUT_SPEC_FILE}, and its mean image cannot be computed: {error}"
         ) from error
+
+
+def _load(file: BinaryIO) -> InputSpec:
+    """Reads inputs.npz; damage raises an exception of any type."""
+    with zipfile.ZipFile(file) as archive:  # reads at most the size that it gives for a file
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_BYTES:
+        raise ValueError(f"its arrays must have at most {MAX_BYTES:,} bytes, not {size:,}")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        mean, names = arrays["mean"], arrays["class_names"]
+    if mean.ndim != 3 or mean.dtype != np.float32 or mean.size == 0:
+        raise ValueError(
+            f"'mean' must be float32 (height, width, channels), got {mean.dtype} {mean.shape}"
+        )
+    if not np.all((mean >= -MEAN_TOLERANCE) & (mean <= 1 + MEAN_TOLERANCE)):
+        raise ValueError("'mean' must be from 0 to 1")
+    if names.ndim != 1 or names.dtype.kind != "U" or names.size == 0:
+        raise ValueError(f"'class_names' must be a list of text, got {names.dtype} {names.shape}")
+    return InputSpec(mean, tuple(map(str, names)))

@@ -1,6 +1,6 @@
 """Metric writers: metrics.jsonl and TensorBoard files, and the progress bar on the terminal.
 
-`MetricWriters` opens the files of a run; `read_metrics` reads them back.
+`MetricWriters` opens the files of a run; `flaxres.run.records` reads them back.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import datetime
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,44 +21,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
-from flaxres.files import open_regular, write_atomically
+from flaxres.files import open_regular
 from flaxres.parallel.multihost import is_main_process
+from flaxres.run.records import Record, records_from_end
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
 from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
-
-Record = dict[str, float]  # values of one logged step by name, 'step' among them
-
-
-def read_metrics(workdir: Path, name: str = METRICS_FILE) -> list[Record]:
-    """Reads the records of `metrics.jsonl`, or of another JSON-lines file, in order.
-
-    Ignores an incomplete last line, which a killed process leaves.
-
-    Args:
-      workdir: directory of the run.
-      name: name of the file.
-
-    Returns:
-      The records; [] if there is no file.
-
-    Raises:
-      WorkdirError: a line is not a record, or the file cannot be read.
-    """
-    path = workdir / name
-    records = []
-    try:
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                record = json.loads(line)
-                record["step"] += 0  # raises if the line has no step, or if it is not a number
-                records.append(record)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        raise WorkdirError(f"{path}, line {len(records) + 1}, is not a record of metrics") from None
-    return records
 
 
 class JsonLinesWriter:
@@ -66,16 +34,25 @@ class JsonLinesWriter:
     def __init__(self, workdir: Path, step: int, name: str = METRICS_FILE):
         """Opens the file for a run that resumes after `step`, and removes the lines of later steps.
 
+        Only these lines are read, so a long file opens quickly.
+
         Args:
           workdir: directory of the run.
           step: number of completed steps.
           name: name of the file.
+
+        Raises:
+          DamagedFileError: a line is no record, or the file is no regular file.
+          OSError: the file cannot be written.
         """
         path = workdir / name
-        kept = [json.dumps(r) + "\n" for r in read_metrics(workdir, name) if r["step"] <= step]
-        write_atomically(path, "".join(kept))
-        # Unbuffered, so that a kill loses no written line.
-        self._file = os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
+        earlier = (end for end, record in records_from_end(workdir, name) if record["step"] <= step)
+        size = next(earlier, 0)
+        if path.is_file() and path.stat().st_nlink > 1:
+            _copy_on_write(path)  # other names of the file keep its content
+        descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._file = os.fdopen(descriptor, "ab", buffering=0)  # a kill loses no written line
+        self._file.truncate(size)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Writes one line."""
@@ -88,6 +65,16 @@ class JsonLinesWriter:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _copy_on_write(path: Path) -> None:
+    """Replaces a link to a file by a file of the same content."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class TensorBoardWriter:

@@ -17,12 +17,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
-from flaxres.config import default_config, flatten, model_name
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.config import check_config, default_config, flatten, model_name
+from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, one_line, print_note
 from flaxres.files import remove_temporary_files, write_atomically
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory, lock
+from flaxres.run.schemas import (
+    INFO_TYPES,
+    REQUIRED_CONFIG_FIELDS,
+    check_config_fields,
+    check_fields,
+    check_object,
+    read_document,
+    require_fields,
+)
 
 CONFIG_FILE = "config.json"
 INFO_FILE = "info.json"
@@ -166,21 +175,40 @@ def read_config(workdir: Path) -> dict[str, Any]:
     Fields that were added after the run get their defaults, which describe how it was trained.
 
     Raises:
-      WorkdirError: config.json cannot be read.
+      DamagedFileError: config.json is missing, cannot be read, or a field has a wrong type.
     """
     path = workdir / CONFIG_FILE
     try:
-        stored = flatten(json.loads(path.read_text()))
-        return flatten(default_config()) | rename_fields(stored, path)
-    except (OSError, ValueError, AttributeError) as error:
-        raise WorkdirError(f"{path} cannot be read ({error}); choose another --workdir") from error
+        stored = check_object(read_document(path), str(path))
+        fields = rename_fields(_flatten_stored(stored), path)
+        require_fields(fields, REQUIRED_CONFIG_FIELDS, str(path))
+        check_config_fields(fields, str(path))
+    except FileNotFoundError:
+        raise DamagedFileError(f"{path} does not exist; choose another --workdir") from None
+    except DamagedFileError as error:
+        raise DamagedFileError(
+            f"{error}; restore the file from a run with the same command, or choose another "
+            "--workdir"
+        ) from None
+    return flatten(default_config()) | fields
+
+
+def _flatten_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens a stored config; in contrast to `flatten`, keeps empty objects as values."""
+    flat: dict[str, Any] = {}
+    for key, value in stored.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten_stored(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def read_run_config(workdir: Path) -> ConfigDict:
     """Reads the config of a run as a ConfigDict.
 
     Raises:
-      WorkdirError: config.json cannot be read or does not hold a config.
+      DamagedFileError: config.json cannot be read or does not hold a valid config.
     """
     config = default_config()
     fields = {
@@ -189,17 +217,26 @@ def read_run_config(workdir: Path) -> ConfigDict:
     }
     try:
         config.update_from_flattened_dict(fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{workdir / CONFIG_FILE} is not a config: {error}") from error
+        check_config(config)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{workdir / CONFIG_FILE} is not a valid config: {one_line(error)}"
+        ) from error
     return config
 
 
 def read_info(workdir: Path) -> dict[str, Any]:
-    """Reads info.json; returns {} if it does not exist or cannot be read."""
+    """Reads info.json; returns {} if it does not exist, or with a note if it is damaged."""
+    path = workdir / INFO_FILE
     try:
-        return json.loads((workdir / INFO_FILE).read_text())
-    except (OSError, ValueError):
+        info = check_object(read_document(path), str(path))
+        check_fields(info, INFO_TYPES, str(path))
+    except FileNotFoundError:
         return {}
+    except DamagedFileError as error:
+        print_note(f"{error}; the file is ignored")
+        return {}
+    return info
 
 
 def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

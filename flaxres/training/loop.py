@@ -25,8 +25,9 @@ from flaxres.parallel.sharding import StepFunction
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory
-from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter
+from flaxres.run.metric_writers import MetricWriters, TerminalWriter
 from flaxres.run.preemption import StopRequest
+from flaxres.run.records import Record
 from flaxres.run.snapshot import Snapshot
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import (

@@ -27,8 +27,9 @@ from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
 from flaxres.run.data_record import check_data, check_image_shape
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
-from flaxres.run.metric_writers import MetricWriters, Record, TerminalWriter, read_metrics
+from flaxres.run.metric_writers import MetricWriters, TerminalWriter
 from flaxres.run.preemption import StopRequest
+from flaxres.run.records import Record, last_record, record_blocks
 from flaxres.run.workdir import check_same_config, open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due
@@ -185,8 +186,8 @@ def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
         return None
     if steps[-1:] != [config.num_steps] or not is_complete(workdir, config.num_steps):
         return None
-    records = read_metrics(workdir)
-    return records[-1] if records and records[-1]["step"] == config.num_steps else None
+    record = last_record(workdir)
+    return record if record and record["step"] == config.num_steps else None
 
 
 def _is_final_checkpoint_valid(config: ConfigDict, workdir: Path) -> bool:
@@ -208,19 +209,21 @@ def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
     Raises:
       WorkdirError: the record before the checkpoint is missing, so resuming would leave a gap; or
         there is no checkpoint but so many records that one must have existed, so starting over
-        would discard them.
+        would discard them; or a line is damaged.
     """
-    steps = [int(record["step"]) for record in read_metrics(workdir)]
+    expected = next((s for s in range(step or 0, 0, -1) if any(due(config, s)[:2])), None)
+    is_found, last_step = expected is None, 0
+    for records in record_blocks(workdir):
+        last_step = int(records[-1]["step"])
+        is_found = is_found or any(record["step"] == expected for record in records)
     if step is None:
         # A killed run may have started two saves and finished neither.
-        if steps and steps[-1] > 2 * config.checkpoint_every + config.log_every:
+        if last_step > 2 * config.checkpoint_every + config.log_every:
             raise WorkdirError(
-                f"workdir {workdir} has metrics up to step {steps[-1]:,} but no checkpoint. "
+                f"workdir {workdir} has metrics up to step {last_step:,} but no checkpoint. "
                 "Choose another --workdir, or remove this one to start over."
             )
-        return
-    expected = next((s for s in range(step, 0, -1) if any(due(config, s)[:2])), None)
-    if expected is not None and expected not in steps:
+    elif not is_found:
         raise WorkdirError(
             f"workdir {workdir} has a checkpoint of step {step:,}, but its metrics.jsonl lacks "
             f"step {expected:,}. Restore the file, or choose another --workdir."

@@ -13,7 +13,7 @@ from experiments.executors import ray as ray_executor
 from experiments.executors.base import ExitStatus, Task
 from experiments.executors.ray import RayExecutor
 from flaxres.errors import ConfigError, UserError
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from tests.cluster.ray_cluster import ray_cluster
 from tests.conftest import ROOT, small_config
 from tests.training.test_train import final_digest, metrics

@@ -14,7 +14,7 @@ from experiments.executors import slurm_jobs
 from experiments.executors.base import ExitStatus, Task
 from experiments.executors.slurm import SlurmExecutor
 from flaxres.errors import UserError
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from tests.cluster.slurm_cluster import SlurmCluster, free_port
 from tests.conftest import ROOT
 from tests.training.test_train import final_digest, metrics

@@ -9,8 +9,9 @@ import urllib.parse
 
 import pytest
 
-from experiments.reporting.report import escape_markdown, write_report
+from experiments.reporting.report import write_report
 from experiments.results.runs import find_runs
+from experiments.results.tables import escape_markdown
 from flaxres.errors import WorkdirError
 from tests.experiments.results.test_runs import write_run
 
@@ -144,8 +145,8 @@ def test_numbers_equal_the_metrics_of_the_runs(page, sweep):
     for net, group in find_runs(sweep).items():
         for run in group:
             row = rows[f"{net}/seed-{run.config['seed']}"]
-            assert float(row["training error %"]) == run.records[-1]["train_error"]
-            assert float(row["test error %"]) == run.records[-1]["test_error"]
+            assert float(row["training error %"]) == run.last("train_error")
+            assert float(row["test error %"]) == run.last("test_error")
             assert row["device"] == "<CPU>"
             assert row["commit"] == "cccccccccc"
     results = page.rows("Results by model")

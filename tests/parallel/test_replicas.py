@@ -12,7 +12,7 @@ from flaxres.errors import ConfigError, DivergedError, InterruptedRunError
 from flaxres.evaluation.evaluate import evaluate_run
 from flaxres.parallel import replicas
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config

@@ -12,8 +12,8 @@ from flaxres.run.metric_writers import (
     MetricWriters,
     TensorBoardWriter,
     TerminalWriter,
-    read_metrics,
 )
+from flaxres.run.records import read_metrics
 from tests.conftest import ROOT
 
 
@@ -51,7 +51,7 @@ def test_a_restart_removes_records_of_later_steps(tmp_path):
 def test_other_content_in_the_metrics_file_is_rejected(tmp_path):
     for content in ("a,b\n1,2\n", '{"step": 1}\n{"loss": 1}\n', "[1]\n", '{"step": "1"}\n'):
         (tmp_path / "metrics.jsonl").write_text(content)
-        with pytest.raises(WorkdirError, match=r"line [12], is not a record of metrics"):
+        with pytest.raises(WorkdirError, match=r"line [12].*; restore the file, or remove this"):
             JsonLinesWriter(tmp_path, 0)
         assert (tmp_path / "metrics.jsonl").read_text() == content
 

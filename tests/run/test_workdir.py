@@ -113,6 +113,6 @@ def test_a_run_without_config_is_rejected(tmp_path, config):
 
 def test_a_damaged_config_is_rejected(tmp_path, config):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(WorkdirError, match="cannot be read"):
+    with pytest.raises(WorkdirError, match="is not valid JSON"):
         make_workdir(tmp_path, config, {})
     assert (tmp_path / "config.json").read_text() == "{"

@@ -9,7 +9,7 @@ import pytest
 
 from flaxres.data import open_dataset
 from flaxres.errors import ConfigError, DatasetError, InterruptedRunError
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import next_dispatch_size
 from flaxres.training.stream_pipeline import StreamPipeline

@@ -8,7 +8,7 @@ from flaxres.data import load_dataset
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from flaxres.run.workdir import LAYERS_FILE
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.layer_statistics import QUANTITIES

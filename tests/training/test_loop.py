@@ -3,7 +3,8 @@
 import pytest
 
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.metric_writers import MetricWriters, read_metrics
+from flaxres.run.metric_writers import MetricWriters
+from flaxres.run.records import read_metrics
 from flaxres.training import loop
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due, steps_per_dispatch

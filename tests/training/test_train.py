@@ -11,8 +11,8 @@ import pytest
 from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, WorkdirError
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.metric_writers import read_metrics
 from flaxres.run.orbax_files import digest
+from flaxres.run.records import read_metrics
 from flaxres.training import loop, train
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate

@@ -18,7 +18,7 @@ from flaxres.config import set_model
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.models.blocks import Block
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import init, quick_jit, small_config

@@ -109,10 +109,17 @@ def test_errors_of_pytorch_runs_are_in_the_results(tmp_path):
     assert status.results[0]["peer_test_error"] == 6.0
 
 
-@pytest.mark.parametrize("plan", ["[1]", '{"a/seed-0": 3}', "{"])
-def test_unreadable_plans(tmp_path, plan):
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("[1]", r"sweep\.json must be a JSON object, got \[1\]"),
+        ('{"a/seed-0": 3}', r"sweep\.json: 'a/seed-0' must be a JSON object, got 3"),
+        ("{", r"sweep\.json is not valid JSON \(line 1"),
+    ],
+)
+def test_unreadable_plans(tmp_path, plan, message):
     (tmp_path / "sweep.json").write_text(plan)
-    with pytest.raises(WorkdirError, match=r"sweep\.json cannot be read"):
+    with pytest.raises(WorkdirError, match=message):
         read_status(tmp_path)
 
 

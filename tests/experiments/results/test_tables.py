@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from experiments.results.runs import find_runs
+from experiments.results.runs import find_runs, read_runs
 from experiments.results.tables import as_cells, as_markdown, result_rows, write_runs, write_tables
 from tests.experiments.results.test_runs import write_run
 
@@ -59,7 +59,7 @@ def test_only_cifar10_rows_have_an_error_of_the_paper(tmp_path, first):
 def test_table_files(tmp_path):
     write_run(tmp_path, "plain-20")
     runs = find_runs(tmp_path)
-    files = write_tables(runs, tmp_path)
+    files = write_tables(read_runs(tmp_path), tmp_path)
     assert [file.name for file in files] == ["table.md", "table.csv"]
     assert files[0].read_text() == as_markdown(result_rows(runs))
     with files[1].open() as file:
@@ -73,12 +73,12 @@ def test_tables_of_an_incomplete_sweep(tmp_path):
     fields = {"seed": 7, "model.depth": 56}
     names = ("plain-20/seed-0", "plain-20/seed-1", "plain-20/seed-2", "resnet-56/seed-7")
     (tmp_path / "sweep.json").write_text(json.dumps(dict.fromkeys(names, fields)))
-    table = write_tables(find_runs(tmp_path), tmp_path)[0].read_text().splitlines()
+    table = write_tables(read_runs(tmp_path), tmp_path)[0].read_text().splitlines()
     assert table[2:] == [
         "| plain-20 | 1,020 | 30 | 12.50 (1 of 3 seeds) | 13.50 (1 of 3 seeds) |",
         "| resnet-56 |  | not begun |  |  |",
     ]
-    with write_runs(find_runs(tmp_path), tmp_path).open() as file:
+    with write_runs(read_runs(tmp_path), tmp_path).open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], row["state"], row["step"]) for row in rows] == [
         ("plain-20/seed-0", "finished", "30"),
@@ -104,7 +104,7 @@ def test_best_step_has_the_lowest_validation_error(tmp_path):
     ]
     metrics = tmp_path / "plain-20/seed-0/metrics.jsonl"
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with write_runs(find_runs(tmp_path), tmp_path).open() as file:
+    with write_runs(read_runs(tmp_path), tmp_path).open() as file:
         (row,) = csv.DictReader(file)
     best = [float(row[f]) for f in ("best_step", "best_validation_error", "test_error_at_best")]
     assert best == [20, 20.0, 28.0]
@@ -118,7 +118,7 @@ def test_pytorch_runs_times_and_settings(tmp_path):
     write_run(tmp_path / "pytorch", "resnet-20", 2, (9.0,), num_steps=20)  # unfinished
     write_run(tmp_path, "plain-20", 0, (5.0, 4.0), "cifar10_jpeg", num_steps=20)
     files = write_tables(
-        find_runs(tmp_path), tmp_path, find_runs(tmp_path / "pytorch"), details=True
+        read_runs(tmp_path), tmp_path, find_runs(tmp_path / "pytorch"), details=True
     )
     header, _, plain, residual, _, settings = files[0].read_text().splitlines()
     assert "PyTorch, same data: test error %" in header
