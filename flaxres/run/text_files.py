@@ -15,14 +15,14 @@ MAX_LINE_BYTES = 16 << 20  # a longer line is damage, which must not fill the me
 
 
 def open_for_reading(path: Path) -> BinaryIO:
-    """Opens a regular file, or a link to one. Never waits, as opening a named pipe would.
+    """Opens a regular file, no link. Never waits, as opening a named pipe would.
 
     Raises:
       FileNotFoundError: there is no such file.
       DamagedFileError: the file is no regular file or cannot be opened.
     """
     try:
-        return os.fdopen(open_regular(os.path.realpath(path), os.O_RDONLY), "rb")
+        return os.fdopen(open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from flaxres.aliases import rename_fields
 from flaxres.config import check_config, default_config, flatten, model_name
 from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, one_line, print_note
-from flaxres.files import remove_temporary_files, write_atomically
+from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory, lock
@@ -119,6 +119,7 @@ def open_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             locked = stack.enter_context(lock(workdir))
             remove_temporary_files(workdir)
+            check_regular(workdir / INFO_FILE)
             previous_info = read_info(workdir)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
