@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from flaxres.data.image_metadata import without_metadata
+from flaxres.data.image_metadata import count_scans, without_metadata
 from flaxres.errors import DatasetError, one_line
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for a number of channels
@@ -28,6 +28,9 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for a number of channels
 FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 MAX_SIDE = 65_535  # height and width, in pixels: the limit of the JPEG and GIF formats
 MAX_PIXELS = 2**28 // 3  # 256 MiB in RGB: Pillow's limit for an image that is no attack
+# Each scan of a progressive JPEG goes over all pixels. Encoders write some ten; 500 is the limit in
+# the tests of libjpeg-turbo.
+MAX_SCANS = 500
 ORIENTATIONS = {  # EXIF 2.32, section 4.6.4: how an image with this orientation must be turned
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,7 +65,7 @@ class BrokenImageError(DatasetError):
 
 
 class _SizeError(ValueError):
-    """An image has more pixels than are decoded."""
+    """An image has more pixels or scans than are decoded."""
 
 
 def decode(data: bytes, description: str, channels: int = 3) -> Image.Image:
@@ -77,8 +80,8 @@ def decode(data: bytes, description: str, channels: int = 3) -> Image.Image:
       The image. `has_damaged_metadata` tells whether parts of its metadata were ignored.
 
     Raises:
-      BrokenImageError: the data is empty, truncated, of another format, or larger than `MAX_SIDE`
-        and `MAX_PIXELS` allow.
+      BrokenImageError: the data is empty, truncated, of another format, or larger than `MAX_SIDE`,
+        `MAX_PIXELS` and `MAX_SCANS` allow.
     """
     if not data:
         raise BrokenImageError(f"{description} is empty")
@@ -130,6 +133,8 @@ def _load_once(data: bytes) -> tuple[Image.Image, bool]:
             f"it has {image.height:,} x {image.width:,} pixels; at most {MAX_SIDE:,} a side and "
             f"{MAX_PIXELS:,} in total are allowed"
         )
+    if image.info.get("progressive") and (num_scans := count_scans(data)) > MAX_SCANS:
+        raise _SizeError(f"it has {num_scans:,} scans; at most {MAX_SCANS} are allowed")
     image.load()
     if image.mode == "P" and image.palette is None:
         raise ValueError("its palette is missing")

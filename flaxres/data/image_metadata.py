@@ -1,15 +1,17 @@
-"""Removal of metadata from JPEG and PNG files, for images whose metadata is damaged."""
+"""Structure of JPEG and PNG files: removal of damaged metadata, number of scans."""
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG specification, section 5.6; the palette's transparency is part of the pixels.
 PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 PNG_EXIF = b"eXIf"
 
-JPEG_START = b"\xff\xd8"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # ITU-T T.81, table B.1.
 JPEG_SCAN, JPEG_COMMENT = 0xDA, 0xFE
 JPEG_APP0, JPEG_APP1, JPEG_APP14, JPEG_APP15 = 0xE0, 0xE1, 0xEE, 0xEF
@@ -52,6 +54,15 @@ def _png_without_metadata(data: bytes, keeps_exif: bool) -> bytes:
 
 def _jpeg_without_metadata(data: bytes, keeps_exif: bool) -> bytes:
     kept = [JPEG_START]
+    for marker, start, end in _jpeg_segments(data):
+        segment = data[start:end]
+        if marker == JPEG_SCAN or _is_needed(marker, segment, keeps_exif):
+            kept.append(segment)
+    return b"".join(kept)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields the marker, start and end of each segment; the last one begins with the first scan."""
     start = len(JPEG_START)
     while True:
         prefix, marker, length = struct.unpack_from(">BBH", data, start)
@@ -61,11 +72,22 @@ def _jpeg_without_metadata(data: bytes, keeps_exif: bool) -> bytes:
             start += 1
             continue
         if marker == JPEG_SCAN:
-            return b"".join([*kept, data[start:]])
-        segment = data[start : start + 2 + length]
-        if _is_needed(marker, segment, keeps_exif):
-            kept.append(segment)
-        start += len(segment)
+            yield marker, start, len(data)
+            return
+        yield marker, start, start + 2 + length
+        start += 2 + length
+
+
+def count_scans(data: bytes) -> int:
+    """Returns the number of scans of a JPEG file, or more if its structure is damaged.
+
+    In the pixels, 0 follows every byte 255 that does not begin a marker.
+    """
+    start, end = 0, len(data)
+    with contextlib.suppress(struct.error, ValueError):
+        *_, (_, start, _) = _jpeg_segments(data)
+        end = data.index(JPEG_END, start)
+    return data.count(bytes((0xFF, JPEG_SCAN)), start, end)
 
 
 def _is_needed(marker: int, segment: bytes, keeps_exif: bool) -> bool:

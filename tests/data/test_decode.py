@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flaxres.data.decode import BrokenImageError, decode
+from flaxres.data.decode import MAX_SCANS, BrokenImageError, decode
 from tests.data.pngs import GRAY, SIGNATURE, chunk
 
 RNG = np.random.default_rng(0)
@@ -191,6 +191,22 @@ def test_images_too_large_for_memory_are_errors(height, width, reason):
     file = SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND")
     with pytest.raises(BrokenImageError, match=re.escape(reason)):
         decode(file, "a")
+
+
+def test_scans_without_end_are_refused():
+    """119 bytes are one more scan of the 81 million pixels of a single color."""
+    file = encode(Image.new("L", (64, 64), 7), "JPEG", progressive=True)
+    start = file.rindex(b"\xff\xda")
+    for count, is_allowed in ((MAX_SCANS - 10, True), (MAX_SCANS, False)):
+        many = file[:-2] + file[start:-2] * count + file[-2:]
+        if is_allowed:
+            assert decode(many, "a", 1).getextrema() == (7, 7)
+            continue
+        for scans in (many, many[:2] + b"junk" + many[2:], many[:-2]):
+            with pytest.raises(BrokenImageError, match=r"it has 506 scans; at most 500 are allow"):
+                decode(scans, "a")
+    # What follows the image does not count, such as the film of a moving photo.
+    decode(file + b"\xff\xda" * 1_000, "a")
 
 
 def test_the_advice_about_data_sets_is_apart_from_the_problem():
