@@ -151,10 +151,12 @@ def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
         streams.flush_output()
     if message:
         print(printable(message), file=sys.stderr, flush=True)
-    if not on_all_processes and "jax" in sys.modules:
+    if "jax" in sys.modules:
         from flaxres.parallel import multihost
 
-        multihost.exit_without_waiting(code)
+        if not on_all_processes:
+            multihost.exit_without_waiting(code)
+        multihost.limit_exit_time(code)
     sys.exit(code)
 
 

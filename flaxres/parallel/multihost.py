@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from flaxres.errors import ConfigError, DistributedError, UserError, one_line
 
 AUTO = "auto"  # JAX detects the processes: SLURM, Open MPI, Kubernetes, TPU pods
 CONNECT_TIMEOUT = 300  # seconds for all processes to reach the coordinator
+EXIT_TIMEOUT = 5  # seconds from an error to the end of a process
 SETTING_NAMES = ("coordinator_address", "num_processes", "process_id")
 
 # Values of SETTING_NAMES.
@@ -229,3 +231,18 @@ def exit_without_waiting(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def limit_exit_time(code: int) -> None:
+    """Ends this process a few seconds later, unless it ends before.
+
+    Python waits for all threads, and those of a failed save would wait for minutes. Does nothing in
+    a run of several processes, which end together.
+
+    Args:
+      code: exit code.
+    """
+    if not jax.distributed.is_initialized():
+        timer = threading.Timer(EXIT_TIMEOUT, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
