@@ -1,4 +1,4 @@
-"""Executor for SLURM: submits runs as the jobs of an array, with submitit.
+"""Executor for SLURM: submits runs as the jobs of an array.
 
 A job that must make room (time limit, preemption, `scontrol requeue`) saves, returns to the queue,
 and resumes from its checkpoint later. Jobs continue without the process that submitted them. An
@@ -8,15 +8,11 @@ submitting them a second time.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import pickle
-import shlex
+import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.executors.base import Executor, Task
@@ -26,14 +22,15 @@ from experiments.executors.slurm_jobs import (
     Queue,
     SlurmJob,
     parse_squeue,
+    scancel,
     squeue_environment,
 )
-from experiments.executors.slurm_node import NodeTask
-from flaxres.errors import UserError
+from experiments.executors.slurm_node import NOTICE_SIGNAL
+from experiments.executors.slurm_script import make_script, read_records, task_digest, write_record
+from flaxres.errors import ConfigError, UserError, printable
 
-ROOT = Path(__file__).parents[2]  # root of the repository
 MAX_NOTICE = 120  # seconds before the time limit at which SLURM notifies a job
-PROGRAMS = ("sbatch", "srun", "squeue", "scancel")  # submitit requires srun
+PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 # Variables of SLURM that describe the cluster, not the job in which this process runs.
 CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
@@ -42,7 +39,7 @@ class SlurmExecutor(Executor):
     """Submits runs to the SLURM cluster of this machine. Its jobs continue after it is closed.
 
     Args:
-      folder: folder for the files and logs of submitit, on a file system that all nodes share.
+      folder: folder for the records and logs of the jobs, on a file system that all nodes share.
       time_limit_minutes: time limit of a job. A run that needs longer resumes in the same job after
         a requeue.
       cpus_per_task: CPUs of a run.
@@ -53,7 +50,8 @@ class SlurmExecutor(Executor):
       max_parallel: maximum number of jobs of one `submit` that run at the same time.
 
     Raises:
-      UserError: submitit or SLURM is not installed, or a number is too small.
+      ConfigError: an option is malformed.
+      UserError: SLURM is not installed, or a number is too small.
     """
 
     def __init__(
@@ -67,13 +65,6 @@ class SlurmExecutor(Executor):
         additional: dict[str, str],
         max_parallel: int,
     ):
-        try:
-            import submitit
-        except ImportError:
-            raise UserError(
-                "submitit, which submits jobs to SLURM, is not installed; run "
-                "pip install -r requirements-cluster.txt"
-            ) from None
         for program in PROGRAMS:
             if shutil.which(program) is None:
                 raise UserError(
@@ -88,29 +79,37 @@ class SlurmExecutor(Executor):
         self._folder = folder.expanduser().absolute()
         self._queue = Queue()
         self._submitted_ids: set[str] = set()
-        # The command replaces the shell of the batch step, without srun. Signals then have one
-        # receiver, and the exit code of the job is that of the run.
-        self._submitit = submitit.SlurmExecutor(
-            self._folder, max_num_timeout=sys.maxsize, python=f"exec {shlex.quote(sys.executable)}"
-        )
+        self._max_parallel = max_parallel
         notice = min(MAX_NOTICE, 60 * time_limit_minutes // 4)
-        self._submitit.update_parameters(
-            job_name="flaxres",
-            time=time_limit_minutes,
-            nodes=1,
-            ntasks_per_node=1,
-            cpus_per_task=cpus_per_task,
-            gpus_per_node=gpus_per_task or None,
-            partition=partition,
-            array_parallelism=max_parallel,
-            use_srun=False,
-            additional_parameters={
-                "chdir": ROOT,  # the job imports this module from there
-                "requeue": True,
-                "signal": f"B:{submitit.JobEnvironment.USR_SIG}@{notice}",
-                **{name.replace("-", "_"): value or True for name, value in additional.items()},
-            },
-        )
+        self._options = {
+            "job-name": "flaxres",
+            "time": str(time_limit_minutes),
+            "nodes": "1",
+            "ntasks-per-node": "1",
+            "cpus-per-task": str(cpus_per_task),
+            "requeue": "",
+            "signal": f"B:{NOTICE_SIGNAL.name.removeprefix('SIG')}@{notice}",
+            # SLURM would replace patterns such as %A in a path. The script opens its logs itself.
+            "chdir": "/",
+            "output": "/dev/null",
+            "error": "/dev/null",
+        }
+        if gpus_per_task:
+            self._options["gpus-per-node"] = str(gpus_per_task)
+        if partition:
+            self._options["partition"] = partition
+        for name, value in additional.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+                raise ConfigError(
+                    f"--slurm_options must be options of sbatch, e.g. account=abc, got {name!r}"
+                )
+            self._options[name.replace("_", "-")] = value
+        for name, value in {**self._options, "workdir": str(self._folder)}.items():
+            if printable(value) != value:
+                raise ConfigError(
+                    f"--{name}={printable(value)} has characters that SLURM does not accept; use "
+                    "printable characters in UTF-8 only"
+                )
 
     def __exit__(self, *_: object) -> None:
         self._queue.close()
@@ -122,59 +121,88 @@ class SlurmExecutor(Executor):
           UserError: SLURM rejects the jobs, or `folder` cannot be written.
         """
         adopted_ids = self._find_earlier_jobs()
-        new_tasks = [task for task in tasks if task not in adopted_ids]
+        digests = [task_digest(task) for task in tasks]
+        new = [(t, d) for t, d in zip(tasks, digests, strict=True) if d not in adopted_ids]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            new_ids = self._sbatch(new_tasks) if new_tasks else []
-            job_ids = adopted_ids | dict(zip(new_tasks, new_ids, strict=True))
+            new_ids = self._sbatch([task for task, _ in new]) if new else []
         except OSError as error:
             raise UserError(
                 f"SLURM jobs cannot be prepared in {self._folder} ({error.strerror})"
             ) from error
+        job_ids = adopted_ids | dict(zip((digest for _, digest in new), new_ids, strict=True))
         self._submitted_ids |= set(job_ids.values())
-        return [SlurmJob(job_ids[task], self._folder, self._queue) for task in tasks]
+        return [SlurmJob(job_ids[digest], self._folder, self._queue) for digest in digests]
 
     def _sbatch(self, tasks: Sequence[Task]) -> list[str]:
-        """Submits tasks; returns the ids of their jobs."""
-        from submitit.core.utils import FailedJobError
+        """Submits tasks; returns the ids of their jobs.
 
-        printed = io.StringIO()  # submitit also prints the errors that it raises
-        try:
-            with contextlib.redirect_stderr(printed), _hide_enclosing_job():
-                jobs = self._submitit.submit_array([NodeTask(task) for task in tasks])
-        except FailedJobError as error:
-            lines = [line.removeprefix("sbatch: ") for line in str(error).splitlines()]
+        Raises:
+          OSError: sbatch cannot be started, or the record of the jobs cannot be written.
+          UserError: SLURM rejects the jobs.
+        """
+        # Options are arguments, not lines of the script: no character in them has a meaning there.
+        options = {"array": f"0-{len(tasks) - 1}%{self._max_parallel}", **self._options}
+        arguments = [
+            f"--{name}" + (f"={value}" if value else "") for name, value in options.items()
+        ]
+        sbatch = subprocess.run(
+            ["sbatch", "--parsable", *arguments],
+            input=make_script(tasks, self._folder),
+            capture_output=True,
+            env=_sbatch_environment(os.environ),
+            check=False,
+        )
+        array_id = sbatch.stdout.decode(errors="replace").strip().partition(";")[0]
+        if sbatch.returncode or not array_id.isdecimal():
+            answer = (sbatch.stderr or sbatch.stdout).decode(errors="replace")
+            lines = [line.removeprefix("sbatch: ") for line in answer.splitlines()]
             message = "; ".join(line.removeprefix("error: ") for line in lines if line)
-            raise UserError(f"SLURM rejects the jobs: {message}") from None
-        return [job.job_id for job in jobs]
+            raise UserError(f"SLURM rejects the jobs: {printable(message)}")
+        try:
+            write_record(self._folder, array_id, tasks)
+        except OSError:
+            scancel(array_id)  # the next sweep would not know these jobs
+            raise
+        return [f"{array_id}_{index}" for index in range(len(tasks))]
 
-    def _find_earlier_jobs(self) -> dict[Task, str]:
-        """Returns tasks and job ids that an earlier executor with this folder left in the queue."""
-        pickles = {p.name.split("_submitted")[0]: p for p in self._folder.glob("*_submitted.pkl")}
-        if not pickles:
+    def _find_earlier_jobs(self) -> dict[str, str]:
+        """Returns the ids of jobs that an earlier executor with this folder left in the queue.
+
+        Returns:
+          Job ids by the digest of the task.
+
+        Raises:
+          UserError: there are jobs that version 0.1.0 submitted, whose tasks are not known.
+        """
+        recorded = read_records(self._folder)
+        pickles = self._folder.glob("*_submitted.pkl")  # never read: pickles can run any code
+        former = {path.name.removesuffix("_submitted.pkl") for path in pickles}
+        if not recorded and not former:
             return {}
         squeue = subprocess.run(
             SQUEUE, capture_output=True, text=True, env=squeue_environment(), check=False
         )
         states = parse_squeue(squeue.stdout)
-        job_ids = {}
-        for job_id in (pickles.keys() & states.keys()) - self._submitted_ids:
-            if states[job_id][0] not in FINAL_STATES:
-                with contextlib.suppress(Exception):  # a pickle of another version of this code
-                    job_ids[pickle.loads(pickles[job_id].read_bytes()).function.task] = job_id
-        return job_ids
+        queued = {job_id for job_id, (state, _) in states.items() if state not in FINAL_STATES}
+        if former & queued:
+            raise UserError(
+                "jobs of an earlier version of flaxres are in the queue: "
+                f"{', '.join(sorted(former & queued))}; wait for them, or cancel them with scancel"
+            )
+        new_ids = queued - self._submitted_ids
+        return {digest: job_id for job_id, digest in recorded.items() if job_id in new_ids}
 
 
-@contextlib.contextmanager
-def _hide_enclosing_job() -> Iterator[None]:
-    """Context without the variables of the SLURM job in which this process may be running.
+def _sbatch_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns variables without those of the SLURM job in which this process may be running.
 
     sbatch passes all variables on, and the new job would use some of these as its own.
     """
-    in_job = "SLURM_JOB_ID" in os.environ
-    names = [name for name in os.environ if in_job and name.startswith("SLURM_")]
-    hidden = {name: os.environ.pop(name) for name in names if name not in CLUSTER_VARIABLES}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+    if "SLURM_JOB_ID" not in environment:
+        return dict(environment)
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("SLURM_") or name in CLUSTER_VARIABLES
+    }

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from experiments.executors.base import ExitStatus, Job
-from experiments.executors.slurm_node import KILL_SIGNAL, exit_code_file
+from experiments.executors.slurm_node import KILL_SIGNAL, read_exit_code
 
 PERIOD = 3.0  # seconds between two calls of squeue
 MAX_MISSING_ANSWERS = 3  # a job missing in so many answers of squeue counts as lost
@@ -113,7 +113,7 @@ class SlurmJob(Job):
 
         Args:
           job_id: job id of SLURM.
-          folder: folder of submitit with the files of the job.
+          folder: folder with the files of the job.
           queue: states of all jobs.
         """
         self.id = job_id
@@ -138,14 +138,14 @@ class SlurmJob(Job):
     def stop(self) -> None:
         """Cancels the job: the run gets SIGTERM, and saves if SLURM's KillWait is long enough."""
         self._canceled_at = self._queue.answers
-        _scancel(self.id)
+        scancel(self.id)
 
     def kill(self) -> None:
         """Kills the job at once, or, if it is already stopping, leaves that to SLURM."""
         self._canceled_at = self._queue.answers
         # SLURM's own SIGKILL comes only after KillWait, or leaves processes behind.
-        _scancel("--batch", f"--signal={KILL_SIGNAL.name}", self.id)
-        _scancel(self.id)
+        scancel("--batch", f"--signal={KILL_SIGNAL.name}", self.id)
+        scancel(self.id)
 
     def _update(self) -> None:
         if self._exit_status is not None:
@@ -178,7 +178,7 @@ class SlurmJob(Job):
         """
         if code is None:
             with contextlib.suppress(OSError, ValueError):
-                code = int(exit_code_file(self._folder, self.id).read_text())
+                code = read_exit_code(self._folder, self.id)
                 what = "" if code == 0 or what == FINAL_STATES["FAILED"] else what
         reason = f"SLURM job {self.id} {what}" if what else ""
         if what == FINAL_STATES["FAILED"]:
@@ -186,7 +186,7 @@ class SlurmJob(Job):
         self._exit_status = ExitStatus(1 if code is None else code, reason)
 
 
-def _scancel(*arguments: str) -> None:
+def scancel(*arguments: str) -> None:
     """Calls scancel. If the controller does not answer, `SlurmJob` cancels the job again later."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(

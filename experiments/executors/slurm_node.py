@@ -1,4 +1,8 @@
-"""The part of a SLURM job that runs on the node: starts the command and forwards signals to it."""
+"""The part of a SLURM job that runs on the node: starts the command and forwards signals to it.
+
+The batch script (`experiments.executors.slurm_script`) starts it as
+python -m experiments.executors.slurm_node FOLDER NAME DIRECTORY LOG COMMAND...
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,19 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
 from experiments.executors.base import Task
+from flaxres.files import open_regular, write_atomically
 
+NOTICE_SIGNAL = signal.SIGUSR2  # announces the time limit
 KILL_SIGNAL = signal.SIGQUIT  # `SlurmJob.kill` sends it to the job
+REQUEUE_TIMEOUT = 60  # seconds
+REQUEUED = 255  # exit code of an attempt after which the job is queued again
 
 
 class NodeTask:
@@ -21,67 +30,81 @@ class NodeTask:
 
     SLURM asks a job to stop in two ways:
 
-    - SIGUSR2 announces the time limit and, if the cluster is configured so, a preemption. submitit
-      then calls `checkpoint` and requeues the job.
+    - NOTICE_SIGNAL announces the time limit and, if the cluster is configured so, a preemption. The
+      job stops the run and requeues itself.
     - SIGTERM means that SLURM has already decided what happens to the job (`scontrol requeue`,
       preemption, `scancel`). SLURM kills the job KillWait seconds later.
 
     KILL_SIGNAL kills the child process at once.
     """
 
-    _exit_code_file: Path  # set by `__call__`, on the node
+    def __init__(self, task: Task, folder: Path, job_id: str):
+        """Prepares a task.
 
-    def __init__(self, task: Task):
-        self.task = task
+        Args:
+          task: the task.
+          folder: folder for the exit code.
+          job_id: id of the job, such as 12_0.
+        """
+        self._task = task
+        self._job_id = job_id
+        self._exit_code_file = exit_code_file(folder, job_id)
         self._child_pid: int | None = None
         self._stopping = False
         self._sent_sigterm = False
 
-    def __call__(self) -> None:
+    def run(self) -> NoReturn:
         """Runs the task.
 
         Raises:
-          SystemExit: always; with the exit code of the command, or 128 + signal if it was killed.
+          SystemExit: always; with the exit code of the command, 128 + signal if it was killed, or 1
+            if it cannot be started.
         """
-        from submitit import JobEnvironment
-
+        signal.signal(NOTICE_SIGNAL, lambda *_: self._requeue())
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(KILL_SIGNAL, lambda *_: self._kill())
-        job = JobEnvironment()
-        notice = getattr(signal, f"SIG{job.USR_SIG}")
-        self._exit_code_file = exit_code_file(job.paths.folder, job.job_id)
         self._exit_code_file.unlink(missing_ok=True)  # left by an earlier attempt
         # The child inherits the mask. Unmasked, the signal would end it if SLURM sent it there too.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {notice})
-        process = self.task.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {NOTICE_SIGNAL})
+        try:
+            process = self._task.start()
+        except OSError as error:
+            sys.exit(f"error: the run cannot be started: {error}")
         self._child_pid = process.pid
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {notice})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {NOTICE_SIGNAL})
         if self._stopping:
             self._stop()
         code = process.wait()
-        signal.signal(notice, signal.SIG_IGN)  # the command has ended: nothing to stop or requeue
+        # The command has ended: there is nothing to stop or requeue.
+        signal.signal(NOTICE_SIGNAL, signal.SIG_IGN)
         self._exit(code if code >= 0 else 128 - code)
 
-    def checkpoint(self) -> object:
-        """Stops the run after a checkpoint; returns what submitit starts after the requeue.
+    def _requeue(self) -> NoReturn:
+        """Stops the run after a checkpoint, and returns the job to the queue.
 
         Raises:
-          SystemExit: the run ended without a checkpoint, so the job is not requeued.
+          SystemExit: always. The job is not requeued if the run ended without a checkpoint.
         """
-        from submitit.helpers import DelayedSubmission
-
+        stopped = 128 + signal.SIGTERM
         if self._child_pid is not None:
             self._stop()
-            with contextlib.suppress(ChildProcessError):  # `__call__` has already waited for it
+            with contextlib.suppress(ChildProcessError):  # `run` has already waited for it
                 result = os.waitid(os.P_PID, self._child_pid, os.WEXITED | os.WNOWAIT)
                 if result is not None:  # None only with WNOHANG
                     exited = result.si_code == os.CLD_EXITED
-                    if not exited or result.si_status != 128 + signal.SIGTERM:
+                    if not exited or result.si_status != stopped:
                         self._exit(result.si_status if exited else 128 + result.si_status)
-        return DelayedSubmission(NodeTask(self.task))
+        command = ["scontrol", "requeue", self._job_id]
+        try:
+            subprocess.run(command, timeout=REQUEUE_TIMEOUT, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"error: the job cannot be requeued: {error}", file=sys.stderr)
+            self._exit(stopped)
+        sys.exit(REQUEUED)
 
     def _exit(self, code: int) -> NoReturn:
-        self._exit_code_file.write_text(f"{code}\n")
+        with contextlib.suppress(OSError):  # SLURM also knows the code, for a while
+            write_atomically(self._exit_code_file, f"{code}\n")
         sys.exit(code)
 
     def _kill(self) -> None:
@@ -124,3 +147,30 @@ def _has_handler(pid: int, signum: int) -> bool | None:
 def exit_code_file(folder: Path, job_id: str) -> Path:
     """Returns the file in which a job leaves its exit code, because SLURM forgets old jobs."""
     return folder / f"{job_id}_exit_code"
+
+
+def read_exit_code(folder: Path, job_id: str) -> int:
+    """Returns the exit code that a job has left.
+
+    Raises:
+      OSError: the job has left none, or there is something else than a file in its place.
+      ValueError: the file has other content.
+    """
+    with open(open_regular(exit_code_file(folder, job_id), os.O_RDONLY), "rb") as file:
+        content = file.read(10)
+    if not re.fullmatch(rb"\d{1,3}\n", content):
+        raise ValueError(f"no exit code: {content!r}")
+    return int(content)
+
+
+def main() -> NoReturn:
+    """Runs the task on the command line, in a job of SLURM."""
+    folder, name, directory, log, *command = sys.argv[1:]
+    job_id = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job_id = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    NodeTask(Task(name, tuple(command), Path(directory), Path(log)), Path(folder), job_id).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-pytest.importorskip("submitit", reason="needs submitit: pip install -r requirements-cluster.txt")
-
 from configs import digits
 from experiments.executors import slurm_jobs
 from experiments.executors.base import ExitStatus, Task
@@ -136,6 +134,17 @@ def test_an_array(submit, tmp_path, cluster):
     assert "JobState=FAILED" in cluster.run("scontrol", "show", "job", jobs[2].id)
 
 
+def test_odd_characters_in_paths(cluster, tmp_path):
+    path = tmp_path / """a b;$(touch pwned)'"`touch pwned`\\%A[x]é"""
+    with executor(path) as place:
+        [job] = place.submit([task(path, "pwd", name=path.name)])
+        assert wait(job.poll) == ExitStatus(0)
+    assert {file.name for file in (path / "slurm").iterdir()} >= {
+        *(f"{job.id}_0_log.out", f"{job.id}_0_log.err", f"{job.id}_exit_code")
+    }
+    assert list(tmp_path.rglob("pwned")) == []
+
+
 def test_a_command_that_cannot_be_started(submit, tmp_path):
     status = wait(submit(task(tmp_path, "/no/such/program"))[0].poll)
     assert status.code == 1
@@ -243,7 +252,8 @@ def test_a_job_that_would_never_start(cluster, submit, tmp_path):
     [job] = submit(task(tmp_path, "true"), time_limit_minutes=61)  # main has a limit of 60
     reason = f"SLURM job {job.id} would never start (PartitionTimeLimit); it was canceled"
     assert wait(job.poll) == ExitStatus(1, reason)
-    assert "JobState=CANCELLED" in cluster.run("scontrol", "show", "job", job.id)
+    array_id = job.id.partition("_")[0]
+    assert "JobState=CANCELLED" in cluster.run("scontrol", "show", "job", array_id)
 
 
 def test_no_controller(cluster, submit, tmp_path, monkeypatch):
