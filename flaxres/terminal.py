@@ -25,7 +25,7 @@ def make_progress_bar(
       disable: if True, draws nothing. Without a terminal, nothing is drawn either.
       transient: if True, the bar disappears when it ends.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),

@@ -130,7 +130,9 @@ class TerminalWriter:
           num_steps: total number of steps.
           quiet: if True, nothing is printed.
         """
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self._console = Console(
+            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=quiet
+        )
         self._title = title
         self._num_steps = num_steps
         self._bar = make_progress_bar(
@@ -154,7 +156,7 @@ class TerminalWriter:
 
     def log(self, message: str) -> None:
         """Prints one line, above the progress bar if there is one."""
-        self._console.print(message, markup=False)
+        self._console.print(message)
 
     def restart_clock(self, step: int) -> None:
         """Restarts the estimate of the remaining time after `step` completed steps."""

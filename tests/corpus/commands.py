@@ -37,7 +37,7 @@ class Outcome:
     stderr: str
 
 
-def run_command(module, *args, cwd=ROOT, env=None, timeout=60.0):
+def run_command(module, *args, cwd=ROOT, env=None, timeout=60.0, stdout=None, stderr=None):
     """Runs `python -m MODULE ARGS` and returns its outcome.
 
     Args:
@@ -46,6 +46,8 @@ def run_command(module, *args, cwd=ROOT, env=None, timeout=60.0):
       cwd: directory in which the program runs. Config files are relative to it.
       env: environment variables to set; None as a value removes a variable.
       timeout: seconds after which the process and its children are killed.
+      stdout: file to which standard output is written instead, such as /dev/full.
+      stderr: file to which standard error is written instead.
 
     Raises:
       TimeoutError: the command took longer than `timeout`.
@@ -60,20 +62,20 @@ def run_command(module, *args, cwd=ROOT, env=None, timeout=60.0):
     if any(name.startswith(READ_AT_START) for name in changes):
         return _run_fresh(arguments, cwd, environment, timeout)
     with tempfile.TemporaryDirectory() as directory:
-        stdout, stderr = Path(directory) / "stdout", Path(directory) / "stderr"
+        files = Path(stdout or f"{directory}/stdout"), Path(stderr or f"{directory}/stderr")
         request = {
             "argv": [os.fsencode(argument).hex() for argument in arguments],
             "cwd": os.fsencode(cwd).hex(),
             "environment": environment,
-            "stdout": str(stdout),
-            "stderr": str(stderr),
+            "stdout": str(files[0]),
+            "stderr": str(files[1]),
             "timeout": timeout,
         }
         server = _server()
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         code = json.loads(server.stdout.readline())
-        outcome = Outcome(code or 0, *(_read(path) for path in (stdout, stderr)))
+        outcome = Outcome(code or 0, *(_read(path) for path in files))
     if code is None:
         raise TimeoutError(f"{arguments} took more than {timeout:g} s: {outcome}")
     return outcome
@@ -115,7 +117,7 @@ def _run_fresh(arguments, cwd, environment, timeout):
 
 
 def _read(path):
-    return path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+    return path.read_bytes().decode(errors="backslashreplace") if path.is_file() else ""
 
 
 @functools.cache
