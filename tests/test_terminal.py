@@ -42,3 +42,10 @@ def test_progress_bars_are_drawn_only_on_terminals(is_terminal, disable, is_draw
         bar.update(bar.add_task("training", total=5), completed=2)
     output = console.file.getvalue()
     assert ("training" in output) == ("2/5" in output) == ("ETA" in output) == is_drawn
+
+
+def test_names_with_brackets_are_not_markup():
+    console = Console(file=io.StringIO(), force_terminal=True, markup=False)
+    with make_progress_bar(console=console) as bar:
+        bar.add_task("reading [red]x[/red]", total=5)
+    assert "reading [red]x[/red]" in console.file.getvalue()

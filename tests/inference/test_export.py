@@ -1,4 +1,5 @@
 import json
+import os
 import textwrap
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_an_export_that_cannot_be_written(tmp_path, digits_run, python):
     trained = load_trained_model(digits_run)
     with pytest.raises(ConfigError, match="--output must be a file"):
         write_export(trained, tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "model.json").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (
+        ("link", "link is a symbolic link"),
+        ("model", "model.json is a symbolic link"),  # the metadata
+        ("pipe", "pipe is a named pipe"),
+        ("/dev/null", "null is a device"),
+    ):
+        with pytest.raises(ConfigError, match=f"{kind} instead of a regular file; choose another"):
+            write_export(trained, tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["link", "model.json", "pipe"]
     with pytest.raises(ConfigError, match="nowhere does not exist"):
         write_export(trained, tmp_path / "nowhere" / "model.stablehlo")
     arguments = ("-m", "flaxres.main", f"--workdir={digits_run}")

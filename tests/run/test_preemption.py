@@ -9,7 +9,7 @@ from flaxres.run.preemption import StopRequest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_recorded_and_reported(signum, capfd):
     previous_handler = signal.getsignal(signum)
     with StopRequest() as stop:
@@ -25,6 +25,34 @@ def test_a_second_ctrl_c_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_sighup_stays_ignored(capfd):
+    """As under nohup."""
+    previous_handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous_handler)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_is_recorded_although_standard_error_is_closed():
+    saved = os.dup(2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 2)  # writes fail, as after the end of `tee`
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signum == signal.SIGINT
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(writer)
 
 
 def test_a_second_sigterm_does_not_interrupt_the_save(capfd):
