@@ -22,15 +22,17 @@ from PIL import Image
 from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError, has_damaged_metadata
+from flaxres.data.leftovers import name_semaphores, remove_leftovers
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
 from flaxres.data.source import Source, check_image_size, check_label
 from flaxres.data.stream_schedule import MAX_TASK_SIZE, DecodeTask, DecodeTasks
-from flaxres.errors import DatasetError, UserError
+from flaxres.errors import DatasetError, UserError, one_line
 
 MAX_WORKERS = 16  # if the config does not set the number
-# Python's resource tracker, a process of its own, frees the shared memory of a killed worker and
-# warns. `_worker_ended` reports the end of the worker instead.
+SEMAPHORE_KIB = 100  # in /dev/shm for the queues of a worker: 25 files of one page
+# Python's resource tracker, a process of its own, removes the semaphores of a killed process and
+# warns. `_worker_ended` reports the end of a worker instead.
 RESOURCE_TRACKER_FILTER = "ignore:resource_tracker:UserWarning"
 
 LabeledPixels = tuple[UInt8[np.ndarray, "height width channels"], int]
@@ -153,7 +155,7 @@ class DecodeStream:
           max_task_size: number of images of the largest task.
 
         Raises:
-          DatasetError: there is not enough shared memory for the worker processes.
+          DatasetError: there is not enough memory for the worker processes.
         """
         import grain  # the import takes seconds, and only streams need it
         from absl import flags
@@ -163,7 +165,7 @@ class DecodeStream:
             # Grain reads this flag, which programs without absl's command line never parse.
             flags.FLAGS[profiling].present = 1
         self._tasks, self._workers, self._image_shape = tasks, workers, decoder.image_shape
-        self._next = start
+        self._start = self._next = start
         self._buffers: SharedBuffers | None = None
         if workers:
             # Grain 0.2.18 fills two buffers of n tasks, one on each side of the process, and holds
@@ -186,6 +188,8 @@ class DecodeStream:
         if workers:
             if RESOURCE_TRACKER_FILTER not in sys.warnoptions:
                 sys.warnoptions.append(RESOURCE_TRACKER_FILTER)  # inherited by new processes
+            remove_leftovers()
+            name_semaphores()
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=grain_buffer
             )
@@ -210,6 +214,15 @@ class DecodeStream:
             if not (code := re.search(r"exit code (-?\d+)", str(error))):
                 raise
             raise _worker_ended(int(code[1]), self._workers) from None
+        except OSError as error:
+            if self._next > self._start or not self._workers:
+                raise
+            reason = error.strerror or one_line(error)
+            raise DatasetError(
+                f"decode workers cannot start ({reason}); their semaphores need "
+                f"{SEMAPHORE_KIB * self._workers} KiB of /dev/shm: free or enlarge it, or choose "
+                "--config.dataset.workers=0 (threads)"
+            ) from error
         if self._buffers is None:
             out.copy_from(decoded)
         else:
@@ -291,7 +304,7 @@ def _worker_ended(exit_code: int, workers: int) -> DatasetError:
         names = {int(s): s.name for s in signal.Signals}
         cause += f" ({names[-exit_code]})" if -exit_code in names else ""
     return DatasetError(
-        f"one of {workers} decode workers was ended {cause}; if memory or /dev/shm is short, "
+        f"one of {workers} decode workers was ended {cause}; if memory is short, "
         "choose fewer with --config.dataset.workers (0: threads) or a smaller "
         "--config.dataset.prefetch; rerun the same command to resume from the last "
         "checkpoint"

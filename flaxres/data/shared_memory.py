@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from multiprocessing import shared_memory
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
-from flaxres.errors import DatasetError
+from flaxres.data.anonymous_memory import AnonymousMemory
 
 ALIGNMENT = 64  # bytes; JAX on a CPU uses host memory without a copy only if it is so aligned
 POLL_SECONDS = 0.001  # between two checks whether a buffer is free
-SHARED_MEMORY = Path("/dev/shm")  # Linux only
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,8 +122,7 @@ class SharedBuffers:
           DatasetError: there is not enough shared memory.
         """
         self._count, self._max_task_size, self._image_shape = count, max_task_size, image_shape
-        _check_free_memory(self._layout()[1])
-        self._memory = shared_memory.SharedMemory(create=True, size=self._layout()[1])
+        self._memory = AnonymousMemory(self._layout()[1])
         self._array("num_read")[0] = start
 
     def _layout(self) -> tuple[dict[str, tuple[int, tuple[int, ...], type]], int]:
@@ -150,17 +144,7 @@ class SharedBuffers:
     def _array(self, name: str) -> np.ndarray:
         """Returns a view that must not be kept: shared memory with views cannot be closed."""
         offset, shape, dtype = self._layout()[0][name]
-        return np.ndarray(shape, dtype, self._memory.buf, offset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "memory": self._memory.name,
-            "layout": (self._count, self._max_task_size, self._image_shape),
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._count, self._max_task_size, self._image_shape = state["layout"]
-        self._memory = shared_memory.SharedMemory(state["memory"])
+        return np.ndarray(shape, dtype, self._memory.buffer, offset)
 
     def wait_for_buffer(self, task: int, size: int) -> DecodedImages:
         """Waits for the buffer of task number `task`, and returns its part for `size` images."""
@@ -186,22 +170,3 @@ class SharedBuffers:
     def close(self) -> None:
         """Frees the shared memory; only for its creator, after all other processes have ended."""
         self._memory.close()
-        self._memory.unlink()
-
-
-def _check_free_memory(size: int) -> None:
-    """Checks that `size` bytes can be shared. A process that used more would be killed.
-
-    Raises:
-      DatasetError: fewer bytes are free.
-    """
-    if not SHARED_MEMORY.is_dir():
-        return
-    stats = os.statvfs(SHARED_MEMORY)
-    if (free := stats.f_bavail * stats.f_frsize) < size:
-        raise DatasetError(
-            f"decoded images need {size / 2**20:,.0f} MiB of {SHARED_MEMORY}, but only "
-            f"{free / 2**20:,.0f} MiB are free; enlarge it (docker run --shm-size), or choose a "
-            "smaller --config.dataset.prefetch or fewer --config.dataset.workers (0: threads, "
-            "which need no shared memory)"
-        )

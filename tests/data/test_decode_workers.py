@@ -1,7 +1,9 @@
+import errno
 import multiprocessing
 import os
 import signal
 import time
+from multiprocessing import synchronize
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,10 @@ def make_decoder(folder, crop="random-resized", skip=False, size=12):
 
 def make_schedule():
     return StreamSchedule(BATCH, STEPS, 4, {"test": 21}, 10)
+
+
+def make_long_schedule():
+    return StreamSchedule(BATCH, 100_000, 100_000, {"test": 21}, 10)
 
 
 def read(stream, count=None):
@@ -87,7 +93,8 @@ def test_a_stream_equals_loading_one_image_after_another(folder, whole_stream):
 def shared_memory_names():
     """Returns the names of shared memory; none on systems without /dev/shm."""
     directory = Path("/dev/shm")
-    return {f.name for f in directory.glob("psm_*")} if directory.is_dir() else set()
+    own = ("psm_*", f"sem.flaxres-{os.getpid()}-*")
+    return {f.name for pattern in own for f in directory.glob(pattern)}
 
 
 def test_workers_change_no_image_and_leave_no_shared_memory(folder, whole_stream):
@@ -183,8 +190,7 @@ def test_images_of_another_size_and_unknown_labels_are_errors(folder):
 
 def test_a_killed_worker_is_reported_in_one_line(folder):
     before = set(multiprocessing.active_children())
-    long_schedule = StreamSchedule(BATCH, 100_000, 100_000, {"test": 21}, 10)
-    stream = DecodeStream(long_schedule, make_decoder(folder), workers=1, ahead=2)
+    stream = DecodeStream(make_long_schedule(), make_decoder(folder), workers=1, ahead=2)
     try:
         next(stream)
         (worker,) = set(multiprocessing.active_children()) - before
@@ -200,6 +206,17 @@ def test_a_killed_worker_is_reported_in_one_line(folder):
         assert time.monotonic() - start < 30
     finally:
         stream.close()
+
+
+def test_workers_without_space_for_their_semaphores_are_an_error(folder, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synchronize.SemLock, "__init__", fail)
+    stream = DecodeStream(make_schedule(), make_decoder(folder), workers=2, ahead=5)
+    message = r"cannot start \(No space left on device\); .* need 200 KiB of /dev/shm: .*workers=0"
+    with pytest.raises(DatasetError, match=message):
+        read(stream)
 
 
 def test_num_workers():

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from flaxres.data import shared_memory
+from flaxres.data import anonymous_memory, shared_memory
 from flaxres.data.shared_memory import DecodedBatches, DecodedImages, SharedBuffers
 from flaxres.errors import DatasetError
 
@@ -60,15 +60,13 @@ def test_no_process_waits_after_free_all(buffers):
     buffers.wait_for_buffer(1_000, 4)
 
 
-def test_too_little_shared_memory_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+def test_too_little_memory_is_an_error(monkeypatch):
+    monkeypatch.setattr(anonymous_memory, "available_memory", lambda: 2**20)
     with pytest.raises(
         DatasetError,
-        match=r"decoded images need .* MiB of .*, but only .* MiB are free; .* --shm-size",
+        match=r"decoded images need 5 MiB .* but only 1 MiB of memory are free; choose a smaller",
     ):
-        SharedBuffers(2**30, 32, (224, 224, 3))
-    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")  # not Linux
-    shared_memory._check_free_memory(2**60)
+        SharedBuffers(1, 32, (224, 224, 3))
 
 
 def test_batches_are_filled_task_by_task():
