@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def fit_variables(
         arrays = {name: np.array(leaf, np.float32) for name, leaf in _flatten(variables).items()}
     if names := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise WeightsError(
-            f"{source} holds NaN, infinite or too large numbers in {first_few(names, MAX_NAMES)}"
+            f"{source} holds NaN, infinite or too large numbers in {list_names(names)}"
         )
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(arrays, sep="/")
 
@@ -153,6 +153,12 @@ def without_head(variables: dict[str, PyTree]) -> dict[str, PyTree]:
     }
 
 
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first names of arrays for a message. A file may have names of any length."""
+    first = [one_line(ValueError(name), 300) for name in names[:MAX_NAMES]]
+    return first_few([*first, *names[MAX_NAMES:]], MAX_NAMES)
+
+
 def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str) -> None:
     """Checks that variables have a model's names and shapes, and are floating-point numbers.
 
@@ -175,7 +181,7 @@ def check_fit(variables: PyTree, shapes: PyTree, model: ConfigDict, source: str)
             if name in given and not _is_like(given[name], expected[name])
         ],
     }
-    parts = [f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names]
+    parts = [f"{fault} {list_names(names)}" for fault, names in faults.items() if names]
     if parts:
         only_head = all(
             name.startswith(f"params/{HEAD}/")

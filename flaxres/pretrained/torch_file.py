@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
-from flaxres.errors import WeightsError, first_few, one_line
-from flaxres.pretrained.load import MAX_NAMES
+from flaxres.errors import WeightsError, one_line
+from flaxres.pretrained.load import list_names
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def read_state_dict(path: Path) -> dict[str, Shaped[np.ndarray, " ..."]]:
     if other := [repr(name) for name in tensors if not isinstance(name, str)]:
         raise WeightsError(
             f"{path} is not a PyTorch state dict: names of tensors must be text, got "
-            f"{first_few(other, MAX_NAMES)}"
+            f"{list_names(other)}"
         )
     tensors = {n: t for n, t in tensors.items() if n.rpartition(".")[2] not in COUNTERS}
     if not tensors:
@@ -148,7 +148,7 @@ def _find_tensors(content: object, path: Path) -> Mapping[Any, torch.Tensor]:
         keys = [key for key in keys if key in MODEL_KEYS] or keys
     if len(keys) > 1:
         raise WeightsError(
-            f"{path} holds several state dicts: {first_few(keys, MAX_NAMES)}; save the one to read "
+            f"{path} holds several state dicts: {list_names(keys)}; save the one to read "
             "in a file of its own"
         )
     if keys:
@@ -160,7 +160,7 @@ def _find_tensors(content: object, path: Path) -> Mapping[Any, torch.Tensor]:
         for key, value in content.items()
         if not isinstance(value, torch.Tensor)
     ]
-    rest = f"; not tensors: {first_few(others, MAX_NAMES)}" if others else ""
+    rest = f"; not tensors: {list_names(others)}" if others else ""
     raise WeightsError(f"{path} is not a PyTorch state dict, a dict of tensors by name{rest}")
 
 

@@ -17,12 +17,12 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
-from flaxres.errors import ConfigError, WeightsError, first_few
+from flaxres.errors import ConfigError, WeightsError
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
 from flaxres.pretrained.channel_order import channel_orders, reorder_channels
-from flaxres.pretrained.load import MAX_NAMES, NEW_HEAD_HINT
+from flaxres.pretrained.load import NEW_HEAD_HINT, list_names
 from flaxres.pretrained.torch_file import COUNTERS
 from flaxres.pretrained.torch_names import LEAF_NAMES, make_module_names
 
@@ -127,9 +127,7 @@ def convert(
                 variables[path] -= _to_float32(bias, weights[bias])
                 unused.discard(bias)
     faults = {"missing": missing, "unexpected": sorted(unused), "wrong shape:": wrong}
-    if parts := [
-        f"{fault} {first_few(names, MAX_NAMES)}" for fault, names in faults.items() if names
-    ]:
+    if parts := [f"{fault} {list_names(names)}" for fault, names in faults.items() if names]:
         hint = "" if head_fits or unused or not backbone_fits else f"; {NEW_HEAD_HINT}"
         raise WeightsError(
             f"the state dict does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"

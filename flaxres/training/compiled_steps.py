@@ -91,6 +91,7 @@ class CompiledSteps:
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, CompiledStep] = {}
+        self._weights: dict[str, PyTree] | None = None  # read in advance
 
     def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8 images."""
@@ -100,6 +101,17 @@ class CompiledSteps:
     def _mean(self) -> Float32[np.ndarray, "height width channels"]:
         return self._dataset.mean_image()
 
+    def read_pretrained_weights(self) -> None:
+        """Reads the weights of `config.init_from` for `initial_state`.
+
+        A run calls it before it writes anything, so that it can be repeated with other weights.
+
+        Raises:
+          ConfigError: the model does not fit the images, or options do not fit the model.
+          WeightsError: the weights cannot be read, or belong to another model.
+        """
+        self._weights = self._pretrained_weights()
+
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, with the weights of `config.init_from` if set.
 
@@ -107,7 +119,8 @@ class CompiledSteps:
           ConfigError: the model does not fit the images, or frozen layers do not fit the model.
           WeightsError: the weights cannot be read, or belong to another model.
         """
-        weights = self._pretrained_weights()
+        weights = self._pretrained_weights() if self._weights is None else self._weights
+        self._weights = None
         create = self._create
         if len(jax.tree.leaves(self.state_shape.params)) <= MAX_COMPILED_ARRAYS:
             # It runs only once, so compilation time matters more than speed.

@@ -103,8 +103,7 @@ def load_pretrained_weights(
         weights = torch_file.read_state_dict(path)
         options = (new_head, std, shortcut_padding, image_size)
         variables = torch_state_dict.convert(weights, shapes, model, *options)
-        if model.block == "bottleneck" and model.name != "densenet":
-            _report_stride(path, model)
+        _report_assumptions(path, model, std)
     return fit_variables(variables, shapes, model, new_head, str(path))
 
 
@@ -127,21 +126,31 @@ def _check_no_state_dict_options(
             )
 
 
-def _report_stride(path: Path, model: ConfigDict) -> None:
-    """Prints which convolution of a bottleneck has the stride, as a state dict does not show it."""
-    if model.stride_on not in STRIDES_ON:
-        raise ConfigError(
-            f"model.stride_on must be one of {', '.join(STRIDES_ON)} to read {path}, got "
-            f"{model.stride_on!r}"
+def _report_assumptions(path: Path, model: ConfigDict, std: Sequence[float]) -> None:
+    """Prints what a state dict does not show and what it is therefore assumed to be.
+
+    Raises:
+      ConfigError: the stride of bottlenecks is not decided.
+    """
+    if model.block == "bottleneck" and model.name != "densenet":
+        if model.stride_on not in STRIDES_ON:
+            raise ConfigError(
+                f"model.stride_on must be {' or '.join(STRIDES_ON)} to read {path}, got "
+                f"{model.stride_on!r}"
+            )
+        reason = {
+            "3x3": "as in torchvision and timm; other models: --config.model.stride_on=1x1",
+            "1x1": "unlike torchvision and timm: --config.model.stride_on=3x3",
+        }[model.stride_on]
+        print_to_stderr(
+            f"note: {path} is read with the stride of bottlenecks on the {model.stride_on} "
+            f"convolution, {reason}"
         )
-    reason = {
-        "3x3": "as in torchvision and timm; other models: --config.model.stride_on=1x1",
-        "1x1": "unlike torchvision and timm: --config.model.stride_on=3x3",
-    }[model.stride_on]
-    print_to_stderr(
-        f"note: {path} is read with the stride of bottlenecks on the {model.stride_on} "
-        f"convolution, {reason}"
-    )
+    if not std:
+        print_to_stderr(
+            f"note: {path} is read for images that are not divided by a standard deviation; "
+            'torchvision and timm: --config.transfer.image_std="(0.229,0.224,0.225)"'
+        )
 
 
 def read_run_variables(directory: Path) -> dict[str, PyTree]:

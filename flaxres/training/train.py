@@ -69,10 +69,9 @@ def train_and_evaluate(
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
         return record
-    if config.init_from is not None and not (has_run and has_checkpoint(workdir)):
-        with raise_on_all_processes():
-            check_pretrained_weights(config)
     with raise_on_all_processes():
+        if config.init_from is not None and not has_checkpoint(workdir):
+            check_pretrained_weights(config)
         check_memory(config)
     return _train(config, workdir, allow_data_change)
 
@@ -95,6 +94,8 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
             dataset = open_dataset(config, sources)
             check_image_shape(workdir, config, dataset.image_shape)
             compiled_steps = CompiledSteps(config, dataset)
+            if config.init_from is not None and not has_checkpoint(workdir):
+                compiled_steps.read_pretrained_weights()
             previous_info: Mapping[str, Any] = {}
             locked_directories: list[LockedDirectory] = []
             if is_main_process():

@@ -13,6 +13,7 @@ from flaxres.models import create_model
 from flaxres.pretrained.torch_file import read_state_dict
 from flaxres.pretrained.torch_state_dict import convert
 from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.initial_weights import load_pretrained_weights
 from tests.conftest import small_config
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
@@ -184,3 +185,20 @@ def test_new_head_replaces_a_head_for_other_classes(name, head):
         jax.tree.map(np.testing.assert_array_equal, converted, variables)
     with pytest.raises(WeightsError, match=r"unexpected fc9\.weight$"):
         convert(headless | {"fc9.weight": np.zeros(3)}, shapes, config, new_head=True)
+
+
+def test_what_a_state_dict_does_not_show_is_reported(tmp_path, capsys):
+    config, _, shapes, torch_model = make_models("resnet-11-bottleneck", widths=(4, 4, 8))
+    path = tmp_path / "model.pth"
+    torch.save(torch_model.state_dict(), path)
+    for stride_on, note in (("3x3", "as in torchvision and timm; other"), ("1x1", "unlike torch")):
+        config.stride_on = stride_on
+        load_pretrained_weights(path, shapes, config, std=(0.2, 0.2, 0.2))
+        message = f"{path} is read with the stride of bottlenecks on the {stride_on} convolution"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"note: {message}, {note}")
+    load_pretrained_weights(path, shapes, config)
+    assert "are not divided by a standard deviation" in capsys.readouterr().err
+    config.stride_on = "auto"
+    with pytest.raises(ConfigError, match=r"model\.stride_on must be 1x1 or 3x3 to read .*'auto'"):
+        load_pretrained_weights(path, shapes, config)
