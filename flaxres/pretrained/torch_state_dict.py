@@ -67,6 +67,7 @@ def convert(
     image_std: Sequence[float] = (),
     shortcut_padding: str | None = None,
     image_size: tuple[int, int] | None = None,
+    source: str = "the state dict",
 ) -> PyTree:
     """Converts the weights of a model in PyTorch to the variables of the same model in flaxres.
 
@@ -83,6 +84,7 @@ def convert(
         'both-sides' or 'end'; only for models that have them.
       image_size: (height, width) of the images in pixels, for dense layers that flatten feature
         maps; None if they are square.
+      source: origin of the weights; named in messages.
 
     Returns:
       float32 arrays in the structure of `shapes`; without the head if `new_head`.
@@ -117,20 +119,20 @@ def convert(
             if value is None:
                 wrong.append(_describe_shape(name, weights[name], f"{module}/{leaf_name}", leaf))
             else:
-                variables[path] = _to_float32(name, value)
+                variables[path] = _to_float32(f"{name} of {source}", value)
         if path not in variables:
             head_fits &= module != HEAD
             backbone_fits &= module == HEAD
         elif leaf_name == "mean" and model.name != "densenet":
             bias = _find_convolution_bias(module, module_names, weights)
             if bias is not None and weights[bias].shape == tuple(leaf.shape):
-                variables[path] -= _to_float32(bias, weights[bias])
+                variables[path] -= _to_float32(f"{bias} of {source}", weights[bias])
                 unused.discard(bias)
     faults = {"missing": missing, "unexpected": sorted(unused), "wrong shape:": wrong}
     if parts := [f"{fault} {list_names(names)}" for fault, names in faults.items() if names]:
         hint = "" if head_fits or unused or not backbone_fits else f"; {NEW_HEAD_HINT}"
         raise WeightsError(
-            f"the state dict does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"
+            f"{source} does not fit the model {model_name(model)}: {'; '.join(parts)}{hint}"
         )
     if image_std:
         kernel = next(path for path in FIRST_KERNELS if path in variables)
@@ -199,15 +201,12 @@ def _to_float32(name: str, value: Array) -> Any:
       WeightsError: the array does not hold finite floating-point numbers.
     """
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise WeightsError(
-            f"{name} of the state dict must hold floating-point numbers, got {value.dtype}"
-        )
+        raise WeightsError(f"{name} must hold floating-point numbers, got {value.dtype}")
     with np.errstate(over="ignore"):
         array = np.array(value, np.float32)
     if not np.isfinite(array).all():
         raise WeightsError(
-            f"{name} of the state dict holds NaN, infinite or too large numbers; choose an "
-            "earlier checkpoint"
+            f"{name} holds NaN, infinite or too large numbers; choose an earlier checkpoint"
         )
     return array
 

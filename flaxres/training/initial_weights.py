@@ -101,7 +101,7 @@ def load_pretrained_weights(
     else:
         torch_state_dict.check_options(model, shortcut_padding)
         weights = torch_file.read_state_dict(path)
-        options = (new_head, std, shortcut_padding, image_size)
+        options = (new_head, std, shortcut_padding, image_size, str(path))
         variables = torch_state_dict.convert(weights, shapes, model, *options)
         _report_assumptions(path, model, std)
     return fit_variables(variables, shapes, model, new_head, str(path))

@@ -108,17 +108,14 @@ def test_what_a_state_dict_does_not_show_is_asked_for(files, tmp_path):
 def test_files_that_are_no_weights(files, tmp_path):
     os.mkfifo(tmp_path / "fifo.pth")
     (tmp_path / "directory.pth").mkdir()
-    (tmp_path / "empty.pth").touch()
     (tmp_path / "empty.msgpack").touch()
-    (tmp_path / "empty.safetensors").touch()
     (tmp_path / "text.pth").write_text("weights")
     (tmp_path / "nested.msgpack").write_bytes(b"\x81\xa6params" + b"\x81\xa1a" * 900 + b"\xc0")
     (tmp_path / "dangling.pth").symlink_to(tmp_path / "absent")
     (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
-    good = (files / f"{B}.pth").read_bytes()
-    (tmp_path / "truncated.pth").write_bytes(good[: len(good) // 2])
     (tmp_path / "\x1b[31m\n.pth").write_text("weights")
-    missing = "missing layer2.0.downsample.0.weight (for stage2_block1/shortcut/conv/kernel)"
+    missing = "missing layer2.0.downsample.1.running_mean (for stage2_block1/shortcut/norm/mean)"
+    # PyTorch takes a second to import, so `tests.pretrained.test_torch_file` reads the other files.
     # A model without a data set shows that the file is checked first.
     no_data = "--config.dataset.name=folder"
     for init_from, flags, parts in (
@@ -132,18 +129,11 @@ def test_files_that_are_no_weights(files, tmp_path):
         (tmp_path / "fifo.pth", (no_data,), ("special file",)),
         ("/dev/zero", (no_data,), ("special file",)),
         (tmp_path / "directory.pth", (no_data,), ("holds no run: there is no config.json",)),
-        (tmp_path / "empty.pth", (), ("must hold only tensors",)),
         (tmp_path / "empty.msgpack", (), ("is damaged",)),
-        (tmp_path / "empty.safetensors", (), ("is damaged",)),
-        (tmp_path / "text.pth", (), ("must hold only tensors",)),
         (tmp_path / "nested.msgpack", (), ("missing batch_stats/norm/mean", "a/a/a...")),
-        (tmp_path / "truncated.pth", (), ("must hold only tensors",)),
         (tmp_path / "\x1b[31m\n.pth", (), ("must hold only tensors",)),
-        (files / f"{A}.pth", (), ("does not fit the model resnet-8-B", missing)),
-        (files / f"{BOTTLENECK}.pth", (), ("missing", "unexpected layer1.0.bn3.bias")),
+        (files / f"{A}.pth", (), (f"{A}.pth does not fit the model resnet-8-B: {missing}",)),
         (files / f"{B}.pth", ("--config.dataset.classes=('1','2')",), ("new_head=True",)),
-        (files / f"{B}.pth", ("--config.transfer.image_std=(1,1)",), ("must be 1 numbers",)),
-        (ROOT / "README.md", (), ("must hold only tensors",)),
     ):
         outcome = train(tmp_path / "run", B, init_from, *flags)
         assert_error(outcome, *parts)
