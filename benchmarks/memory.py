@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from absl import flags
 
 from benchmarks.process import Worker
 from benchmarks.report import print_table, write_json
+from benchmarks.torch_cache import torch_environment
 from flaxres import cli
 from flaxres.errors import ConfigError
 
@@ -90,7 +90,7 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     Raises:
       RuntimeError: the worker failed; has the last line of its output.
     """
-    worker = Worker(command, {"PYTHONPATH": os.getcwd()})
+    worker = Worker(command, torch_environment())
     timed = worker.ask(steps={"seconds": SECONDS.value})
     memory = worker.ask(memory={})
     worker.close()

@@ -28,6 +28,7 @@ from absl import flags
 
 from benchmarks.process import Worker
 from benchmarks.report import Spread, print_table, write_json
+from benchmarks.torch_cache import torch_environment
 from flaxres import cli
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.settings import MALLOC_TUNABLES
@@ -155,7 +156,7 @@ def start_all(model: str) -> list[Implementation]:
     if AGAINST.value == "none":
         return implementations
     on_cpu = runs_on_cpu()
-    environment = {"PYTHONPATH": os.getcwd()}
+    environment = torch_environment()
     if on_cpu and sys.platform == "linux":
         environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES  # as flaxres sets them for itself
     modes = ("eager", "compiled") if on_cpu else ("compiled", "graph-eager", "graph-compiled")

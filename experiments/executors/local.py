@@ -50,10 +50,13 @@ def find_slots(cpus_per_run: int) -> list[Slot]:
     """
     if runs_on_cpu():
         return cpu_slots(available_cores(), cpus_per_run)
-    probe = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT
-    )
-    if probe.returncode:
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"JAX does not list its devices within {PROBE_TIMEOUT} s") from None
+    if probe.returncode or not probe.stdout.strip():
         last_line = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"JAX finds no device on this machine: {last_line}")
     platform, ids = json.loads(probe.stdout.splitlines()[-1])

@@ -80,6 +80,11 @@ class RayExecutor(Executor):
             # Limits XLA's threads on a CPU, which would otherwise use all cores of the node.
             "runtime_env": {"env_vars": {**ENVIRONMENT, "PJRT_NPROC": str(cpus_per_task)}},
         }
+        if set(str(ROOT)) & set(":$"):
+            raise ConfigError(
+                "Ray passes the path of the repository in PYTHONPATH, so it must not contain : or $, "
+                f"got {str(ROOT)!r}; move the repository"
+            )
         if cpus_per_task <= 0:
             raise ConfigError(f"cpus_per_run must be above 0, got {cpus_per_task}")
         amounts = {"CPU": cpus_per_task, "GPU": gpus_per_task, **resources}

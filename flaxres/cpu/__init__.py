@@ -2,10 +2,11 @@
 
 Nothing here affects training on accelerators. `settings` configures XLA and the memory allocator
 before JAX starts. `build` compiles the kernels in cc/ with the user's C++ compiler, `library` loads
-them, and `kernels` calls them instead of XLA's operations.
+them, and `kernels` calls them instead of XLA's operations. `trusted` checks that nobody else can
+write what is loaded.
 
 Imported by `flaxres.parallel`, `flaxres.data`, `flaxres.models` and above; imports only
-`flaxres.errors`.
+`flaxres.errors` and `flaxres.files`.
 """
 
 from flaxres.cpu.settings import runs_on_cpu, set_xla_flags, tune

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from flaxres.files import open_regular
+
 PREFIX = "flaxres-build-"
 NEEDED_BYTES = 2 * 1024**2  # space for the library
 MIN_AGE = 60.0  # seconds; a younger directory may not be locked yet
@@ -78,7 +80,7 @@ def _is_dead(directory: Path) -> bool:
     if age < MIN_AGE:
         return False
     try:
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        lock = open_regular(directory / "lock", os.O_RDWR)
     except FileNotFoundError:
         return True
     try:

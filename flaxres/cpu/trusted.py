@@ -9,6 +9,8 @@ import pwd
 import stat
 from pathlib import Path
 
+from flaxres.files import open_regular
+
 OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
 
 
@@ -56,12 +58,10 @@ def is_trusted_file(status: os.stat_result) -> bool:
 def open_trusted(path: Path) -> int:
     """Opens a file for reading if only this user and root can change it; returns its descriptor.
 
-    Never follows a symbolic link, and never waits for a FIFO.
-
     Raises:
-      OSError: the file cannot be opened, or others could change it.
+      OSError: the path is not a regular file, it cannot be opened, or others could change it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_regular(path, os.O_RDONLY)
     if not is_trusted_file(os.fstat(descriptor)):
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "not a file that only this user can change", str(path))

@@ -139,6 +139,11 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     directory = _data_dir(data_dir)
+    if re.match(r"[\w-]+:[^\W\d]", name):  # NAMESPACE:NAME; cifar10:3.0.2 is a version
+        raise DatasetError(
+            f"data set {name!r} is from a community, whose code TFDS would download and run; give "
+            "the name of a data set of TFDS itself, or of a prepared one"
+        )
     try:
         return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError:

@@ -70,10 +70,10 @@ class StopRequest:
 def stop_with_parent() -> None:
     """Requests SIGTERM for this process when the process in FLAXRES_PARENT ends, even by kill -9.
 
-    Does nothing if the variable is not set or the system is not Linux.
+    Does nothing if the variable is not a number or the system is not Linux.
     """
     parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None or sys.platform != "linux":
+    if parent is None or not parent.isdecimal() or sys.platform != "linux":
         return
     pr_set_pdeathsig = 1  # prctl(2); stays in effect after exec
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

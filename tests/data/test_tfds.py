@@ -53,6 +53,11 @@ def test_unknown_data_set(tmp_path):
     assert "'tinny' is neither 'digits' nor a data set of TFDS" in error_message(tmp_path, "tinny")
 
 
+@pytest.mark.parametrize("name", ["huggingface:tiny", "kaggle:tiny", "a_b-c:tiny/config:1.0.0"])
+def test_data_sets_whose_code_would_be_downloaded(tmp_path, name):
+    assert f"data set {name!r} is from a community" in error_message(tmp_path, name)
+
+
 def test_missing_directory(tmp_path):
     assert str(tmp_path / "nowhere") in error_message(tmp_path / "nowhere")
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from flaxres.run.preemption import StopRequest
+from flaxres.run.preemption import PARENT_VARIABLE, StopRequest, stop_with_parent
 from tests.conftest import ROOT
 
 
@@ -61,6 +61,13 @@ def test_a_second_sigterm_does_not_interrupt_the_save(capfd):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
     assert capfd.readouterr().err == "\nSIGTERM: saving and stopping\n"
+
+
+@pytest.mark.parametrize("parent", ["", "abc", "-1", "1.5"])
+def test_a_parent_that_is_no_process(monkeypatch, parent):
+    monkeypatch.setenv(PARENT_VARIABLE, parent)
+    stop_with_parent()
+    assert PARENT_VARIABLE not in os.environ
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl of Linux")

@@ -90,3 +90,15 @@ def test_no_device_found(monkeypatch):
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "cuda")
     with pytest.raises(local.UserError, match="JAX finds no device on this machine: "):
         LocalExecutor()
+
+
+def test_devices_that_do_not_answer(monkeypatch):
+    monkeypatch.setattr(local, "runs_on_cpu", lambda: False)
+    monkeypatch.setattr(local, "PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(local, "PROBE_TIMEOUT", 0.1)
+    with pytest.raises(local.UserError, match=r"JAX does not list its devices within 0\.1 s"):
+        LocalExecutor()
+    monkeypatch.setattr(local, "PROBE", "pass")
+    monkeypatch.setattr(local, "PROBE_TIMEOUT", 60)
+    with pytest.raises(local.UserError, match="JAX finds no device on this machine: no message"):
+        LocalExecutor()
