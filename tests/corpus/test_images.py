@@ -129,9 +129,13 @@ def test_image_files_that_cannot_be_read_are_skipped_and_counted(data, tmp_path)
     assert "train_images: 45\n" in outcome.stdout
 
 
-def test_what_is_no_image_file_does_not_change_a_run(data, trained, tmp_path):
-    """Exactly the same records as without these files, and one notice."""
-    folder = data / "train" / "red"
+def test_neither_other_files_nor_odd_names_of_classes_change_a_run(data, trained, tmp_path):
+    """Exactly the same records as without them. A terminal does not obey the names."""
+    classes = ("[red]", "a\nb\x1b[31m", "caf\udce9")  # in the order of blue, green and red
+    for split in ("train", "test"):
+        for old, new in zip(("blue", "green", "red"), classes, strict=True):
+            (data / split / old).rename(data / split / new)
+    folder = data / "train" / classes[2]
     for name in ("._002.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "1.webp", "\x1b[31m.txt"):
         (folder / name).write_bytes(b"other")
     (folder / "more" / "deeper").mkdir(parents=True)
@@ -148,10 +152,19 @@ def test_what_is_no_image_file_does_not_change_a_run(data, trained, tmp_path):
     for part in (
         *("2 hidden (", "4 without .jpg, .jpeg or .png", "2 folders within class folders ("),
         *("2 pipes, sockets or devices (", "1 beside class folders (test/labels.csv)"),
-        *("train/red/more with 1 images", r"\x1b[31m.txt"),
+        *(r"train/caf\udce9/more with 1 images", r"\x1b[31m.txt"),
     ):
         assert part in notice
     assert records(tmp_path / "run") == records(trained / "run")
+    # A line break cannot be given in a list of files, but in a pattern.
+    outcome = predict(tmp_path / "run", data / "test" / "a?b*" / "001.jpg", flags=())
+    assert outcome.code == 0, outcome.stderr
+    for name in ("[red]", r"a\nb\x1b[31m", r"caf\udce9"):
+        assert f" {name} " in outcome.stdout
+    assert "\x1b" not in outcome.stdout
+    outcome = predict(tmp_path / "run", data / "test" / classes[2] / "002.jpg")
+    (line,) = outcome.stdout.splitlines()
+    assert {p["class"] for p in json.loads(line)["predictions"]} == set(classes)
 
 
 def records(run):
@@ -166,49 +179,19 @@ def test_folders_that_are_no_data_set(data, tmp_path):
     (data / "flat" / "1.jpg").write_bytes(b"")
     (data / "nested" / "red" / "images").mkdir(parents=True)
     (data / "nested" / "red" / "images" / "1.jpg").write_bytes(b"")
-    for name in ("blue", "green", "purple"):
-        shutil.copytree(data / "test" / "blue", data / "other" / name)
     (data / "loop").symlink_to("loop")
     for directory, split, message in (
         ("~nosuchuser/x", "test", "folder ~nosuchuser/x does not exist; it must contain SPLIT/CLA"),
         ("n" * 300, "test", "does not exist"),
-        (
-            data / "flat" / "1.jpg",
-            "test",
-            "1.jpg does not exist; it must contain SPLIT/CLASS/*.jpg",
-        ),
         ("/dev/null", "test", "folder /dev/null does not exist"),
-        (data, "none", "must contain a folder 'none' with class folders"),
         (data, "loop", "must contain a folder 'loop' with class folders"),
         (data, "../data/test", "must contain a folder '../data/test'"),
         (data, "flat", "contains no class folders but 1.jpg; it must contain CLASS/*.jpg"),
         (data, "nested", "nested/red contains no .jpg, .jpeg or .png file; move the files of its"),
-        (data, "other", "must have the same class folders, but purple, red are in only one of"),
         (data, f"test[{'9' * 4000}:]", "has the splits"),
-        (data, "test[:1%%]", "has the splits"),
     ):
         outcome = train(directory, tmp_path / "run", f"--config.dataset.test_split={split}")
         assert_error(outcome, message)
-
-
-def test_names_of_classes(data, tmp_path, trained):
-    """They work in training and prediction, and a terminal does not obey them."""
-    names = ("[red]", "a\nb\x1b[31m", "caf\udce9")
-    for split in ("train", "test"):
-        for old, new in zip(("blue", "green", "red"), names, strict=True):
-            (data / split / old).rename(data / split / new)
-    outcome = train(data, tmp_path / "run")
-    assert outcome.code == 0, outcome.stderr
-    assert records(tmp_path / "run") == records(trained / "run")  # the order of names is the same
-    outcome = predict(tmp_path / "run", data / "test" / names[2] / "002.jpg")
-    (line,) = outcome.stdout.splitlines()
-    assert {p["class"] for p in json.loads(line)["predictions"]} == set(names)
-    # A newline cannot be given in a list of files, but in a pattern.
-    outcome = predict(tmp_path / "run", data / "test" / "a?b*" / "001.jpg", flags=())
-    assert outcome.code == 0, outcome.stderr
-    for name in ("[red]", r"a\nb\x1b[31m", r"caf\udce9"):
-        assert f" {name} " in outcome.stdout
-    assert "\x1b" not in outcome.stdout
 
 
 def test_predictions_of_good_files_among_others(data, trained, tmp_path):
