@@ -13,9 +13,9 @@ python -m flaxres.main --config=configs/cats_vs_dogs.py:resnet-50 --workdir=runs
     --config.learning_rate=0.01 --config.num_steps=2000 --config.boundaries="(1000,1500)"
 
 To freeze the first stages too, add --config.transfer.frozen="('conv','norm','stage1','stage2')".
-Torchvision's weights need --config.model.stride_on=3x3 and
---config.transfer.image_std="(0.229,0.224,0.225)", because its models divide images by a standard
-deviation. Meant for an accelerator; time and error have not been measured with this code.
+Torchvision's weights need --config.transfer.image_std="(0.229,0.224,0.225)", because its models
+divide images by a standard deviation. Meant for an accelerator; time and error have not been
+measured with this code.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut
 
 BLOCKS = ("basic", "bottleneck")
 STRIDES_ON = ("1x1", "3x3")
-AUTO_STRIDE = "auto"  # '3x3' with the weights of a PyTorch state dict, otherwise '1x1'
+AUTO_STRIDE = "auto"  # depends on pretrained weights; '1x1' without
 
 
 class Block(nn.Module, kw_only=True):

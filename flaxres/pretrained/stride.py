@@ -6,34 +6,39 @@ and timm have it on the 3x3 convolution, and their state dicts do not show it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.pretrained.load import is_state_dict
-from flaxres.run.workdir import read_config
+from flaxres.run.workdir import CONFIG_FILE, read_config
 
 
 def resolve_stride(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """Returns a config whose `model.stride_on` is '1x1' or '3x3'.
 
-    'auto' becomes the value of the run in the workdir, otherwise '3x3' with the weights of a
-    PyTorch state dict and '1x1' without. Any other value is the user's choice.
+    'auto' becomes the value of the run in the workdir, or else of the run that gives the weights;
+    without a run it is '3x3' with the weights of a PyTorch state dict and '1x1' otherwise. Any
+    other value is the user's choice.
 
     Args:
       config: config of the run; not changed.
       workdir: directory that holds the run; None for a new run.
 
     Raises:
-      WorkdirError: the config in the workdir cannot be read.
+      WorkdirError: the config of a run cannot be read.
     """
     if config.model.stride_on != AUTO_STRIDE:
         return config
-    stride_on = "3x3" if is_state_dict(config.init_from) else "1x1"
-    if workdir is not None:
-        stored = read_config(workdir)["model.stride_on"]
-        stride_on = stride_on if stored == AUTO_STRIDE else stored
+    directory = workdir
+    if directory is None and config.init_from is not None:
+        source = Path(os.path.expanduser(config.init_from))
+        directory = source if os.path.exists(source / CONFIG_FILE) else None
+    stride_on = AUTO_STRIDE if directory is None else read_config(directory)["model.stride_on"]
+    if stride_on == AUTO_STRIDE:
+        stride_on = "3x3" if is_state_dict(config.init_from) else "1x1"
     resolved = config.copy_and_resolve_references()
     resolved.model.stride_on = stride_on
     return resolved

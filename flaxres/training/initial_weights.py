@@ -26,6 +26,17 @@ from flaxres.training.restore import has_checkpoint, restore_newest
 
 PyTree = Any
 
+# Fields of `config.model` that change what a model computes, but not the shapes of its arrays.
+FUNCTION_FIELDS = (
+    "name",
+    "shortcut",
+    "shortcut_scale",
+    "stride_on",
+    "norm",
+    "norm_epsilon",
+    "skip",
+)
+
 
 def weights_path(config: ConfigDict) -> Path:
     """Returns the path of a run's pretrained weights.
@@ -94,6 +105,7 @@ def load_pretrained_weights(
     """
     if is_directory(path):
         _check_no_state_dict_options(path, std, shortcut_padding)
+        _report_differences(path, model)
         variables = read_run_variables(path)
     elif not is_state_dict(str(path)):
         _check_no_state_dict_options(path, std, shortcut_padding)
@@ -151,6 +163,24 @@ def _report_assumptions(path: Path, model: ConfigDict, std: Sequence[float]) -> 
             f"note: {path} is read for images that are not divided by a standard deviation; "
             'torchvision and timm: --config.transfer.image_std="(0.229,0.224,0.225)"'
         )
+
+
+def _report_differences(directory: Path, model: ConfigDict) -> None:
+    """Prints in which fields the model of a run differs, if its weights may still have its shapes.
+
+    Raises:
+      WorkdirError: the config of the run cannot be read.
+    """
+    run_model = _check_run(directory).model
+    if run_model.depth != model.depth or run_model.widths != model.widths:
+        return  # the arrays show it
+    differences = [
+        f"model.{field} {run_model[field]!r}, not {model[field]!r}"
+        for field in FUNCTION_FIELDS
+        if run_model[field] != model[field]
+    ]
+    if differences:
+        print_to_stderr(f"note: run {directory} was trained with {', '.join(differences)}")
 
 
 def read_run_variables(directory: Path) -> dict[str, PyTree]:

@@ -213,6 +213,12 @@ def test_newest_valid_checkpoint_of_a_run(tmp_path, compiled_steps, variables, c
         tmp_path / "run", variable_shapes(compiled_steps), small_config().model
     )
     assert_same(loaded, variables)
+    assert not capsys.readouterr().err
+    plain = small_config().model
+    plain.name, plain.shortcut, plain.init_gain = "plain", "none", 2.0
+    load_pretrained_weights(tmp_path / "run", variable_shapes(compiled_steps), plain)
+    message = f"note: run {tmp_path / 'run'} was trained with model.name 'resnet', not 'plain', "
+    assert capsys.readouterr().err == f"{message}model.shortcut 'A', not 'none'\n"
     other = small_config()
     other.model.depth = 14
     shapes = variable_shapes(CompiledSteps(other, load_dataset(other.dataset)))
@@ -249,5 +255,5 @@ def test_directories_without_a_run_of_a_single_model(tmp_path, compiled_steps):
     with pytest.raises(WeightsError, match="two holds a run of 2 replicas"):
         read_run_variables(tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text("{")
-    with pytest.raises(WorkdirError, match=r"config\.json cannot be read"):
+    with pytest.raises(WorkdirError, match=r"config\.json is not valid JSON"):
         read_run_variables(tmp_path / "two")

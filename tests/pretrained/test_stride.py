@@ -59,6 +59,9 @@ def test_a_run_keeps_its_stride(tmp_path, stored):
     given = make_config("resnet50.pth")
     assert check_same_config(tmp_path, given)
     assert resolve_stride(given, tmp_path).model.stride_on == stored
+    # A run that begins with the weights of this run.
+    assert resolve_stride(make_config(str(tmp_path))).model.stride_on == stored
+    assert resolve_stride(make_config(str(tmp_path), "3x3")).model.stride_on == "3x3"
     other = make_config("resnet50.pth", "3x3" if stored == "1x1" else "1x1")
     with pytest.raises(WorkdirError, match=r"model\.stride_on is .* in the workdir"):
         check_same_config(tmp_path, other)
