@@ -134,20 +134,20 @@ def each_readable(
     Raises:
       UserError: no run can be read.
     """
-    errors: dict[Path, UserError] = {}
+    errors: list[UserError] = []
     num_read = 0
     for directory in directories:
         try:
             value = read(directory)
         except (DamagedFileError, CheckpointError) as error:
-            errors[directory] = error
+            errors.append(error)
         else:
             num_read += 1
             yield directory, value
     if errors and not num_read:
-        raise next(iter(errors.values()))
-    for directory, reason in errors.items():
-        print_note(f"{run_name(directory)} is left out: {reason}")
+        raise errors[0]
+    for reason in errors:
+        print_note(f"a run is left out: {reason}")
 
 
 def _sort_key(directory: Path, workdir: Path) -> tuple:

@@ -247,7 +247,7 @@ def find_finished_run(directories: Iterable[Path], config: ConfigDict) -> Path |
                 if run is not None and run.finished:
                     return directory
         except DamagedFileError as error:
-            print_note(f"{run_name(directory)} is left out: {error}")
+            print_note(f"a run is left out: {error}")
     return None
 
 

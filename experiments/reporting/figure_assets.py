@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.analyses import ANALYSES
 from experiments.results.plot_style import EXTENSIONS
-from flaxres.errors import DamagedFileError, one_line, print_note
+from flaxres.errors import DamagedFileError, print_note
 from flaxres.run.text_files import read_regular
 
 CAPTIONS = {
@@ -126,4 +126,4 @@ def _check_image(file: Path, extension: str) -> None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image.info.get("dpi")
     except Exception as error:  # Pillow raises many types for damaged files
-        raise DamagedFileError(f"{file} is no PNG image ({one_line(error, 60)})") from None
+        raise DamagedFileError(f"{file} is no PNG image") from error

@@ -242,7 +242,7 @@ def read_columns(workdir: Path) -> MetricColumns:
 
 
 def join_columns(
-    parts: Iterable[Mapping[str, Float64[np.ndarray, " records"]]],
+    parts: Iterable[Mapping[str, Float64[np.ndarray, " _"]]],
 ) -> MetricColumns:
     """Joins blocks of records.
 

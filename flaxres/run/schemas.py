@@ -79,7 +79,7 @@ def check_fields(fields: Mapping[str, Any], types: Mapping[str, FieldType], wher
     Raises:
       DamagedFileError: a value has another type; the message names the field and the value.
     """
-    for name in fields.keys() & types.keys():
+    for name in [name for name in types if name in fields]:
         try:
             msgspec.convert(fields[name], types[name].type)
         except (msgspec.ValidationError, RecursionError):
@@ -127,7 +127,7 @@ def require_fields(fields: Mapping[str, Any], names: tuple[str, ...], where: str
       DamagedFileError: fields are missing; the message names the first ones.
     """
     if missing := [name for name in names if name not in fields]:
-        raise DamagedFileError(f"{where}: {first_few([repr(m) for m in missing], 3)} missing")
+        raise DamagedFileError(f"{where} lacks {first_few([repr(m) for m in missing], 3)}")
 
 
 def read_document(path: Path) -> Any:

@@ -182,8 +182,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
     try:
         stored = check_object(read_document(path), str(path))
         fields = rename_fields(_flatten_stored(stored), path)
-        require_fields(fields, REQUIRED_CONFIG_FIELDS, str(path))
         check_config_fields(fields, str(path))
+        require_fields(fields, REQUIRED_CONFIG_FIELDS, str(path))
     except FileNotFoundError:
         raise DamagedFileError(f"{path} does not exist; choose another --workdir") from None
     except DamagedFileError as error:
