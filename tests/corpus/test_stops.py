@@ -13,7 +13,7 @@ import time
 import pytest
 
 from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
-from flaxres.run.metric_writers import read_metrics
+from flaxres.run.records import read_metrics
 from tests.conftest import ROOT
 from tests.corpus.commands import assert_error, run_command
 
