@@ -106,6 +106,7 @@ def run(
     workdir in use, 1 for other errors, 128 + signal for an interrupted program.
     """
     streams.prepare_streams()
+    preemption.remember_interrupts()
     preemption.stop_with_parent()
     if trains:
         cpu.tune()

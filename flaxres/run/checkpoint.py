@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,8 +87,7 @@ class Checkpoints:
     def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.directory, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            tempfile.TemporaryFile(dir=self.directory).close()
         except OSError as error:
             raise CheckpointError(
                 f"{self.directory} cannot be written ({error.strerror}); make it writable and "

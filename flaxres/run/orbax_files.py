@@ -117,6 +117,8 @@ class OrbaxFiles:
         # TensorStore puts the system's error code after many details.
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             return os.strerror(int(code[1]))
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
         text = one_line(error, None).replace(str(self._path), str(self._workdir))
         return text if len(text) <= max_length else text[:max_length] + "..."
 

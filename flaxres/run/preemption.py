@@ -20,6 +20,31 @@ PARENT_VARIABLE = "FLAXRES_PARENT"
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
+_swallowed_interrupts: list[int] = []  # SIGINTs whose KeyboardInterrupt has not ended the program
+
+
+def remember_interrupts() -> None:
+    """Lets the next `StopRequest` know of a SIGINT that arrives before it. Call this at the start.
+
+    SIGINT raises a KeyboardInterrupt, as usual. If it arrives during a callback from C++, such as
+    in an import or a compilation, Python prints the exception and continues.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    unraisablehook = sys.unraisablehook
+
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        _swallowed_interrupts.append(signum)
+        raise KeyboardInterrupt
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            unraisablehook(unraisable)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = report
+
+
 class StopRequest:
     """Context in which SIGINT, SIGTERM and SIGHUP are recorded instead of ending the process.
 
@@ -40,7 +65,7 @@ class StopRequest:
           reply: text printed to standard error when the first signal arrives.
         """
         self._reply = reply
-        self.signum: int | None = None
+        self.signum: int | None = _swallowed_interrupts.pop() if _swallowed_interrupts else None
         self._previous_handlers: dict[int, SignalHandler] = {}
 
     def __enter__(self) -> StopRequest:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -392,6 +393,10 @@ def test_a_directory_of_checkpoints_that_is_none(tmp_path, make, message, keep):
 
 def test_a_directory_of_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
     save_checkpoints(tmp_path)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+
+    def fail(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)  # root may write everywhere
     with pytest.raises(CheckpointError, match=r"checkpoints cannot be written \(Permission denied"):
         Checkpoints(tmp_path, keep=5)

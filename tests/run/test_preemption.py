@@ -2,10 +2,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from flaxres.run.preemption import PARENT_VARIABLE, StopRequest, stop_with_parent
+from flaxres.run.preemption import (
+    PARENT_VARIABLE,
+    StopRequest,
+    remember_interrupts,
+    stop_with_parent,
+)
 from tests.conftest import ROOT
 
 
@@ -25,6 +31,29 @@ def test_a_second_ctrl_c_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+class SendsSigint:
+    """Python prints and ignores what is raised while it deletes an object."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)  # the handler interrupts this
+
+
+def test_an_interrupt_that_a_library_has_swallowed(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    previous_handler = signal.getsignal(signal.SIGINT)
+    try:
+        remember_interrupts()
+        SendsSigint()
+        with StopRequest() as stop:
+            assert stop.signum == signal.SIGINT
+        with StopRequest() as stop:
+            assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGINT, previous_handler)
+    assert capfd.readouterr().err == ""
 
 
 def test_sighup_stays_ignored(capfd):
