@@ -8,6 +8,7 @@ the same path (actors get it as PYTHONPATH), and the working directories too.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -87,6 +88,14 @@ class RayExecutor(Executor):
             )
         if cpus_per_task <= 0:
             raise ConfigError(f"cpus_per_run must be above 0, got {cpus_per_task}")
+        if processes_per_run < 1:
+            raise ConfigError(f"processes_per_run must be at least 1, got {processes_per_run}")
+        for name, amount in {"gpus_per_run": gpus_per_task, **resources}.items():
+            if not name or not 0 <= amount < math.inf:
+                raise ConfigError(
+                    "resources must have a name and a number that is at least 0, got "
+                    f"{name}={amount:g}"
+                )
         amounts = {"CPU": cpus_per_task, "GPU": gpus_per_task, **resources}
         self._bundle = {name: amount for name, amount in amounts.items() if amount}
         self._processes_per_run = processes_per_run

@@ -138,6 +138,10 @@ def make_executor(workdir: Path) -> Executor:
         )
     from experiments.executors.slurm import SlurmExecutor
 
+    if not GPUS_PER_RUN.value.is_integer():
+        raise ConfigError(
+            f"--gpus_per_run must be a whole number with --executor=slurm, got {GPUS_PER_RUN.value}"
+        )
     return SlurmExecutor(
         folder=workdir.absolute() / "slurm",
         time_limit_minutes=TIME_LIMIT.value,

@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flaxres.cpu.build_directory import BuildDirectory
+from flaxres.cpu.build_directory import BuildDirectory, remove_dead_builds
 from flaxres.cpu.compilation_cache import notify, trusted_cache
 from flaxres.cpu.kernel_files import load_file, load_kernels, store_kernels
 from flaxres.cpu.processor import processor_fingerprint
@@ -61,6 +61,8 @@ class Build:
         parts += [os.fsencode(option) for option in options]
         self.key = hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
         self._cache = trusted_cache()
+        if self._cache is not None:
+            remove_dead_builds(self._cache)
         if self._cache is not None and (found := load_kernels(self._cache, self.key)):
             self.path, self._library = found
         elif not compiler:
