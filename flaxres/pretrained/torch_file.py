@@ -107,7 +107,8 @@ def _check_archive(path: Path) -> None:
     is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsError(
-            f"{path} is a compressed archive, which torch.save does not write; give the file itself"
+            f"{path} is a compressed archive or a TorchScript model; save a state dict with "
+            "torch.save(model.state_dict(), FILE)"
         )
 
 
