@@ -30,6 +30,7 @@ from flaxres.config import check_config, flatten, model_name
 from flaxres.data import Dataset, Split, load_dataset
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
+from flaxres.files import expand_home
 from flaxres.memory_estimate import check_memory
 from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
 from flaxres.run.workdir import open_workdir
@@ -248,7 +249,7 @@ def main() -> None:
         )
     torch.backends.cudnn.benchmark = True
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}))
-    train(config, Path(WORKDIR.value).expanduser())
+    train(config, expand_home(WORKDIR.value, "--workdir"))
 
 
 if __name__ == "__main__":

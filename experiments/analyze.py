@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from types import ModuleType
 
 from absl import flags
@@ -18,6 +17,7 @@ from absl import flags
 from experiments.analyses import ANALYSES
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.files import expand_home
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of a run or of a sweep, e.g. runs/degradation."
@@ -71,9 +71,9 @@ def main(analysis: ModuleType) -> None:
 
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to the directory of a run or of a sweep")
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir = expand_home(WORKDIR.value, "--workdir")
     directories = select_run_directories(workdir, ONLY.value)
-    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir / ANALYSES_DIR
+    output = expand_home(OUTPUT.value, "--output") if OUTPUT.value else workdir / ANALYSES_DIR
     try:
         output.mkdir(parents=True, exist_ok=True)
         files = analysis.analyze(directories, output)

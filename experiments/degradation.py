@@ -21,12 +21,14 @@ from experiments.sweeps import launch
 from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import flatten
+from flaxres.config_checks import MAX_SEED
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.files import expand_home
 from flaxres.run.workdir import read_config
 
 MODELS = flags.DEFINE_list("models", sweep.MODELS, "Models to train, e.g. plain-20,resnet-20.")
 SEEDS = flags.DEFINE_list(
-    "seeds", None, "Seeds of each model (default: the seed of the config), e.g. 0,1,2."
+    "seeds", [], "Seeds of each model (default: the seed of the config), e.g. 0,1,2."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory for runs, tables and figures (default: runs/degradation-CONFIG)."
@@ -49,16 +51,9 @@ def plan_runs() -> list[Plan]:
     if not MODELS.value:
         raise ConfigError("--models is empty; set it to e.g. --models=plain-20,resnet-20")
     path = launch.config_file()
-    seed_texts = SEEDS.value or [str(config.seed)]
-    try:
-        seeds = [int(seed) for seed in seed_texts]
-    except ValueError:
-        raise ConfigError(
-            f"--seeds must be numbers such as 0,1,2, got {','.join(seed_texts)!r}"
-        ) from None
-    overrides = cli.get_overrides()
-    overrides.pop("seed", None)  # already in `seeds`
-    return make_plans(grid(path, {model: (model, {}) for model in MODELS.value}, seeds), overrides)
+    seeds = cli.parse_integers(SEEDS, 0, MAX_SEED) if SEEDS.value else [config.seed]
+    entries = grid(path, {model: (model, {}) for model in MODELS.value}, seeds)
+    return make_plans(entries, cli.get_overrides(), "choose the seeds with --seeds, e.g. --seeds=7")
 
 
 def draw(workdir: Path) -> None:
@@ -77,11 +72,11 @@ def main() -> None:
     """Trains the unfinished runs, then writes tables and figures."""
     launch.keep_jax_on_cpu()
     if PLOT_ONLY.value and WORKDIR.value:
-        draw(Path(WORKDIR.value).expanduser())
+        draw(expand_home(WORKDIR.value, "--workdir"))
         return
     plans = plan_runs()
     name = plans[0].config.name
-    workdir = Path(WORKDIR.value or f"runs/degradation-{name}").expanduser()
+    workdir = expand_home(WORKDIR.value or f"runs/degradation-{name}", "--workdir")
     if PLOT_ONLY.value:
         draw(workdir)
         return

@@ -9,13 +9,12 @@ are drawn again, so that they show the same numbers as the tables.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
 from experiments.reporting.report import write_report
 from flaxres import cli
 from flaxres.errors import ConfigError
+from flaxres.files import expand_home
 
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -34,7 +33,7 @@ def main() -> None:
     """
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to the directory of a run or a sweep")
-    print("\n".join(map(str, write_report(Path(WORKDIR.value).expanduser()))))
+    print("\n".join(map(str, write_report(expand_home(WORKDIR.value, "--workdir")))))
 
 
 if __name__ == "__main__":

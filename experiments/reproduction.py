@@ -30,6 +30,9 @@ from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
 from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.files import expand_home
+
+MAX_SEEDS = 1_000
 
 MODELS = flags.DEFINE_list(
     "models", sweep.MODELS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
@@ -40,7 +43,11 @@ DEEP_MODELS = flags.DEFINE_list(
     "Models whose first seed is trained next.",
 )
 SEEDS = flags.DEFINE_integer(
-    "seeds", 5, "Number of seeds of each model, from seed 0.", lower_bound=1
+    "seeds",
+    5,
+    "Number of seeds of each model, from seed 0.",
+    lower_bound=1,
+    upper_bound=MAX_SEEDS,
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory for the runs (default: runs/CONFIG-reproduction)."
@@ -49,7 +56,10 @@ RESULTS = flags.DEFINE_string(
     "results", None, "Directory for the results (default: results/DATASET/CONFIG)."
 )
 MINUTES = flags.DEFINE_float(
-    "minutes", None, "Save and stop after this many minutes (default: no limit), e.g. 9."
+    "minutes",
+    None,
+    "Save and stop after this many minutes (default: no limit), e.g. 9.",
+    lower_bound=0,
 )
 DROP_CHECKPOINTS = flags.DEFINE_bool(
     "drop_checkpoints", False, "Delete the checkpoints of a finished run after its export."
@@ -77,7 +87,8 @@ def plans_by_priority() -> list[Plan]:
         raise ConfigError(
             "--models and --deep_models are empty; set e.g. --models=plain-20,resnet-20"
         )
-    plans = make_plans(entries, cli.get_overrides())
+    hint = "every model has the seeds 0, 1, ...; choose their number with --seeds, e.g. --seeds=5"
+    plans = make_plans(entries, cli.get_overrides(), hint)
     for plan in plans:
         model = plan.config.model
         if model.name not in ("plain", "resnet") or model.block != "basic":
@@ -115,9 +126,9 @@ def main() -> None:
     launch.keep_jax_on_cpu()
     plans = plans_by_priority()
     config = plans[0].config
-    workdir = Path(WORKDIR.value or f"runs/{config.name}-reproduction").expanduser()
+    workdir = expand_home(WORKDIR.value or f"runs/{config.name}-reproduction", "--workdir")
     dataset = config.dataset.name.replace(":", "-")
-    directory = Path(RESULTS.value or f"results/{dataset}/{config.name}").expanduser()
+    directory = expand_home(RESULTS.value or f"results/{dataset}/{config.name}", "--results")
     archive = ResultsArchive(workdir, directory, write_run_responses, DROP_CHECKPOINTS.value)
     if PLOT_ONLY.value:
         collect(archive, [])

@@ -20,6 +20,7 @@ from experiments.sweeps.estimate import print_plan
 from experiments.sweeps.plan import load_sweep
 from flaxres import cli
 from flaxres.errors import ConfigError
+from flaxres.files import expand_home
 
 SWEEP = flags.DEFINE_string(
     "sweep",
@@ -50,7 +51,7 @@ def main() -> None:
     launch.keep_jax_on_cpu()
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to a directory, e.g. --workdir=runs/sweep")
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir = expand_home(WORKDIR.value, "--workdir")
     if PLOT_ONLY.value:
         launch.collect(workdir)
         return

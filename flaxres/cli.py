@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
@@ -13,10 +16,14 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu, streams
-from flaxres.aliases import explain_former_field, rename_in_arguments, rename_in_config
+from flaxres.aliases import rename_in_arguments, rename_in_config
+from flaxres.arguments import parse_arguments, read_flag_files, unknown_override
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line, printable
+from flaxres.field_checks import shown
 from flaxres.run import preemption
+
+OPTIONAL_FIELDS = ("init_from", "dataset.data_dir", "dataset.validation_split")  # text or None
 
 
 def define_config(example: str) -> None:
@@ -26,14 +33,15 @@ def define_config(example: str) -> None:
       example: value of --config for the help text, such as 'configs/digits.py:resnet-20'.
     """
     try:
+        read_flag_files(sys.argv[1:])  # ml_collections reads them here already
         config_flags.DEFINE_config_file(
             "config",
             None,
             f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
             "--config.seed=1.",
         )
-    except flags.Error as error:  # a file of --flagfile, which ml_collections reads here already
-        _exit(f"error: {one_line(error)}", ConfigError.exit_code)
+    except UserError as error:
+        _exit(f"error: {error}", error.exit_code)
 
 
 def define_overrides() -> None:
@@ -52,12 +60,16 @@ def define_overrides() -> None:
     try:
         config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
     except (AttributeError, TypeError, ValueError, flags.Error) as error:
-        raise ConfigError(_unknown_override(sys.argv) or one_line(error)) from None
+        raise ConfigError(unknown_override(sys.argv) or one_line(error)) from None
 
 
 def get_overrides() -> dict[str, Any]:
     """Returns the config fields that the command line overrides, by dotted name."""
-    return dict(config_flags.get_override_values(flags.FLAGS["config"]))
+    overrides = dict(config_flags.get_override_values(flags.FLAGS["config"]))
+    for field in OPTIONAL_FIELDS:
+        if overrides.get(field) == "None":  # the command line has only text
+            overrides[field] = None
+    return overrides
 
 
 def get_config() -> ConfigDict:
@@ -118,10 +130,11 @@ def run(
         main()
 
     try:
-        _rename_arguments()
+        _check_environment()
+        sys.argv[1:] = rename_in_arguments(read_flag_files(sys.argv[1:]))
         define()
         try:
-            app.run(start, flags_parser=_parse)
+            app.run(start, flags_parser=parse_arguments)
         except SystemExit:  # also after `main` has returned
             streams.flush_output()
             raise
@@ -132,19 +145,52 @@ def run(
         _exit(f"error: {error}" if str(error) else "", error.exit_code, error.on_all_processes)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
+    except (RuntimeError, AssertionError) as error:
+        if (problem := _platform_problem(error)) is None:
+            raise
+        _exit(f"error: {problem}", ConfigError.exit_code, on_all_processes=False)
 
 
-def _rename_arguments() -> None:
-    """Replaces former names on the command line, also in the files of --flagfile.
+def _check_environment() -> None:
+    """Checks what the environment sets for the whole process.
 
     Raises:
-      ConfigError: such a file cannot be read.
+      ConfigError: the current directory is gone, or JAX must not compile.
     """
     try:
-        arguments = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=True)
-    except flags.Error as error:
-        raise ConfigError(one_line(error)) from None
-    sys.argv[1:] = rename_in_arguments(arguments)
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current directory cannot be used ({error.strerror}); change to another one"
+        ) from None
+    value = os.environ.get("JAX_DISABLE_JIT", "")
+    if value.lower() in ("1", "true", "t", "yes", "y", "on"):
+        raise ConfigError(
+            f"JAX_DISABLE_JIT={value} is set, but flaxres runs compiled programs only; unset it"
+        )
+
+
+def parse_integers(flag: flags.FlagHolder[list[str]], minimum: int, maximum: int) -> list[int]:
+    """Returns the integers of a list flag.
+
+    Args:
+      flag: the flag.
+      minimum: smallest allowed integer.
+      maximum: largest allowed integer.
+
+    Raises:
+      ConfigError: an element is not an integer from `minimum` to `maximum`.
+    """
+    try:
+        values = [int(text) for text in flag.value]
+        if all(minimum <= value <= maximum for value in values):
+            return values
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"--{flag.name} must be integers from {minimum:,} to {maximum:,}, separated by commas, "
+        f"got {shown(','.join(flag.value))}"
+    )
 
 
 def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
@@ -161,49 +207,19 @@ def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
     sys.exit(code)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses the flags with absl; raises every error as a ConfigError of one line."""
-    try:
-        rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS and flags.FLAGS.config:
-            flags.FLAGS.config.name  # noqa: B018 (raises OSError if the config file is missing)
-    except flags.Error as error:
-        # The message may contain the config file's traceback; its last line is the error itself.
-        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from None
-    except AttributeError as error:
-        if former := explain_former_field(str(error)):
-            raise ConfigError(f"{_config_file(argv)}: {former}") from None
-        raise ConfigError(_unknown_override(argv) or one_line(error)) from None
-    except OSError:
-        raise ConfigError(
-            f"{_config_file(argv)} cannot be read; give --config=FILE.py:MODEL"
-        ) from None
-    except UserError:
-        raise
-    except Exception as error:  # code in the config file may raise anything
-        raise ConfigError(
-            f"{_config_file(argv)} fails: {type(error).__name__}: {one_line(error, None)}"
-        ) from error
-    if len(rest) > 1:
-        raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
-    return rest
-
-
-def _config_file(argv: Sequence[str]) -> str:
-    """Returns how a message refers to the config file of the command line."""
-    for argument in argv[1:]:
-        if match := re.match(r"--?config=([^:]*)", argument):
-            return f"config file {match[1]!r}"
-    return "the config file"
-
-
-def _unknown_override(argv: Sequence[str]) -> str | None:
-    """Returns the message for the first override of a field that does not exist, if any."""
-    from flaxres.config import default_config, flatten, unknown_field  # imports JAX
-
-    known = flatten(default_config())
-    for argument in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
-        if match and match[1] not in known:
-            return unknown_field(match[1])
-    return None
+def _platform_problem(error: Exception) -> str | None:
+    """Returns one line if JAX could not start the platform of JAX_PLATFORMS, otherwise None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_platform = str(error).startswith("Unable to initialize backend") or (
+        isinstance(error, AssertionError) and frames[-1].filename.endswith("xla_bridge.py")
+    )
+    if not is_platform:
+        return None
+    platforms = os.environ.get("JAX_PLATFORMS")
+    reason = f" ({one_line(error)})" if str(error) else ""
+    if not platforms:
+        return f"JAX cannot use the devices of this machine{reason}; JAX_PLATFORMS=cpu uses the CPU"
+    return (
+        f"JAX finds no device for JAX_PLATFORMS={platforms}{reason}; unset it to use the devices "
+        "of this machine"
+    )

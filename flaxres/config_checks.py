@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from flaxres.data.options import check_data_fields
 from flaxres.errors import ConfigError
-from flaxres.field_checks import FieldChecker, shown
+from flaxres.field_checks import FieldChecker
 from flaxres.models.names import model_name
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.registry import check_model_fields
@@ -22,7 +22,7 @@ PARALLELISMS = ("jit", "pmap")
 WEIGHT_DECAY_ON = ("all", "kernels")
 SHORTCUT_PADDINGS = ("both-sides", "end")
 
-MAX_STEPS = 2**31 - 1  # steps and seeds are int32 in the train state
+MAX_STEPS = MAX_SEED = 2**31 - 1  # steps and seeds are int32 in the train state
 MAX_BOUNDARIES = 1_000
 
 # Types of the elements of tuples whose default is empty.
@@ -108,7 +108,7 @@ def _check_ranges(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     for field in ("seed", "num_replicas"):
         rule = "from 0 to 2**31 - 1" if field == "seed" else "small enough for seeds below 2**31"
         last_seed = flat["seed"] + (flat["num_replicas"] - 1 if field == "num_replicas" else 0)
-        fields.require(0 <= last_seed <= MAX_STEPS, field, rule)
+        fields.require(0 <= last_seed <= MAX_SEED, field, rule)
     for field in (
         *("learning_rate", "decay_factor", "warmup.learning_rate"),
         *("model.norm_epsilon", "model.init_gain", "transfer.backbone_learning_rate_scale"),
@@ -165,8 +165,3 @@ def _check_boundaries(boundaries: Sequence[int], fields: FieldChecker) -> None:
     are_steps = all(0 < boundary <= MAX_STEPS for boundary in boundaries)
     are_rising = are_steps and all(a < b for a, b in itertools.pairwise(boundaries))
     fields.require(are_rising, "boundaries", "rising numbers of steps")
-
-
-def explain_assignment(field: str, default: object, value: object) -> str:
-    """Returns the error message for a value that a field of a ConfigDict does not accept."""
-    return f"{field} must be like {shown(default)}, got {shown(value)}"

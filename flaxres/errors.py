@@ -13,7 +13,7 @@ def print_note(message: str) -> None:
         print(printable(f"note: {message}"), file=sys.stderr, flush=True)
 
 
-def one_line(error: Exception, max_length: int | None = 200) -> str:
+def one_line(error: BaseException, max_length: int | None = 200) -> str:
     """Returns the message of an error without line breaks and control characters.
 
     Args:

@@ -125,14 +125,21 @@ def _limits(kind: type) -> str:
     return "an integer of 64 bits" if kind is int else "a finite number below 3.4e38"
 
 
-def shown(value: object) -> str:
-    """Returns a value as text for a message, of one line and at most some 100 characters."""
+def shown(value: object, max_length: int | None = MAX_SHOWN) -> str:
+    """Returns a value as text of one line for a message.
+
+    Args:
+      value: any object.
+      max_length: number of characters after which the text is cut off; None for no limit.
+    """
     try:
         text = repr(value)
     except Exception:  # an integer of thousands of digits, or an object with a bad __repr__
         text = f"{type(value).__name__} that cannot be printed"
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
+    if max_length is None or len(text) <= max_length:
+        return text
+    return f"{text[:max_length]}... ({len(text):,} characters)"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

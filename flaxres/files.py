@@ -14,6 +14,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from flaxres.errors import ConfigError
+
 TEMPORARY_PREFIX = ".flaxres-"  # of the files that `write_atomically` renames at the end
 TEMPORARY = re.compile(r"\.flaxres-\d+-[0-9a-f]{8}|\w+\.jsonl?\.tmp\d+")
 
@@ -51,6 +53,25 @@ def read_regular(path: str | Path) -> bytes:
     """
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+def expand_home(path: str, name: str) -> Path:
+    """Replaces a leading ~ or ~USER of a path that a user gave by the home directory.
+
+    Args:
+      path: the path.
+      name: flag or config field of the path, for the message.
+
+    Raises:
+      ConfigError: there is no such user, or the home directory is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = path.partition("/")[0]
+        raise ConfigError(
+            f"{name}={path}: {user} is no known home directory; give the path without {user}"
+        ) from None
 
 
 def check_regular(path: str | Path, directory: int | None = None) -> None:

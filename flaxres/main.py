@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from flaxres import cli
 from flaxres.errors import ConfigError
+from flaxres.files import expand_home
 
 MODES = ("train", "eval", "predict", "export", "summary")
 MODE = flags.DEFINE_enum(
@@ -134,6 +135,12 @@ def main() -> None:
         raise ConfigError(f"--workdir is missing; give --mode={mode} the directory of a run")
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
+    if config is not None:
+        from flaxres.config import check_config
+
+        check_config(config)
+        if config.init_from is not None:
+            expand_home(config.init_from, "--init_from")
     if mode == "summary":
         from flaxres import summary
         from flaxres.pretrained.stride import resolve_stride
@@ -180,7 +187,8 @@ def _check_flags(mode: str) -> None:
 def _workdir(config: ConfigDict | None) -> Path:
     from flaxres.run.workdir import check_path, default_workdir
 
-    workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else default_workdir(config)
+    given = WORKDIR.value
+    workdir = expand_home(given, "--workdir") if given else default_workdir(config)
     check_path(workdir)
     return workdir
 
@@ -210,8 +218,8 @@ def _evaluate(config: ConfigDict | None) -> list[str]:
         "splits": SPLITS.value,
     }
     if ENSEMBLE.value:
-        workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
-        other_workdirs = [Path(name).expanduser() for name in ENSEMBLE.value]
+        workdir = expand_home(WORKDIR.value, "--workdir") if WORKDIR.value else None
+        other_workdirs = [expand_home(name, "--ensemble") for name in ENSEMBLE.value]
         record = evaluate_ensemble(config, workdir, other_workdirs, **options)
     else:
         record = evaluate_run(config, _workdir(config), **options)
@@ -238,7 +246,7 @@ def _export(config: ConfigDict | None) -> list[str]:
     if OUTPUT.value is None:
         raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
     trained_model = load_trained_model(_workdir(config), config, print_to_stderr, BATCH_STATS.value)
-    output = Path(OUTPUT.value).expanduser()
+    output = expand_home(OUTPUT.value, "--output")
     metadata = write_export(trained_model, output)
     return [
         f"exported {trained_model.name} after {trained_model.step:,} steps to {output}, "

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments.sweeps.plan import load_config, make_plans
+from experiments.sweeps.config_files import load_config
+from experiments.sweeps.plan import make_plans
 from flaxres import aliases
 from flaxres.config import check_config, default_config, flatten, net_name, set_net
 from flaxres.run.workdir import check_same_config, read_config, read_run_config

@@ -14,7 +14,7 @@ from experiments.analyses.base import TrainedRun
 from experiments.analyses.identity_init import check_deeper
 from experiments.results.run_names import run_name
 from experiments.results.runs import Run, read_run
-from experiments.sweeps.plan import import_file
+from experiments.sweeps.config_files import read_config
 from flaxres.config import flatten, model_name, set_model
 from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.models.names import model_fields
@@ -281,7 +281,7 @@ def sweep_entry(name: str, config: ConfigDict) -> dict[str, object]:
     if not config.name.isidentifier() or not path.is_file():
         path = CONFIGS_DIR / f"{DEFAULT_CONFIG}.py"
     model = model_name(config.model)
-    base = flatten(import_file(str(path), "config").get_config(model))
+    base = flatten(read_config(f"{path}:{model}", {}))
     overrides = {
         field: tuple(value) if isinstance(value, list) else value
         for field, value in flatten(config).items()

@@ -19,28 +19,40 @@ from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
 from experiments.results.run_names import select_names
 from experiments.results.runs import PLAN_FILE, planned_runs
-from experiments.sweeps.plan import Plan
+from experiments.sweeps.plan import LOG_FILE, Plan
 from experiments.sweeps.progress_table import ProgressTable
 from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
 from flaxres import cli
 from flaxres.config import flatten
-from flaxres.errors import ConfigError, SweepError, WorkdirError
+from flaxres.data import open_sources
+from flaxres.errors import ConfigError, SweepError, WorkdirError, first_few
 from flaxres.files import write_atomically
+from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.lock import lock
-from flaxres.run.workdir import check_path
+from flaxres.run.workdir import CONFIG_FILE, check_path
 
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", None, "Maximum number of runs at a time (default: one per device), e.g. 2."
+    "workers",
+    None,
+    "Maximum number of runs at a time (default: one per device), e.g. 2.",
+    lower_bound=1,
 )
-CPUS_PER_RUN = flags.DEFINE_integer("cpus_per_run", 1, "Number of CPU cores of each run.")
-GPUS_PER_RUN = flags.DEFINE_float("gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.")
+CPUS_PER_RUN = flags.DEFINE_integer(
+    "cpus_per_run", 1, "Number of CPU cores of each run.", lower_bound=1
+)
+GPUS_PER_RUN = flags.DEFINE_float(
+    "gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.", lower_bound=0
+)
 RETRIES = flags.DEFINE_integer(
-    "retries", 2, "Maximum number of restarts of a failed run from its last checkpoint."
+    "retries",
+    2,
+    "Maximum number of restarts of a failed run from its last checkpoint.",
+    lower_bound=0,
 )
 ALLOW_DATA_CHANGE = flags.DEFINE_bool(
     "allow_data_change",
@@ -60,11 +72,13 @@ PROCESSES_PER_RUN = flags.DEFINE_integer(
     "processes_per_run",
     1,
     "Number of processes of each run on Ray, each with the given resources.",
+    lower_bound=1,
 )
 TIME_LIMIT = flags.DEFINE_integer(
     "time_limit",
     24 * 60,
     "Time limit of a SLURM job in minutes. A longer run is requeued and resumes.",
+    lower_bound=1,
 )
 SLURM_PARTITION = flags.DEFINE_string(
     "slurm_partition", None, "SLURM partition (default: that of the cluster), e.g. gpu."
@@ -73,6 +87,7 @@ SLURM_OPTIONS = flags.DEFINE_list(
     "slurm_options", [], "Further options of sbatch, e.g. account=abc,mem=8G."
 )
 
+MAX_NAMES = 10  # of failed runs in the last message
 DEFAULT_SLURM_WORKERS = 256  # maximum number of SLURM jobs at a time
 
 
@@ -125,6 +140,8 @@ def make_executor(workdir: Path) -> Executor:
 
         try:
             resources = {name: float(value) for name, value in _parse_pairs(RAY_RESOURCES)}
+            if not all(0 <= value < math.inf for value in resources.values()):
+                raise ValueError
         except ValueError:
             raise ConfigError(
                 f"--ray_resources must be NAME=NUMBER,..., got {RAY_RESOURCES.value}"
@@ -185,15 +202,24 @@ def run(
 
     Raises:
       InUseError: another sweep is running in `workdir`.
+      ConfigError: a run needs more memory than this machine has.
+      DatasetError: the runs would not find their data.
       SweepError: some runs failed; the others have finished.
       UserError: the sweep cannot start or continue.
     """
     if ALLOW_DATA_CHANGE.value:
         flag = f"--{ALLOW_DATA_CHANGE.name}"
         plans = [dataclasses.replace(plan, flags=(*plan.flags, flag)) for plan in plans]
+    check_path(workdir)
+    if (workdir / CONFIG_FILE).exists():
+        raise WorkdirError(
+            f"workdir {workdir} holds a run; choose another --workdir for the runs of a sweep"
+        )
     with contextlib.ExitStack() as stack:
-        check_path(workdir)
         executor = stack.enter_context(make_executor(workdir))
+        runs = read_progress(plans, workdir, in_order)
+        if EXECUTOR.value == "local":  # elsewhere, the runs have other memory and data
+            _check_machine([run.plan for run in runs if run.state is not RunState.FINISHED])
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             locked = stack.enter_context(lock(workdir))
@@ -202,7 +228,6 @@ def run(
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
-        runs = read_progress(plans, workdir, in_order)
         deadline = time.monotonic() + 60 * minutes
         try:
             with ProgressTable(runs, str(workdir)) as table:
@@ -220,10 +245,29 @@ def run(
                 on_end(workdir)
     failed = [run for run in runs if run.state is RunState.FAILED]
     if failed:
+        names = first_few([run.plan.name for run in failed], MAX_NAMES)
         raise SweepError(
-            f"{len(failed)} of {len(runs)} runs failed: "
-            + "; ".join(f"{run.plan.name}: {run.message}" for run in failed)
+            f"{len(failed)} of {len(runs)} runs failed: {names}; the reasons are above, and in "
+            f"{LOG_FILE} in the directory of each run"
         )
+
+
+def _check_machine(plans: Sequence[Plan]) -> None:
+    """Checks memory and data before the first run starts, instead of failing once for each run.
+
+    Raises:
+      ConfigError: a run needs more memory than this machine has.
+      DatasetError: a data set is missing or cannot be opened.
+    """
+    datasets: set[str] = set()
+    for plan in plans:
+        try:
+            check_memory(plan.config)
+        except ConfigError as error:
+            raise ConfigError(f"run {plan.name!r}: {error}") from None
+        if (dataset := plan.config.dataset.to_json()) not in datasets:
+            datasets.add(dataset)
+            open_sources(plan.config.dataset)
 
 
 def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:

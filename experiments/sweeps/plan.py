@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.executors.base import Task
-from flaxres.aliases import rename_fields, rename_in_config
-from flaxres.config import check_config, flatten, unknown_field
+from experiments.sweeps.config_files import load_config
+from experiments.sweeps.entries import (
+    Entry,
+    check_distinct,
+    check_entry,
+    check_name,
+    check_overrides,
+    check_same_model,
+)
+from flaxres.aliases import rename_fields
 from flaxres.data import dataset_shape
-from flaxres.errors import ConfigError, UserError, one_line
+from flaxres.errors import ConfigError, UserError
+from flaxres.field_checks import shown
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
-
-Entry = dict[str, Any]  # a run in a sweep file: 'name', 'config' and 'overrides'
+from flaxres.user_files import file_error, import_file
 
 LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints
 
@@ -91,8 +95,15 @@ def grid(
       seeds: seeds of each variant.
       one_program: if True, one program trains all seeds of a variant, which must be consecutive
         numbers (`flaxres.parallel.replicas`). This is faster for small models.
+
+    Raises:
+      ConfigError: `one_program` is True and the seeds are not consecutive.
     """
     if one_program:
+        if not seeds or list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
+            raise ConfigError(
+                f"the seeds of one program must be consecutive, such as range(3), got {seeds!r}"
+            )
         replicas = {"seed": seeds[0], "num_replicas": len(seeds)}
         return [
             {"name": name, "config": f"{config}:{model}", "overrides": {**overrides, **replicas}}
@@ -125,112 +136,60 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
         raise ConfigError(f"sweep file {path!r} has no get_sweep()")
     try:
         entries = module.get_sweep(config) if config else module.get_sweep()
+        if isinstance(entries, Iterable) and not isinstance(entries, str | bytes | Mapping):
+            entries = list(entries)
     except UserError:
         raise
-    except Exception as error:
-        raise _file_error("sweep", path, error) from error
-    return make_plans(entries, overrides)
+    except (Exception, SystemExit) as error:
+        raise file_error("sweep", path, error) from error
+    if not isinstance(entries, list):
+        hint = "; is its return statement missing?" if entries is None else ""
+        raise ConfigError(
+            f"get_sweep() of sweep file {path!r} must return a list of runs, as "
+            f"experiments.sweeps.grid does, got {shown(entries)}{hint}"
+        )
+    return make_plans(entries, overrides, f"seeds are listed in the sweep file {path!r}")
 
 
-def make_plans(entries: Sequence[Entry], overrides: Mapping[str, object]) -> list[Plan]:
+def make_plans(
+    entries: Sequence[Entry],
+    overrides: Mapping[str, object],
+    seed_hint: str = "each run has its own seed",
+) -> list[Plan]:
     """Checks all runs of a sweep, before the first one starts.
 
     Args:
       entries: name, config (FILE.py:MODEL) and overrides of each run, as `grid` returns them.
       overrides: overrides for all runs, which take precedence over those of each run.
+      seed_hint: where the user sets the seeds, for the error of an override of the seed.
 
     Raises:
-      ConfigError: a run is invalid; the message names the first one.
+      ConfigError: a run is invalid, two runs are the same, or an override would make runs equal
+        that should differ; the message names the first one.
     """
+    for entry in entries:
+        check_entry(entry)
+    check_overrides(entries, overrides, seed_hint)
     plans: dict[str, Plan] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or {"name", "config"} - entry.keys():
-            raise ConfigError(
-                f"a run of a sweep must be a dict with 'name', 'config' and 'overrides', "
-                f"got {entry!r}"
-            )
         name = entry["name"]
         if name in plans:
             raise ConfigError(f"two runs of the sweep have the name {name!r}")
-        all_overrides = {**rename_fields(entry.get("overrides", {})), **overrides}
+        own_overrides = rename_fields(entry.get("overrides", {}))
+        all_overrides = {**own_overrides, **overrides}
         config = load_config(entry["config"], all_overrides, f"run {name!r}: ")
-        form, pattern = "VARIANT/seed-N", r"[\w=+-][\w.=+-]*/seed-\d+"
-        if config.num_replicas > 1:
-            form, pattern = "VARIANT", r"[\w=+-][\w.=+-]*"
-        if not re.fullmatch(pattern, name):
-            raise ConfigError(
-                f"the name of a run must be {form} of letters, digits and . _ = + -, got {name!r}"
-            )
+        check_name(name, config)
+        if any(field.startswith("model.") for field in overrides):
+            check_same_model(entry, config, overrides)
         plans[name] = Plan(name, entry["config"], all_overrides, config)
     if not plans:
         raise ConfigError("the sweep has no runs")
+    check_distinct({name: plan.config for name, plan in plans.items()})
     return list(plans.values())
-
-
-def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") -> ConfigDict:
-    """Loads and checks the config of FILE.py:MODEL with overrides.
-
-    Args:
-      source: FILE.py or FILE.py:MODEL.
-      overrides: values of fields, by dotted name.
-      prefix: text that begins each error message.
-
-    Raises:
-      ConfigError: the file fails, a field does not exist, or a value is invalid.
-    """
-    path, _, model = source.partition(":")
-    module = import_file(path, "config")
-    try:
-        config = module.get_config(model) if model else module.get_config()
-        rename_in_config(config)
-        fields = flatten(config)
-        for field, value in rename_fields(overrides).items():
-            if field not in fields:
-                raise ConfigError(unknown_field(field))
-            try:
-                config.update_from_flattened_dict({field: value})
-            except (TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"{field} must be like {fields[field]!r}, got {value!r}"
-                ) from error
-        check_config(config)
-    except ConfigError as error:
-        raise ConfigError(f"{prefix}{error}") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise _file_error("config", path, error) from error
-    return config
-
-
-def import_file(path: str, kind: str) -> ModuleType:
-    """Runs a Python file and returns it as a module.
-
-    Args:
-      path: path of the file.
-      kind: kind of the file for messages, 'config' or 'sweep'.
-
-    Raises:
-      ConfigError: the file cannot be read, or fails.
-    """
-    if not Path(path).is_file():
-        raise ConfigError(f"{kind} file {path!r} cannot be read; give a Python file")
-    spec = importlib.util.spec_from_file_location(f"{kind}_file", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{kind} file {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise _file_error(kind, path, error) from error
-    return module
-
-
-def _file_error(kind: str, path: str, error: Exception) -> ConfigError:
-    text = f"{type(error).__name__}: {one_line(error, None)}"
-    return ConfigError(f"{kind} file {path!r} fails: {text}")
 
 
 def as_flag(value: object) -> str:
     """Formats a value for a flag --config.FIELD=VALUE."""
-    return repr(tuple(value)) if isinstance(value, tuple | list) else str(value)
+    if isinstance(value, tuple | list):  # numbers of numpy have another repr
+        return repr(tuple(float(v) if isinstance(v, float) else v for v in value))
+    return str(value)

@@ -76,20 +76,22 @@ class ProgressTable:
         """Returns one line with the number of runs in each state, and the time left."""
         counts = Counter(run.state for run in self._runs)
         parts = [f"{counts[state]} {state.value}" for state in RunState if counts[state]]
-        return f"{self._title}: {len(self._runs)} runs, {', '.join(parts)}; ETA {self._eta()}"
+        runs = f"{len(self._runs)} run" + "s" * (len(self._runs) != 1)
+        eta = self._eta()
+        return f"{self._title}: {runs}, {', '.join(parts)}" + (f"; ETA {eta}" if eta else "")
 
     def _done_cost(self) -> float:
         return sum(run.cost * run.fraction() for run in self._runs)
 
     def _eta(self) -> str:
-        """Returns the time left if the sweep continues at its mean speed since the start."""
+        """Returns the time left at the mean speed since the start; "" if no run is left."""
         remaining_cost = sum(
             run.cost * (1 - run.fraction())
             for run in self._runs
             if run.state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
         )
         if not remaining_cost:
-            return "0:00:00"
+            return ""
         done_cost = self._done_cost() - self._done_at_start
         seconds = time.monotonic() - self._start_time
         return format_duration(seconds * remaining_cost / done_cost) if done_cost else "-"

@@ -56,6 +56,8 @@ class RunProgress:
       cost: multiply-adds of the run; runs with higher cost start first.
       state: state in the queue.
       attempts: number of starts by this sweep.
+      start_step: last step with metrics at the newest start.
+      start_time: monotonic time of the newest start.
       record: newest record of metrics; {} before the first one.
       test_error: newest test error, in percent; None before the first evaluation.
       message: reason of the last failure.
@@ -68,6 +70,8 @@ class RunProgress:
     cost: float
     state: RunState = RunState.WAITING
     attempts: int = 0
+    start_step: int = 0
+    start_time: float = 0.0
     record: Record = dataclasses.field(default_factory=dict)
     test_error: float | None = None
     message: str = ""
@@ -179,6 +183,7 @@ def run_queue(
       UserError: the executor rejects the runs.
     """
     active: list[RunProgress] = []
+    early_errors: dict[str, float] = {}
     not_before = 0.0
     with StopRequest("saving and stopping all runs") as stop:
         try:
@@ -199,12 +204,13 @@ def run_queue(
                         for run, job in zip(starting, jobs, strict=True):
                             run.job, run.state = job, RunState.QUEUED
                             run.attempts += 1
+                            run.start_step, run.start_time = run.step, now
                         active += starting
                 if not active and not waiting:
                     return
                 time.sleep(POLL_SECONDS)
                 for run in active:
-                    _update_run(run, retries, log)
+                    _update_run(run, retries, log, early_errors)
                 active = [run for run in active if run.job is not None]
                 update()
             _stop_all(active, update)
@@ -217,18 +223,30 @@ def run_queue(
             _stop_all(active, update)
             raise
         signum = stop.signum
-    if signum is None:
-        return
     unfinished = sum(run.state in (RunState.STOPPED, RunState.WAITING) for run in runs)
-    raise InterruptedRunError(
+    message = (
         f"Stopped with {unfinished} of {len(runs)} runs unfinished. Rerun the same command to "
-        "resume.",
-        signum,
+        "resume."
     )
+    if signum is not None:
+        raise InterruptedRunError(message, signum)
+    if unfinished:  # the time limit
+        log(message)
 
 
-def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> None:
-    """Updates the state of an active run: started, finished, failed, or waiting for a retry."""
+def _update_run(
+    run: RunProgress, retries: int, log: Callable[[str], None], early_errors: dict[str, float]
+) -> None:
+    """Updates the state of an active run: started, finished, failed, or waiting for a retry.
+
+    Args:
+      run: the run.
+      retries: how often a failed run is started again.
+      log: receives one-line messages.
+      early_errors: errors of attempts that ended before their first record, in all runs, with the
+        time of their first occurrence. Each is logged once. If it is still there in an attempt
+        that starts `RETRY_SECONDS` later, it is permanent, such as a missing file.
+    """
     if run.job is None:
         return
     exit_status = run.job.poll()
@@ -254,13 +272,21 @@ def _update_run(run: RunProgress, retries: int, log: Callable[[str], None]) -> N
     # A run that is already in use at its first start belongs to another process. Later, the process
     # that uses it may be what is left of an earlier attempt.
     used_by_others = exit_status.code == InUseError.exit_code and run.attempts == 1
-    if exit_status.code in FINAL_EXIT_CODES or used_by_others or run.attempts > retries:
+    is_early = exit_status.code == UserError.exit_code and run.step == run.start_step
+    is_logged = is_early and run.message in early_errors
+    is_permanent = is_logged and run.start_time >= early_errors[run.message] + RETRY_SECONDS
+    is_final = exit_status.code in FINAL_EXIT_CODES or used_by_others or is_permanent
+    if is_early:
+        early_errors.setdefault(run.message, time.monotonic())
+    if is_final or run.attempts > retries:
         run.state = RunState.FAILED
-        log(f"{run.plan.name}: failed: {run.message}")
+        line = f"{run.plan.name}: failed: {run.message}"
     else:
         run.state = RunState.WAITING
         run.not_before = time.monotonic() + RETRY_SECONDS
-        log(f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}")
+        line = f"{run.plan.name}: {run.message}; retry {run.attempts} of {retries}"
+    if not is_logged:
+        log(line)
 
 
 def _refresh(run: RunProgress) -> str:

@@ -7,6 +7,9 @@ from flaxres.cpu.build import Build
 
 def main() -> None:
     """Builds the kernels and prints the path of the library, or an error."""
+    if len(sys.argv) > 1:
+        print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {__doc__}", file=sys.stderr)
+        sys.exit(2)
     build = Build()
     if build.wait() is None:
         sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")

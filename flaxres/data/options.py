@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from flaxres.data.decode import MAX_SIDE
 from flaxres.field_checks import FieldChecker
 
 PLACEMENTS = ("auto", "device", "stream")
 CROPS = ("pad", "scale", "random-resized")
 MEANS = ("pixel", "channel")
 BROKEN_IMAGES = ("fail", "skip")
-MAX_PIXELS = 65_535  # height or width of an image, the limit of JPEG
 
 
 def crops_on_host(config: ConfigDict) -> bool:
@@ -39,7 +39,7 @@ def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("augment.crop", CROPS)
     for field in ("dataset.image_size", "dataset.eval_short_side", "augment.pad"):
         value = (data if field.startswith("dataset") else config.augment)[field.split(".")[1]]
-        require(0 <= value <= MAX_PIXELS, field, f"from 0 to {MAX_PIXELS:,} pixels")
+        require(0 <= value <= MAX_SIDE, field, f"from 0 to {MAX_SIDE:,} pixels")
     require(data.workers >= -1, "dataset.workers", "0 or more, or -1 for one per core")
     require(data.prefetch >= 1, "dataset.prefetch", "at least 1")
     require(data.mean_images >= 1, "dataset.mean_images", "at least 1")
@@ -73,9 +73,9 @@ def _check_crop_ranges(config: ConfigDict, fields: FieldChecker) -> None:
     min_short_side = max(1, config.dataset.image_size) if augment.crop == "scale" else 1
     fields.require(
         _is_rising_pair(augment.short_side_range, min_short_side)
-        and augment.short_side_range[1] <= MAX_PIXELS,
+        and augment.short_side_range[1] <= MAX_SIDE,
         "augment.short_side_range",
-        f"two rising numbers of pixels from {min_short_side:,} to {MAX_PIXELS:,}",
+        f"two rising numbers of pixels from {min_short_side:,} to {MAX_SIDE:,}",
     )
     fields.require(
         _is_rising_pair(augment.area_range) and augment.area_range[1] <= 1,

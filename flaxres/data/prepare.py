@@ -6,15 +6,16 @@ Training runs this program if a data set is missing. It is the only module that 
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 
 from flaxres.errors import one_line
 
-NAME = flags.DEFINE_string(
-    "name", None, "Name of the data set in TFDS, e.g. 'cifar10'.", required=True
-)
+NAME = flags.DEFINE_string("name", None, "Name of the data set in TFDS, e.g. 'cifar10'.")
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of prepared data sets (default: that of TFDS)."
 )
@@ -34,17 +35,30 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     return str(builder.data_path)
 
 
-def main(argv: list[str]) -> None:
-    """Prepares the data set that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+def main() -> None:
+    """Parses the flags and prepares the data set that they name; prints an error as one line."""
+    try:
+        rest = flags.FLAGS(sys.argv)
+    except flags.Error as error:
+        _exit(one_line(error, None), 2)
+    if len(rest) > 1:
+        _exit(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE", 2)
+    if not NAME.value:
+        _exit("--name is missing; give it the name of a data set in TFDS, e.g. --name=cifar10", 2)
+    if importlib.util.find_spec("tensorflow") is None:
+        _exit("TensorFlow is not installed; run `pip install -r requirements-prepare.txt`", 1)
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
     try:
         print(f"prepared {prepare(NAME.value, DATA_DIR.value)}")
     except Exception as error:  # downloads raise exceptions of many types
-        reason = f"{type(error).__name__}: {one_line(error, None)}"
-        raise SystemExit(f"error: preparing {NAME.value!r} failed: {reason}") from error
+        _exit(f"preparing {NAME.value!r} failed: {type(error).__name__}: {one_line(error)}", 1)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.define_help_flags()
+    main()

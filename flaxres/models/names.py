@@ -19,6 +19,8 @@ from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.models.registry import EXAMPLES, FAMILIES
 from flaxres.models.shortcuts import SHORTCUTS
 
+MANY_DIGITS = r"\d{10}"  # Python refuses to convert thousands of digits
+
 
 def model_fields(name: str, stem: str) -> dict[str, Any]:
     """Returns the fields of `config.model` that a model name stands for.
@@ -34,7 +36,8 @@ def model_fields(name: str, stem: str) -> dict[str, Any]:
       ValueError: `name` is not a model name.
     """
     for pattern, read_fields in _PATTERNS:
-        if match := re.fullmatch(pattern, name):
+        match = re.fullmatch(pattern, name, re.ASCII)
+        if match and not re.search(MANY_DIGITS, name):
             fields = read_fields(match.groupdict(), stem)
             if "stem" in FAMILIES[fields["name"]].fields:
                 fields["stem"] = stem
@@ -160,8 +163,14 @@ _PATTERNS: list[tuple[str, Callable[[dict[str, str | Any], str], dict[str, Any]]
         rf"(?P<name>resnet|preact)-(?P<depth>\d+)(?:-(?P<block>basic|bottleneck))?{_SHORTCUT}",
         _read_resnet,
     ),
-    (rf"resnext-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d{_SHORTCUT}", _read_resnext),
-    (r"densenet(?P<bc>-bc)?-(?P<depth>\d+)(?:-(?P<growth_rate>\d+))?", _read_densenet),
+    (
+        rf"resnext-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d{_SHORTCUT}",
+        _read_resnext,
+    ),
+    (
+        r"densenet(?P<bc>-bc)?-(?P<depth>\d+)(?:-(?P<growth_rate>\d+))?",
+        _read_densenet,
+    ),
     (r"vgg-(?P<depth>\d+)(?P<skip>-skip)?", _read_vgg),
     (r"lenet-5", _read_lenet),
     (r"stargan-(?P<depth>\d+)", _read_stargan),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,6 +25,7 @@ from flaxres.errors import ConfigError, DistributedError, UserError, one_line
 AUTO = "auto"  # JAX detects the processes: SLURM, Open MPI, Kubernetes, TPU pods
 CONNECT_TIMEOUT = 300  # seconds for all processes to reach the coordinator
 EXIT_TIMEOUT = 5  # seconds from an error to the end of a process
+MAX_PROCESSES = 100_000
 SETTING_NAMES = ("coordinator_address", "num_processes", "process_id")
 
 # Values of SETTING_NAMES.
@@ -70,8 +72,9 @@ def initialize(
             or not _is_valid(address, count, index)
         ):
             raise ConfigError(
-                "a run of several processes needs coordinator_address HOST:PORT, num_processes N "
-                f"and process_id from 0 to N - 1, got {address!r}, {count!r} and {index!r}"
+                "a run of several processes needs coordinator_address HOST:PORT with a port from 1 "
+                f"to 65535, num_processes N (at most {MAX_PROCESSES:,}) and process_id from 0 to "
+                f"N - 1, got {address!r}, {count!r} and {index!r}"
             )
         if index > 0:
             _wait_for_coordinator(address, index, timeout)
@@ -90,7 +93,11 @@ def initialize(
 
 
 def _is_valid(address: str, num_processes: int, process_id: int) -> bool:
-    return ":" in address and 0 <= process_id < num_processes
+    host, _, port = address.rpartition(":")
+    is_bracketed = host.startswith("[") == host.endswith("]")  # as in [::1]:1234
+    is_host = bool(host) and is_bracketed and not re.search(r"[\s/]", host)
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and 1 <= int(port) < 2**16
+    return is_host and is_port and 0 <= process_id < num_processes <= MAX_PROCESSES
 
 
 def _wait_for_coordinator(address: str, process_id: int, timeout: int) -> None:
@@ -99,7 +106,7 @@ def _wait_for_coordinator(address: str, process_id: int, timeout: int) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             return
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline or isinstance(error, ValueError):

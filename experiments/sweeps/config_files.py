@@ -1,0 +1,63 @@
+"""Configs of the runs of a sweep: FILE.py:MODEL with overrides, loaded without flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from flaxres.aliases import rename_fields, rename_in_config
+from flaxres.config import check_config, flatten, unknown_field
+from flaxres.errors import ConfigError, UserError
+from flaxres.field_checks import shown
+from flaxres.user_files import call_get_config, check_is_config, file_error
+
+
+def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") -> ConfigDict:
+    """Loads and checks the config of FILE.py:MODEL with overrides.
+
+    Args:
+      source: FILE.py or FILE.py:MODEL.
+      overrides: values of fields, by dotted name.
+      prefix: text that begins each error message.
+
+    Raises:
+      ConfigError: the file fails, a field does not exist, or a value is invalid.
+    """
+    try:
+        config = read_config(source, overrides)
+        check_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from None
+    return config
+
+
+def read_config(source: str, overrides: Mapping[str, object]) -> ConfigDict:
+    """Loads the config of FILE.py:MODEL with overrides, without the checks of `check_config`.
+
+    Args:
+      source: FILE.py or FILE.py:MODEL.
+      overrides: values of fields, by dotted name.
+
+    Raises:
+      ConfigError: the file fails, a field does not exist, or a value has the wrong type.
+    """
+    path = source.partition(":")[0]
+    config = check_is_config(call_get_config(source), path)
+    try:
+        rename_in_config(config)
+        fields = flatten(config)
+    except UserError:
+        raise
+    except Exception as error:  # such as a required field without a value
+        raise file_error("config", path, error) from error
+    for field, value in rename_fields(overrides).items():
+        if field not in fields:
+            raise ConfigError(unknown_field(field))
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(
+                f"{field} must be like {shown(fields[field])}, got {shown(value)}"
+            ) from error
+    return config

@@ -1,0 +1,170 @@
+"""Arguments of a command line, parsed with absl: every error becomes a ConfigError of one line."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Sequence
+
+from absl import flags
+
+from flaxres.aliases import explain_former_field
+from flaxres.errors import ConfigError, UserError, one_line
+from flaxres.field_checks import MAX_INT64, shown
+from flaxres.user_files import call_get_config, check_is_config, check_readable, file_error
+
+MAY_BE_EMPTY = ("models", "deep_models")  # in a reproduction one of them may be
+MAX_MESSAGE = 400  # characters of a message of absl
+
+
+def read_flag_files(arguments: Sequence[str]) -> list[str]:
+    """Replaces --flagfile=FILE by the arguments in the file.
+
+    Args:
+      arguments: arguments without the program's name.
+
+    Raises:
+      ConfigError: such a file cannot be read.
+    """
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if match := re.fullmatch(r"--?flagfile(?:=(.*))?", argument, re.DOTALL):
+            following = [*arguments, ""][position + 1]
+            path = os.path.expanduser(following if match[1] is None else match[1])
+            check_readable(path, "flag file", "give a text file with one flag per line")
+    try:
+        return flags.FLAGS.read_flags_from_files(arguments, force_gnu=True)
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a flag file cannot be read: {one_line(error)}") from None
+
+
+def parse_arguments(argv: Sequence[str]) -> list[str]:
+    """Parses the flags, loads the config file of --config, and checks the values of the flags.
+
+    Args:
+      argv: the program's name and the arguments.
+
+    Returns:
+      The program's name.
+
+    Raises:
+      ConfigError: a flag is unknown or has an invalid value, or the config file fails.
+    """
+    config_file = _config_file(argv) if "config" in flags.FLAGS else None
+    if config_file is not None:
+        check_readable(config_file.partition(":")[0], "config file", "give --config=FILE.py:MODEL")
+    try:
+        with warnings.catch_warnings():  # ml_collections loads the file in a deprecated way
+            warnings.simplefilter("ignore", DeprecationWarning)
+            rest = flags.FLAGS(argv)
+        if config_file is not None:
+            getattr(flags.FLAGS.config, "keys", None)  # raises the OSError of a config file
+    except UserError:
+        raise
+    except SystemExit as error:
+        if error.code or config_file is None:  # of --help
+            raise
+        raise file_error("config", config_file.partition(":")[0], error) from None
+    except Exception as error:  # code in the config file may raise anything
+        if config_file is not None:
+            _check_config_file(config_file)
+        raise ConfigError(_explain(error, argv)) from error
+    if config_file is not None:
+        check_is_config(flags.FLAGS.config, config_file.partition(":")[0])
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
+    _check_values()
+    return rest
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """Returns the value of the last --config=FILE.py:MODEL or --config FILE.py:MODEL, if any."""
+    value = None
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
+        if argument == "--":
+            break
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            value = following if match[1] is None else match[1]
+    return value
+
+
+def _check_config_file(config_file: str) -> None:
+    """Runs a config file again to find out whether it is the cause of an error.
+
+    Raises:
+      ConfigError: the file fails, or get_config() does not return a config.
+    """
+    path = config_file.partition(":")[0]
+    try:
+        check_is_config(call_get_config(config_file), path)
+    except ConfigError as error:
+        if former := explain_former_field(str(error)):
+            raise ConfigError(f"config file {shown(path)}: {former}") from None
+        raise
+
+
+def _explain(error: Exception, argv: Sequence[str]) -> str:
+    """Returns one line on why the flags cannot be parsed."""
+    if unknown := re.match(r"Unknown command line flag '([^']*)'", str(error)):
+        return _unknown_flag(unknown[1], str(error))
+    # absl adds the traceback of a parser; its last line is the error itself.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, flags.Error) and lines:
+        flag, _, reason = lines[-1].partition(": ")
+        if reason.startswith("('Non-boolean argument"):
+            reason = "it must be true or false"
+        return one_line(ValueError(f"{flag}: {reason}" if reason else flag), MAX_MESSAGE)
+    if message := unknown_override(argv):
+        return message
+    is_missing = isinstance(error, AttributeError | KeyError)
+    return ("the config of --config has no field " if is_missing else "") + one_line(error)
+
+
+def _unknown_flag(name: str, message: str) -> str:
+    """Returns the message for an unknown flag, which may be the name of a config field."""
+    if name.startswith("noconfig."):
+        return f"unknown flag --{name}; only fields that are true or false can be negated"
+    if "config" in flags.FLAGS:
+        from flaxres.config import default_config, flatten
+
+        known = flatten(default_config())
+        if fields := [field for field in known if name in (field, field.rpartition(".")[2])]:
+            return f"unknown flag --{name}; did you mean --config.{fields[0]}?"
+    suggestion = re.search(r"Did you mean: ([\w-]+)", message)
+    return f"unknown flag --{name}" + (f"; did you mean --{suggestion[1]}?" if suggestion else "")
+
+
+def unknown_override(argv: Sequence[str]) -> str | None:
+    """Returns the message for the first override of a field that does not exist, if any."""
+    from flaxres.config import default_config, flatten, unknown_field  # imports JAX
+
+    known = flatten(default_config())
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if match and match[1] not in known and match[1] not in {k.split(".")[0] for k in known}:
+            return unknown_field(match[1])
+    return None
+
+
+def _check_values() -> None:
+    """Checks the values of the given flags that absl accepts but no program can use.
+
+    Raises:
+      ConfigError: a value is empty, not finite or has more than 64 bits.
+    """
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if not flag.present or name.startswith("config"):
+            continue
+        value = flag.value
+        if value == "" or (value == [] and name not in MAY_BE_EMPTY):
+            raise ConfigError(f"--{name} is empty; give it a value or leave it out")
+        if isinstance(value, list) and "" in value:
+            raise ConfigError(f"--{name}={','.join(value)} has an empty element")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"--{name} must be a finite number, got {value}")
+        if isinstance(value, int) and abs(value) > MAX_INT64:
+            raise ConfigError(f"--{name} must be an integer of 64 bits, got {shown(value)}")
