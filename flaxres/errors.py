@@ -34,11 +34,11 @@ def printable(text: str) -> str:
     )
 
 
-def first_few(names: Sequence[str], max_names: int) -> str:
+def first_few(names: Sequence[str], max_names: int, separator: str = ", ") -> str:
     """Returns the first `max_names` names and the number of others: 'a, b and 3 more'."""
     num_others = len(names) - max_names
     others = f" and {num_others} more" if num_others > 0 else ""
-    return ", ".join(names[:max_names]) + others
+    return separator.join(names[:max_names]) + others
 
 
 class UserError(Exception):

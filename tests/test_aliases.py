@@ -111,7 +111,7 @@ def test_sweep_entries():
         "config": "configs/digits.py:resnet-8",
         "overrides": {"transfer.body_rate": 0.5, "schedule": "drops"},
     }
-    (plan,) = make_plans([entry], {"seed": 0})
+    (plan,) = make_plans([entry], {"num_steps": 200})
     assert plan.config.transfer.backbone_learning_rate_scale == 0.5
     assert plan.config.schedule == "piecewise-constant"
 

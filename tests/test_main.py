@@ -98,7 +98,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
     ("arguments", "parts"),
     [
         ((), ("--config is missing",)),
-        (("--config=nowhere.py",), ("config file 'nowhere.py' cannot be read",)),
+        (("--config=nowhere.py",), ("config file 'nowhere.py' does not exist",)),
         (("--config=configs/digits.py:resnet",), ("model name must be", "got 'resnet'")),
         (("--config=configs/digits.py", "--config.sed=1"), ("'sed'", "did you mean 'seed'")),
         (
@@ -106,7 +106,10 @@ def test_a_prepared_tfds_set(python, tmp_path):
             ("'model.deph'", "did you mean 'model.depth'"),
         ),
         (("--config=configs/digits.py", "--config.seed=one"), ("--config.seed=one",)),
-        (("--config=configs/digits.py", "--confg=1"), ("Unknown command line flag 'confg'",)),
+        (
+            ("--config=configs/digits.py", "--confg=1"),
+            ("unknown flag --confg; did you mean --config?",),
+        ),
         (("--config=configs/digits.py", "--mode=tain"), ("--mode=tain",)),
         (("--config=configs/digits.py", "--top=2"), ("--top=2 applies to --mode=predict",)),
         (("--mode=predict", "--scales=8,9"), ("--scales=8,9 applies to --mode=eval, got",)),

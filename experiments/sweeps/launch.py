@@ -218,7 +218,7 @@ def run(
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(make_executor(workdir))
         runs = read_progress(plans, workdir, in_order)
-        if EXECUTOR.value == "local":  # elsewhere, the runs have other memory and data
+        if isinstance(executor, LocalExecutor):  # elsewhere there are other memory and data
             _check_machine([run.plan for run in runs if run.state is not RunState.FINISHED])
         try:
             workdir.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from flaxres.models.layers import BaseModel
 from flaxres.pretrained.stride import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
-from flaxres.run.workdir import CONFIG_FILE, check_same_config, read_run_config
+from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config
 from flaxres.training.restore import check_has_checkpoint, restore_newest
 
 # Fields of config.dataset in which the models of an ensemble must agree. Not data_dir: copies of a
@@ -111,6 +111,7 @@ def load_run_config(directory: Path) -> ConfigDict:
       WorkdirError: the config cannot be read.
     """
     if not (directory / CONFIG_FILE).exists():
+        check_no_sweep(directory)
         raise _no_run_error(directory)
     return read_run_config(directory)
 

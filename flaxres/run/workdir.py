@@ -18,7 +18,14 @@ from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
 from flaxres.config import check_config, default_config, flatten, model_name
-from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, one_line, print_note
+from flaxres.errors import (
+    ConfigError,
+    DamagedFileError,
+    WorkdirError,
+    first_few,
+    one_line,
+    print_note,
+)
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
@@ -38,6 +45,7 @@ INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 LAYERS_FILE = "layers.jsonl"
 
+MAX_DIFFERENCES = 3  # fields in a message
 MAX_PATH_BYTES = 3_800  # Linux allows 4,095; the files of a run have up to 250 more
 MAX_NAME_BYTES = 255
 
@@ -156,6 +164,7 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
             raise WorkdirError(
                 f"workdir {workdir} holds a run without {CONFIG_FILE}; choose another --workdir"
             )
+        check_no_sweep(workdir)
         return False
     stored, given = read_config(workdir), flatten(config)
     differences = [
@@ -164,10 +173,24 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
     ]
     if differences:
         raise WorkdirError(
-            f"workdir {workdir} holds a run of another config: {'; '.join(differences)}; "
-            "choose another --workdir"
+            f"workdir {workdir} holds a run of another config: "
+            f"{first_few(differences, MAX_DIFFERENCES, '; ')}; choose another --workdir"
         )
     return True
+
+
+def check_no_sweep(workdir: Path) -> None:
+    """Checks that a directory, where a run is expected, does not hold the runs of a sweep.
+
+    Raises:
+      WorkdirError: it does; the message names one of them.
+    """
+    try:
+        runs = sorted(path.parent for path in workdir.glob(f"*/seed-*/{CONFIG_FILE}"))
+    except OSError:
+        return
+    if runs:
+        raise WorkdirError(f"workdir {workdir} holds a sweep; give one of its runs, e.g. {runs[0]}")
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_plot_only_draws_existing_runs_and_trains_nothing(python, tmp_path):
     [
         (("--models=plain-8,resnet-9",), 2, "depth must be 6n+2"),
         (("--models=alexnet",), 2, "model name must be"),
-        (("--seeds=a",), 2, "--seeds must be numbers"),
+        (("--seeds=a",), 2, "--seeds must be integers from 0 to"),
         (
             ("--config=configs/digits.py:resnet-20", "--config.seed=1"),
             2,

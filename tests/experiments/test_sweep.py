@@ -118,7 +118,7 @@ def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
     process = start(sweep, workdir)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert "1 of 2 runs failed: bad/seed-0: training diverged" in output
+    assert "1 of 2 runs failed: bad/seed-0; the reasons are above" in output
     assert "good/seed-0: finished" in output
     assert not (bad / "metrics.jsonl").exists() or not read(bad / "metrics.jsonl")
     # The results are those of an uninterrupted run.

@@ -45,7 +45,8 @@ def test_sweep_files(path, config):
 
 
 def test_overrides_for_all_runs_take_precedence():
-    entries = [entry(num_steps=30, boundaries=(5, 9)), entry("b/seed-1", seed=1)]
+    steps = {"num_steps": 30, "boundaries": (5, 9)}
+    entries = [entry(**steps), entry("b/seed-1", seed=1, **steps)]
     first, second = make_plans(entries, {"num_steps": 12, "boundaries": (3,)})
     assert (first.config.num_steps, first.config.boundaries, second.config.seed) == (12, (3,), 1)
 
@@ -72,11 +73,11 @@ def test_the_command_of_a_run_has_its_config(python, tmp_path):
         "batch_size": 8,
         "dataset.train_split": "train[:50%]",
     }
-    (plan,) = make_plans([entry(**overrides)], {})
+    (plan,) = make_plans([entry("a/seed-4", **overrides)], {})
     task = plan.task(tmp_path)
     done = python(*task.command[1:])
     assert done.returncode == 0, done.stderr
-    saved = json.loads((tmp_path / "a/seed-0/config.json").read_text())
+    saved = json.loads((tmp_path / "a/seed-4/config.json").read_text())
     assert flatten(saved) == flatten(plan.config)
 
 
@@ -88,7 +89,7 @@ def test_the_command_of_a_run_has_its_config(python, tmp_path):
         ([entry(batch_size="x")], "run 'a/seed-0': batch_size must be like 128, got 'x'"),
         ([entry(batch_size=0)], "run 'a/seed-0': batch_size must be at least 1, got 0"),
         ([entry(config="configs/digits.py:vgg")], "run 'a/seed-0': model name must be"),
-        ([entry(config="nowhere.py")], "config file 'nowhere.py' cannot be read"),
+        ([entry(config="nowhere.py")], "config file 'nowhere.py' does not exist"),
         ([entry("../a/seed-0")], "the name of a run must be VARIANT/seed-N"),
         ([entry("a")], "the name of a run must be VARIANT/seed-N"),
         (["a"], "a run of a sweep must be a dict with 'name', 'config' and 'overrides', got 'a'"),
