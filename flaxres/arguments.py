@@ -16,6 +16,7 @@ from flaxres.field_checks import MAX_INT64, shown
 from flaxres.user_files import call_get_config, check_is_config, check_readable, file_error
 
 MAY_BE_EMPTY = ("models", "deep_models")  # in a reproduction one of them may be
+HELP = r"--?(help|h$|\?|only_check_args)"  # flags with which absl ends the program
 MAX_MESSAGE = 400  # characters of a message of absl
 
 
@@ -65,7 +66,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     except UserError:
         raise
     except SystemExit as error:
-        if error.code or config_file is None:  # of --help
+        if config_file is None or any(re.match(HELP, argument) for argument in argv[1:]):
             raise
         raise file_error("config", config_file.partition(":")[0], error) from None
     except Exception as error:  # code in the config file may raise anything
