@@ -81,19 +81,6 @@ def compile_in(tmp_path):
     return run
 
 
-def test_programs_are_stored_again_after_a_process_was_killed(compile_in, tmp_path):
-    compile_in()
-    (directory,) = tmp_path.iterdir()
-    programs = sorted(directory.glob("*-cache"))
-    assert programs
-    for program in programs:  # as if the process had been killed before it wrote them
-        program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
-    done = compile_in()
-    assert "persistent" not in done.stderr
-    assert sorted(directory.glob("*-cache")) == programs
-    assert len(list(directory.glob("*-atime"))) == len(programs)
-
-
 def test_damaged_programs_are_compiled_again(compile_in, tmp_path):
     compile_in()
     (directory,) = tmp_path.iterdir()
@@ -110,11 +97,15 @@ def test_damaged_programs_are_compiled_again(compile_in, tmp_path):
     (programs[3] / "below").mkdir(parents=True)
     os.mkfifo(programs[4])
     programs[5].symlink_to(programs[6])
+    # As if the process had been killed before it wrote the access time.
+    programs[6].with_name(programs[6].name.removesuffix("-cache") + "-atime").unlink()
     lock = directory / ".lockfile"
     lock.unlink()
     lock.mkdir()
     done = compile_in()
     assert (done.stdout.splitlines()[1], done.stderr) == (RESULTS, "")
+    assert sorted(directory.glob("*-cache")) == programs
+    assert len(list(directory.glob("*-atime"))) == len(programs)
     assert all(path.is_file() and not path.is_symlink() for path in [*programs, lock])
 
 
