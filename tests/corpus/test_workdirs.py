@@ -55,7 +55,7 @@ def without_times(workdir):
     return [{k: v for k, v in r.items() if "second" not in k} for r in read_metrics(workdir)]
 
 
-NAMES = ("[x]", "[red]x[/red]", "{a}*?", "back\\slash", "-x", "n" * 255, "$HOME `id`;#\"'", "gs:/x")
+NAMES = ("[red]x[/red]", "back\\slash", "n" * 255, "$HOME `id`;#\"'", "gs:/x")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,11 +91,6 @@ def test_refused_names(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def empty(checkpoint):
-    shutil.rmtree(checkpoint)
-    checkpoint.mkdir()
-
-
 def flip_a_bit(checkpoint):
     file = max(checkpoint.glob("state/**/d/*"), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
@@ -103,10 +98,9 @@ def flip_a_bit(checkpoint):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [empty, flip_a_bit])
-def test_a_run_without_its_last_checkpoint_is_not_finished(run, copy, damage):
+def test_a_run_without_its_last_checkpoint_is_not_finished(run, copy):
     """It resumes from the one before, and ends as the undamaged run."""
-    damage(copy / "checkpoints" / "12")
+    flip_a_bit(copy / "checkpoints" / "12")
     outcome = train(copy)
     assert outcome.code == 0, outcome
     assert "is finished" not in outcome.stdout
@@ -114,10 +108,9 @@ def test_a_run_without_its_last_checkpoint_is_not_finished(run, copy, damage):
     assert f"{copy} resumes from step 8" in outcome.stderr
     assert without_times(copy) == without_times(run)
     assert checkpoint_steps(copy) == [4, 8, 12]
-    if damage is empty:
-        outcome = train(copy)
-        assert (outcome.code, outcome.stderr) == (0, "")
-        assert "is finished" in outcome.stdout
+    outcome = train(copy)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert "is finished" in outcome.stdout
 
 
 def test_all_checkpoints_have_other_names(copy):
@@ -136,10 +129,13 @@ def test_checkpoints_is_no_directory(copy, kind):
     else:
         (copy / "checkpoints").symlink_to("/nowhere/checkpoints")
     before = contents(copy)
-    for mode in ("train", "eval"):
-        part = "is a file" if kind == "file" else "a link to /nowhere/checkpoints, which does not"
-        assert_error(train(copy, *FLAGS, f"--mode={mode}"), "/checkpoints ", part, code=1)
+    mode, part = "train", "is a file"
+    if kind == "dangling link":
+        mode, part = "eval", "a link to /nowhere/checkpoints, which does not"
+    assert_error(train(copy, *FLAGS, f"--mode={mode}"), "/checkpoints ", part, code=1)
     assert contents(copy) == before
+    if kind == "file":
+        return
     # Its metrics are complete, but the run cannot be used.
     sweep = copy.parent / "sweep" / "plain-8"
     copy.rename(sweep.mkdir(parents=True) or sweep / "seed-0")
@@ -152,17 +148,14 @@ def test_links_and_files_of_others(copy):
     victim = copy.parent / "victim"
     victim.write_text("keep me")
     shutil.rmtree(copy / "checkpoints" / "12")
-    for name in ("lock", "info.json"):
-        previous = (copy / name).read_text()
-        (copy / name).unlink()
-        (copy / name).symlink_to(victim)
-        assert_error(train(copy), f"{name} is a symbolic link instead of a regular file", code=1)
-        assert (copy / name).is_symlink()
-        assert victim.read_text() == "keep me"
-        (copy / name).unlink()
-        (copy / name).write_text(previous)
+    (copy / "lock").unlink()
+    (copy / "lock").symlink_to(victim)
+    assert_error(train(copy), "lock is a symbolic link instead of a regular file", code=1)
+    assert (copy / "lock").is_symlink()
+    assert victim.read_text() == "keep me"
 
 
+@pytest.mark.slow
 def test_a_workdir_that_moves_during_its_run(tmp_path):
     workdir, moved = tmp_path / "run", tmp_path / "moved"
     flags = (*SMALL, "--config.num_steps=1000000", "--config.checkpoint_every=100")
