@@ -20,7 +20,7 @@ from flaxres import cli
 IMAGE = flags.DEFINE_list(
     "image", ["32", "32", "3"], "Height, width and channels of the images, such as 32,32,3."
 )
-IMAGES = flags.DEFINE_integer("images", 5_000, "Number of random training images.")
+IMAGES = flags.DEFINE_integer("images", 5_000, "Number of random training images.", lower_bound=1)
 # For the comparison with PyTorch: a learning rate so low that rounding errors do not grow.
 CHECKED_STEPS, CHECKED_LEARNING_RATE = 3, 1e-4
 

@@ -22,7 +22,9 @@ from benchmarks.report import print_table, write_json
 from flaxres import cli
 from flaxres.errors import UserError
 
-MOST = flags.DEFINE_integer("most", 15, "Number of kernels in the table, the slowest first.")
+MOST = flags.DEFINE_integer(
+    "most", 15, "Number of kernels in the table, the slowest first.", lower_bound=1
+)
 JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as kernels.json.")
 
 MAX_NAME_LENGTH = 90  # of a kernel in the table

@@ -30,7 +30,7 @@ MODELS = flags.DEFINE_list(
     ["resnet-110"],
     "Model names: plain networks, and residual networks with option A, such as plain-20.",
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat to measure.")
 SCAN = flags.DEFINE_list("scan", ["false"], "Values of model.scan to measure.")
 AGAINST = flags.DEFINE_enum(
@@ -42,7 +42,9 @@ MODES = flags.DEFINE_list(
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
-SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds of steps to run after the first step.")
+SECONDS = flags.DEFINE_float(
+    "seconds", 10.0, "Seconds of steps to run after the first step.", lower_bound=0
+)
 JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as memory.json.")
 
 IMAGE, IMAGES = (32, 32, 3), 5_000
@@ -128,6 +130,7 @@ def compare(model: str) -> dict[str, Any]:
 
 def main() -> None:
     """Compares all models and prints one JSON object."""
+    cli.check_models(MODELS.value)
     results = [compare(model) for model in MODELS.value]
     write_json(JSON.value, {"batch_size": BATCH_SIZE.value, "nets": results})
 

@@ -16,8 +16,12 @@ from benchmarks.flaxres_worker import IMAGES, image_shape
 from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Number of rounds; each measures every part once.")
-STEPS = flags.DEFINE_integer("steps", 10, "Train steps, and data paths of steps, per round.")
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 7, "Number of rounds; each measures every part once.", lower_bound=1
+)
+STEPS = flags.DEFINE_integer(
+    "steps", 10, "Train steps, and data paths of steps, per round.", lower_bound=1
+)
 JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as parts.json.")
 
 

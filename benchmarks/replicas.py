@@ -22,9 +22,13 @@ from benchmarks.process import open_pipe
 from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
 
-REPLICAS = flags.DEFINE_integer("replicas", 2, "Number of seeds trained at the same time.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds; each measures all three ways.")
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and way.")
+REPLICAS = flags.DEFINE_integer(
+    "replicas", 2, "Number of seeds trained at the same time.", lower_bound=1
+)
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Number of rounds; each measures all three ways.", lower_bound=1
+)
+SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and way.", lower_bound=0)
 WORKER = flags.DEFINE_bool("worker", False, "Internal: run as one of the worker processes.")
 cli.define_config("configs/digits.py:resnet-20")
 

@@ -39,9 +39,13 @@ MODELS = flags.DEFINE_list(
     ["resnet-20", "resnet-56", "plain-56"],
     "Model names: plain networks, and residual networks with option A, such as plain-20.",
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.")
-IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Height and width of the images, in pixels.")
-CHANNELS = flags.DEFINE_integer("channels", 3, "Channels of the images; the digits have 1.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 32, "Height and width of the images, in pixels.", lower_bound=1
+)
+CHANNELS = flags.DEFINE_integer(
+    "channels", 3, "Channels of the images; the digits have 1.", lower_bound=1
+)
 AUGMENT = flags.DEFINE_bool("augment", True, "Use random crops and flips.")
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Compute dtype, such as bfloat16."
@@ -55,8 +59,12 @@ MODES = flags.DEFINE_list(
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Number of rounds; each measures every process.")
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and process.")
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 7, "Number of rounds; each measures every process.", lower_bound=1
+)
+SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "Seconds of steps per round and process.", lower_bound=0
+)
 CHECK = flags.DEFINE_bool("check", True, "Compare the losses of the first steps.")
 COLD = flags.DEFINE_bool("cold", True, "Also time a start with empty compilation caches.")
 JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as train_step.json.")
@@ -294,6 +302,7 @@ def print_results(
 
 def main() -> None:
     """Compares all models and prints one JSON object."""
+    cli.check_models(MODELS.value)
     write_json(JSON.value, [compare(model) for model in MODELS.value])
 
 

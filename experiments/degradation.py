@@ -14,10 +14,10 @@ from pathlib import Path
 
 from absl import flags
 
-from configs.sweeps import degradation as sweep
 from experiments.results.run_names import run_directories
 from experiments.results.runs import check_comparable, find_runs
 from experiments.sweeps import launch
+from experiments.sweeps.models import DEGRADATION_MODELS
 from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import flatten
@@ -26,7 +26,9 @@ from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.files import expand_home
 from flaxres.run.workdir import read_config
 
-MODELS = flags.DEFINE_list("models", sweep.MODELS, "Models to train, e.g. plain-20,resnet-20.")
+MODELS = flags.DEFINE_list(
+    "models", DEGRADATION_MODELS, "Models to train, e.g. plain-20,resnet-20."
+)
 SEEDS = flags.DEFINE_list(
     "seeds", [], "Seeds of each model (default: the seed of the config), e.g. 0,1,2."
 )

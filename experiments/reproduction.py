@@ -22,9 +22,9 @@ from pathlib import Path
 
 from absl import flags
 
-from configs.sweeps import degradation as sweep
 from experiments.results.archive import ResultsArchive
 from experiments.sweeps import launch
+from experiments.sweeps.models import DEGRADATION_MODELS
 from experiments.sweeps.plan import Plan, grid, make_plans
 from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
@@ -35,7 +35,9 @@ from flaxres.files import expand_home
 MAX_SEEDS = 1_000
 
 MODELS = flags.DEFINE_list(
-    "models", sweep.MODELS, "Models whose first seed is trained first, e.g. plain-20,resnet-20."
+    "models",
+    DEGRADATION_MODELS,
+    "Models whose first seed is trained first, e.g. plain-20,resnet-20.",
 )
 DEEP_MODELS = flags.DEFINE_list(
     "deep_models",

@@ -170,6 +170,18 @@ def _check_environment() -> None:
         )
 
 
+def check_models(names: Sequence[str]) -> None:
+    """Checks the names of models in a flag, before a program starts other processes for them.
+
+    Raises:
+      ConfigError: no CIFAR model has one of the names.
+    """
+    from flaxres.config import check_config, default_config, set_model
+
+    for name in names:
+        check_config(set_model(default_config(), name))
+
+
 def parse_integers(flag: flags.FlagHolder[list[str]], minimum: int, maximum: int) -> list[int]:
     """Returns the integers of a list flag.
 

@@ -12,8 +12,9 @@ Eight models with three seeds each. `make degradation` trains those with seed 0 
 from typing import Any
 
 from experiments.sweeps import grid
+from experiments.sweeps.models import DEGRADATION_MODELS
 
-MODELS = [f"{family}-{depth}" for depth in (20, 32, 44, 56) for family in ("plain", "resnet")]
+MODELS = DEGRADATION_MODELS  # plain-20, resnet-20, ..., plain-56, resnet-56
 SEEDS = range(3)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import configs
 from experiments.analyses.base import TrainedRun
 from experiments.analyses.identity_init import check_deeper
 from experiments.results.run_names import run_name
@@ -20,7 +19,7 @@ from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.models.names import model_fields
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
 
-CONFIGS_DIR = Path(configs.__file__).parent
+CONFIGS_DIR = Path(__file__).resolve().parents[2] / "configs"
 DEFAULT_CONFIG = "cifar10"  # a config file with the default values
 METRICS = {"train_error": "training error", "test_error": "test error"}
 

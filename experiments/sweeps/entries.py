@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,13 @@ def check_name(name: str, config: ConfigDict) -> None:
         raise ConfigError(
             f"the name of a variant must have at most {MAX_NAME_BYTES} bytes, got {shown(name)}"
         )
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"the name of a run must have characters of {sys.getfilesystemencoding()}, the "
+            f"encoding of this locale, got {shown(name)}; set a UTF-8 locale, e.g. LC_ALL=C.UTF-8"
+        ) from None
     if not has_replicas and int(match[1]) != config.seed:
         raise ConfigError(f"run {name!r} must have the seed of its name, got seed {config.seed}")
 

@@ -138,3 +138,18 @@ def test_a_data_set_without_tensorflow(tmp_path):
 def test_environments_of_jax(tmp_path, variables, part):
     outcome = run_command("flaxres.main", DIGITS, f"--workdir={tmp_path / 'run'}", env=variables)
     assert_error(outcome, part, code=2)
+
+
+def test_a_package_named_configs_in_the_current_directory(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/__init__.py").touch()
+    config = f"--config={ROOT / 'configs/digits.py'}"
+    for program in ("experiments.degradation", "experiments.reproduction"):
+        outcome = run_command(program, config, "--models=foo", cwd=tmp_path)
+        assert_error(outcome, "model name must be", code=2)
+
+
+def test_a_current_directory_in_which_nothing_can_be_written():
+    config = f"--config={ROOT / 'configs/digits.py'}:resnet-8"
+    outcome = run_command("flaxres.main", config, cwd="/proc")
+    assert_error(outcome, "workdir runs/digits/resnet-8-seed0 cannot be written", code=1)
