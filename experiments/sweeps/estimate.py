@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from rich.table import Table
 
 from experiments.executors.base import Executor, Task
@@ -16,6 +16,7 @@ from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress_table import format_duration
 from experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.errors import UserError
+from flaxres.run.schemas import shown
 from flaxres.terminal import print_table
 
 POLL_SECONDS = 0.2
@@ -115,9 +116,15 @@ def measure_on(executor: Executor, task: Task, directory: Path) -> dict[str, flo
     except BaseException:
         job.kill()
         raise
-    output = log.read_text() if log.exists() else ""
+    output = log.read_text(errors="replace") if log.exists() else ""
     last_line = (output.strip().splitlines() or ["no output"])[-1]
     if exit_status.code:
         reason = exit_status.reason or last_line
         raise UserError(f"measuring the speed of {task.name} failed: {reason}")
-    return json.loads(last_line)
+    try:
+        return msgspec.json.decode(last_line, type=dict[str, float])
+    except (msgspec.MsgspecError, ValueError):
+        raise UserError(
+            f"measuring the speed of {task.name} failed: its last line of output must be a JSON "
+            f"object of numbers, got {shown(last_line)}"
+        ) from None
