@@ -165,3 +165,12 @@ def test_a_signal_stops_all_runs(sweep):
     assert messages[-1] == (
         "Stopped with 3 of 3 runs unfinished. Rerun the same command to resume."
     )
+
+
+def test_a_permanent_error_is_logged_once_and_not_retried_for_every_run(sweep):
+    missing = ExitStatus(1, "data set 'a' is missing")
+    codes = {model: [missing] * 5 for model in ("plain-8", "plain-14", "plain-26")}
+    runs, messages, executor = sweep(list(codes), codes, capacity=1)
+    assert {run.state for run in runs.values()} == {RunState.FAILED}
+    assert sum("data set 'a' is missing" in message for message in messages) == 1
+    assert len(executor.order) < 9  # not every run is started three times
