@@ -33,19 +33,16 @@ SLURM = [
         ("--gpus_per_run=0.5",),
         "--gpus_per_run must be a whole number with --executor=slurm, got 0.5",
     ),
-    (
-        ("--gpus_per_run=nan",),
-        "--gpus_per_run must be a whole number with --executor=slurm, got nan",
-    ),
-    (("--gpus_per_run=-1",), "a SLURM job needs at least 1 minute, 1 CPU, 0 GPUs"),
-    (("--time_limit=0",), "a SLURM job needs at least 1 minute, 1 CPU, 0 GPUs"),
+    (("--gpus_per_run=nan",), "--gpus_per_run must be a finite number, got nan"),
+    (("--gpus_per_run=-1",), "--gpus_per_run=-1: -1.0 is not a non-negative number"),
+    (("--time_limit=0",), "--time_limit=0: 0 is not a positive integer"),
 ]
 RAY = [
     (("--ray_resources=TPU",), "--ray_resources must be NAME=VALUE,..., got ['TPU']"),
     (("--ray_resources=TPU=x",), "--ray_resources must be NAME=NUMBER,..., got ['TPU=x']"),
-    (("--ray_resources=TPU=nan",), "a number that is at least 0, got TPU=nan"),
-    (("--gpus_per_run=inf",), "a number that is at least 0, got gpus_per_run=inf"),
-    (("--processes_per_run=0",), "processes_per_run must be at least 1, got 0"),
+    (("--ray_resources=TPU=nan",), "--ray_resources must be NAME=NUMBER,..., got ['TPU=nan']"),
+    (("--gpus_per_run=inf",), "--gpus_per_run must be a finite number, got inf"),
+    (("--processes_per_run=0",), "--processes_per_run=0: 0 is not a positive integer"),
 ]
 CASES = [("slurm", *case) for case in SLURM] + [("ray", *case) for case in RAY]
 
