@@ -1,4 +1,7 @@
-"""Differences between two fingerprints of data sets, in words: `describe_differences`."""
+"""Differences between two fingerprints of data sets, in words.
+
+`describe_differences` lists all of them, `describe_labels` those in the labels of folders.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,33 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     if before.dataset and not lines:
         lines.append("the digests of the data differ")
     return lines
+
+
+def describe_labels(
+    before: Fingerprint, after: Fingerprint, classes: Sequence[str] = ()
+) -> str | None:
+    """Returns how the labels of folders change: 'labels change: a 0 -> 1, b (was c) 2 -> 0'.
+
+    Args:
+      before: the earlier fingerprint.
+      after: the later fingerprint.
+      classes: names of the classes that the run keeps, ordered by label; empty for all.
+
+    Returns:
+      The line; None if no label changes, or the data set is no folder.
+    """
+    if not after.is_folder:
+        return None
+    old, new = (list(classes or fingerprint.classes) for fingerprint in (before, after))
+    renamed = _renamed_folders(before, after) if before.is_folder else {}
+    changes = []
+    for label, name in enumerate(old):
+        new_name = renamed.get(name, name)
+        if new_name in new and new.index(new_name) != label:
+            former = f" (was {name})" if new_name != name else ""
+            changes.append((new.index(new_name), f"{new_name}{former} {label} -> "))
+    changes_by_label = [f"{text}{label}" for label, text in sorted(changes)]
+    return f"labels change: {first_few(changes_by_label, MAX_NAMES)}" if changes else None
 
 
 def _class_files(fingerprint: Fingerprint) -> dict[str, dict[str, FileList]]:

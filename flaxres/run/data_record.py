@@ -19,7 +19,11 @@ from ml_collections import ConfigDict
 
 from flaxres.data import Sources
 from flaxres.data.fingerprint import Fingerprint
-from flaxres.data.fingerprint_differences import describe_differences, join_differences
+from flaxres.data.fingerprint_differences import (
+    describe_differences,
+    describe_labels,
+    join_differences,
+)
 from flaxres.errors import DamagedFileError, DataChangedError, WorkdirError, one_line, printable
 from flaxres.files import open_regular, write_atomically
 from flaxres.run.input_spec import INPUT_SPEC_FILE, InputSpec, read_input_spec, store_input_spec
@@ -75,6 +79,14 @@ class RunData:
     record: DataRecord | None
     before: Fingerprint | None
     differences: tuple[str, ...]
+
+    def accepted_change(self) -> str | None:
+        """Returns one line on the accepted differences, or None if there are none."""
+        if not self.differences:
+            return None
+        # The labels, which come last, must not be cut off.
+        differences = join_differences(self.differences[:-1])
+        return "; ".join(filter(None, (differences, self.differences[-1])))
 
     def store(
         self,
@@ -170,10 +182,17 @@ def check_data(
         before = Fingerprint("", tuple(map(printable, input_spec.class_names)))
     present = sources.fingerprint
     differences = _differences(workdir, before, present)
+    labels = None if before is None else describe_labels(before, present, _classes(config))
     if differences and not allow_change:
+        advice = (
+            f"{labels}. Restore the data, or choose another --workdir; --allow_data_change trains "
+            "on with the new labels"
+            if labels
+            else "restore the data, choose another --workdir, or continue with these data by "
+            "--allow_data_change"
+        )
         raise DataChangedError(
-            f"the data of {workdir} have changed: {join_differences(differences)}; restore the "
-            "data, choose another --workdir, or continue with these data by --allow_data_change"
+            f"the data of {workdir} have changed: {join_differences(differences)}; {advice}"
         )
     num_classes = sources.num_classes if input_spec is None else input_spec.num_classes
     if num_classes != sources.num_classes:
@@ -183,7 +202,11 @@ def check_data(
             f"the data, or train another --workdir with --init_from={workdir} and "
             "--config.transfer.new_head=True"
         )
-    return RunData(present, record, before, tuple(differences))
+    return RunData(present, record, before, (*differences, *([labels] if labels else [])))
+
+
+def _classes(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(map(printable, config.dataset.classes))
 
 
 def _read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec | None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset, open_sources
-from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError
+from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError, print_note
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
@@ -65,9 +65,17 @@ def train_and_evaluate(
         config = resolve_stride(config, workdir if has_run else None)
     record = finished_record(config, workdir) if has_run else None
     if record and _is_final_checkpoint_valid(config, workdir):
+        with raise_on_all_processes():
+            for directory in (workdir, *replicas.replica_runs(config, workdir)):
+                check_metrics(config, directory, config.num_steps)
         if is_main_process():
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+            if allow_data_change:
+                print_note(
+                    f"--allow_data_change has no effect, because {workdir} is finished; its data "
+                    "are not read"
+                )
         return record
     with raise_on_all_processes():
         if config.init_from is not None and not has_checkpoint(workdir):
@@ -115,6 +123,8 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
             _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
         with raise_on_all_processes():
             if is_main_process():
+                if change := run_data.accepted_change():
+                    terminal.log(f"note: {workdir} continues with changed data: {change}")
                 run_data.store(workdir, config, step, dataset.mean_image)
         with raise_on_all_processes():
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():

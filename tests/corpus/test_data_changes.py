@@ -31,6 +31,9 @@ FLAGS = (
 )
 FOLDER_FLAGS = (*FLAGS, "--config.dataset.name=folder", "--config.dataset.image_size=8")
 ADVICE = "restore the data, choose another --workdir, or continue with these data by --allow_data_"
+LABELS_ADVICE = (
+    "Restore the data, or choose another --workdir; --allow_data_change trains on with the "
+)
 
 
 def make_unfinished(workdir):
@@ -112,11 +115,35 @@ def replace_class(data):
 
 CHANGES = {
     "renamed": (lambda data: rename(data, "blue", "cyan"), ["folders renamed: blue -> cyan;"]),
-    "order": (lambda data: rename(data, "blue", "zinc"), ["folders renamed: blue -> zinc;"]),
-    "exchanged": (exchange, ["class folders renamed: blue -> red, red -> blue;"]),
-    "case": (lambda data: rename(data, "red", "Red"), ["class folders renamed: red -> Red;"]),
-    "added class": (add_class, ["class folders added: black (22 images);"]),
-    "removed class": (remove_class, ["class folders removed: green (22 images);"]),
+    "order": (
+        lambda data: rename(data, "blue", "zinc"),
+        [
+            "folders renamed: blue -> zinc; labels",
+            " change: green 1 -> 0, red 2 -> 1, zinc (was blue) 0 -> 2. R",
+        ],
+    ),
+    "exchanged": (
+        exchange,
+        [
+            "class folders renamed: blue -> red, red -> blue; labels",
+            " change: blue (was red) 2 -> 0, red (was blue) 0 -> 2. R",
+        ],
+    ),
+    "case": (
+        lambda data: rename(data, "red", "Red"),
+        [
+            "class folders renamed: red -> Red; labels",
+            " change: Red (was red) 2 -> 0, blue 0 -> 1, green 1 -> 2. R",
+        ],
+    ),
+    "added class": (
+        add_class,
+        ["class folders added: black (22 images); labels change: blue 0 -> 1, green 1"],
+    ),
+    "removed class": (
+        remove_class,
+        ["class folders removed: green (22 images); labels change: red 2 -> 1. R"],
+    ),
     "added": (add_images, ["added 2 images in train/green (a.jpg, b.jpg);"]),
     "test": (
         lambda data: add_images(data, "test"),
@@ -141,7 +168,12 @@ CHANGES = {
     ),
     "replaced": (
         replace_class,
-        ["removed: red (22 images)", "renamed: green -> red;", "1 image in train/red (n.jpg)"],
+        [
+            "removed: red (22 images)",
+            "renamed: green -> red;",
+            "1 image in train/red (n.jpg)",
+            "; labels change: red (was green) 1 -> 2. R",
+        ],
     ),
     "control characters": (
         lambda data: add_images(data, files=["\x1b[31m\n.jpg"]),
@@ -161,7 +193,8 @@ def test_a_resume_with_changed_data_stops_before_it_writes(root, case):
     before = content(root / "run")
     outcome = main(root)
     assert_error(outcome, "the data of", root / "run", "have changed: ", *parts, code=2)
-    assert ADVICE in outcome.stderr
+    is_relabeled = any(" change: " in part for part in parts)
+    assert (LABELS_ADVICE if is_relabeled else ADVICE) in outcome.stderr
     assert content(root / "run") == before
 
 
@@ -179,6 +212,15 @@ def test_the_same_data_elsewhere_are_no_change(root):
     outcome = main(root)
     assert outcome.code == 0
     assert "is finished" in outcome.stdout
+    assert outcome.stderr == ""
+    outcome = main(root, "--allow_data_change")
+    assert outcome.code == 0
+    assert outcome.stderr.startswith("note: --allow_data_change has no effect, because ")
+    # All its metrics are checked.
+    path = root / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], '{"step": 2, ', lines[2], ""]))
+    assert_error(main(root), "metrics.jsonl, line 2 is not valid JSON", code=1)
 
 
 def test_an_allowed_change_is_recorded(root):
@@ -198,14 +240,17 @@ def test_an_allowed_change_is_recorded(root):
     assert change["differences"] == [
         "class folders renamed: blue -> zinc",
         "added 2 images in train/green (a.jpg, b.jpg)",
+        "labels change: green 1 -> 0, red 2 -> 1, zinc (was blue) 0 -> 2",
     ]
+    text = " ".join(outcome.stderr.split())
+    assert text.count(f"run continues with changed data: {'; '.join(change['differences'])}") == 1
     with np.load(root / "run" / "inputs.npz") as file:
         assert list(file["class_names"]) == ["green", "red", "zinc"]
     assert (root / "run" / "inputs-before-step-2.npz").read_bytes() == inputs
     # The changed data are now those of the run.
     remove_class(root / "data")
     make_unfinished(root / "run")
-    parts = "have changed: class folders removed: green (24 images); restore"
+    parts = "have changed: class folders removed: green (24 images); labels change"
     assert_error(main(root), parts, code=2)
 
 

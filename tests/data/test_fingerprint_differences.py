@@ -11,7 +11,11 @@ from flaxres.data.fingerprint import (
     SplitFingerprint,
     unknown_data,
 )
-from flaxres.data.fingerprint_differences import describe_differences, join_differences
+from flaxres.data.fingerprint_differences import (
+    describe_differences,
+    describe_labels,
+    join_differences,
+)
 
 
 def folder(keep_listing=True, **splits):
@@ -130,6 +134,21 @@ def test_data_of_which_only_the_classes_are_known():
     ):
         assert describe_differences(Fingerprint("", classes), after) == expected
     assert describe_differences(unknown_data(), unknown_data()) == []
+
+
+def test_labels():
+    before = folder(train={"cat": {"0": 1}, "dog": {"1": 1}, "emu": {"2": 1}})
+    renamed = folder(train={"kat": {"0": 1}, "dog": {"1": 1}, "emu": {"2": 1}})
+    expected = "labels change: dog 1 -> 0, emu 2 -> 1, kat (was cat) 0 -> 2"
+    assert describe_labels(before, renamed) == expected
+    assert describe_labels(before, renamed, ("emu", "dog")) is None  # the run keeps their labels
+    same_order = folder(train={"cab": {"0": 1}, "dog": {"1": 1}, "emu": {"2": 1}})
+    assert describe_labels(before, same_order) is None
+    many = {f"c{i}": {str(i): 1} for i in range(9)}
+    line = describe_labels(folder(train=many), folder(train={"a": {"a": 1}, **many}))
+    assert line == (
+        "labels change: c0 0 -> 1, c1 1 -> 2, c2 2 -> 3, c3 3 -> 4, c4 4 -> 5 and 4 more"
+    )
 
 
 def test_many_differences_are_cut_off():
