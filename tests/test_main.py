@@ -47,6 +47,8 @@ def test_train_evaluate_and_rerun(python, tmp_path):
 
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--config.seed=1")
     fails(done, 1, "seed is 0 in the workdir and 1 in this config", "choose another --workdir")
+    assert "such as --config.seed=0, or choose" in done.stderr
+    assert "the learning rate is " not in done.stderr
 
 
 def test_a_table_of_models(python):
@@ -117,7 +119,7 @@ def test_a_prepared_tfds_set(python, tmp_path):
         (("--config=configs/digits.py", "train"), ("unexpected arguments: train",)),
         (
             ("--config=configs/digits.py:resnet-51",),
-            ("depth must be 6n+2 (20, 32, 44, ...), got 51",),
+            ("depth must be 6n+2 (8, 14, 20, 26, ...), got 51",),
         ),
         (("--config=configs/digits.py", "--config.model.shortcut=D"), ("got 'D'",)),
         (("--config=configs/digits.py", "--config.model.name=alexnet"), ("got 'alexnet'",)),

@@ -204,7 +204,7 @@ def _evaluate_replicas(
 ) -> Record:
     """Returns means over the replicas of a run, evaluated by the programs that trained them."""
     _check_splits(splits)
-    if not check_same_config(workdir, config):
+    if not check_same_config(workdir, config, is_training=False):
         raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
     config = resolve_stride(config, workdir)
     sources = open_sources(config.dataset)

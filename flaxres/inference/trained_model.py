@@ -147,7 +147,7 @@ def load_trained_model(
     check_config(config)
     if batch_stats == "population":
         check_has_statistics(config)
-    if not check_same_config(directory, config):
+    if not check_same_config(directory, config, is_training=False):
         raise _no_run_error(directory)
     config = resolve_stride(config, directory)
     if config.num_replicas > 1:

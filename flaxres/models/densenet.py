@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from flaxres.models.layers import STEM_STRIDES, BaseModel, Layers, apply_stem, check_size, classify
+from flaxres.models.layers import (
+    STEM_STRIDES,
+    BaseModel,
+    Layers,
+    apply_stem,
+    check_size,
+    classify,
+    depth_error,
+)
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
 BOTTLENECK = 4  # bottleneck filters for each channel of the growth rate (Huang17, section 3)
@@ -51,7 +59,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     period = 6 if block == "bottleneck" else 3
     n, rest = divmod(depth - 4, period)
     if n < 1 or rest:
-        raise ValueError(f"depth must be {period}n+4 (40, 100, ...), got {depth}")
+        raise depth_error(depth, period, 4, IMAGENET_STAGES)
     return (n,) * 3
 
 

@@ -70,7 +70,8 @@ def model_name(model: ConfigDict) -> str:
         if model.stem == "imagenet":
             return name
         bc = "-bc" if model.block == "bottleneck" else ""
-        return f"densenet{bc}-{model.depth}-{model.growth_rate}"
+        growth_rate = f"-{model.growth_rate}" if model.growth_rate else ""
+        return f"densenet{bc}-{model.depth}{growth_rate}"
     elif model.name == "vgg":
         return name + "-skip" * model.skip
     if model.name in ("plain", "resnet", "preact"):

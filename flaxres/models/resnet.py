@@ -26,6 +26,7 @@ from flaxres.models.layers import (
     apply_stem,
     check_size,
     classify,
+    depth_error,
     is_frozen,
 )
 from flaxres.models.norms import norm_relu
@@ -68,8 +69,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     period = 3 * LAYERS_PER_BLOCK[block]
     n, rest = divmod(depth - 2, period)
     if n < 1 or rest:
-        examples = ", ".join(str(period * n + 2) for n in (3, 5, 7))
-        raise ValueError(f"depth must be {period}n+2 ({examples}, ...), got {depth}")
+        raise depth_error(depth, period, 2, set().union(*IMAGENET_STAGES.values()))
     return (n,) * 3
 
 

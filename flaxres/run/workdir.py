@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from flaxres.errors import (
     one_line,
     print_note,
 )
+from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
@@ -138,8 +140,13 @@ def open_workdir(
         yield previous_info, locked
 
 
-def check_same_config(workdir: Path, config: ConfigDict) -> bool:
+def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = True) -> bool:
     """Checks that a workdir holds no run of another config.
+
+    Args:
+      workdir: directory of the run; need not exist.
+      config: the given config.
+      is_training: if False, the message advises how to read the run.
 
     Returns:
       True if the workdir holds a run of `config`, False if it holds none.
@@ -167,16 +174,40 @@ def check_same_config(workdir: Path, config: ConfigDict) -> bool:
         check_no_sweep(workdir)
         return False
     stored, given = read_config(workdir), flatten(config)
+    fields = differing_fields(stored, given)
     differences = [
-        f"{field} is {stored.get(field)!r} in the workdir and {given.get(field)!r} in this config"
-        for field in differing_fields(stored, given)
+        f"{field} is {_shown_field(stored.get(field))} in the workdir and "
+        f"{_shown_field(given.get(field))} in this config"
+        for field in fields
     ]
     if differences:
+        advice = (
+            f"{_repeat_overrides(stored, fields)}, or choose another --workdir"
+            if is_training
+            else "leave out --config to use the config in the workdir"
+        )
         raise WorkdirError(
             f"workdir {workdir} holds a run of another config: "
-            f"{first_few(differences, MAX_DIFFERENCES, '; ')}; choose another --workdir"
+            f"{first_few(differences, MAX_DIFFERENCES, '; ')}; {advice}"
         )
     return True
+
+
+def _shown_field(value: object) -> str:
+    """Returns a value of a flattened config as on a command line, where lists are tuples."""
+    return shown(tuple(value) if isinstance(value, list) else value)
+
+
+def _repeat_overrides(stored: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """Returns the advice to give the fields of a run again that differ."""
+    # The name of the model sets its fields, and turns the warm-up on for deep models.
+    overrides = [f for f in fields if f in stored and not f.startswith(("model.", "warmup."))]
+    if not overrides:
+        return "repeat the model and the overrides of the first command"
+    value = stored[overrides[0]]
+    text = str(tuple(value)).replace(", ", ",") if isinstance(value, list) else str(value)
+    example = f"--config.{overrides[0]}={shlex.quote(text)}"
+    return f"repeat the overrides of the first command, such as {example}"
 
 
 def check_no_sweep(workdir: Path) -> None:

@@ -16,10 +16,13 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Float32, Int32, Num
 from ml_collections import ConfigDict
 
+from flaxres.errors import first_few
 from flaxres.training.fine_tuning import frozen_leaves
 from flaxres.training.metrics import Leaf
 
 PyTree = Any
+
+MAX_NAMES = 5  # boundaries in a message
 
 
 def kernel_mask(params: PyTree) -> PyTree:
@@ -102,6 +105,22 @@ class Warmup:
             wrong=jnp.where(window_ends, 0.0, wrong),
             count=jnp.where(window_ends, 0.0, count),
         )
+
+
+def describe_unreached_boundaries(config: ConfigDict) -> str | None:
+    """Returns a line on the boundaries that the run does not reach, or None if it reaches all."""
+    unreached = [step for step in config.boundaries if step >= config.num_steps]
+    if config.schedule != "piecewise-constant" or not unreached:
+        return None
+    reached = config.boundaries[: -len(unreached)]
+    names = f"boundaries ({first_few([*map(str, unreached)], MAX_NAMES)}) are"
+    if len(unreached) == 1:
+        names = f"boundary {unreached[0]} is"
+    effect = f"is lowered only at {first_few([*map(str, reached)], MAX_NAMES)}"
+    return (
+        f"the {names} not below num_steps ({config.num_steps}), so the learning rate "
+        f"{effect if reached else 'is never lowered'}"
+    )
 
 
 def learning_rate(config: ConfigDict, step: Int32[Array, ""], warmup: Warmup) -> Float32[Array, ""]:

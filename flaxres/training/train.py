@@ -35,6 +35,7 @@ from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due
 from flaxres.training.initial_weights import check_pretrained_weights
 from flaxres.training.loop import TrainLoop
+from flaxres.training.optimizer import describe_unreached_boundaries
 from flaxres.training.restore import has_checkpoint, train_state_shapes
 from flaxres.training.train_state import TrainState
 
@@ -119,6 +120,8 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
         state, step = _restore_or_initialize(
             config, compiled_steps, checkpoints, directories, terminal.log
         )
+        if step == 0 and (note := describe_unreached_boundaries(config)):
+            terminal.log(f"note: {note}")
         if step and config.bn_scope == "device":
             _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
         with raise_on_all_processes():

@@ -32,6 +32,7 @@ MAIN = [
     ((DIGITS, "--top=2"), "--top=2 applies to --mode=predict"),
     ((DIGITS, "--mode=summary", "--models=foo"), "model name must be"),
     ((DIGITS, "--mode=summary", "--models=resnet-21"), "model resnet-21: depth must be 6n+2"),
+    ((DIGITS, "--mode=summary", "--models=densenet-121"), "model densenet-121: the name has no"),
     ((DIGITS, "--mode=summary", "--models=,"), "--models=, has an empty element"),
     (("--mode=eval",), "--workdir is missing"),
     (("--mode=eval", "--workdir=~nosuch/x"), HOME),

@@ -80,7 +80,7 @@ MODELS = [
     ("resnet56", "got 'resnet56'; did you mean 'resnet-56'?"),
     ("r\u00e9snet-20", "did you mean 'resnet-20'?"),
     ("resnet-\u0662\u0660", "model name must be"),  # Arabic digits
-    ("resnet-21", "model resnet-21: depth must be 6n+2 (20, 32, 44, ...), got 21"),
+    ("resnet-21", "model resnet-21: depth must be 6n+2 (8, 14, 20, 26, ...), got 21"),
     ("resnet-60000002", "model.depth must be at most 100,000, got 60000002"),
     ("resnet-" + "9" * 5000, "model name must be"),
     ("resnet-20\n", r"got 'resnet-20\n'"),

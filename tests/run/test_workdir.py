@@ -46,7 +46,7 @@ def test_another_config_is_rejected_with_the_differing_fields(tmp_path, config):
     config.boundaries = (7,)
     with pytest.raises(WorkdirError) as caught:
         make_workdir(tmp_path, config, {})
-    assert "boundaries is [10, 15] in the workdir and [7] in this config" in str(caught.value)
+    assert "boundaries is (10, 15) in the workdir and (7,) in this config" in str(caught.value)
     assert "model.depth is 8 in the workdir and 14 in this config" in str(caught.value)
     assert "seed is 0 in the workdir and 5 in this config" in str(caught.value)
     assert (tmp_path / "config.json").read_text() == old_content
@@ -116,3 +116,21 @@ def test_a_damaged_config_is_rejected(tmp_path, config):
     with pytest.raises(WorkdirError, match="is not valid JSON"):
         make_workdir(tmp_path, config, {})
     assert (tmp_path / "config.json").read_text() == "{"
+
+
+def test_the_advice_for_another_config(tmp_path, config):
+    config.boundaries = (2, 3)
+    make_workdir(tmp_path, config, {})
+    other = config.copy_and_resolve_references()
+    other.boundaries = (2,)
+    parts = r"boundaries is \(2, 3\) in the workdir and \(2,\) in this config; "
+    with pytest.raises(
+        WorkdirError, match=parts + r"rep.* such as --config.boundaries='\(2,3\)', o"
+    ):
+        check_same_config(tmp_path, other)
+    with pytest.raises(WorkdirError, match=parts + "leave out --config to use the config in the"):
+        check_same_config(tmp_path, other, is_training=False)
+    other = config.copy_and_resolve_references()
+    other.model.norm = "none"
+    with pytest.raises(WorkdirError, match="; repeat the model and the overrides of the first com"):
+        check_same_config(tmp_path, other)

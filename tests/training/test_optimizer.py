@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from configs import cifar10
-from flaxres.training.optimizer import Warmup, kernel_mask, learning_rate, make_optimizer
+from flaxres.training.optimizer import (
+    Warmup,
+    describe_unreached_boundaries,
+    kernel_mask,
+    learning_rate,
+    make_optimizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -181,3 +187,27 @@ def test_steps_match_pytorch(nesterov):
         np.testing.assert_allclose(
             params["kernel"], torch_param.detach().numpy(), rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "boundaries", "num_steps", "expected"),
+    [
+        (
+            *("piecewise-constant", (150, 225), 40),
+            "the boundaries (150, 225) are not below num_steps (40), so the learning rate is never "
+            "lowered",
+        ),
+        (
+            *("piecewise-constant", (150, 225), 225),
+            "the boundary 225 is not below num_steps (225), so the learning rate is lowered only "
+            "at 150",
+        ),
+        ("piecewise-constant", (150, 225), 226, None),
+        ("piecewise-constant", (), 40, None),
+        ("cosine", (150, 225), 40, None),
+    ],
+)
+def test_boundaries_that_are_not_reached(schedule, boundaries, num_steps, expected):
+    config = cifar10.get_config("resnet-20")
+    config.update({"schedule": schedule, "boundaries": boundaries, "num_steps": num_steps})
+    assert describe_unreached_boundaries(config) == expected
