@@ -143,7 +143,7 @@ def main() -> None:
             expand_home(config.init_from, "--init_from")
     if mode == "summary":
         from flaxres import summary
-        from flaxres.pretrained.stride import resolve_stride
+        from flaxres.pretrained.stride_on import resolve_stride
 
         if MODELS.value:
             configs = [cli.with_model(config, name) for name in MODELS.value]

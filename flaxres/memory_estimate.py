@@ -1,8 +1,8 @@
-"""Lower bound of the memory that a run needs, compared with that of its devices.
+"""Lower bound on the memory of a run, checked against the machine and its devices.
 
-A run that clearly exceeds it is refused at once, with the field to lower, instead of ending after
-minutes with an out-of-memory error. Only what every implementation has to store is counted, so a
-run that would fit is never refused.
+A run that needs more is refused at once, with the field to lower, instead of ending after minutes
+with an out-of-memory error. Only what every implementation has to store is counted, so a run that
+would fit is never refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -20,10 +21,11 @@ from flaxres.errors import ConfigError
 from flaxres.models.sizes import first_activations, min_params
 
 FLOAT32_BYTES = 4
-WORKER_BYTES = 4 * 2**20  # private memory of a decode worker; real ones need several times more
-# Ordinary sizes of the fields that decide the memory. An error names the field that exceeds its
-# size by the largest factor.
-ORDINARY_SIZES: Mapping[str, float] = {
+# Private memory of a decode worker; a real worker uses several times as much.
+WORKER_BYTES = 4 * 2**20
+# Typical values of the fields that determine memory. An error names the field that exceeds its
+# typical value most.
+TYPICAL_VALUES: Mapping[str, float] = {
     "batch_size": 256,
     "num_replicas": 4,
     "dataset.image_size": 224,
@@ -37,6 +39,27 @@ ORDINARY_SIZES: Mapping[str, float] = {
 }
 
 
+class Memory(NamedTuple):
+    """Memory of the machine or of its local devices.
+
+    Attributes:
+      size: total size in bytes.
+      num_devices: number of devices that have this memory together.
+      is_host: True for the memory of the machine, including its swap space.
+    """
+
+    size: int
+    num_devices: int = 1
+    is_host: bool = False
+
+    def __str__(self) -> str:
+        """Returns a clause for an error message, such as 'the device has 80 GiB'."""
+        if self.is_host:
+            return f"this machine has {_gib(self.size)} GiB, swap included"
+        owner = "device has" if self.num_devices == 1 else f"{self.num_devices} devices have"
+        return f"the {owner} {_gib(self.size)} GiB"
+
+
 def check_memory(config: ConfigDict, train: bool = True) -> None:
     """Checks that a run can fit into the memory of this machine and its devices.
 
@@ -47,35 +70,38 @@ def check_memory(config: ConfigDict, train: bool = True) -> None:
       train: True for training, False if only the model is used.
 
     Raises:
-      ConfigError: the run needs more memory than there is.
+      ConfigError: the run needs more memory than is available.
     """
-    host, device, num_devices = host_memory(), *device_memory()
+    host = Memory(host_memory(), is_host=True)
+    device, num_devices = device_memory()
     params = min_params(config.model, image_size(config))
     copies = 2 if train else 1  # the parameters and their momentum
-    _compare(
+    _require_memory(
         config,
         config.num_replicas * params * copies * FLOAT32_BYTES,
         device,
         "parameters" + " and momentum" * train,
-        ("num_replicas", *(field for field in ORDINARY_SIZES if field.startswith("model."))),
+        ("num_replicas", *(field for field in TYPICAL_VALUES if field.startswith("model."))),
     )
     if not train:
         return
     local_batch = -(-config.batch_size // jax.process_count())
-    bytes_per_image = image_bytes(config)
-    _compare(
+    bytes_per_image = min_activation_bytes(config)
+    _require_memory(
         config,
         local_batch * bytes_per_image,
-        device * num_devices,
+        device._replace(size=device.size * num_devices, num_devices=num_devices),
         "the first layer's outputs for one batch",
         ("batch_size", "dataset.image_size", "model.widths", "model.growth_rate"),
     )
     if config.dataset.placement == "stream" or crops_on_host(config):
         num_images = min(config.dataset.prefetch, config.num_steps) * local_batch
         decoded = num_images * max(1, image_size(config)) ** 2
-        _compare(config, decoded, host, "decoded batches", ("dataset.prefetch", "batch_size"))
+        _require_memory(
+            config, decoded, host, "decoded batches", ("dataset.prefetch", "batch_size")
+        )
         workers = min(config.dataset.workers, num_images) * WORKER_BYTES
-        _compare(config, workers, host, "decode worker processes", ("dataset.workers",))
+        _require_memory(config, workers, host, "decode worker processes", ("dataset.workers",))
 
 
 def check_crop_memory(config: ConfigDict, size: int, requested_by: str) -> None:
@@ -90,22 +116,22 @@ def check_crop_memory(config: ConfigDict, size: int, requested_by: str) -> None:
       ConfigError: the outputs need more memory than a device has.
     """
     needed, (device, _) = _activation_bytes(config, size), device_memory()
-    if needed > device:
+    if needed > device.size:
         raise ConfigError(
-            f"{requested_by} needs at least {_gib(needed)} GiB of memory for one image, and the "
-            f"device has {_gib(device)} GiB; choose a smaller size"
+            f"{requested_by} needs at least {_gib(needed)} GiB of memory for one image, and "
+            f"{device}; choose a smaller size"
         )
 
 
 def image_size(config: ConfigDict) -> int:
-    """Returns the height and width of a run's images, in pixels; 0 if the config lacks them."""
+    """Returns the side length of the input images, in pixels; 0 if it is not set."""
     if config.dataset.image_size == 0 and config.dataset.name == "digits":
         return DIGITS_SHAPE[0]
     return config.dataset.image_size
 
 
-def image_bytes(config: ConfigDict) -> int:
-    """Returns the bytes of the first layer's outputs for one image, at least."""
+def min_activation_bytes(config: ConfigDict) -> int:
+    """Returns a lower bound on the bytes of the first layer's outputs for one image."""
     return _activation_bytes(config, max(1, image_size(config)))
 
 
@@ -124,37 +150,43 @@ def host_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def device_memory() -> tuple[int, int]:
-    """Returns the bytes of one device's memory, and the number of devices that each have them.
+def device_memory() -> tuple[Memory, int]:
+    """Returns the memory of one local device, and the number of local devices.
 
     The virtual devices of a CPU share the memory of the machine and count as one.
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
     if jax.default_backend() == "cpu" or not known:
-        return host_memory(), 1
-    return max(known), len(known)
+        return Memory(host_memory(), is_host=True), 1
+    return Memory(max(known)), len(known)
 
 
-def _compare(
-    config: ConfigDict, needed: int, available: int, purpose: str, fields: tuple[str, ...]
+def _require_memory(
+    config: ConfigDict, needed: int, available: Memory, purpose: str, fields: tuple[str, ...]
 ) -> None:
-    """Raises ConfigError with the field to lower if `needed` exceeds `available`."""
-    if needed <= available:
+    """Raises a ConfigError with the field to lower if `needed` bytes exceed `available`."""
+    if needed <= available.size:
         return
-    values = {field: _largest(config, field) for field in fields}
-    field = max(fields, key=lambda field: values[field] / ORDINARY_SIZES.get(field, 1))
+    largest = {field: _largest(config, field) for field in fields}
+    field = max(fields, key=lambda field: largest[field] / TYPICAL_VALUES.get(field, 1))
+    is_tuple = isinstance(_value(config, field), tuple | list)
+    given = f"{'; its largest value is' if is_tuple else ', which is'} {largest[field]:,}"
     raise ConfigError(
-        f"the run needs at least {_gib(needed)} GiB of memory for {purpose}, and the device has "
-        f"{_gib(available)} GiB; lower {field}, which is {values[field]:,}"
+        f"the run needs at least {_gib(needed)} GiB of memory for {purpose}, and "
+        f"{available}; lower {field}{given}"
     )
 
 
 def _largest(config: ConfigDict, field: str) -> int:
-    """Returns the value of a field, or the largest element of a tuple (0 if it has none)."""
-    group, _, name = field.rpartition(".")
-    value = (config[group] if group else config)[name]
+    """Returns the value of a field, or the largest element of a tuple; 0 for an empty tuple."""
+    value = _value(config, field)
     return max(value, default=0) if isinstance(value, tuple | list) else value
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    group, _, name = field.rpartition(".")
+    return (config[group] if group else config)[name]
 
 
 def _gib(size: int) -> str:

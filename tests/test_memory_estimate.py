@@ -8,7 +8,7 @@ import pytest
 from configs import cifar10, digits, imagenet
 from flaxres import memory_estimate
 from flaxres.errors import ConfigError
-from flaxres.memory_estimate import check_crop_memory, check_memory, host_memory
+from flaxres.memory_estimate import Memory, check_crop_memory, check_memory, host_memory
 
 GIB = 2**30
 
@@ -29,7 +29,11 @@ def make(config, **fields):
     [
         (digits, {"num_replicas": 10**6}, "num_replicas, which is 1,000,000"),
         (digits, {"model__depth": 99_998, "num_replicas": 8}, "model.depth, which is 99,998"),
-        (digits, {"model__widths": (16, 32, 10**8)}, "model.widths, which is 100,000,000"),
+        (
+            digits,
+            {"model__widths": (16, 32, 10**8)},
+            "model.widths; its largest value is 100,000,000",
+        ),
         (digits, {"batch_size": 10**12}, "batch_size, which is 1,000,000,000,000"),
         (cifar10, {"dataset__image_size": 60_000}, "dataset.image_size, which is 60,000"),
         (
@@ -52,7 +56,7 @@ def test_runs_that_cannot_fit(config, fields, field):
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"needs at least .* GiB of memory for ") as raised:
         check_memory(make(config.get_config(), **fields))
-    assert str(raised.value).endswith(f"and the device has 64 GiB; lower {field}")
+    assert str(raised.value).endswith(f"and this machine has 64 GiB, swap included; lower {field}")
     assert time.monotonic() - start < 1
 
 
@@ -69,9 +73,13 @@ def test_the_batch_is_shared_by_processes_and_devices(monkeypatch):
     with pytest.raises(ConfigError):
         check_memory(config)
     check_memory(config, train=False)
-    monkeypatch.setattr(memory_estimate, "device_memory", lambda: (64 * GIB, 4))
+    monkeypatch.setattr(memory_estimate, "device_memory", lambda: (Memory(64 * GIB), 4))
     check_memory(config)
-    monkeypatch.setattr(memory_estimate, "device_memory", lambda: (64 * GIB, 1))
+    config.batch_size *= 4
+    with pytest.raises(ConfigError, match=r"at least 784 GiB .* the 4 devices have 256 GiB; lower"):
+        check_memory(config)
+    config.batch_size //= 4
+    monkeypatch.setattr(memory_estimate, "device_memory", lambda: (Memory(64 * GIB), 1))
     monkeypatch.setattr("jax.process_count", lambda: 4)
     check_memory(config)
 
@@ -83,8 +91,8 @@ def test_test_time_crops_that_need_too_much_memory_are_refused():
     check_crop_memory(config, largest, "--test_crops=multi-scale")
     with pytest.raises(
         ConfigError,
-        match=r"^--test_crops=multi-scale needs at least 64 GiB of memory for one image, and the "
-        "device has 64 GiB; choose a smaller size$",
+        match=r"^--test_crops=multi-scale needs at least 64 GiB of memory for one image, and "
+        "this machine has 64 GiB, swap included; choose a smaller size$",
     ):
         check_crop_memory(config, largest + 1, "--test_crops=multi-scale")
 

@@ -88,9 +88,7 @@ class DeeperRun:
         if not (self.directory / CONFIG_FILE).exists() or (run := read_run(self.directory)) is None:
             return None
         initial = {"step": 0, **self.model.errors[self.origin]}
-        return dataclasses.replace(
-            run, variant=self.variant, metrics=run.metrics.with_first(initial)
-        )
+        return dataclasses.replace(run, variant=self.variant, metrics=run.metrics.prepend(initial))
 
 
 def find_pairs(

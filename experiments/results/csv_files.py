@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from flaxres.errors import DamagedFileError, one_line, printable
-from flaxres.run.records import MetricColumns, check_rises, join_columns
+from flaxres.run.records import MetricColumns, check_step_increases, join_columns
 from flaxres.run.schemas import METRIC_TYPES, check_fields, require_fields
 from flaxres.run.text_files import open_for_reading
 
@@ -89,7 +89,7 @@ def _check_rows(
             if record["step"].is_integer():
                 record["step"] = int(record["step"])
             check_fields(record, METRIC_TYPES, where)
-            check_rises(record["step"], last_step, where)
+            check_step_increases(record["step"], last_step, where)
         except (ValueError, DamagedFileError) as error:
             text = f"{error}" if isinstance(error, DamagedFileError) else f"{where}: {error}"
             raise DamagedFileError(f"{text}; restore the file") from None

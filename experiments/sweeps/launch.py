@@ -29,7 +29,7 @@ from flaxres.errors import ConfigError, SweepError, WorkdirError, first_few
 from flaxres.files import write_atomically
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
-from flaxres.pretrained.stride import resolve_stride
+from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.lock import lock
 from flaxres.run.workdir import CONFIG_FILE, check_path
 

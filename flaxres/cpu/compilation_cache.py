@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 from flaxres.cpu.processor import processor_fingerprint
-from flaxres.cpu.trusted import is_trusted_file, make_private_directory, why_untrusted
+from flaxres.cpu.trusted import is_trusted_file, make_private_directory, untrusted_reason
 from flaxres.errors import printable
 
 MAX_BYTES = 2 * 1024**3  # size of XLA's programs; the least recently used are deleted first
@@ -60,7 +60,7 @@ def _prepare(directory: Path) -> str:
         return f"{directory}: no such home directory"
     try:
         make_private_directory(directory.absolute())
-        return why_untrusted(directory.absolute())
+        return untrusted_reason(directory.absolute())
     except OSError as error:
         return _describe(error, directory)
 

@@ -1,4 +1,7 @@
-"""Checks that only this user, and root, can change files whose content is executed."""
+"""Trust checks for files whose content is executed.
+
+Only this user and root may be able to change such files.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,23 @@ from pathlib import Path
 
 from flaxres.files import open_regular
 
-OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
+OTHERS_CAN_ENTER = stat.S_IXGRP | stat.S_IXOTH
 
 
-def why_untrusted(directory: Path) -> str:
+def untrusted_reason(directory: Path) -> str:
     """Returns the reason why others could change files in a directory, or "" if they cannot.
 
     The directory and all directories above it must belong to this user or to root, and others must
-    not be able to write to them. A directory with the sticky bit, such as /tmp, may be above it.
+    not be able to write to them. A parent with the sticky bit, such as /tmp, is accepted.
 
     Args:
-      directory: absolute path of an existing directory; symbolic links are followed first.
+      directory: absolute path of an existing directory; symbolic links are resolved.
 
     Raises:
       OSError: a directory cannot be examined.
     """
     real = Path(os.path.realpath(directory))
-    others_enter = True
+    others_can_enter = True
     for path in (*reversed(real.parents), real):
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode):
@@ -35,15 +38,15 @@ def why_untrusted(directory: Path) -> str:
         if status.st_uid not in (os.geteuid(), 0):
             return f"{path} belongs to another user ({_user_name(status.st_uid)})"
         sticky = status.st_mode & stat.S_ISVTX and path != real
-        if others_enter and others_can_write(status) and not sticky:
+        if others_can_enter and others_can_write(status) and not sticky:
             return f"other users can write to {path}"
-        # Nobody else reaches what is below a directory that nobody else may enter.
-        others_enter = others_enter and bool(status.st_mode & OTHERS_ENTER)
+        # Others cannot reach anything below a directory that they cannot enter.
+        others_can_enter = others_can_enter and bool(status.st_mode & OTHERS_CAN_ENTER)
     return ""
 
 
 def others_can_write(status: os.stat_result) -> bool:
-    """Returns True if the mode of a file lets other users than its owner and root write to it."""
+    """Returns True if users other than the file's owner and root can write to it."""
     if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid):
         return True
     return bool(status.st_mode & stat.S_IWOTH)
@@ -64,15 +67,16 @@ def open_trusted(path: Path) -> int:
     descriptor = open_regular(path, os.O_RDONLY)
     if not is_trusted_file(os.fstat(descriptor)):
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "not a file that only this user can change", str(path))
+        reason = "other users can change this file, or it is not a regular file"
+        raise PermissionError(errno.EPERM, reason, str(path))
     return descriptor
 
 
 def make_private_directory(path: Path) -> None:
-    """Creates a directory, and missing ones above it, that only this user can enter.
+    """Creates a directory and its missing parents with mode 0700.
 
     Raises:
-      OSError: a directory cannot be created, or there is something else in its place.
+      OSError: a directory cannot be created, or the path is not a directory.
     """
     for directory in (*reversed(path.parents), path):
         if not directory.exists():
@@ -82,10 +86,10 @@ def make_private_directory(path: Path) -> None:
 
 
 def _is_private_group(gid: int) -> bool:
-    """Returns True for the group of this user only, which is named as the user.
+    """Returns True for this user's private group: it has the user's name and no other members.
 
-    Where users have such groups, they usually have a umask of 002: all their files can be written
-    by a group without other members.
+    Systems with such groups usually set umask 002, so files are group-writable although nobody else
+    is in the group.
     """
     try:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)

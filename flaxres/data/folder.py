@@ -25,9 +25,9 @@ from flaxres.data.fingerprint import (
     file_sizes,
 )
 from flaxres.data.folder_listing import (
-    BESIDE_CLASSES,
     MAX_NAMES,
-    LeftOut,
+    SkippedEntries,
+    SkipReason,
     list_folders,
     list_image_files,
 )
@@ -134,7 +134,7 @@ def open_folder(
     specs = [spec for spec in (train_split, test_split, validation_split) if spec]
     used_names = [spec.partition("[")[0] for spec in specs]
     split_names, _ = list_folders(root)
-    left_out = LeftOut()
+    skipped = SkippedEntries()
     classes: dict[str, list[str]] = {}
     for spec, name in zip(specs, used_names, strict=True):
         if name not in split_names:
@@ -143,10 +143,10 @@ def open_folder(
                 f"{spec!r}; it contains {first_few(split_names, MAX_NAMES) or 'no folders'}"
             )
         if name not in classes:
-            classes[name] = _list_classes(root / name, left_out)
-    splits = {name: _list_files(root / name, classes[name], left_out) for name in classes}
-    if left_out:
-        print_notice(f"{root}: files left out: {left_out}")
+            classes[name] = _list_classes(root / name, skipped)
+    splits = {name: _list_files(root / name, classes[name], skipped) for name in classes}
+    if skipped:
+        print_notice(f"Left out of {root}: {skipped}")
     sizes = {name: len(split) for name, split in splits.items()}
     slices = [parse_split(spec, sizes, f"folder {root}") for spec in specs]
     first = used_names[0]
@@ -172,11 +172,12 @@ def open_folder(
     )
 
 
-def _list_classes(split: Path, left_out: LeftOut) -> list[str]:
+def _list_classes(split: Path, skipped: SkippedEntries) -> list[str]:
     """Returns the sorted names of the class folders of a split."""
     classes, others = list_folders(split)
     for name in others:
-        left_out.add(BESIDE_CLASSES, f"{split.name}/{name}")
+        reason = SkipReason.HIDDEN if name.startswith(".") else SkipReason.BESIDE_CLASSES
+        skipped.add(reason, f"{split.name}/{name}")
     if not classes:
         contents = f"{first_few(others, MAX_NAMES)}" if others else "nothing"
         raise DatasetError(
@@ -185,12 +186,12 @@ def _list_classes(split: Path, left_out: LeftOut) -> list[str]:
     return classes
 
 
-def _list_files(split: Path, classes: Sequence[str], left_out: LeftOut) -> FolderSource:
+def _list_files(split: Path, classes: Sequence[str], skipped: SkippedEntries) -> FolderSource:
     """Lists all image files of a split, in a random but fixed order."""
     files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        class_files = list_image_files(split, name, left_out)
+        class_files = list_image_files(split, name, skipped)
         files += [os.fsencode(f"{name}/{file}") for file in class_files]
         labels += [label] * len(class_files)
     order = np.random.default_rng(0).permutation(len(files))

@@ -1,14 +1,15 @@
-"""Listing of the class folders and image files of a split, and of what else lies beside them.
+"""Image files and class folders of a split, and a count of everything else.
 
 An image file has a name that ends in .jpg, .jpeg or .png, in lower or upper case, and lies directly
-in a class folder. If it cannot be read or decoded, `dataset.broken_images` decides what happens;
-empty files and symbolic links that lead nowhere are such files. Everything else is left out and
-counted: hidden files (among them the ._NAME.jpg that macOS adds to NAME.jpg), files with other
-names, folders in class folders, pipes and devices, and files beside class folders.
+in a class folder. `dataset.broken_images` decides what happens if it cannot be read or decoded;
+empty files and symbolic links that lead nowhere count as unreadable. Everything else is left out
+and counted: hidden files (such as ._NAME.jpg, which macOS adds to NAME.jpg), files with other
+endings, folders in class folders, pipes and devices, and files beside the class folders.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from collections import Counter
 
@@ -16,29 +17,36 @@ from flaxres.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SUFFIXES_TEXT = ".jpg, .jpeg or .png"
-MAX_NAMES = 3  # names of each kind in a message
-
-HIDDEN = "hidden"
-OTHER_NAME = f"without {SUFFIXES_TEXT} at the end"
-FOLDER = "folders within class folders"
-SPECIAL = "pipes, sockets or devices"
-BESIDE_CLASSES = "beside class folders"
+MAX_NAMES = 3  # example names per reason
 
 
-class LeftOut:
-    """Numbers and first names of what is left out of a split, by reason."""
+class SkipReason(enum.Enum):
+    """Reasons to leave out an entry, each in the singular and the plural for a notice."""
+
+    HIDDEN = ("hidden file or folder", "hidden files or folders")
+    OTHER_SUFFIX = (
+        f"file without {SUFFIXES_TEXT} at the end",
+        f"files without {SUFFIXES_TEXT} at the end",
+    )
+    FOLDER = ("folder in a class folder", "folders in class folders")
+    SPECIAL = ("pipe, socket or device", "pipes, sockets or devices")
+    BESIDE_CLASSES = ("file beside the class folders", "files beside the class folders")
+
+
+class SkippedEntries:
+    """Counts and example names of the entries left out of a split, by reason."""
 
     def __init__(self) -> None:
-        """Creates an empty list."""
-        self._counts: Counter[str] = Counter()
-        self._names: dict[str, list[str]] = {}
+        """Starts without entries."""
+        self._counts: Counter[SkipReason] = Counter()
+        self._names: dict[SkipReason, list[str]] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """Adds a file or folder.
+    def add(self, reason: SkipReason, name: str) -> None:
+        """Adds an entry.
 
         Args:
-          reason: why it is left out, such as `HIDDEN`.
-          name: its path in the folder of the data set.
+          reason: why it is left out.
+          name: path relative to the data set's directory.
         """
         self._counts[reason] += 1
         names = self._names.setdefault(reason, [])
@@ -49,18 +57,19 @@ class LeftOut:
         return bool(self._counts)
 
     def __str__(self) -> str:
-        """Returns numbers and names, such as '1 hidden (train/a/._0.jpg), 9 beside ...'."""
+        """Returns counts and names in the order of the reasons: '1 pipe, socket or device (a)'."""
         parts = []
-        for reason, count in self._counts.items():
-            names = ", ".join(self._names[reason]) + ", ..." * (count > MAX_NAMES)
-            parts.append(f"{count:,} {reason} ({names})")
-        return "; ".join(parts)
+        for reason in SkipReason:
+            if count := self._counts[reason]:
+                names = ", ".join(self._names[reason]) + ", ..." * (count > MAX_NAMES)
+                parts.append(f"{_count(count, *reason.value)} ({names})")
+        return ", ".join(parts)
 
 
 def list_folders(directory: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Returns the sorted names of the visible folders in a directory, and of its other entries.
+    """Returns the names of the visible folders in a directory, and those of all other entries.
 
-    Links to folders are folders.
+    Both lists are sorted. Links to folders are folders.
 
     Raises:
       DatasetError: the directory cannot be read.
@@ -74,14 +83,14 @@ def list_folders(directory: str | os.PathLike[str]) -> tuple[list[str], list[str
 
 
 def list_image_files(
-    split: str | os.PathLike[str], class_name: str, left_out: LeftOut
+    split: str | os.PathLike[str], class_name: str, skipped: SkippedEntries
 ) -> list[str]:
-    """Returns the sorted names of the image files in a class folder; opens none of them.
+    """Returns the sorted names of the image files in a class folder, without opening them.
 
     Args:
       split: directory of the split.
       class_name: name of the class folder.
-      left_out: receives everything else in the class folder.
+      skipped: receives all other entries of the class folder.
 
     Raises:
       DatasetError: the class folder cannot be read, or has no image files.
@@ -92,23 +101,28 @@ def list_image_files(
     for entry in _scan(directory):
         name = entry.name
         if name.startswith("."):
-            reason = HIDDEN
+            reason = SkipReason.HIDDEN
         elif entry.is_dir(follow_symlinks=False):
             folders.append(name)
-            reason, name = FOLDER, f"{name} with {_count_images(entry.path):,} images"
+            num_images = _count(_count_images(entry.path), "image", "images")
+            reason, name = SkipReason.FOLDER, f"{name} with {num_images}"
         elif not name.lower().endswith(SUFFIXES):
-            reason = OTHER_NAME
-        # The target of a link is not looked up here, which would take long on a file server.
+            reason = SkipReason.OTHER_SUFFIX
+        # Links are not followed here: that is slow on a file server.
         elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
             files.append(name)
             continue
         else:
-            reason = SPECIAL
-        left_out.add(reason, os.path.join(os.path.basename(split), class_name, name))
+            reason = SkipReason.SPECIAL
+        skipped.add(reason, os.path.join(os.path.basename(split), class_name, name))
     if not files:
-        hint = f"; move the files of its folder {folders[0]} there" if folders else ""
+        hint = f"; move the files from its subfolder {folders[0]} into it" if folders else ""
         raise DatasetError(f"class folder {directory} contains no {SUFFIXES_TEXT} file{hint}")
     return files
+
+
+def _count(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def _scan(directory: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -128,7 +142,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _count_images(directory: str) -> int:
-    """Returns the number of files with the name of an image in a directory and its folders."""
+    """Returns the number of files with an image suffix, recursively."""
     return sum(
         name.lower().endswith(SUFFIXES) for _, _, names in os.walk(directory) for name in names
     )

@@ -23,7 +23,7 @@ from flaxres.inference.trained_model import (
 )
 from flaxres.memory_estimate import check_crop_memory
 from flaxres.parallel.replicas import mean_record
-from flaxres.pretrained.stride import resolve_stride
+from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import read_input_spec
 from flaxres.run.records import Record

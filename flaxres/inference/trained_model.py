@@ -23,7 +23,7 @@ from flaxres.inference.population_statistics import (
 )
 from flaxres.models import create_model
 from flaxres.models.layers import BaseModel
-from flaxres.pretrained.stride import resolve_stride
+from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config

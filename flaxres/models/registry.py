@@ -33,7 +33,7 @@ FIELDS: dict[str, object] = {
     "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
     "dropout_rate": 0.5,  # of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers
     # Convolution of a bottleneck that has the stride: 1x1 (He15), 3x3, or auto, which depends on
-    # pretrained weights and is 1x1 without (`flaxres.pretrained.stride`).
+    # pretrained weights and is 1x1 without (`flaxres.pretrained.stride_on`).
     "stride_on": "1x1",
     "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
     "group_width": 0,  # channels of a group in the first stage; 0: widths / groups

@@ -1,6 +1,6 @@
 """Fingerprint of the data that a run is trained on, kept in data.json in its workdir.
 
-`check_data` compares the present data with it before a run resumes, and `RunData.store` writes it.
+`check_data` compares the current data with it before a run resumes, and `RunData.store` writes it.
 `report_changed_data` compares them for programs that read a trained model and its data.
 """
 
@@ -55,7 +55,7 @@ class DataRecord:
     Attributes:
       recorded_at_step: number of steps done when the run first recorded its data; above 0 if an
         older version of flaxres began it.
-      fingerprint: the data since the last change.
+      fingerprint: fingerprint of the data since the last change.
       changes: changes of the data, in order.
     """
 
@@ -66,13 +66,13 @@ class DataRecord:
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """The present data of a run, compared with those that its workdir has recorded.
+    """The current data of a run, compared with the data recorded in its workdir.
 
     Attributes:
-      fingerprint: the present data.
+      fingerprint: fingerprint of the current data.
       record: content of data.json; None without the file.
-      before: the recorded data; None if nothing is known about them.
-      differences: differences between them in words.
+      before: the recorded fingerprint; None if the workdir has none.
+      differences: differences between the two fingerprints, in words.
     """
 
     fingerprint: Fingerprint
@@ -97,14 +97,14 @@ class RunData:
     ) -> None:
         """Writes data.json and inputs.npz, if they do not exist or the data have changed.
 
-        Changed data have another mean image, and perhaps other names of classes. The former file
-        remains as inputs-before-step-N.npz.
+        Changed data have a different mean image, and perhaps different class names. The former file
+        is kept as inputs-before-step-N.npz.
 
         Args:
           workdir: directory of the run, which this process has locked.
           config: config of the run.
           step: number of steps done.
-          mean_image: returns the mean image of the present data, float32 (height, width, channels)
+          mean_image: returns the mean image of the current data, float32 (height, width, channels)
             in 0..1.
 
         Raises:
@@ -152,24 +152,23 @@ def read_data_record(workdir: Path) -> DataRecord | None:
 def _damaged(path: Path, error: Exception) -> DamagedFileError:
     reason = getattr(error, "strerror", None) or one_line(error)
     return DamagedFileError(
-        f"{path} cannot be read ({reason}); restore it, or remove it to take the present "
-        "data for those of the run"
+        f"{path} cannot be read ({reason}); restore it, or remove it to adopt the current data"
     )
 
 
 def check_data(
     workdir: Path, config: ConfigDict, sources: Sources, allow_change: bool = False
 ) -> RunData:
-    """Compares the data of a run with those that its workdir has recorded; writes nothing.
+    """Compares the data of a run with the data recorded in its workdir, without writing.
 
-    A workdir of an older version of flaxres has no data.json. Its class names are known from
+    A workdir of an older version of flaxres has no data.json; its class names are read from
     inputs.npz.
 
     Args:
       workdir: directory of the run; need not exist.
       config: config of the run.
       sources: the opened data.
-      allow_change: if True, the run may resume with other data.
+      allow_change: if True, the run may resume with changed data.
 
     Raises:
       DataChangedError: the data have changed and `allow_change` is False, or the model does not fit
@@ -180,15 +179,15 @@ def check_data(
     before = record.fingerprint if record else None
     if before is None and input_spec is not None and not config.dataset.classes:
         before = Fingerprint("", tuple(map(printable, input_spec.class_names)))
-    present = sources.fingerprint
-    differences = _differences(workdir, before, present)
-    labels = None if before is None else describe_labels(before, present, _classes(config))
+    current = sources.fingerprint
+    differences = _differences(workdir, before, current)
+    labels = None if before is None else describe_labels(before, current, _classes(config))
     if differences and not allow_change:
         advice = (
             f"{labels}. Restore the data, or choose another --workdir; --allow_data_change trains "
             "on with the new labels"
             if labels
-            else "restore the data, choose another --workdir, or continue with these data by "
+            else "restore the data, choose another --workdir, or continue with these data with "
             "--allow_data_change"
         )
         raise DataChangedError(
@@ -202,7 +201,7 @@ def check_data(
             f"the data, or train another --workdir with --init_from={workdir} and "
             "--config.transfer.new_head=True"
         )
-    return RunData(present, record, before, (*differences, *([labels] if labels else [])))
+    return RunData(current, record, before, (*differences, *([labels] if labels else [])))
 
 
 def _classes(config: ConfigDict) -> tuple[str, ...]:
@@ -214,22 +213,22 @@ def _read_input_spec(workdir: Path, config: ConfigDict) -> InputSpec | None:
     return read_input_spec(workdir, config) if (workdir / INPUT_SPEC_FILE).exists() else None
 
 
-def _differences(workdir: Path, before: Fingerprint | None, present: Fingerprint) -> list[str]:
+def _differences(workdir: Path, before: Fingerprint | None, current: Fingerprint) -> list[str]:
     if before is None:
         return []
     try:
-        return describe_differences(before, present)
+        return describe_differences(before, current)
     except ValueError as error:
         raise _damaged(workdir / DATA_FILE, error) from error
 
 
 def check_image_shape(workdir: Path, config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    """Checks that the images still have the shape with which a run began.
+    """Checks that the images have the same shape as when the run began.
 
     Args:
       workdir: directory of the run; need not exist.
       config: config of the run.
-      image_shape: (height, width, channels) of the present images.
+      image_shape: (height, width, channels) of the current images.
 
     Raises:
       DataChangedError: the shape differs.
@@ -246,13 +245,13 @@ def check_image_shape(workdir: Path, config: ConfigDict, image_shape: tuple[int,
 def report_changed_data(
     workdir: Path, class_names: Sequence[str], sources: Sources, log: Callable[[str], None]
 ) -> None:
-    """Logs how the data differ from those that a run was trained on, if they do.
+    """Logs the differences between the current data and the data that a run was trained on.
 
     Args:
       workdir: directory of the run.
       class_names: names of the classes that the run was trained on, ordered by label.
       sources: the opened data.
-      log: receives the line.
+      log: receives one line if the data differ.
 
     Raises:
       DataChangedError: the classes differ, so that labels have other meanings.
@@ -262,11 +261,11 @@ def report_changed_data(
     before = record.fingerprint if record else None
     differences = _differences(workdir, before, sources.fingerprint)
     if tuple(class_names) != sources.class_names:
-        trained, present = (
+        trained, current = (
             Fingerprint("", tuple(map(printable, names)))
             for names in (class_names, sources.class_names)
         )
-        differences = differences or describe_differences(trained, present)
+        differences = differences or describe_differences(trained, current)
         raise DataChangedError(
             f"the model in {workdir} was trained on other classes than those of data set "
             f"{sources.name!r}: {join_differences(differences)}; restore the data"

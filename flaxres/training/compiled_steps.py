@@ -21,7 +21,7 @@ from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds
 from flaxres.parallel.sharding import AXIS, CompiledStep, Devices, StepFunction, device_name
 from flaxres.pretrained.load import without_head
-from flaxres.pretrained.stride import resolve_stride
+from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.training.initial_weights import load_pretrained_weights, weights_path
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host

@@ -21,7 +21,7 @@ from flaxres.parallel.multihost import (
     is_main_process,
     raise_on_all_processes,
 )
-from flaxres.pretrained.stride import resolve_stride
+from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
 from flaxres.run.data_record import check_data, check_image_shape

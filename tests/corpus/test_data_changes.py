@@ -30,7 +30,9 @@ FLAGS = (
     *("--config.eval_batch_size=21", "--config.num_devices=1"),
 )
 FOLDER_FLAGS = (*FLAGS, "--config.dataset.name=folder", "--config.dataset.image_size=8")
-ADVICE = "restore the data, choose another --workdir, or continue with these data by --allow_data_"
+ADVICE = (
+    "restore the data, choose another --workdir, or continue with these data with --allow_data_"
+)
 LABELS_ADVICE = (
     "Restore the data, or choose another --workdir; --allow_data_change trains on with the "
 )

@@ -108,7 +108,7 @@ def write_broken(folder, kind):
 def test_an_image_file_that_cannot_be_read_stops_a_run(data, tmp_path, kind):
     path = write_broken(data / "train" / "red", kind)
     outcome = train(data, tmp_path / "run")
-    lines = [line for line in outcome.stderr.splitlines() if "files left out" not in line]
+    lines = [line for line in outcome.stderr.splitlines() if "Left out of " not in line]
     assert outcome.code == 1
     assert len(lines) == 1, outcome.stderr
     assert lines[0].startswith(f"error: {path} ")
@@ -148,11 +148,12 @@ def test_neither_other_files_nor_odd_names_of_classes_change_a_run(data, trained
         server.bind(os.path.relpath(folder / "socket.jpg"))
     outcome = train(data, tmp_path / "run")
     assert outcome.code == 0, outcome.stderr
-    (notice,) = (line for line in outcome.stderr.splitlines() if "left out" in line)
+    (notice,) = (line for line in outcome.stderr.splitlines() if "Left out of " in line)
     for part in (
-        *("2 hidden (", "4 without .jpg, .jpeg or .png", "2 folders within class folders ("),
-        *("2 pipes, sockets or devices (", "1 beside class folders (test/labels.csv)"),
-        *(r"train/caf\udce9/more with 1 images", r"\x1b[31m.txt"),
+        *("2 hidden files or folders (", "4 files without .jpg, .jpeg or .png"),
+        "2 folders in class folders (",
+        *("2 pipes, sockets or devices (", "1 file beside the class folders (test/labels.csv)"),
+        *(r"train/caf\udce9/more with 1 image)", r"\x1b[31m.txt"),
     ):
         assert part in notice
     assert records(tmp_path / "run") == records(trained / "run")

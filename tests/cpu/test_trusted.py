@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flaxres.cpu import trusted
-from flaxres.cpu.trusted import make_private_directory, open_trusted, why_untrusted
+from flaxres.cpu.trusted import make_private_directory, open_trusted, untrusted_reason
 
 SOMEBODY = 12345  # a user id that does not exist
 
@@ -41,7 +41,9 @@ def test_modes_of_directories(directory, upper, lower, problem):
     path.chmod(lower)
     path.parent.chmod(upper)
     (directory / "link").symlink_to(path)
-    assert why_untrusted(path) == why_untrusted(directory / "link") == problem.format(directory)
+    assert (
+        untrusted_reason(path) == untrusted_reason(directory / "link") == problem.format(directory)
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change owners")
@@ -52,14 +54,14 @@ def test_owners(directory, monkeypatch):
     file.write_text("content")
     os.close(open_trusted(file))
     os.chown(file, SOMEBODY, -1)
-    with pytest.raises(PermissionError, match="not a file that only this user can change"):
+    with pytest.raises(PermissionError, match="other users can change this file"):
         open_trusted(file)
     os.chown(path.parent, SOMEBODY, -1)
-    assert why_untrusted(path) == f"{path.parent} belongs to another user (uid {SOMEBODY})"
+    assert untrusted_reason(path) == f"{path.parent} belongs to another user (uid {SOMEBODY})"
     os.chown(directory, SOMEBODY, -1)
     monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
     os.chown(path.parent, 0, -1)  # root is trusted
-    assert why_untrusted(path) == ""
+    assert untrusted_reason(path) == ""
     os.close(open_trusted(file))
 
 
@@ -93,9 +95,9 @@ def test_the_group_of_one_user(directory, monkeypatch, group, members, is_privat
     fields = grp.struct_group((group, "", status.st_gid, members))
     monkeypatch.setattr(trusted.grp, "getgrgid", lambda gid: fields)
     directory.chmod(0o775)
-    assert (why_untrusted(directory) == "") is is_private
+    assert (untrusted_reason(directory) == "") is is_private
     directory.chmod(0o777)
-    assert why_untrusted(directory) != ""
+    assert untrusted_reason(directory) != ""
 
 
 def test_new_directories_are_private_whatever_the_umask(directory):

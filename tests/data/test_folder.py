@@ -71,11 +71,11 @@ def test_other_files_are_left_out_with_one_notice(tmp_path, capsys):
     assert len(sources.test) == 3
     (notice,) = capsys.readouterr().err.splitlines()
     assert notice == (
-        f"{tmp_path}: files left out: 2 beside class folders (train/.cache, train/0.jpg); "
-        "1 folders within class folders (train/green/0.jpg with 0 images); "
-        "1 hidden (train/red/._UPPER.PNG); "
-        "1 without .jpg, .jpeg or .png at the end (train/red/notes.txt); "
-        "1 pipes, sockets or devices (test/blue/1.jpg)"
+        f"Left out of {tmp_path}: 2 hidden files or folders (train/.cache, train/red/._UPPER.PNG), "
+        "1 file without .jpg, .jpeg or .png at the end (train/red/notes.txt), "
+        "1 folder in a class folder (train/green/0.jpg with 0 images), "
+        "1 pipe, socket or device (test/blue/1.jpg), "
+        "1 file beside the class folders (train/0.jpg)"
     )
 
 

@@ -47,7 +47,7 @@ def test_columns_have_the_values_of_the_records(tmp_path):
         steps, values = columns.curve(name)
         expected = [(r["step"], r[name]) for r in RECORDS if name in r]
         assert list(zip(steps, values, strict=True)) == expected
-    longer = columns.with_first({"step": 0, "train_error": 90.0})
+    longer = columns.prepend({"step": 0, "train_error": 90.0})
     np.testing.assert_array_equal(longer.curve("train_error"), [[0, 4, 8], [90, 50, 25.5]])
 
 

@@ -1,7 +1,7 @@
-"""The convolution with the stride in bottlenecks, if `config.model.stride_on` is 'auto'.
+"""Resolves `model.stride_on='auto'`: which convolution of a bottleneck has the stride.
 
 He15 (arXiv 1512.03385) has the stride on the first 1x1 convolution. The bottlenecks of torchvision
-and timm have it on the 3x3 convolution, and their state dicts do not show it.
+and timm have it on the 3x3 convolution; a state dict does not record which.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from flaxres.run.workdir import CONFIG_FILE, read_config
 def resolve_stride(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """Returns a config whose `model.stride_on` is '1x1' or '3x3'.
 
-    'auto' becomes the value of the run in the workdir, or else of the run that gives the weights;
-    without a run it is '3x3' with the weights of a PyTorch state dict and '1x1' otherwise. Any
-    other value is the user's choice.
+    'auto' takes the value of the run in `workdir`, otherwise that of the run in `config.init_from`.
+    Without either, it is '3x3' for a PyTorch state dict and '1x1' for anything else. Other values
+    are returned unchanged.
 
     Args:
       config: config of the run; not changed.
