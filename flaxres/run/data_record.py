@@ -184,8 +184,8 @@ def check_data(
     labels = None if before is None else describe_labels(before, current, _classes(config))
     if differences and not allow_change:
         advice = (
-            f"{labels}. Restore the data, or choose another --workdir; --allow_data_change trains "
-            "on with the new labels"
+            f"{labels}. Restore the data, or choose another --workdir; --allow_data_change "
+            "continues with the new labels"
             if labels
             else "restore the data, choose another --workdir, or continue with these data with "
             "--allow_data_change"

@@ -34,7 +34,7 @@ ADVICE = (
     "restore the data, choose another --workdir, or continue with these data with --allow_data_"
 )
 LABELS_ADVICE = (
-    "Restore the data, or choose another --workdir; --allow_data_change trains on with the "
+    "Restore the data, or choose another --workdir; --allow_data_change continues with the "
 )
 
 
@@ -342,9 +342,9 @@ def test_a_damaged_file_is_one_line(root, config):
     sources = open_sources(config.dataset)
     for damage in DAMAGED.values():
         path.write_bytes(damage(text) if callable(damage) else damage)
-        with pytest.raises(WorkdirError, match=r"data\.json cannot be read \(.*remove it to take"):
+        with pytest.raises(WorkdirError, match=r"data\.json cannot be read \(.*remove it to adopt"):
             check_data(root / "run", config, sources)
-    assert_error(main(root), f"{path} cannot be read (", "remove it to take", code=1)
+    assert_error(main(root), f"{path} cannot be read (", "remove it to adopt", code=1)
     path.unlink()
     os.mkfifo(path)
     assert_error(main(root), f"{path} cannot be read (data.json is a named pipe", code=1)
