@@ -42,6 +42,34 @@ def read_flag_files(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"a flag file cannot be read: {one_line(error)}") from None
 
 
+def drop_repeated_overrides(arguments: Sequence[str]) -> list[str]:
+    """Removes each --config.FIELD=VALUE that a later one replaces.
+
+    ml_collections would join the values of a field that is a tuple.
+
+    Args:
+      arguments: arguments without the program's name and with current names of fields.
+
+    Returns:
+      The other arguments in the same order. Arguments after '--' are left alone.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    overrides = {}  # position of an override -> its field and number of arguments
+    for position, argument in enumerate(arguments[:end]):
+        if match := re.match(r"--?config\.([^=]*)(=?)", argument):
+            following = arguments[position + 1 : end][:1]  # the value in "--config.seed 1"
+            has_value = bool(following) and not re.match(r"--?[a-zA-Z]", following[0])
+            overrides[position] = match[1], 1 if match[2] or not has_value else 2
+    last = {field: position for position, (field, _) in overrides.items()}
+    dropped = {
+        position + offset
+        for position, (field, length) in overrides.items()
+        for offset in range(length)
+        if last[field] != position
+    }
+    return [argument for i, argument in enumerate(arguments) if i not in dropped]
+
+
 def parse_arguments(argv: Sequence[str]) -> list[str]:
     """Parses the flags, loads the config file of --config, and checks the values of the flags.
 
@@ -63,13 +91,13 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
             rest = flags.FLAGS(argv)
         if config_file is not None:
             getattr(flags.FLAGS.config, "keys", None)  # raises the OSError of a config file
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
     except SystemExit as error:
         if config_file is None or any(re.match(HELP, argument) for argument in argv[1:]):
             raise
         raise file_error("config", config_file.partition(":")[0], error) from None
-    except Exception as error:  # code in the config file may raise anything
+    except BaseException as error:  # code in the config file may raise anything
         if config_file is not None:
             _check_config_file(config_file)
         raise ConfigError(_explain(error, argv)) from error
@@ -107,7 +135,7 @@ def _check_config_file(config_file: str) -> None:
         raise
 
 
-def _explain(error: Exception, argv: Sequence[str]) -> str:
+def _explain(error: BaseException, argv: Sequence[str]) -> str:
     """Returns one line on why the flags cannot be parsed."""
     if unknown := re.match(r"Unknown command line flag '([^']*)'", str(error)):
         return _unknown_flag(unknown[1], str(error))

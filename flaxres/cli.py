@@ -17,7 +17,12 @@ from ml_collections import ConfigDict, config_flags
 
 from flaxres import cpu, streams
 from flaxres.aliases import rename_in_arguments, rename_in_config
-from flaxres.arguments import parse_arguments, read_flag_files, unknown_override
+from flaxres.arguments import (
+    drop_repeated_overrides,
+    parse_arguments,
+    read_flag_files,
+    unknown_override,
+)
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line, printable
 from flaxres.field_checks import shown
@@ -131,7 +136,8 @@ def run(
 
     try:
         _check_environment()
-        sys.argv[1:] = rename_in_arguments(read_flag_files(sys.argv[1:]))
+        arguments = rename_in_arguments(read_flag_files(sys.argv[1:]))
+        sys.argv[1:] = drop_repeated_overrides(arguments)
         define()
         try:
             app.run(start, flags_parser=parse_arguments)
