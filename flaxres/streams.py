@@ -1,4 +1,7 @@
-"""Standard streams of a program: a lost terminal or reader does not end it before it has saved."""
+"""Standard streams of a program.
+
+A closed terminal or pipe does not stop the program before it has saved its state.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from flaxres.errors import UserError
 
 
 class OutputError(UserError):
-    """Standard output cannot be written. The message is empty if its reader has ended."""
+    """Standard output cannot be written. The message is empty if its reader has exited."""
 
     def __init__(self, error: OSError):
         """Creates the error for a failed write."""
-        if error.errno == errno.EPIPE:  # such as `head`, which has read all that it wants
+        if error.errno == errno.EPIPE:  # the reader has exited, such as `head`
             super().__init__("")
             self.exit_code = 128 + signal.SIGPIPE
         else:
@@ -27,14 +30,15 @@ class OutputError(UserError):
 
 
 class _StandardFile(io.FileIO):
-    """Standard output or standard error, which fails at most once, and never on a terminal."""
+    """Standard output or error; a failed write raises at most once, and never for a terminal."""
 
     def __init__(self, descriptor: int, raises: bool):
         """Opens the file of a standard stream.
 
         Args:
-          descriptor: its file descriptor, which stays open.
-          raises: if True, the first failed write raises an OutputError; otherwise none does.
+          descriptor: file descriptor of the stream; it stays open.
+          raises: if True, the first failed write raises an OutputError; otherwise failed writes are
+            dropped.
         """
         super().__init__(descriptor, "w", closefd=False)
         self._raises = raises and not self.isatty()  # a closed terminal needs no output
@@ -64,7 +68,7 @@ def prepare_streams() -> None:
       failed write to standard output raises an OutputError, unless it is a terminal.
     - Closed streams become /dev/null; otherwise a data file could get their descriptor, and
       messages would be written to it.
-    - Characters that the encoding of a stream does not have are escaped.
+    - Characters that a stream's encoding cannot represent are escaped.
     """
     for descriptor in range(3):
         try:
@@ -82,7 +86,7 @@ def prepare_streams() -> None:
 
 
 def _open_stream(stream: TextIO | None, descriptor: int, raises: bool) -> io.TextIOWrapper:
-    """Opens a standard stream anew; like Python's own, it is line-buffered on a terminal."""
+    """Reopens a standard stream; like Python's own, it is line-buffered on a terminal."""
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.flush()
@@ -96,10 +100,10 @@ def _open_stream(stream: TextIO | None, descriptor: int, raises: bool) -> io.Tex
 
 
 def flush_output() -> None:
-    """Writes what is buffered for standard output.
+    """Flushes standard output.
 
     Raises:
-      OutputError: it cannot be written.
+      OutputError: standard output cannot be written.
     """
     if sys.stdout is not None:
         sys.stdout.flush()

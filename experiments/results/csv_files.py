@@ -28,7 +28,7 @@ def read_metrics_csv(path: Path) -> MetricColumns:
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: a cell is no number, a row has no step, or the steps do not rise.
+      DamagedFileError: a cell is not a number, a row has no step, or steps are not increasing.
     """
     return join_columns(_metric_blocks(path))
 
@@ -77,7 +77,7 @@ def _are_valid(
 def _check_rows(
     path: Path, line: int, header: Sequence[str], rows: Sequence[Sequence[str]], last_step: int
 ) -> list[dict[str, Any]]:
-    """Returns one record for each row; raises an error that names the first damaged one."""
+    """Returns one record for each row; an error names the first damaged row."""
     records = []
     for number, row in enumerate(rows, start=line):
         where = f"{path}, line {number}"
@@ -112,7 +112,7 @@ def read_responses_csv(path: Path) -> dict[str, float]:
     """Reads responses.csv; returns the standard deviation by layer, or {} if there is no file.
 
     Raises:
-      DamagedFileError: a row has no layer, or its standard deviation is no number.
+      DamagedFileError: a row has no layer, or its standard deviation is not a number.
     """
     responses: dict[str, float] = {}
     try:

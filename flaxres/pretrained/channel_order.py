@@ -1,9 +1,9 @@
-"""Order of the channels of PyTorch models whose shortcuts pad with zeros on both sides.
+"""Channel order of PyTorch models whose shortcuts pad with zeros on both sides.
 
 Shortcut option A appends channels of zeros where the number of channels grows. Many CIFAR models in
 PyTorch put half of them before the other channels: `F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes //
-4, planes // 4))`. The channels of such a model, in another order, are those of a model that appends
-all of them. `reorder_channels` converts the weights to this order.
+4, planes // 4))`. Such a model equals one that appends all zeros, with its channels in a different
+order. `reorder_channels` converts the weights to the order of flaxres.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Order = Int[np.ndarray, " channels"]
 
 
 def channel_orders(model: ConfigDict) -> list[Order]:
-    """Returns the order of the channels between the blocks: of the stem, then of each stage.
+    """Returns the order of the channels after the stem and after each stage.
 
     Args:
-      model: the model, an experiment's `config.model`.
+      model: `config.model` of the run.
 
     Returns:
-      For each channel in flaxres, its index in PyTorch.
+      One array per position, with the PyTorch index of each flaxres channel.
 
     Raises:
-      ConfigError: a stage adds an odd number of channels, which has no half.
+      ConfigError: a stage adds an odd number of channels, which cannot be halved.
     """
     expansion = resnet.EXPANSION if model.block == "bottleneck" else 1
     orders = [np.arange(model.widths[0])]
@@ -52,13 +52,13 @@ def channel_orders(model: ConfigDict) -> list[Order]:
 def reorder_channels(
     variables: dict[str, Float32[np.ndarray, " ..."]], model: ConfigDict
 ) -> dict[str, Float32[np.ndarray, " ..."]]:
-    """Reorders the channels between the blocks from PyTorch's order to that of flaxres.
+    """Reorders the channels between blocks from PyTorch's order to the order of flaxres.
 
-    Only these channels are padded. Those within a block keep their order.
+    Only channels between blocks are padded; channels within a block keep their order.
 
     Args:
-      variables: arrays by path, such as params/stage1_block1/conv1/kernel, in flax's layout.
-      model: the model, an experiment's `config.model`.
+      variables: arrays by path, such as params/stage1_block1/conv1/kernel, in the layout of Flax.
+      model: `config.model` of the run.
 
     Raises:
       ConfigError: a stage adds an odd number of channels.

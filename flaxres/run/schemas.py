@@ -1,6 +1,6 @@
 """Types of the fields in the JSON files of a run, and their checks.
 
-Fields that no type is known for may have any value: newer versions of flaxres may write them.
+Unknown fields may have any value, because newer versions of flaxres may write such fields.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flaxres.config_checks import check_types
 from flaxres.errors import ConfigError, DamagedFileError, first_few, printable
 from flaxres.run.text_files import read_regular
 
-MAX_DOCUMENT_BYTES = 64 << 20  # of a JSON file that is read as a whole
+MAX_DOCUMENT_BYTES = 64 << 20  # largest JSON file that is read whole
 MAX_SHOWN = 60  # characters of a value in a message
 
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-Step = Annotated[int, Meta(ge=0, le=2**53)]  # exact as a float64
+Step = Annotated[int, Meta(ge=0, le=2**53)]  # exact in float64
 Name = Annotated[str, Meta(max_length=4096)]
 
 
@@ -33,7 +33,7 @@ class FieldType(NamedTuple):
 
     Attributes:
       type: type that msgspec checks.
-      text: what a value must be, for messages.
+      text: description of valid values, for error messages.
     """
 
     type: Any
@@ -69,15 +69,15 @@ REQUIRED_CONFIG_FIELDS = ("seed", "num_steps", "batch_size", "model.name", "data
 
 
 def check_fields(fields: Mapping[str, Any], types: Mapping[str, FieldType], where: str) -> None:
-    """Checks the values of fields whose types are known.
+    """Checks the values of known fields.
 
     Args:
       fields: values by name.
       types: types by name.
-      where: start of the message: the file, and the line or the run in it.
+      where: start of an error message: the file, and the line or the run in it.
 
     Raises:
-      DamagedFileError: a value has another type; the message names the field and the value.
+      DamagedFileError: a value is not valid for its field; the message names both.
     """
     for name in [name for name in types if name in fields]:
         try:
@@ -91,7 +91,12 @@ def check_fields(fields: Mapping[str, Any], types: Mapping[str, FieldType], wher
 def check_config_fields(fields: Mapping[str, Any], where: str) -> None:
     """Checks that the fields of a flattened config have the types of their defaults.
 
-    `check_fields` describes arguments and errors.
+    Args:
+      fields: values by name, such as 'model.depth'.
+      where: start of an error message: the file, and the line or the run in it.
+
+    Raises:
+      DamagedFileError: a value is not valid for its field; the message names both.
     """
     defaults = flatten(default_config())
     for name in fields.keys() - defaults.keys():
@@ -113,7 +118,7 @@ def check_object(value: Any, where: str) -> dict[str, Any]:
     """Returns `value` if it is a JSON object.
 
     Raises:
-      DamagedFileError: it is not.
+      DamagedFileError: `value` is not a JSON object.
     """
     if not isinstance(value, dict):
         raise DamagedFileError(f"{where} must be a JSON object, got {shown(value)}")
@@ -131,20 +136,20 @@ def require_fields(fields: Mapping[str, Any], names: tuple[str, ...], where: str
 
 
 def read_document(path: Path) -> Any:
-    """Reads a JSON file as a whole.
+    """Reads a whole JSON file.
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is no regular file, cannot be read or is not valid JSON. Numbers
-        that are not finite and repeated names are not valid.
+      DamagedFileError: the file is not regular, cannot be read or is not valid JSON.
+        Non-finite numbers, integers of more than 64 bits and repeated names are not accepted.
     """
     try:
         return json.loads(
             read_regular(path, MAX_DOCUMENT_BYTES).decode("utf-8-sig"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=_reject_repeated_names,
             parse_constant=_reject_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
+            parse_float=_parse_finite,
+            parse_int=_parse_int64,
         )
     except UnicodeDecodeError as error:
         raise DamagedFileError(
@@ -156,10 +161,12 @@ def read_document(path: Path) -> Any:
     except ValueError as error:
         raise DamagedFileError(f"{path} is not valid JSON ({error})") from None
     except RecursionError:
-        raise DamagedFileError(f"{path} is not valid JSON (objects are nested too deep)") from None
+        raise DamagedFileError(
+            f"{path} is not valid JSON (objects are nested too deeply)"
+        ) from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -169,23 +176,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _reject_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text[:MAX_SHOWN]} is too large")
     return value
 
 
-def _bounded(text: str) -> int:
+def _parse_int64(text: str) -> int:
     if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
         raise ValueError(f"{text[:MAX_SHOWN]} has more than 64 bits")
     return value
 
 
 def shown(value: object) -> str:
-    """Returns a JSON value for a message: on one line, and shortened."""
+    """Formats a JSON value for an error message, on one line and shortened."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -10,16 +10,16 @@ from typing import BinaryIO
 from flaxres.errors import DamagedFileError
 from flaxres.files import open_regular
 
-BLOCK_BYTES = 1 << 20  # read at a time
+BLOCK_BYTES = 1 << 20  # bytes read at once
 MAX_LINE_BYTES = 16 << 20  # a longer line is damage, which must not fill the memory
 
 
 def open_for_reading(path: Path) -> BinaryIO:
-    """Opens a regular file, no link. Never waits, as opening a named pipe would.
+    """Opens a regular file for reading; refuses links, and never waits for a named pipe.
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is no regular file or cannot be opened.
+      DamagedFileError: the file is not regular or cannot be opened.
     """
     try:
         return os.fdopen(open_regular(path, os.O_RDONLY), "rb")
@@ -34,7 +34,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is no regular file, is larger, or cannot be read.
+      DamagedFileError: the file is not regular, is larger, or cannot be read.
     """
     with open_for_reading(path) as file:
         try:
@@ -47,19 +47,18 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def line_blocks(path: Path, complete: bool = True) -> Iterator[bytes]:
-    """Yields the lines of a file from first to last, many at a time.
+    """Yields the lines of a file from first to last, in blocks.
 
     Args:
       path: path of the file.
-      complete: if True, a last line without a line break is left out: a killed process has not
-        finished it.
+      complete: if True, skips a last line without a line break, which a killed process leaves.
 
     Yields:
-      One or more lines, without the last line break.
+      One or more lines, without the line break of the last one.
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is no regular file, has a line of over 16 MiB, or cannot be read.
+      DamagedFileError: the file is not regular, has a line of over 16 MiB, or cannot be read.
     """
     with open_for_reading(path) as file:
         rest = b""
@@ -80,7 +79,7 @@ def lines_from_end(path: Path) -> Iterator[tuple[int, bytes]]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is no regular file, has a line of over 16 MiB, or cannot be read.
+      DamagedFileError: the file is not regular, has a line of over 16 MiB, or cannot be read.
     """
     with open_for_reading(path) as file:
         start = file.seek(0, os.SEEK_END)
