@@ -20,7 +20,11 @@ def one_line(error: BaseException, max_length: int | None = 200) -> str:
       error: any exception.
       max_length: number of characters after which the message is cut off; None for no limit.
     """
-    text = printable(" ".join(str(error).split())) or type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # the class may be a user's, with a bad __str__
+        message = ""
+    text = printable(" ".join(message.split())) or type(error).__name__
     return text if max_length is None or len(text) <= max_length else text[:max_length] + "..."
 
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from types import ModuleType
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.field_checks import shown
@@ -59,7 +59,9 @@ def import_file(path: str, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise file_error(kind, path, error) from error
     return module
 
@@ -80,9 +82,9 @@ def call_get_config(source: str) -> object:
         raise ConfigError(f"config file {shown(path)} has no get_config()")
     try:
         return module.get_config(model) if model else module.get_config()
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise file_error("config", path, error) from error
 
 
@@ -96,7 +98,7 @@ def check_is_config(config: object, path: str) -> ConfigDict:
     """Returns what `get_config` of a config file has returned.
 
     Raises:
-      ConfigError: it is not a ConfigDict.
+      ConfigError: it is not a ConfigDict, or a part of it is frozen or contains itself.
     """
     if not isinstance(config, ConfigDict):
         hint = "; is its return statement missing?" if config is None else ""
@@ -104,4 +106,18 @@ def check_is_config(config: object, path: str) -> ConfigDict:
             f"get_config() of config file {shown(path)} must return a ConfigDict, as "
             f"flaxres.config.default_config() does, got {shown(config)}{hint}"
         )
+    _check_parts(config, f"get_config() of config file {shown(path)}", ())
     return config
+
+
+def _check_parts(config: ConfigDict, source: str, outer: tuple[ConfigDict, ...]) -> None:
+    if isinstance(config, FrozenConfigDict):
+        raise ConfigError(
+            f"{source} must return a ConfigDict that can be changed, got a FrozenConfigDict; "
+            "return ConfigDict(config)"
+        )
+    for name, value in config.items(preserve_field_references=True):
+        if any(value is part for part in (*outer, config)):
+            raise ConfigError(f"{source} returns a config whose field {name!r} contains itself")
+        if isinstance(value, ConfigDict):
+            _check_parts(value, source, (*outer, config))

@@ -100,13 +100,15 @@ def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[
 
     Args:
       workdir: directory of one run or of a sweep.
-      patterns: patterns of run names, such as 'resnet-*' or '*/seed-0'; empty for all runs.
+      patterns: patterns of run names, such as 'resnet-*' or '*/seed-0'; empty for all runs. The
+        name of a single run is that of its directory.
 
     Raises:
       WorkdirError: `workdir` contains no run whose config can be read.
       ConfigError: a pattern matches no run.
     """
     if (workdir / CONFIG_FILE).exists():
+        select_names([run_name(workdir)], patterns)
         return [workdir]
     directories = run_directories(workdir)
     if not directories:

@@ -74,6 +74,8 @@ def select_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[s
         return list(names)
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
+            if len(names) == 1:
+                raise ConfigError(f"--only={pattern} does not match the run {names[0]}")
             raise ConfigError(
                 f"--only={pattern} matches none of the {len(names)} runs, such as {names[0]}"
             )

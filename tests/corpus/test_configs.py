@@ -7,7 +7,10 @@ import pytest
 from tests.corpus.commands import assert_error, run_command
 
 DIGITS = "--config=configs/digits.py:resnet-8"
-IMPORTS = "import numpy as np\nfrom ml_collections import ConfigDict\nfrom configs import digits\n"
+IMPORTS = (
+    "import numpy as np\nfrom ml_collections import ConfigDict, FrozenConfigDict\n"
+    "from configs import digits\n"
+)
 
 # Text of a config file, parts of the message.
 FILES = [
@@ -22,6 +25,20 @@ FILES = [
     ("def get_config(m=None): c = digits.get_config(); c.batch_size = np.int64(5)", ("TypeError",)),
     ("def get_config(m=None): c = digits.get_config(); c.momentum = 10**400", ("OverflowError",)),
     ("def get_config(m=None): c = digits.get_config(); c.model = 5; return c", ("'model",)),
+    (
+        "class Bad(BaseException):\n  def __str__(self): return 1 / 0\n"
+        "def get_config(m=None): raise Bad",
+        ("fails: Bad: Bad",),
+    ),
+    ("def get_config(m=None): raise GeneratorExit", ("fails: GeneratorExit",)),
+    (
+        "def get_config(m=None): c = digits.get_config(); c.model.me = c.model; return c",
+        ("returns a config whose field 'me' contains itself",),
+    ),
+    (
+        "def get_config(m=None): return FrozenConfigDict(digits.get_config())",
+        ("got a FrozenConfigDict; return ConfigDict(config)",),
+    ),
     ("def get_config(:", ("fails: SyntaxError: invalid syntax", "line 4")),
     ("import sys; sys.exit(0)", ("fails: SystemExit: 0",)),
     ("raise SystemExit('no')", ("fails: SystemExit: no",)),
