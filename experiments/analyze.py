@@ -17,6 +17,7 @@ from absl import flags
 from experiments.analyses import ANALYSES
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.field_checks import did_you_mean
 from flaxres.files import expand_home
 
 WORKDIR = flags.DEFINE_string(
@@ -52,7 +53,10 @@ def pop_analysis() -> ModuleType:
         )
     name = arguments[0]
     if name not in ANALYSES:
-        raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}")
+        raise ConfigError(
+            f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}"
+            f"{did_you_mean(name, ANALYSES)}"
+        )
     del sys.argv[1]
     analysis = importlib.import_module(f"experiments.analyses.{name}")
     sys.modules["__main__"].__doc__ = analysis.__doc__  # which --help prints

@@ -12,7 +12,7 @@ from absl import flags
 
 from flaxres.aliases import explain_former_field
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.field_checks import MAX_INT64, shown
+from flaxres.field_checks import MAX_INT64, did_you_mean, shown
 from flaxres.user_files import call_get_config, check_is_config, check_readable, file_error
 
 MAY_BE_EMPTY = ("models", "deep_models")  # in a reproduction one of them may be
@@ -94,7 +94,9 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     except (UserError, KeyboardInterrupt):
         raise
     except SystemExit as error:
-        if config_file is None or any(re.match(HELP, argument) for argument in argv[1:]):
+        if any(re.match(HELP, argument) for argument in argv[1:]):
+            raise SystemExit(0) from None  # absl's code is 1
+        if config_file is None:
             raise
         raise file_error("config", config_file.partition(":")[0], error) from None
     except BaseException as error:  # code in the config file may raise anything
@@ -143,13 +145,30 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, flags.Error) and lines:
         flag, _, reason = lines[-1].partition(": ")
-        if reason.startswith("('Non-boolean argument"):
-            reason = "it must be true or false"
+        if (given := re.match(r"flag --([^=]+)=(.*)", flag)) and (rule := _rule(reason, given[2])):
+            name = given[1].removeprefix("config.")
+            return (f"{name} " if name != given[1] else f"--{name} ") + rule
         return one_line(ValueError(f"{flag}: {reason}" if reason else flag), MAX_MESSAGE)
     if message := unknown_override(argv):
         return message
     is_missing = isinstance(error, AttributeError | KeyError)
     return ("the config of --config has no field " if is_missing else "") + one_line(error)
+
+
+def _rule(reason: str, value: str) -> str | None:
+    """Returns 'must be RULE, got VALUE' for an error of absl's parsers; None for other errors."""
+    rules = {
+        "('Non-boolean argument": "true or false",
+        "invalid literal for int": "an integer",
+        "could not convert string to float": "a number",
+    }
+    for start, rule in rules.items():
+        if reason.startswith(start):
+            return f"must be {rule}, got {shown(value)}"
+    if choices := re.match(r"value should be one of <(.*)>", reason):
+        names = choices[1].split("|")
+        return f"must be one of {', '.join(names)}, got {shown(value)}{did_you_mean(value, names)}"
+    return None
 
 
 def _unknown_flag(name: str, message: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from flaxres.errors import ConfigError
@@ -88,6 +89,12 @@ class FieldChecker:
         if not isinstance(values, list | tuple) or len(values) > MAX_ELEMENTS:
             raise ConfigError(
                 f"{field} must be {rule}, at most {MAX_ELEMENTS:,}, got {shown(values)}"
+            )
+        if element_type is str and len(values) == 1 and re.fullmatch(r"\(.*\)", str(values[0])):
+            # The command line keeps text that is no Python tuple as one name.
+            names = ",".join(f"'{name.strip()}'" for name in str(values[0])[1:-1].split(","))
+            raise ConfigError(
+                f'{field} must be {rule}, got {values[0]}; put the names in quotes: "({names})"'
             )
         are_valid = all(_has_type(value, element_type) for value in values)
         self.require(are_valid, field, rule)

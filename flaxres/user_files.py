@@ -79,7 +79,12 @@ def call_get_config(source: str) -> object:
     path, _, model = source.partition(":")
     module = import_file(path, "config")
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"config file {shown(path)} has no get_config()")
+        is_sweep = hasattr(module, "get_sweep")
+        hint = f"use python -m experiments.sweep --sweep={path}" if is_sweep else "define it"
+        raise ConfigError(
+            f"config file {shown(path)} has no get_config(); "
+            f"{'it is a sweep file: ' if is_sweep else ''}{hint}"
+        )
     try:
         return module.get_config(model) if model else module.get_config()
     except (UserError, KeyboardInterrupt):

@@ -150,7 +150,7 @@ def test_bad_config_files(python, tmp_path):
         (("--config.dataset.train_split=val",), ("data set 'digits' has the splits",)),
         (("--workdir=/dev/null",), ("/dev/null is a file",)),
         (("--workdir=/dev/null/run",), ("/dev/null/run cannot be written",)),
-        (("--mode=eval",), ("holds no run",)),
+        (("--mode=eval",), ("does not exist; check --workdir",)),
     ],
 )
 def test_missing_data_and_workdirs(python, tmp_path, arguments, parts):

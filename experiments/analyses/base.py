@@ -22,6 +22,7 @@ from experiments.results.run_names import (
     run_directories,
     run_name,
     select_names,
+    sweep_hint,
 )
 from experiments.results.tables import Row
 from flaxres.data import Dataset, Split, load_dataset, open_sources
@@ -112,9 +113,10 @@ def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[
         return [workdir]
     directories = run_directories(workdir)
     if not directories:
+        advice = f"; train a model with python -m flaxres.main --config=... --workdir={workdir}"
         raise WorkdirError(
-            f"{workdir} contains neither a run nor a sweep with runs in MODEL/seed-N; train a "
-            f"model with python -m flaxres.main --config=... --workdir={workdir}"
+            f"{workdir} contains neither a run nor a sweep with runs in MODEL/seed-N"
+            f"{sweep_hint(workdir) or advice}"
         )
     names = [str(path.relative_to(workdir)) for path in directories]
     selected = [workdir / name for name in select_names(names, patterns)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.logs import Log, Start, read_log
-from experiments.results.run_names import check_inside, run_directories
+from experiments.results.run_names import check_inside, run_directories, sweep_hint
 from experiments.results.runs import (
     PLAN_FILE,
     FlatConfig,
@@ -154,7 +154,8 @@ def read_status(workdir: Path) -> WorkdirStatus:
         raise WorkdirError(
             next(iter(plan_damage.values()), None)
             or f"{workdir} holds no run: there is no {CONFIG_FILE} in it or in NAME/seed-N below "
-            f"it, and no {PLAN_FILE}; set --workdir to the directory of a run or a sweep"
+            f"it, and no {PLAN_FILE}"
+            + (sweep_hint(workdir) or "; set --workdir to the directory of a run or a sweep")
         )
     started, configs, damaged = _read_directories(workdir, directories)
     configs = planned | configs

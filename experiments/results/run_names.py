@@ -23,6 +23,12 @@ def run_directories(workdir: Path) -> list[Path]:
     return sorted({file.parent for file in itertools.chain(*files)})
 
 
+def sweep_hint(workdir: Path) -> str:
+    """Returns '; did you mean --workdir=SWEEP?' for the directory of one variant, otherwise ''."""
+    is_variant = any(workdir.glob(f"{SEED_PREFIX}*/{CONFIG_FILE}"))
+    return f"; did you mean --workdir={workdir.parent}?" if is_variant else ""
+
+
 def check_inside(directory: Path, workdir: Path) -> None:
     """Checks that no link leads from a directory of a run out of the sweep's workdir.
 

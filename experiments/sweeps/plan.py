@@ -133,7 +133,7 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
     path, _, config = sweep.partition(":")
     module = import_file(path, "sweep")
     if not hasattr(module, "get_sweep"):
-        raise ConfigError(f"sweep file {path!r} has no get_sweep()")
+        raise ConfigError(f"sweep file {path!r} has no get_sweep(); define it")
     try:
         entries = module.get_sweep(config) if config else module.get_sweep()
         if isinstance(entries, Iterable) and not isinstance(entries, str | bytes | Mapping):

@@ -59,7 +59,7 @@ class BrokenImageError(DatasetError):
 
     def __str__(self) -> str:
         return (
-            f"{self.problem}; remove it, write it again, or skip such images with "
+            f"{self.problem}; remove it, replace it, or skip such images with "
             "--config.dataset.broken_images=skip"
         )
 

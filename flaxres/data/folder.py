@@ -141,6 +141,7 @@ def open_folder(
             raise DatasetError(
                 f"folder {root} must contain a folder {name!r} with class folders for the split "
                 f"{spec!r}; it contains {first_few(split_names, MAX_NAMES) or 'no folders'}"
+                f"{_split_hint(root, name, split_names, used_names)}"
             )
         if name not in classes:
             classes[name] = _list_classes(root / name, skipped)
@@ -151,12 +152,20 @@ def open_folder(
     slices = [parse_split(spec, sizes, f"folder {root}") for spec in specs]
     first = used_names[0]
     for name in used_names:
-        differing = sorted(set(classes[first]) ^ set(classes[name]))
-        if differing:
+        only = {
+            split: sorted(set(classes[split]) - set(classes[other]))
+            for split, other in ((first, name), (name, first))
+        }
+        if any(only.values()):
+            listed = [
+                f"{first_few(names, MAX_NAMES)} {'is' if len(names) == 1 else 'are'} only in "
+                f"{split}"
+                for split, names in only.items()
+                if names
+            ]
             raise DatasetError(
                 f"{root / first} and {root / name} must have the same class folders, but "
-                f"{first_few(differing, MAX_NAMES)} {'is' if len(differing) == 1 else 'are'} in "
-                "only one of them"
+                f"{', '.join(listed)}"
             )
     train, test, *validation = (
         Subset(splits[name], np.arange(len(splits[name]))[rows]) for name, rows in slices
@@ -170,6 +179,22 @@ def open_folder(
         validation[0] if validation else None,
         find_fingerprint=functools.partial(folder_fingerprint, splits, classes[first]),
     )
+
+
+# Names of splits that can be the test split, in the order of preference.
+OTHER_SPLITS = ("validation", "valid", "val", "test")
+
+
+def _split_hint(
+    root: Path, name: str, split_names: Sequence[str], used_names: Sequence[str]
+) -> str:
+    """Returns '; ' and the flag that may be meant if a folder lacks a split, or ''."""
+    if root.name in used_names and (root.parent / name).is_dir():
+        return f"; did you mean --config.dataset.data_dir={root.parent}?"
+    others = [n for n in OTHER_SPLITS if n in split_names and n not in used_names]
+    if used_names.index(name) == 1 and others:
+        return f"; set --config.dataset.test_split={others[0]}"
+    return ""
 
 
 def _list_classes(split: Path, skipped: SkippedEntries) -> list[str]:

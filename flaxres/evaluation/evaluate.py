@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flaxres.config import check_config
 from flaxres.data import Dataset, load_dataset, open_sources
 from flaxres.data.source import Sources
-from flaxres.errors import CheckpointError, ConfigError
+from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluator import evaluate_split
 from flaxres.evaluation.test_crops import make_crop_protocol
 from flaxres.inference.predictor import Predictor
@@ -20,6 +20,7 @@ from flaxres.inference.trained_model import (
     check_same_data,
     load_run_config,
     load_trained_model,
+    no_run_error,
 )
 from flaxres.memory_estimate import check_crop_memory
 from flaxres.parallel.replicas import mean_record
@@ -205,7 +206,7 @@ def _evaluate_replicas(
     """Returns means over the replicas of a run, evaluated by the programs that trained them."""
     _check_splits(splits)
     if not check_same_config(workdir, config, is_training=False):
-        raise CheckpointError(f"workdir {workdir} holds no run; train it first with --mode=train")
+        raise no_run_error(workdir)
     config = resolve_stride(config, workdir)
     sources = open_sources(config.dataset)
     class_names = read_input_spec(workdir, config).class_names

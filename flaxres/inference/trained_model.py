@@ -112,11 +112,18 @@ def load_run_config(directory: Path) -> ConfigDict:
     """
     if not (directory / CONFIG_FILE).exists():
         check_no_sweep(directory)
-        raise _no_run_error(directory)
+        raise no_run_error(directory)
     return read_run_config(directory)
 
 
-def _no_run_error(directory: Path) -> CheckpointError:
+def no_run_error(directory: Path) -> CheckpointError:
+    """Returns the error for a directory without a run, which may be missing or lie inside one."""
+    if not directory.exists():
+        return CheckpointError(f"workdir {directory} does not exist; check --workdir")
+    if run := next((p for p in directory.parents if (p / CONFIG_FILE).exists()), None):
+        return CheckpointError(
+            f"workdir {directory} lies inside the run {run}; use --workdir={run}"
+        )
     return CheckpointError(f"workdir {directory} holds no run; train it first with --mode=train")
 
 
@@ -148,7 +155,7 @@ def load_trained_model(
     if batch_stats == "population":
         check_has_statistics(config)
     if not check_same_config(directory, config, is_training=False):
-        raise _no_run_error(directory)
+        raise no_run_error(directory)
     config = resolve_stride(config, directory)
     if config.num_replicas > 1:
         raise ConfigError(

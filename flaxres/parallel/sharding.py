@@ -65,7 +65,8 @@ def device_name() -> str:
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind
-    return f"{processor_model()}, {len(available_cores())} cores"
+    num_cores = len(available_cores())
+    return f"{processor_model()}, {num_cores} core{'s' * (num_cores != 1)}"
 
 
 class Devices:
@@ -89,8 +90,9 @@ class Devices:
         num_local, num_requested = jax.local_device_count(), config.num_devices
         if num_requested > num_local:
             raise ConfigError(
-                f"num_devices must be at most {num_local}, the {jax.default_backend()} devices "
-                f"of this process, got {num_requested}"
+                f"num_devices must be at most {num_local} (this process has {num_local} "
+                f"{jax.default_backend().upper()} device{'s' * (num_local != 1)}), got "
+                f"{num_requested}"
             )
         by_process: dict[int, list[jax.Device]] = {}
         for device in jax.devices():

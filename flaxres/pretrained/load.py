@@ -45,7 +45,10 @@ def is_directory(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
-        raise WeightsError(f"there is no file {path}") from None
+        raise WeightsError(
+            f"--init_from={path} does not exist; give a run directory, a file of variables "
+            f"({VARIABLES_SUFFIX}) or a PyTorch state dict"
+        ) from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from flaxres.config import model_name
 from flaxres.data import dataset_shape
 from flaxres.errors import ConfigError, DatasetError, WeightsError
 from flaxres.models.blocks import STRIDES_ON
@@ -103,10 +104,13 @@ def load_pretrained_weights(
       ConfigError: the options do not fit the model, or it has no known PyTorch counterpart.
       UserError: the run cannot be read.
     """
+    source = str(path)
     if is_directory(path):
         _check_no_state_dict_options(path, std, shortcut_padding)
         _report_differences(path, model)
         variables = read_run_variables(path)
+        run_name, name = model_name(_check_run(path).model), model_name(model)
+        source = f"{path} holds {run_name}, not {name}: it" if run_name != name else source
     elif not is_state_dict(str(path)):
         _check_no_state_dict_options(path, std, shortcut_padding)
         variables = read_variables(path)
@@ -116,7 +120,7 @@ def load_pretrained_weights(
         options = (new_head, std, shortcut_padding, image_size, str(path))
         variables = torch_state_dict.convert(weights, shapes, model, *options)
         _report_assumptions(path, model, std)
-    return fit_variables(variables, shapes, model, new_head, str(path))
+    return fit_variables(variables, shapes, model, new_head, source)
 
 
 def _check_no_state_dict_options(

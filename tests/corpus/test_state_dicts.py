@@ -119,13 +119,17 @@ def test_files_that_are_no_weights(files, tmp_path):
     # A model without a data set shows that the file is checked first.
     no_data = "--config.dataset.name=folder"
     for init_from, flags, parts in (
-        ("absent.pth", (no_data,), ("there is no file absent.pth",)),
-        ("absent/run", (no_data,), ("there is no file absent/run",)),
-        (tmp_path / "text.pth" / "x", (no_data,), ("there is no file",)),
-        (tmp_path / "dangling.pth", (no_data,), ("there is no file",)),
+        (
+            "absent.pth",
+            (no_data,),
+            ("--init_from=absent.pth does not exist; give a run",),
+        ),
+        ("absent/run", (no_data,), ("--init_from=absent/run does not exist",)),
+        (tmp_path / "text.pth" / "x", (no_data,), ("does not exist; give",)),
+        (tmp_path / "dangling.pth", (no_data,), ("does not exist; give",)),
         (tmp_path / "loop.pth", (no_data,), ("cannot be read",)),
         ("x" * 300, (no_data,), ("cannot be read (File name too long)",)),
-        ("~nosuchuser/x.pth", (no_data,), ("~nosuchuser/x.pth cannot be read",)),
+        ("~nosuchuser/x.pth", (no_data,), ("~nosuchuser is no known home directory",)),
         (tmp_path / "fifo.pth", (no_data,), ("special file",)),
         ("/dev/zero", (no_data,), ("special file",)),
         (tmp_path / "directory.pth", (no_data,), ("holds no run: there is no config.json",)),

@@ -122,7 +122,7 @@ def test_other_formats_are_not_decoded(image_format):
         decode(data, "photo.jpg")
     assert str(caught.value) == (
         "photo.jpg cannot be decoded (not a file of the formats JPEG, PNG, GIF, BMP); remove it, "
-        "write it again, or skip such images with --config.dataset.broken_images=skip"
+        "replace it, or skip such images with --config.dataset.broken_images=skip"
     )
 
 
@@ -213,7 +213,7 @@ def test_scans_without_end_are_refused():
 def test_the_advice_about_data_sets_is_apart_from_the_problem():
     error = pickle.loads(pickle.dumps(BrokenImageError("a(1); b.jpg is empty")))
     assert error.problem == "a(1); b.jpg is empty"
-    assert str(error).startswith("a(1); b.jpg is empty; remove it, write it again, or skip")
+    assert str(error).startswith("a(1); b.jpg is empty; remove it, replace it, or skip")
 
 
 def damaged(file, data):

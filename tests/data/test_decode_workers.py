@@ -167,7 +167,7 @@ def test_an_error_in_a_worker_is_reported_in_one_line(tmp_path):
     with pytest.raises(BrokenImageError) as caught:
         read(DecodeStream(make_schedule(), make_decoder(folder), workers=1, ahead=3))
     assert str(caught.value) == (
-        f"{name} is empty; remove it, write it again, or skip such images with "
+        f"{name} is empty; remove it, replace it, or skip such images with "
         "--config.dataset.broken_images=skip"
     )
     assert not getattr(caught.value, "__notes__", [])

@@ -123,8 +123,12 @@ def test_a_folder_without_the_splits_is_an_error(tmp_path, folder):
         open_folder(None, "train", "test")
     with pytest.raises(DatasetError, match="does not exist; it must contain SPLIT"):
         open_folder(tmp_path / "nowhere", "train", "test")
-    with pytest.raises(DatasetError, match=r"must contain a folder 'val'.*it contains test, train"):
+    with pytest.raises(DatasetError, match=r"a folder 'val'.*it contains test, train$"):
+        open_folder(folder, "train", "val", "test")
+    with pytest.raises(DatasetError, match=r"set --config\.dataset\.test_split=test$"):
         open_folder(folder, "train", "val")
+    with pytest.raises(DatasetError, match=rf"did you mean --config.dataset.data_dir={folder}\?$"):
+        open_folder(folder / "train", "train", "test")
     with pytest.raises(DatasetError, match="is empty"):
         open_folder(folder, "train[5:5]", "test")
     (tmp_path / "train").mkdir()
@@ -144,7 +148,7 @@ def test_differing_classes_and_a_class_without_images_are_errors(tmp_path):
     with pytest.raises(DatasetError, match=r"class folder .*yellow contains no"):
         open_folder(tmp_path, "train", "test")
     Image.new("RGB", (4, 4)).save(tmp_path / "test/yellow/1.png")
-    with pytest.raises(DatasetError, match="same class folders, but yellow is in only one of them"):
+    with pytest.raises(DatasetError, match="but yellow is only in test"):
         open_folder(tmp_path, "train", "test")
 
 

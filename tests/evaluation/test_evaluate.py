@@ -105,13 +105,13 @@ def test_options_that_do_not_fit(tmp_path, digits_run):
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate_run(None, digits_run, log=lines.append, **options)
-    with pytest.raises(CheckpointError, match="nowhere holds no run"):
+    with pytest.raises(CheckpointError, match="nowhere does not exist; check --workdir"):
         evaluate_ensemble(None, digits_run, [tmp_path / "nowhere"])
     assert lines == []
 
 
 def test_a_workdir_without_a_run(tmp_path, config):
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
         evaluate_run(config, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 

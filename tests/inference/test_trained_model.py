@@ -45,7 +45,12 @@ def test_the_newest_checkpoint_is_loaded(digits_run, config):
 def test_runs_that_cannot_be_loaded(tmp_path, digits_run, config):
     for load in (load_trained_model, load_run_config):
         with pytest.raises(CheckpointError, match="holds no run; train it first"):
+            load(tmp_path)
+        with pytest.raises(CheckpointError, match="nowhere does not exist; check --workdir"):
             load(tmp_path / "nowhere")
+        message = f"lies inside the run {digits_run}; use --workdir={digits_run}$"
+        with pytest.raises(CheckpointError, match=message):
+            load(digits_run / "checkpoints")
     with pytest.raises(ConfigError, match="batch_stats must be running or population"):
         load_trained_model(digits_run, batch_stats="all")
     config.num_replicas = 2

@@ -189,7 +189,10 @@ def test_a_run_resumes_on_another_number_of_devices(tmp_path, config, monkeypatc
             {"num_devices": 8, "batch_size": 30},
             "batch_size must be a multiple of the 8 devices, got 30",
         ),
-        ({"num_devices": 9}, "num_devices must be at most 8, the cpu devices.*got 9"),
+        (
+            {"num_devices": 9},
+            r"must be at most 8 \(this process has 8 CPU devices\), got 9",
+        ),
     ],
 )
 def test_invalid_numbers_of_devices(config, changes, message):

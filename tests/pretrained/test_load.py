@@ -246,7 +246,7 @@ def test_newest_valid_checkpoint_of_a_run(tmp_path, compiled_steps, variables, c
 def test_directories_without_a_run_of_a_single_model(tmp_path, compiled_steps):
     with pytest.raises(WeightsError, match=r"holds no run: there is no config\.json\. Give"):
         load_pretrained_weights(tmp_path, variable_shapes(compiled_steps), small_config().model)
-    with pytest.raises(WeightsError, match=r"there is no file .*absent"):
+    with pytest.raises(WeightsError, match=r"--init_from=.*absent does not exist; give a"):
         load_pretrained_weights(tmp_path / "absent", {}, small_config().model)
     config = small_config()
     config.num_replicas = 2
