@@ -50,7 +50,7 @@ FILES = [
     ),
 ]
 OVERRIDES = [
-    ("seed=1e3", "--config.seed=1e3"),
+    ("seed=1e3", "seed must be an integer, got '1e3'"),
     ("seed=", "--config.seed="),
     ("seed=-1", "seed must be from 0 to 2**31 - 1, got -1"),
     ("seed=99999999999999999999", "seed must be an integer of 64 bits"),
@@ -59,9 +59,9 @@ OVERRIDES = [
     ("learning_rate=nan", "learning_rate must be a finite number below 3.4e38, got nan"),
     ("learning_rate=1e400", "learning_rate must be a finite number below 3.4e38, got inf"),
     ("learning_rate=-0.0", "learning_rate must be above 0, got -0.0"),
-    ("learning_rate=fast", "could not convert string to float: 'fast'"),
-    ("batch_size=True", "--config.batch_size=True"),
-    ("batch_size=1.0", "--config.batch_size=1.0"),
+    ("learning_rate=fast", "learning_rate must be a number, got 'fast'"),
+    ("batch_size=True", "batch_size must be an integer, got 'True'"),
+    ("batch_size=1.0", "batch_size must be an integer, got '1.0'"),
     ("batch_size=1000000000000", "lower batch_size, which is 1,000,000,000,000"),
     ("num_steps=forty", "error: num_steps must be an integer, got 'forty'"),
     ("learning_rate=x", "error: learning_rate must be a number, got 'x'"),
