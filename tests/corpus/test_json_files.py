@@ -278,7 +278,8 @@ from experiments.sweeps import grid
 
 def get_sweep():
     return grid("{root}/configs/digits.py", {{"good": ("resnet-8", {{**{overrides}}}),
-        **{{f"damaged{{i}}": ("resnet-8", {overrides}) for i in range(3)}}}}, [0])
+        **{{f"damaged{{i}}": ("resnet-8", {{**{overrides}, "keep_checkpoints": 10 + i}})
+            for i in range(3)}}}}, [0])
 """
 
 
@@ -306,9 +307,9 @@ def test_a_sweep_trains_the_other_runs(digits_run, tmp_path):
     last_line = outcome.stderr.splitlines()[-1]
     assert outcome.code == 1, outcome
     assert last_line.startswith("error: 3 of 4 runs failed: ")
-    assert "config.json must be a JSON object, got []" in last_line
-    assert "damaged1/seed-0: " in last_line
-    assert "line 7 must be a JSON object, got null" in last_line
-    assert "line 2 lacks 'step'" in last_line
+    output = outcome.stdout + outcome.stderr
+    assert "config.json must be a JSON object, got []" in output
+    assert "line 7 must be a JSON object, got null" in output
+    assert "line 2 lacks 'step'" in output
     assert "Traceback" not in outcome.stderr + outcome.stdout
     assert "good" in (workdir / "table.md").read_text()
