@@ -51,7 +51,7 @@ FILES = [
 ]
 OVERRIDES = [
     ("seed=1e3", "seed must be an integer, got '1e3'"),
-    ("seed=", "--config.seed="),
+    ("seed=", "seed must be an integer, got ''"),
     ("seed=-1", "seed must be from 0 to 2**31 - 1, got -1"),
     ("seed=99999999999999999999", "seed must be an integer of 64 bits"),
     ("seed=" + "9" * 5000, "--config.seed=9999"),
