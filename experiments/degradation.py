@@ -20,7 +20,7 @@ from experiments.sweeps import launch
 from experiments.sweeps.models import DEGRADATION_MODELS
 from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
-from flaxres.config import flatten
+from flaxres.config import directory_name, flatten
 from flaxres.config_checks import MAX_SEED
 from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.files import expand_home
@@ -77,8 +77,8 @@ def main() -> None:
         draw(expand_home(WORKDIR.value, "--workdir"))
         return
     plans = plan_runs()
-    name = plans[0].config.name
-    workdir = expand_home(WORKDIR.value or f"runs/degradation-{name}", "--workdir")
+    given = WORKDIR.value or f"runs/degradation-{directory_name(plans[0].config)}"
+    workdir = expand_home(given, "--workdir")
     if PLOT_ONLY.value:
         draw(workdir)
         return

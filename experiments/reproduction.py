@@ -28,7 +28,7 @@ from experiments.sweeps.models import DEGRADATION_MODELS
 from experiments.sweeps.plan import Plan, grid, make_plans
 from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
-from flaxres.config import flatten, model_name
+from flaxres.config import directory_name, flatten, model_name
 from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.files import expand_home
 
@@ -128,9 +128,12 @@ def main() -> None:
     launch.keep_jax_on_cpu()
     plans = plans_by_priority()
     config = plans[0].config
-    workdir = expand_home(WORKDIR.value or f"runs/{config.name}-reproduction", "--workdir")
+    workdir = expand_home(
+        WORKDIR.value or f"runs/{directory_name(config)}-reproduction", "--workdir"
+    )
     dataset = config.dataset.name.replace(":", "-")
-    directory = expand_home(RESULTS.value or f"results/{dataset}/{config.name}", "--results")
+    results = RESULTS.value or f"results/{dataset}/{directory_name(config)}"
+    directory = expand_home(results, "--results")
     archive = ResultsArchive(workdir, directory, write_run_responses, DROP_CHECKPOINTS.value)
     if PLOT_ONLY.value:
         collect(archive, [])

@@ -12,11 +12,19 @@ from ml_collections import ConfigDict, config_dict
 
 from flaxres.config_checks import check_types, check_values
 from flaxres.errors import ConfigError, one_line
-from flaxres.field_checks import did_you_mean
+from flaxres.field_checks import did_you_mean, shown
 from flaxres.models.names import model_fields, model_name
 from flaxres.models.registry import FIELDS
 
-__all__ = ["check_config", "default_config", "flatten", "model_name", "set_model", "unknown_field"]
+__all__ = [
+    "check_config",
+    "default_config",
+    "directory_name",
+    "flatten",
+    "model_name",
+    "set_model",
+    "unknown_field",
+]
 
 
 def default_config() -> ConfigDict:
@@ -188,6 +196,20 @@ def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
 
 
 net_name = model_name  # former name, for users' config files
+
+
+def directory_name(config: ConfigDict) -> str:
+    """Returns the name of an experiment for the name of a directory.
+
+    Raises:
+      ConfigError: it is not the name of one directory.
+    """
+    if "/" in config.name or config.name in (".", ".."):
+        raise ConfigError(
+            f"name must be one name without '/' and '..', got {shown(config.name)}; give "
+            "--workdir for another directory"
+        )
+    return config.name
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,8 @@ python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +222,26 @@ def _evaluate(config: ConfigDict | None) -> list[str]:
     if ENSEMBLE.value:
         workdir = expand_home(WORKDIR.value, "--workdir") if WORKDIR.value else None
         other_workdirs = [expand_home(name, "--ensemble") for name in ENSEMBLE.value]
+        _check_different([*([workdir] if workdir else []), *other_workdirs])
         record = evaluate_ensemble(config, workdir, other_workdirs, **options)
     else:
         record = evaluate_run(config, _workdir(config), **options)
     return [f"{name}: {value:.6g}" for name, value in record.items()]
+
+
+def _check_different(workdirs: Sequence[Path]) -> None:
+    """Checks that no run is twice in an ensemble.
+
+    Raises:
+      ConfigError: two paths lead to the same directory.
+    """
+    paths = [os.path.realpath(workdir) for workdir in workdirs]
+    for workdir, path in zip(workdirs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(
+                f"--ensemble, together with --workdir, has the run {workdir} twice; give each run "
+                "once"
+            )
 
 
 def _predict(config: ConfigDict | None) -> list[str]:

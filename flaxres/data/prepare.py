@@ -13,7 +13,9 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from flaxres.errors import one_line
+from flaxres.data.tfds_names import check_tfds_name
+from flaxres.errors import UserError, one_line, printable
+from flaxres.files import expand_home
 
 NAME = flags.DEFINE_string("name", None, "Name of the data set in TFDS, e.g. 'cifar10'.")
 DATA_DIR = flags.DEFINE_string(
@@ -45,11 +47,16 @@ def main() -> None:
         _exit(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE", 2)
     if not NAME.value:
         _exit("--name is missing; give it the name of a data set in TFDS, e.g. --name=cifar10", 2)
+    try:
+        check_tfds_name(NAME.value)
+        data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
+    except UserError as error:
+        _exit(printable(str(error)), 2)
     if importlib.util.find_spec("tensorflow") is None:
         _exit("TensorFlow is not installed; run `pip install -r requirements-prepare.txt`", 1)
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
     try:
-        print(f"prepared {prepare(NAME.value, DATA_DIR.value)}")
+        print(f"prepared {prepare(NAME.value, data_dir)}")
     except Exception as error:  # downloads raise exceptions of many types
         _exit(f"preparing {NAME.value!r} failed: {type(error).__name__}: {one_line(error)}", 1)
 

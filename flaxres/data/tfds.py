@@ -26,6 +26,7 @@ from flaxres.data.fingerprint import (
 from flaxres.data.in_memory import load_sources
 from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
+from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import DatasetError, one_line, printable
 
 
@@ -136,14 +137,10 @@ def _data_dir(data_dir: str | None) -> str:
 
 def _open_builder(name: str, data_dir: str | None) -> Any:
     """Returns the TFDS builder of a data set, from its code or from its prepared files."""
+    check_tfds_name(name)
     import tensorflow_datasets as tfds
 
     directory = _data_dir(data_dir)
-    if re.match(r"[\w-]+:[^\W\d]", name):  # NAMESPACE:NAME; cifar10:3.0.2 is a version
-        raise DatasetError(
-            f"data set {name!r} is from a community, whose code TFDS would download and run; give "
-            "the name of a data set of TFDS itself, or of a prepared one"
-        )
     try:
         return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError:

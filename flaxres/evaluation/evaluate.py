@@ -225,7 +225,7 @@ def _evaluate_replicas(
 def _check_splits(splits: Sequence[str]) -> None:
     for name in splits:
         if name not in SPLITS:
-            raise ConfigError(f"splits must be any of {', '.join(SPLITS)}, got {name!r}")
+            raise ConfigError(f"--splits must be any of {', '.join(SPLITS)}, got {name!r}")
 
 
 def _available_splits(splits: Sequence[str], data: Sources | Dataset) -> list[str]:

@@ -145,12 +145,12 @@ def make_crop_protocol(
       ConfigError: the name is unknown, or the sizes do not fit the protocol.
     """
     if name not in CROP_PROTOCOLS:
-        raise ConfigError(f"test_crops must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
+        raise ConfigError(f"--test_crops must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
     takes_crops = name in ("center", "10-crop")
     if short_side is not None and not takes_crops:
-        raise ConfigError(f"short_side applies to test_crops center and 10-crop, got {name}")
+        raise ConfigError(f"--short_side applies to --test_crops=center and 10-crop, got {name}")
     if scales and name != "multi-scale":
-        raise ConfigError(f"scales apply to test_crops multi-scale, got {name}")
+        raise ConfigError(f"--scales applies to --test_crops=multi-scale, got {name}")
     if name == "split":
         return CropProtocol(name, size, (split_short_side,) if split_short_side else ())
     ratio = max(size) / PAPER_SIZE
@@ -158,15 +158,15 @@ def make_crop_protocol(
         short_side = round(PAPER_SHORT_SIDE * ratio) if short_side is None else short_side
         if short_side < max(size):
             raise ConfigError(
-                f"short_side must be at least {max(size)}, the pixels of a crop, got {short_side}"
+                f"--short_side must be at least {max(size)}, the pixels of a crop, got {short_side}"
             )
-        _check_largest("short_side", short_side)
+        _check_largest("--short_side", short_side)
         return CropProtocol(name, size, (short_side,))
     short_sides = tuple(scales) or tuple(round(scale * ratio) for scale in PAPER_SCALES)
     if min(short_sides) < 1 or len(set(short_sides)) < len(short_sides):
         given = ", ".join(map(str, short_sides))
-        raise ConfigError(f"scales must be different numbers of pixels, at least 1, got {given}")
-    _check_largest("scales", max(short_sides))
+        raise ConfigError(f"--scales must be different numbers of pixels, at least 1, got {given}")
+    _check_largest("--scales", max(short_sides))
     return CropProtocol(name, size, short_sides)
 
 

@@ -56,7 +56,7 @@ def print_predictions(
     if not images:
         raise ConfigError("--images is missing; give files or patterns, e.g. --images='*.jpg'")
     if top < 1:
-        raise ConfigError(f"top must be at least 1, got {top}")
+        raise ConfigError(f"--top must be at least 1, got {top}")
     files, errors = find_images(images)
     predictions = predict_files(trained_model, files, top, errors)
     if as_json:
@@ -75,6 +75,8 @@ def print_predictions(
 def find_images(images: Iterable[str]) -> tuple[list[str], list[str]]:
     """Expands names and patterns of image files.
 
+    Brackets in a pattern that matches no file are taken as parts of names.
+
     Returns:
       The files, each once, and an error message for each name or pattern without a file.
     """
@@ -88,11 +90,15 @@ def find_images(images: Iterable[str]) -> tuple[list[str], list[str]]:
             files[path] = None
         elif not glob.has_magic(path):
             errors.append(f"file {name} does not exist")
-        elif matches := sorted(f for f in glob.glob(path, recursive=True) if not os.path.isdir(f)):
+        elif matches := _matching_files(path) or _matching_files(path.replace("[", "[[]")):
             files |= dict.fromkeys(matches)
         else:
             errors.append(f"no file matches {name}")
     return list(files), errors
+
+
+def _matching_files(pattern: str) -> list[str]:
+    return sorted(file for file in glob.glob(pattern, recursive=True) if not os.path.isdir(file))
 
 
 def predict_files(

@@ -241,6 +241,8 @@ class Checkpoints:
             return self._files.read(step, template), ""
         except MemoryError:
             raise
+        except (TypeError, AttributeError, LookupError):  # of Orbax, for incomplete JSON files
+            return None, "its metadata cannot be read"
         except Exception as error:  # Orbax raises many types for damaged files
             return None, self._files.explain(error)
 

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
-from flaxres.config import check_config, default_config, flatten, model_name
+from flaxres.config import check_config, default_config, directory_name, flatten, model_name
 from flaxres.errors import (
     ConfigError,
     DamagedFileError,
@@ -62,8 +62,13 @@ CHANGEABLE_FIELDS = (
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """Returns runs/NAME/MODEL-seedSEED."""
-    return Path("runs") / config.name / f"{model_name(config.model)}-seed{config.seed}"
+    """Returns runs/NAME/MODEL-seedSEED.
+
+    Raises:
+      ConfigError: NAME is not the name of one directory.
+    """
+    name = directory_name(config)
+    return Path("runs") / name / f"{model_name(config.model)}-seed{config.seed}"
 
 
 def check_path(workdir: Path) -> None:

@@ -91,13 +91,13 @@ def test_extreme_sizes():
     ("name", "options", "message"),
     [
         ("9-crop", {}, "one of split, center, 10-crop, multi-scale, got '9-crop'"),
-        ("split", {"short_side": 9}, "short_side applies to test_crops center and 10-crop"),
+        ("split", {"short_side": 9}, "--short_side applies to --test_crops=center and 10-crop"),
         (
             "10-crop",
             {"short_side": 7},
             "short_side must be at least 8, the pixels of a crop, got 7",
         ),
-        ("center", {"scales": [9]}, "scales apply to test_crops multi-scale, got center"),
+        ("center", {"scales": [9]}, "--scales applies to --test_crops=multi-scale, got center"),
         ("multi-scale", {"scales": [9, 0]}, "at least 1, got 9, 0"),
         ("multi-scale", {"scales": [9, 9]}, "different numbers of pixels"),
         ("multi-scale", {"scales": [9, 10**5]}, "scales must be at most 9,459 pixels, got 100,000"),

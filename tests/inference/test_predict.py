@@ -99,6 +99,9 @@ def test_files_are_listed_once_and_names_may_contain_brackets(tmp_path):
     files, errors = find_images([f"{tmp_path}/a[1].jpg", f"{tmp_path}/b.jpg", f"{tmp_path}/*.jpg"])
     assert [file.rpartition("/")[2] for file in files] == ["a[1].jpg", "b.jpg", "a.jpg"]
     assert errors == []
+    (tmp_path / "[c]").mkdir()
+    (tmp_path / "[c]" / "d.jpg").write_text("")
+    assert find_images([f"{tmp_path}/[c]/*.jpg"]) == ([f"{tmp_path}/[c]/d.jpg"], [])
 
 
 def test_a_table_on_the_command_line(folder, python):

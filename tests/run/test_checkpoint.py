@@ -361,6 +361,16 @@ def test_a_checkpoint_that_is_none(tmp_path, damage, message):
     assert is_complete(tmp_path, 3)
 
 
+@pytest.mark.parametrize("content", ["null", "{}", "[]"])
+def test_a_digest_with_another_structure(tmp_path, content):
+    save_checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / "3" / "digest" / "metadata").write_text(content)
+    messages = []
+    with Checkpoints(tmp_path) as checkpoints:
+        assert is_equal(checkpoints.restore(make_state(0), messages.append), make_state(2))
+    assert "checkpoint 3 is damaged (its metadata cannot be read)" in messages[0]
+
+
 def test_checkpoints_of_other_names_are_not_passed_over(tmp_path):
     save_checkpoints(tmp_path, steps=(3,))
     (tmp_path / "checkpoints" / "3").rename(tmp_path / "checkpoints" / "foo")

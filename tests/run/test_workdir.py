@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import digits
-from flaxres.errors import WorkdirError
+from flaxres.errors import ConfigError, WorkdirError
 from flaxres.run.workdir import (
     check_same_config,
     default_workdir,
@@ -26,6 +26,10 @@ def test_default_workdir(config):
     other_config = digits.get_config("resnet-56-B")
     other_config.seed = 3
     assert str(default_workdir(other_config)) == "runs/digits/resnet-56-B-seed3"
+    for name in ("..", "../../evil", "/evil", "a/b"):
+        other_config.name = name
+        with pytest.raises(ConfigError, match=r"name must be one name without '/' and '..', got"):
+            default_workdir(other_config)
 
 
 def test_config_and_info_are_written(tmp_path, config):
