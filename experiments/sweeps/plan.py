@@ -138,9 +138,9 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
         entries = module.get_sweep(config) if config else module.get_sweep()
         if isinstance(entries, Iterable) and not isinstance(entries, str | bytes | Mapping):
             entries = list(entries)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise file_error("sweep", path, error) from error
     if not isinstance(entries, list):
         hint = "; is its return statement missing?" if entries is None else ""

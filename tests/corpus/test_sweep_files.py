@@ -27,6 +27,7 @@ FILES = [
     ("get_sweep = 5", "fails: TypeError"),
     ("def get_sweep(a, b): return []", "fails: TypeError"),
     ("def get_sweep():\n  import sys; sys.exit()", "fails: SystemExit"),
+    ("def get_sweep(): raise GeneratorExit", "fails: GeneratorExit"),
     (RETURN + GRID + "{'a': ('resnet-8', {})}, [])", "the sweep has no runs"),
     (RETURN + GRID + "{}, [0])", "the sweep has no runs"),
     (RETURN + GRID + "{'a': 'resnet-8'}, [0])", "fails: ValueError"),
