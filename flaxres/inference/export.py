@@ -92,6 +92,15 @@ def export_metadata(trained_model: TrainedModel) -> dict[str, Any]:
     }
 
 
+def _is_export_metadata(path: Path) -> bool:
+    """Returns True for a JSON file with the fields of `export_metadata`."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"step", "input", "output", "platforms"} <= content.keys()
+
+
 def write_export(trained_model: TrainedModel, output: Path) -> Path:
     """Writes the export of a model to `output`, and its metadata to OUTPUT.json.
 
@@ -99,10 +108,12 @@ def write_export(trained_model: TrainedModel, output: Path) -> Path:
       The path of the metadata.
 
     Raises:
-      ConfigError: `output` or OUTPUT.json exists and is not a regular file, or the directory does
-        not exist.
+      ConfigError: `output` or OUTPUT.json exists and is not a file of an export, or the directory
+        does not exist.
       ExportError: a file cannot be written.
     """
+    if output.name in ("", ".."):
+        raise ConfigError(f"--output must be a file, got --output={output}, a directory")
     metadata_path = output.with_name(output.name + ".json")
     try:
         check_regular(output)
@@ -115,6 +126,12 @@ def write_export(trained_model: TrainedModel, output: Path) -> Path:
         raise ConfigError(
             f"--output={output}: the directory {output.absolute().parent} does not exist"
         )
+    for path in (output, metadata_path):
+        if path.exists() and not _is_export_metadata(metadata_path):
+            raise ConfigError(
+                f"--output={output}: {path} exists and does not belong to an export; choose "
+                "another name, or remove it"
+            )
     try:
         write_atomically(output, bytes(export_model(trained_model).serialize()))
         metadata = json.dumps(export_metadata(trained_model), indent=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flaxres.parallel.multihost import (
 )
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
+from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, checkpoint_steps, is_complete
 from flaxres.run.data_record import check_data, check_image_shape
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
@@ -63,6 +64,7 @@ def train_and_evaluate(
     check_config(config)
     with raise_on_all_processes():
         has_run = check_same_config(workdir, config)
+        _check_checkpoints_not_removed(workdir)
         config = resolve_stride(config, workdir if has_run else None)
     record = finished_record(config, workdir) if has_run else None
     if record and _is_final_checkpoint_valid(config, workdir):
@@ -142,7 +144,25 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
                 f"{workdir}; rerun the same command to resume.",
                 signum,
             )
-    return loop.record
+    return loop.record or last_record(workdir) or {}  # {} if no step was left
+
+
+def _check_checkpoints_not_removed(workdir: Path) -> None:
+    """Checks that a run with metrics has its directory of checkpoints, which is made before them.
+
+    Raises:
+      WorkdirError: the directory was removed, so training would start over and discard the metrics.
+    """
+    record = last_record(workdir)
+    if record is not None and not os.path.lexists(workdir / CHECKPOINTS_DIRECTORY):
+        raise _no_checkpoint_error(workdir, int(record["step"]))
+
+
+def _no_checkpoint_error(workdir: Path, step: int) -> WorkdirError:
+    return WorkdirError(
+        f"workdir {workdir} has metrics up to step {step:,} but no checkpoint. Choose another "
+        "--workdir, or remove this one to start over."
+    )
 
 
 def _restore_or_initialize(
@@ -233,10 +253,7 @@ def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
     if step is None:
         # A killed run may have started two saves and finished neither.
         if last_step > 2 * config.checkpoint_every + config.log_every:
-            raise WorkdirError(
-                f"workdir {workdir} has metrics up to step {last_step:,} but no checkpoint. "
-                "Choose another --workdir, or remove this one to start over."
-            )
+            raise _no_checkpoint_error(workdir, last_step)
     elif not is_found:
         raise WorkdirError(
             f"workdir {workdir} has a checkpoint of step {step:,}, but its metrics.jsonl lacks "

@@ -74,7 +74,11 @@ def run_command(module, *args, cwd=ROOT, env=None, timeout=60.0, stdout=None, st
         server = _server()
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        code = json.loads(server.stdout.readline())
+        answer = server.stdout.readline()
+        if not answer:
+            _server.cache_clear()
+            raise RuntimeError("the server of command lines has ended")
+        code = json.loads(answer)
         outcome = Outcome(code or 0, *(_read(path) for path in files))
     if code is None:
         raise TimeoutError(f"{arguments} took more than {timeout:g} s: {outcome}")

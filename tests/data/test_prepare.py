@@ -73,5 +73,5 @@ def test_a_failed_download_is_reported_in_one_line(python, tmp_path):
 
 def test_the_name_flag_is_required(python):
     done = python("-m", "flaxres.data.prepare")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--name" in done.stderr

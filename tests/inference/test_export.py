@@ -1,6 +1,7 @@
 import json
 import os
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_an_export_that_cannot_be_written(tmp_path, digits_run, python):
         with pytest.raises(ConfigError, match=f"{kind} instead of a regular file; choose another"):
             write_export(trained, tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["link", "model.json", "pipe"]
+    for name in (".", "/", ".."):
+        with pytest.raises(ConfigError, match="--output must be a file"):
+            write_export(trained, Path(name))
+    (tmp_path / "model.json").unlink()
+    for name in ("metrics.jsonl", "config.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("metrics.jsonl", "config"):  # files of a run
+        with pytest.raises(ConfigError, match="exists and does not belong to an export"):
+            write_export(trained, tmp_path / name)
     with pytest.raises(ConfigError, match="nowhere does not exist"):
         write_export(trained, tmp_path / "nowhere" / "model.stablehlo")
     arguments = ("-m", "flaxres.main", f"--workdir={digits_run}")

@@ -23,7 +23,7 @@ class Block(nn.Module):
         if inner is None:
             layers = [(n_in, n_out, 3, stride, 1), (n_out, n_out, 3, 1, 1)]
         else:
-            first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+            first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
             layers = [(n_in, inner, 1, first, 1), (inner, inner, 3, second, groups)]
             layers.append((inner, n_out, 1, 1, 1))
         self.count = len(layers)

@@ -137,9 +137,18 @@ def test_missing_checkpoints_are_refused(tmp_path, config):
     train_and_evaluate(config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(WorkdirError, match="metrics up to step 20 but no checkpoint"):
-        train_and_evaluate(config, tmp_path)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    for checkpoint_every in (5, 1_000):  # with 1,000, the last step has the only checkpoint
+        config.checkpoint_every = checkpoint_every
+        with pytest.raises(WorkdirError, match="metrics up to step 20 but no checkpoint"):
+            train_and_evaluate(config, tmp_path)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_empty_checkpoint_after_the_last_step(tmp_path, config):
+    """Nothing is left to train, and the result is that of the last step."""
+    expected = train_and_evaluate(config, tmp_path)
+    (tmp_path / "checkpoints" / "21").mkdir()
+    assert train_and_evaluate(config, tmp_path) == expected
 
 
 def test_a_run_resumes_with_another_number_of_steps_per_dispatch(tmp_path, config, monkeypatch):
