@@ -148,7 +148,7 @@ def test_invalid_learning_rate_factors(values):
 )
 def test_a_sweep_entry_reproduces_a_config(config, fields, num_overrides):
     config.update_from_flattened_dict(fields)
-    entry = sweep_entry("a/seed-0", config)
+    entry = sweep_entry(f"a/seed-{config.seed}", config)
     assert num_overrides is None or len(entry["overrides"]) == num_overrides
     (plan,) = make_plans([entry], {})
     assert json.dumps(flatten(plan.config)) == json.dumps(flatten(config))
