@@ -7,11 +7,11 @@ removes those of a killed process, unless it is killed too, as with a whole job.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
 import stat
 import sys
+from multiprocessing import synchronize
 from pathlib import Path
 
 SEMAPHORES = Path("/dev/shm")
@@ -20,10 +20,14 @@ PATTERN = re.compile(r"sem\.flaxres-(\d+)-(\d+)-(\d+)-\w+")  # process, start, P
 
 def name_semaphores() -> None:
     """Makes the names of this process's semaphores identify it; only on Linux."""
-    start = _start_time(os.getpid())
-    if sys.platform == "linux" and start is not None:
-        prefix = f"/flaxres-{os.getpid()}-{start}-{_namespace()}"
-        multiprocessing.current_process()._config["semprefix"] = prefix  # type: ignore[attr-defined]
+    if sys.platform == "linux" and _start_time(os.getpid()) is not None:
+        # Not the prefix in the process's configuration, because joblib replaces the function too.
+        synchronize.SemLock._make_name = staticmethod(_make_name)  # type: ignore[attr-defined]
+
+
+def _make_name() -> str:
+    process, random = os.getpid(), next(synchronize.SemLock._rand)  # type: ignore[attr-defined]
+    return f"/flaxres-{process}-{_start_time(process)}-{_namespace()}-{random}"
 
 
 def remove_leftovers() -> None:

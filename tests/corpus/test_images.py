@@ -188,7 +188,11 @@ def test_folders_that_are_no_data_set(data, tmp_path):
         (data, "loop", "must contain a folder 'loop' with class folders"),
         (data, "../data/test", "must contain a folder '../data/test'"),
         (data, "flat", "contains no class folders but 1.jpg; it must contain CLASS/*.jpg"),
-        (data, "nested", "nested/red contains no .jpg, .jpeg or .png file; move the files of its"),
+        (
+            data,
+            "nested",
+            "nested/red contains no .jpg, .jpeg or .png file; move the files from its",
+        ),
         (data, f"test[{'9' * 4000}:]", "has the splits"),
     ):
         outcome = train(directory, tmp_path / "run", f"--config.dataset.test_split={split}")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import synchronize
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,10 @@ def test_only_those_of_own_ended_processes_are_removed(tmp_path, monkeypatch):
     remove_leftovers()
 
 
-def test_semaphores_are_named_after_their_process():
+def test_semaphores_are_named_after_their_process(monkeypatch):
+    import joblib  # noqa: F401 (scikit-learn imports it, and it names semaphores in its own way)
+
+    monkeypatch.setattr(synchronize.SemLock, "_make_name", synchronize.SemLock._make_name)
     leftovers.name_semaphores()
     name = multiprocessing.get_context("spawn").Lock()._semlock.name
     process, start, _ = leftovers.PATTERN.fullmatch(f"sem.{name[1:]}").groups()

@@ -313,5 +313,5 @@ def test_other_widths_and_invalid_depths():
     message = r"only in depth, got model.widths=\(8, 8, 8\) instead of \(4, 8, 8\)"
     with pytest.raises(ConfigError, match=message):
         check_deeper(shallow, deeper)
-    with pytest.raises(ConfigError, match=r"depth must be 6n\+2 \(20, 32, 44, \.\.\.\), got 55"):
+    with pytest.raises(ConfigError, match=r"depth must be 6n\+2 .*, got 55"):
         check_deeper(shallow, with_depth(shallow, 55))
