@@ -142,4 +142,4 @@ def test_command_line(tmp_path, python):
     rerun = run_command(python, workdir)
     assert rerun.returncode == 0, rerun.stderr
     assert (directory / "metrics.jsonl").stat().st_mtime_ns == modified
-    assert "1 runs, 1 finished" in rerun.stderr
+    assert "1 run, 1 finished" in rerun.stderr
