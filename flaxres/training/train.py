@@ -64,7 +64,8 @@ def train_and_evaluate(
     check_config(config)
     with raise_on_all_processes():
         has_run = check_same_config(workdir, config)
-        _check_checkpoints_not_removed(workdir)
+        if has_run:
+            _check_checkpoints_not_removed(workdir)
         config = resolve_stride(config, workdir if has_run else None)
     record = finished_record(config, workdir) if has_run else None
     if record and _is_final_checkpoint_valid(config, workdir):
