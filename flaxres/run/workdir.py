@@ -171,6 +171,12 @@ def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = Tru
         ) from error
     if is_file:
         raise WorkdirError(f"workdir must be a directory, but {workdir} is a file")
+    ancestor = next(path for path in workdir.absolute().parents if os.path.lexists(path))
+    if not ancestor.is_dir():
+        raise WorkdirError(
+            f"workdir {workdir} cannot be written, because {ancestor} is no directory; choose "
+            "another --workdir"
+        )
     if not has_config:
         if has_metrics:
             raise WorkdirError(
