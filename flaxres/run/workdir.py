@@ -174,8 +174,8 @@ def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = Tru
     ancestor = next(path for path in workdir.absolute().parents if os.path.lexists(path))
     if not ancestor.is_dir():
         raise WorkdirError(
-            f"workdir {workdir} cannot be written, because {ancestor} is no directory; choose "
-            "another --workdir"
+            f"workdir {workdir} cannot be written ({ancestor} is not a directory); choose another "
+            "--workdir"
         )
     if not has_config:
         if has_metrics:
