@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from flaxres.data.anonymous_memory import meminfo_bytes
 from flaxres.data.digits import DIGITS_SHAPE
 from flaxres.data.options import crops_on_host
 from flaxres.errors import ConfigError
@@ -142,12 +142,8 @@ def _activation_bytes(config: ConfigDict, size: int) -> int:
 
 def host_memory() -> int:
     """Returns the bytes of this machine's memory, including its swap space."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        sizes = dict(line.split(":", 1) for line in lines)
-        return sum(1024 * int(sizes[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
-    except (OSError, ValueError, KeyError, IndexError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = meminfo_bytes("MemTotal", "SwapTotal")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if size is None else size
 
 
 def device_memory() -> tuple[Memory, int]:

@@ -151,13 +151,18 @@ def available_memory() -> int | None:
     Returns None if the system does not tell.
     """
     limits = [_available_in_group(group) for group in _control_groups()]
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        names = ("MemAvailable", "SwapFree")
-        limits.append(sum(1024 * int(lines[name].split()[0]) for name in names))
-    except (OSError, ValueError, KeyError):
-        pass
+    limits.append(meminfo_bytes("MemAvailable", "SwapFree"))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def meminfo_bytes(*names: str) -> int | None:
+    """Returns the sum of entries of /proc/meminfo in bytes; None if the system lacks them."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        return sum(1024 * int(sizes[name].split()[0]) for name in names)
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def _control_groups() -> list[Path]:

@@ -37,10 +37,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
       DamagedFileError: the file is not regular, is larger, or cannot be read.
     """
     with open_for_reading(path) as file:
-        try:
-            data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
+        data = _read(file, path, max_bytes + 1)
     if len(data) > max_bytes:
         raise DamagedFileError(f"{path} must have at most {max_bytes:,} bytes, but it has more")
     return data
