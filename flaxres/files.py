@@ -92,15 +92,20 @@ def check_regular(path: str | Path, directory: int | None = None) -> None:
         raise _not_regular_error(path, mode)
 
 
-def _not_regular_error(path: str | Path, mode: int) -> OSError:
+def file_kind(mode: int) -> str:
+    """Returns what a path with this mode is if it is not a regular file: 'a directory', ..."""
     kinds = {
         stat.S_IFLNK: "a symbolic link",
         stat.S_IFDIR: "a directory",
         stat.S_IFIFO: "a named pipe",
         stat.S_IFSOCK: "a socket",
     }
-    kind = kinds.get(stat.S_IFMT(mode), "a device")
-    return OSError(errno.EINVAL, f"{Path(path).name} is {kind} instead of a regular file")
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _not_regular_error(path: str | Path, mode: int) -> OSError:
+    text = f"{Path(path).name} is {file_kind(mode)} instead of a regular file"
+    return OSError(errno.EINVAL, text)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

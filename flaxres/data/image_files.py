@@ -8,6 +8,7 @@ import stat
 
 from flaxres.data.decode import BrokenImageError
 from flaxres.errors import DatasetError
+from flaxres.files import file_kind
 
 MAX_FILE_BYTES = 2**30  # an uncompressed image of `MAX_PIXELS` has 683 MiB with 16-bit RGBA
 # Errors of the machine instead of the file: reading the file again may succeed.
@@ -15,7 +16,6 @@ MACHINE_ERRORS = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 )
-KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def read_image_file(path: str) -> bytes:
@@ -45,8 +45,7 @@ def read_image_file(path: str) -> bytes:
 
 def _check_regular(path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-        raise BrokenImageError(f"{path} is {kind}, not an image file")
+        raise BrokenImageError(f"{path} is {file_kind(status.st_mode)}, not an image file")
     if status.st_size > MAX_FILE_BYTES:
         raise BrokenImageError(
             f"{path} has {status.st_size:,} bytes; an image file may have {MAX_FILE_BYTES:,}"
