@@ -24,7 +24,7 @@ READ_AT_START = ("JAX_", "XLA_", "PYTHON", "LC_", "LANG")  # prefixes of environ
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """Result of a command.
 
     Attributes:
       code: exit code; -N if signal N ended the process.
