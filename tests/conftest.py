@@ -123,9 +123,16 @@ def digits_run(tmp_path_factory):
 
 @pytest.fixture
 def python():
-    """Returns a function that runs `python ARGS` in the root of the repository."""
+    """Returns a function that runs `python ARGS` in the root of the repository.
+
+    `python -m MODULE` runs in a process that is forked after the imports (`tests.commands`).
+    """
+    from tests.commands import run_command
 
     def run(*args, timeout=300, **kwargs):
+        if args[0] == "-m" and not kwargs:
+            outcome = run_command(*args[1:], timeout=timeout)
+            return subprocess.CompletedProcess(args, outcome.code, outcome.stdout, outcome.stderr)
         return subprocess.run(
             [sys.executable, *map(str, args)],
             cwd=ROOT,

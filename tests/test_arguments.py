@@ -3,7 +3,7 @@
 import pytest
 
 from flaxres.arguments import drop_repeated_overrides
-from tests.corpus.commands import assert_error, run_command
+from tests.commands import assert_error, run_command
 
 
 @pytest.mark.parametrize(

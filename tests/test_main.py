@@ -9,8 +9,8 @@ import time
 import pytest
 
 from flaxres.run.records import read_metrics
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT, write_tfds
-from tests.corpus.commands import assert_error, run_command
 
 SMALL = (
     *("--config=configs/digits.py:plain-8", "--config.num_steps=12", "--config.boundaries=(6,9)"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flaxres.cpu.build import Build
-from tests.corpus.commands import assert_error, run_command
+from tests.commands import assert_error, run_command
 
 build = Build()
 pytestmark = pytest.mark.skipif(

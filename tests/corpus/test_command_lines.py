@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 DIGITS = "--config=configs/digits.py:resnet-8"
 SWEEP = ("experiments.sweep", "--sweep=configs/sweeps/widths.py")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.corpus.commands import assert_error, run_command
+from tests.commands import assert_error, run_command
 
 DIGITS = "--config=configs/digits.py:resnet-8"
 IMPORTS = (

@@ -19,8 +19,8 @@ from flaxres.errors import DataChangedError, WorkdirError
 from flaxres.run.data_record import check_data
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate
+from tests.commands import assert_error, run_command
 from tests.conftest import write_tfds
-from tests.corpus.commands import assert_error, run_command
 from tests.data.jpegs import write_folder
 
 FLAGS = (

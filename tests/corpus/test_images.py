@@ -13,7 +13,7 @@ import struct
 import pytest
 from PIL import Image
 
-from tests.corpus.commands import assert_error, run_command
+from tests.commands import assert_error, run_command
 from tests.data.jpegs import write_folder
 from tests.data.pngs import GRAY, GRAY_PNG, chunk, png
 

@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 OVERRIDES = {
     **{"num_steps": 20, "boundaries": "(10,15)", "batch_size": 32, "model.widths": "(4,8,8)"},

@@ -8,8 +8,8 @@ import pytest
 
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.input_spec import INPUT_SPEC_FILE
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from flaxres.config import default_config, set_model  # noqa: E402

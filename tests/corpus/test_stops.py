@@ -14,8 +14,8 @@ import pytest
 
 from flaxres.run.checkpoint_files import checkpoint_steps, is_complete
 from flaxres.run.records import read_metrics
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 SMALL = (
     *("--config=configs/digits.py:plain-8", "--config.boundaries=(6,9)", "--config.batch_size=16"),

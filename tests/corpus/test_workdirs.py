@@ -10,8 +10,8 @@ import pytest
 
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.records import read_metrics
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 SMALL = (
     *(

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
-from tests.corpus.commands import assert_error, run_command
 
 
 @pytest.mark.parametrize(

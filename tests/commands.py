@@ -1,6 +1,6 @@
 """Command lines of flaxres in processes that start within a tenth of a second.
 
-`run_command` asks a server (`tests.corpus.server`), which has imported JAX and flaxres already, to
+`run_command` asks a server (`tests.command_server`), which has imported JAX and flaxres already, to
 fork a process for a command line. Variables that JAX or Python read when they start need a process
 of its own, which takes some seconds.
 """
@@ -127,7 +127,7 @@ def _read(path):
 @functools.cache
 def _server():
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.corpus.server"],
+        [sys.executable, "-m", "tests.command_server"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
