@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64, Shaped, UInt8
 
 from flaxres.data.dataset import Dataset, Split
 from flaxres.data.fingerprint import Fingerprint, arrays_fingerprint
 from flaxres.data.resize import resize_arrays
 from flaxres.data.source import parse_split
+from flaxres.errors import DatasetError
 
 DIGITS_SHAPE = (8, 8, 1)  # height, width, channels
 DIGITS_NUM_CLASSES = 10
 DIGITS_CLASSES = tuple(map(str, range(DIGITS_NUM_CLASSES)))
+DIGITS_FILE = ("datasets", "data", "digits.csv.gz")  # in the package sklearn
 TEST_SIZE = 360  # of 1,797 images, which leaves 1,437 for training
 
 
@@ -56,17 +61,74 @@ def load_digits(
 @functools.lru_cache(maxsize=1)
 def _read_splits() -> dict[str, Split]:
     """Reads both splits in their original size."""
-    from sklearn import datasets, model_selection  # the import takes a second
-
-    images, labels = datasets.load_digits(return_X_y=True)
-    images = np.rint(images.reshape(-1, *DIGITS_SHAPE) * (255 / 16)).astype(np.uint8)
-    train_rows, test_rows = model_selection.train_test_split(
-        np.arange(len(labels)), test_size=TEST_SIZE, stratify=labels, random_state=0
-    )
+    table = _read_table()
+    images = np.rint(table[:, :-1].reshape(-1, *DIGITS_SHAPE) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1]
+    train_rows, test_rows = _stratified_split(labels, TEST_SIZE)
     return {
         name: Split(images[rows], labels[rows].astype(np.int32))
         for name, rows in (("train", train_rows), ("test", test_rows))
     }
+
+
+def _read_table() -> UInt8[np.ndarray, "images 65"]:
+    """Reads scikit-learn's file of the digits: 64 gray levels 0..16 and a label in each row.
+
+    `sklearn.datasets.load_digits` reads the same file, but importing scikit-learn takes a second.
+
+    Raises:
+      DatasetError: scikit-learn is not installed, or has no such file.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    directories = (spec and spec.submodule_search_locations) or []
+    for directory in directories:
+        path = Path(directory, *DIGITS_FILE)
+        if path.is_file():
+            return np.loadtxt(path, dtype=np.uint8, delimiter=",")
+    raise DatasetError(
+        f"the digits are read from scikit-learn's file {'/'.join(DIGITS_FILE)}, which is not "
+        "installed; pip install scikit-learn"
+    )
+
+
+def _stratified_split(
+    labels: Shaped[np.ndarray, " images"], test_size: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]:
+    """Returns the rows of the training and of the test split, in random order.
+
+    The split is that of scikit-learn: `train_test_split(rows, test_size=test_size,
+    stratify=labels, random_state=0)`.
+
+    Args:
+      labels: labels of all images, from 0, without gaps.
+      test_size: number of test images.
+    """
+    random = np.random.RandomState(0)
+    counts = np.bincount(labels)
+    train_counts = _proportional_counts(counts, len(labels) - test_size, random)
+    test_counts = _proportional_counts(counts - train_counts, test_size, random)
+    train: list[int] = []
+    test: list[int] = []
+    for label, (num_train, num_test) in enumerate(zip(train_counts, test_counts, strict=True)):
+        rows = np.flatnonzero(labels == label)[random.permutation(counts[label])]
+        train.extend(rows[:num_train])
+        test.extend(rows[num_train : num_train + num_test])
+    return random.permutation(train), random.permutation(test)
+
+
+def _proportional_counts(
+    counts: Int64[np.ndarray, " classes"], total: int, random: np.random.RandomState
+) -> Int64[np.ndarray, " classes"]:
+    """Splits `total` images over classes in proportion to `counts`, ties in random order."""
+    exact = counts / counts.sum() * total
+    rounded = np.floor(exact)
+    for remainder in np.unique(exact - rounded)[::-1]:  # the largest first
+        missing = int(total - rounded.sum())
+        if missing == 0:
+            break
+        tied = np.flatnonzero(exact - np.floor(exact) == remainder)
+        rounded[random.choice(tied, min(len(tied), missing), replace=False)] += 1
+    return rounded.astype(np.int64)
 
 
 def digits_fingerprint(*specs: str | None) -> Fingerprint:

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from flaxres.errors import WorkdirError
 from flaxres.files import open_regular
 from flaxres.parallel.multihost import is_main_process
 from flaxres.run.records import Record, records_from_end
+from flaxres.run.tensorboard_files import EventFile
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
 from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
 
@@ -87,32 +86,18 @@ class TensorBoardWriter:
           workdir: directory of the run.
           step: number of completed steps.
         """
-        # On a full disk, the thread of tensorboardX's SummaryWriter dies and the run hangs.
         directory = workdir / "tensorboard"
         directory.mkdir(exist_ok=True)
-        self._file = EventsWriter(str(directory / "events"))
-        restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # With this event TensorBoard discards later steps from other files.
-        self._write_event(event_pb2.Event(step=step + 1, session_log=restart))
+        self._file = EventFile(directory)
+        self._file.write_restart(step + 1)
 
     def write(self, record: Record) -> None:
         """Writes each value of a record as a scalar of the same name."""
-        values = [
-            summary_pb2.Summary.Value(tag=name, simple_value=value)
-            for name, value in record.items()
-            if name != "step"
-        ]
-        summary = summary_pb2.Summary(value=values)
-        self._write_event(event_pb2.Event(step=int(record["step"]), summary=summary))
+        scalars = {name: value for name, value in record.items() if name != "step"}
+        self._file.write_scalars(int(record["step"]), scalars)
 
     def sync(self) -> None:
         """Does nothing: metrics.jsonl holds the same records."""
-
-    def _write_event(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._file.write_event(event)
-        # EventsWriter.flush would wait until the record is on disk.
-        self._file._py_recordio_writer._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""

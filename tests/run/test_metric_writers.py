@@ -108,13 +108,10 @@ def test_a_full_disk_raises_one_error(tmp_path, name):
     def run():
         with TerminalWriter("resnet-8", 20), MetricWriters([tmp_path], 0) as writers:
             full_disk = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
-            if name == "tensorboard":
-                record_writer = writers._files[0][1]._file._py_recordio_writer
-                record_writer._writer.close()
-                record_writer._writer = full_disk
-            else:
-                writers._files[0][0]._file.close()
-                writers._files[0][0]._file = full_disk
+            json_lines, tensorboard = writers._files[0]
+            writer = tensorboard._file if name == "tensorboard" else json_lines
+            writer._file.close()
+            writer._file = full_disk
             writers.write([{"step": 1, "train_loss": 0.5}])
 
     with (
