@@ -136,7 +136,7 @@ class Benchmark:
         from flaxres.run.metric_writers import MetricWriters, TerminalWriter
         from flaxres.run.preemption import StopRequest
         from flaxres.run.records import Record
-        from flaxres.training import loop
+        from flaxres.training import initialization, loop
 
         class TimedTerminalWriter(TerminalWriter):
             stopwatch: Stopwatch
@@ -171,7 +171,7 @@ class Benchmark:
             run = loop.TrainLoop(
                 self.config, self.compiled_steps, self.dataset, writers, checkpoints, terminal
             )
-            run.run(state, 0, StopRequest())
+            run.run(initialization.completed(state), 0, StopRequest())
             seconds = terminal.stopwatch.seconds()
         return seconds, np.diff(list(terminal.seconds_by_step.values()))
 

@@ -8,8 +8,9 @@ are no such directories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,6 +22,11 @@ StackedRecord = Mapping[str, float | list[float]]
 def seeds(config: ConfigDict) -> list[int]:
     """Returns the seeds of a run, one for each replica."""
     return [config.seed + i for i in range(config.num_replicas)]
+
+
+def stack_replicas(values: Sequence[Any]) -> Any:
+    """Stacks the values of several replicas on a leading axis; returns that of a single one."""
+    return values[0] if len(values) == 1 else np.stack(values)
 
 
 def replica_runs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:

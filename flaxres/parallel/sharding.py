@@ -128,6 +128,17 @@ class Devices:
             lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape), host
         )
 
+    def replicated_shape_structs(self, tree: PyTree) -> PyTree:
+        """Returns the shapes, dtypes and shardings that `replicate` gives a tree.
+
+        Args:
+          tree: arrays or shape structs.
+        """
+        sharding = NamedSharding(self._mesh, REPLICATED)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+
     def put_batches(
         self, array: Shaped[np.ndarray, "batches process_batch ..."]
     ) -> Shaped[Array, "batches ..."]:

@@ -82,7 +82,8 @@ class Checkpoints:
         checkpoint_steps(workdir)
         if not self._read_only:
             self._make_directory()
-            self._files.manager  # noqa: B018 (removes saves that were not completed)
+            if jax.process_count() > 1 or any(self.directory.iterdir()):
+                self._files.manager  # noqa: B018 (removes saves that were not completed)
 
     def _make_directory(self) -> None:
         try:

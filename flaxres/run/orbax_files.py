@@ -1,4 +1,8 @@
-"""Checkpoints in Orbax's format: one directory for each step, with a digest of the arrays."""
+"""Checkpoints in Orbax's format: one directory for each step, with a digest of the arrays.
+
+Orbax is imported only when a checkpoint is read or saved, because the import takes as long as ten
+train steps of a small model.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,10 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from flaxres.errors import one_line
 from flaxres.run.checkpoint_files import (
@@ -22,6 +25,9 @@ from flaxres.run.checkpoint_files import (
     DESCRIPTOR_PATHS,
     has_descriptor_paths,
 )
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 PyTree = Any
 
@@ -45,6 +51,8 @@ class OrbaxFiles:
     @functools.cached_property
     def manager(self) -> ocp.CheckpointManager:
         """Orbax's manager; its creation removes saves that were not completed."""
+        import orbax.checkpoint as ocp
+
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             read_only=self._keep is None,
@@ -78,6 +86,8 @@ class OrbaxFiles:
         Raises:
           ValueError: there is a checkpoint of a later step, so Orbax would not keep this one.
         """
+        import orbax.checkpoint as ocp
+
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": digest(state)})
         )
@@ -94,6 +104,8 @@ class OrbaxFiles:
         Raises:
           ValueError: the arrays are not those that were saved, or those of another step.
         """
+        import orbax.checkpoint as ocp
+
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
         try:
             restored = self.manager.restore(

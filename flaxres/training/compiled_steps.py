@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,11 +16,10 @@ from flaxres.data.augment import check_color_channels
 from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
-from flaxres.parallel.replicas import seeds
+from flaxres.parallel.replicas import seeds, stack_replicas
 from flaxres.parallel.sharding import AXIS, CompiledStep, Devices, StepFunction, device_name
-from flaxres.pretrained.load import without_head
 from flaxres.pretrained.stride_on import resolve_stride
-from flaxres.training.initial_weights import load_pretrained_weights, weights_path
+from flaxres.training.initialization import Initialization
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host
 from flaxres.training.optimizer import make_optimizer
@@ -34,14 +31,10 @@ from flaxres.training.steps import (
     make_train_steps,
     on_flat_batches,
 )
-from flaxres.training.train_state import TrainState, create_state
+from flaxres.training.train_state import TrainState
 from flaxres.version import commit
 
 PyTree = Any
-
-# Models with more parameter arrays are initialized op by op, because compiling the initialization
-# of the deepest models takes too long.
-MAX_COMPILED_ARRAYS = 300
 
 
 class CompiledSteps:
@@ -49,6 +42,7 @@ class CompiledSteps:
 
     Attributes:
       devices: the devices of the run.
+      initialization: the state before the first step.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset | StreamedDataset):
@@ -68,17 +62,16 @@ class CompiledSteps:
         self.devices = Devices(config)
         axis = AXIS if self.devices.num_devices > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None
-        self._model = create_model(
+        model = create_model(
             config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
         )
         check_color_channels(config.augment, dataset.image_shape[2])
         self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
-        self._optimizer = make_optimizer(config)
-        self._image_shape = dataset.image_shape
         self._dataset = dataset
-        train_step = make_train_step(self._model, self._optimizer, config, axis)
+        optimizer = make_optimizer(config)
+        train_step = make_train_step(model, optimizer, config, axis)
         self._train_steps = make_train_steps(train_step)
-        self._evaluate = make_evaluate(self._model, axis)
+        self._evaluate = make_evaluate(model, axis)
         if config.num_replicas > 1:
             if self.devices.num_devices > 1:
                 raise ConfigError(
@@ -91,7 +84,9 @@ class CompiledSteps:
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, CompiledStep] = {}
-        self._weights: dict[str, PyTree] | None = None  # read in advance
+        self.initialization = Initialization(
+            model, optimizer, config, dataset.image_shape, self.devices
+        )
 
     def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8 images."""
@@ -101,17 +96,6 @@ class CompiledSteps:
     def _mean(self) -> Float32[np.ndarray, "height width channels"]:
         return self._dataset.mean_image()
 
-    def read_pretrained_weights(self) -> None:
-        """Reads the weights of `config.init_from` for `initial_state`.
-
-        A run calls it before it writes anything, so that it can be repeated with other weights.
-
-        Raises:
-          ConfigError: the model does not fit the images, or options do not fit the model.
-          WeightsError: the weights cannot be read, or belong to another model.
-        """
-        self._weights = self._pretrained_weights()
-
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, with the weights of `config.init_from` if set.
 
@@ -119,45 +103,16 @@ class CompiledSteps:
           ConfigError: the model does not fit the images, or frozen layers do not fit the model.
           WeightsError: the weights cannot be read, or belong to another model.
         """
-        weights = self._pretrained_weights() if self._weights is None else self._weights
-        self._weights = None
-        create = self._create
-        if len(jax.tree.leaves(self.state_shape.params)) <= MAX_COMPILED_ARRAYS:
-            # It runs only once, so compilation time matters more than speed.
-            create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
-        state = create(self._seeds)
-        # A new head is not among the pretrained weights and keeps its initialization.
-        merged: dict[str, Any] = {
-            name: {**getattr(state, name), **layers} for name, layers in weights.items()
-        }
-        return self.devices.replicate(dataclasses.replace(state, **merged))
+        return self.initialization.start().result()
 
-    def _pretrained_weights(self) -> dict[str, PyTree]:
-        """Returns the params and batch statistics of `config.init_from`, repeated for replicas."""
-        if self._config.init_from is None:
-            return {}
-        shapes = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
-        replica_axes = 1 if self._config.num_replicas > 1 else 0
-        shapes_of_one = jax.tree.map(
-            lambda leaf: leaf.update(shape=leaf.shape[replica_axes:]), shapes
-        )
-        transfer, new_head = self._config.transfer, self._config.transfer.new_head
-        weights = load_pretrained_weights(
-            weights_path(self._config),
-            shapes_of_one,
-            self._config.model,
-            new_head,
-            transfer.image_std,
-            transfer.shortcut_padding,
-            self._image_shape[:2],
-        )
-        shapes = without_head(shapes) if new_head else shapes
-        return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), weights, shapes)
-
-    @functools.cached_property
+    @property
     def state_shape(self) -> TrainState:
         """Shapes and dtypes of the train state, without computing it."""
-        return jax.eval_shape(self._create, self._seeds)
+        return self.initialization.state_shape
+
+    def state_structs(self) -> TrainState:
+        """Returns shapes, dtypes and shardings of the train state on the devices."""
+        return self.devices.replicated_shape_structs(self.state_shape)
 
     def info(self) -> dict[str, Any]:
         """Returns the contents of info.json: number of parameters, devices, versions and commit."""
@@ -176,6 +131,11 @@ class CompiledSteps:
         self, state: TrainState, arrays: DeviceData, num_steps: int
     ) -> CompiledStep:
         """Compiles a dispatch of `num_steps` training steps. The compiled function is cached.
+
+        Args:
+          state: train state, or its shapes (`state_structs`).
+          arrays: the training split, or streamed batches.
+          num_steps: number of steps in the dispatch.
 
         Returns:
           `train_steps(state, arrays, rows) -> (state, metrics)`, which donates its `state`.
@@ -219,7 +179,7 @@ class CompiledSteps:
         Returns:
           int32 (num_steps, batch_size), with a leading axis for the replicas if there are several.
         """
-        return _stack_replicas([sampler.indices(step, num_steps) for sampler in self._samplers])
+        return stack_replicas([sampler.indices(step, num_steps) for sampler in self._samplers])
 
     def evaluate(self, state: TrainState, arrays: DeviceData) -> MetricSums:
         """Evaluates every image of a split once, with running statistics.
@@ -288,19 +248,3 @@ class CompiledSteps:
             len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
         )
         return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
-
-    @property
-    def _seeds(self) -> Any:
-        """Seeds of the replicas, uint32 (replicas,), or one uint32 if there is one replica."""
-        return _stack_replicas([np.uint32(seed) for seed in seeds(self._config)])
-
-    def _create(self, seeds: Any) -> TrainState:
-        create = functools.partial(
-            create_state, self._model, self._optimizer, self._config, self._image_shape
-        )
-        return jax.vmap(create)(seeds) if self._config.num_replicas > 1 else create(seeds)
-
-
-def _stack_replicas(values: Sequence[Any]) -> Any:
-    """Stacks the values of several replicas on a leading axis; returns that of a single one."""
-    return values[0] if len(values) == 1 else np.stack(values)

@@ -7,9 +7,11 @@ have work while the host writes logs and checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -115,11 +117,12 @@ class TrainLoop:
         self.step = 0
         self.record: Record = {}
 
-    def run(self, state: TrainState, step: int, stop: StopRequest) -> int:
+    def run(self, state: Future[TrainState], step: int, stop: StopRequest) -> int:
         """Trains until the last step or a stop request. The last checkpoint is then on disk.
 
         Args:
-          state: train state after `step` steps; it is donated.
+          state: train state after `step` steps; it is donated. The first steps are compiled while
+            it is computed.
           step: number of steps done.
           stop: stop request. The state is saved at the step reached when it arrives.
 
@@ -142,28 +145,35 @@ class TrainLoop:
             self._terminal.log(summary)
         return signum or max_over_processes(stop.signum or 0)
 
-    def _run(self, state: TrainState, stop: StopRequest) -> int:
+    def _run(self, initial_state: Future[TrainState], stop: StopRequest) -> int:
         config = self._config
         max_steps = steps_per_dispatch(config)
-        signum = 0
+        state, signum = None, 0
         if self.step < config.num_steps:
             self._pipeline.start(self.step, max_steps)
         if self.step == 0 and config.log_layers_every:
-            self._write_layers(0, self._launch_layers(state, 0))
+            self._write_layers(0, self._launch_layers(initial_state.result(), 0))
         while self.step < config.num_steps and not signum:
             # Logs, evaluations and checkpoints are due at multiples of `max_steps`.
             num_steps = next_dispatch_size(self.step, max_steps, config.num_steps)
             arrays, rows = self._next(num_steps)
-            if num_steps not in self._compiled:
+            is_first = num_steps not in self._compiled
+            if is_first:
                 self._finish(keep=0)
-                self._compile(state, arrays, num_steps)
-            state, metrics = self._compiled[num_steps](state, arrays, rows)
-            del arrays  # frees the memory of streamed images for later steps
+                self._compile_steps(arrays, num_steps)
+            state, metrics = self._compiled[num_steps](
+                initial_state.result() if state is None else state, arrays, rows
+            )
             self.step += num_steps
             # Read once per dispatch, because a signal may arrive at any moment.
             signum = max_over_processes(stop.signum or 0)
             self._pending.append(self._launch_follow_ups(state, metrics, bool(signum)))
-            self._keep_pace()
+            if is_first and not signum:
+                self._finish(keep=0)
+                self._compile_follow_ups(state, arrays, num_steps)
+            del arrays  # frees the memory of streamed images for later steps
+            if self._pending:
+                self._keep_pace()
         self._finish(keep=0)
         return signum
 
@@ -182,16 +192,27 @@ class TrainLoop:
         arrays, rows = self._pipeline.batch_at(step)
         return self._compiled_steps.launch_layer_statistics(state, arrays, step, rows)
 
-    def _compile(self, state: TrainState, arrays: DeviceData, num_steps: int) -> None:
-        """Compiles all functions of the loop, so that no later step waits for a compilation."""
+    def _compile_steps(self, arrays: DeviceData, num_steps: int) -> None:
+        """Compiles a dispatch of `num_steps` steps."""
         self._terminal.update(self.step, note="compiling")
         self._compiled[num_steps] = self._compiled_steps.compile_train_steps(
-            state, arrays, num_steps
+            self._compiled_steps.state_structs(), arrays, num_steps
         )
+        self._restart_clocks()
+
+    def _compile_follow_ups(self, state: TrainState, arrays: DeviceData, num_steps: int) -> None:
+        """Compiles what follows some steps only, so that no later step waits for a compilation.
+
+        It comes after the first dispatch, whose record thus appears earlier.
+        """
         self._pipeline.compile_evaluation(state)
         if self._config.log_layers_every and num_steps == 1:
             self._compiled_steps.compile_layer_statistics(state, arrays)
         Snapshot(state)
+        gc.enable()  # the command line disables it for the start
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
         self._timer.restart(self.step)
         self._finished = time.perf_counter()
         self._pipeline.record()  # restarts its measurements

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from flaxres.run.workdir import check_same_config, open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import due
 from flaxres.training.initial_weights import check_pretrained_weights
+from flaxres.training.initialization import completed
 from flaxres.training.loop import TrainLoop
 from flaxres.training.optimizer import describe_unreached_boundaries
 from flaxres.training.restore import has_checkpoint, train_state_shapes
@@ -107,7 +109,7 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
             check_image_shape(workdir, config, dataset.image_shape)
             compiled_steps = CompiledSteps(config, dataset)
             if config.init_from is not None and not has_checkpoint(workdir):
-                compiled_steps.read_pretrained_weights()
+                compiled_steps.initialization.read_pretrained_weights()
             previous_info: Mapping[str, Any] = {}
             locked_directories: list[LockedDirectory] = []
             if is_main_process():
@@ -172,8 +174,10 @@ def _restore_or_initialize(
     checkpoints: Checkpoints,
     directories: Sequence[Path],
     log: Callable[[str], None],
-) -> tuple[TrainState, int]:
+) -> tuple[Future[TrainState], int]:
     """Returns the state of the newest checkpoint, or else the initial state, and its step.
+
+    The initial state may still be in computation.
 
     Args:
       config: config of the run.
@@ -188,9 +192,9 @@ def _restore_or_initialize(
         for directory in directories:
             check_metrics(config, directory, step)
     if state is None or step is None:
-        return compiled_steps.initial_state(), 0
+        return compiled_steps.initialization.start(), 0
     log(f"{model_name(config.model)} in {directories[0]} resumes from step {step:,}")
-    return compiled_steps.devices.replicate(state), step
+    return completed(compiled_steps.devices.replicate(state)), step
 
 
 def _report_changed_devices(

@@ -1,0 +1,143 @@
+"""The train state before the first step, which is computed while other functions are compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from flaxres.parallel.replicas import seeds, stack_replicas
+from flaxres.parallel.sharding import Devices
+from flaxres.pretrained.load import without_head
+from flaxres.training.initial_weights import load_pretrained_weights, weights_path
+from flaxres.training.train_state import TrainState, create_state
+
+PyTree = Any
+
+# Models with more parameter arrays are initialized op by op, because compiling the initialization
+# of the deepest models takes too long.
+MAX_COMPILED_ARRAYS = 300
+
+
+class Initialization:
+    """Computes the initial state of a run, with the weights of `config.init_from` if set."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optax.GradientTransformation,
+        config: ConfigDict,
+        image_shape: tuple[int, int, int],
+        devices: Devices,
+    ):
+        """Prepares the initialization; nothing is traced or computed yet.
+
+        Args:
+          model: the model, whose fields fit the config.
+          optimizer: the optimizer of the run.
+          config: config of the run.
+          image_shape: (height, width, channels).
+          devices: devices of the run, on which the state is replicated.
+        """
+        self._config = config
+        self._image_shape = image_shape
+        self._devices = devices
+        self._create = functools.partial(create_state, model, optimizer, config, image_shape)
+        if config.num_replicas > 1:
+            self._create = jax.vmap(self._create)
+        # Seeds of the replicas, uint32 (replicas,), or one uint32 if there is one replica.
+        self._seeds = stack_replicas([np.uint32(seed) for seed in seeds(config)])
+        self._weights: dict[str, PyTree] | None = None  # read in advance
+
+    @functools.cached_property
+    def state_shape(self) -> TrainState:
+        """Shapes and dtypes of the train state, without computing it.
+
+        Raises:
+          ConfigError: the model does not fit the images, or frozen layers do not fit the model.
+        """
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._traced.out_info
+        )
+
+    @functools.cached_property
+    def _traced(self) -> jax.stages.Traced:
+        # It runs only once, so compilation time matters more than speed.
+        options = {"xla_backend_optimization_level": 0}
+        return jax.jit(self._create, compiler_options=options).trace(self._seeds)
+
+    def read_pretrained_weights(self) -> None:
+        """Reads the weights of `config.init_from` for `start`.
+
+        A run calls it before it writes anything, so that it can be repeated with other weights.
+
+        Raises:
+          ConfigError: the model does not fit the images, or options do not fit the model.
+          WeightsError: the weights cannot be read, or belong to another model.
+        """
+        self._weights = self._pretrained_weights()
+
+    def start(self) -> Future[TrainState]:
+        """Starts to compute the state; a thread compiles the program, if there is one.
+
+        Returns:
+          The state, replicated on the devices.
+
+        Raises:
+          ConfigError: the model does not fit the images, or frozen layers do not fit the model.
+          WeightsError: the weights cannot be read, or belong to another model.
+        """
+        weights = self._pretrained_weights() if self._weights is None else self._weights
+        self._weights = None
+
+        def finish(state: TrainState) -> TrainState:
+            # A new head is not among the pretrained weights and keeps its initialization.
+            merged: dict[str, Any] = {
+                name: {**getattr(state, name), **layers} for name, layers in weights.items()
+            }
+            return self._devices.replicate(dataclasses.replace(state, **merged))
+
+        if len(jax.tree.leaves(self.state_shape.params)) > MAX_COMPILED_ARRAYS:
+            return completed(finish(self._create(self._seeds)))
+        lowered = self._traced.lower()
+        thread = ThreadPoolExecutor(1, "initialization")
+        future = thread.submit(lambda: finish(lowered.compile()(self._seeds)))
+        thread.shutdown(wait=False)
+        return future
+
+    def _pretrained_weights(self) -> dict[str, PyTree]:
+        """Returns the params and batch statistics of `config.init_from`, repeated for replicas."""
+        config = self._config
+        if config.init_from is None:
+            return {}
+        shapes = {name: getattr(self.state_shape, name) for name in ("params", "batch_stats")}
+        replica_axes = 1 if config.num_replicas > 1 else 0
+        shapes_of_one = jax.tree.map(
+            lambda leaf: leaf.update(shape=leaf.shape[replica_axes:]), shapes
+        )
+        new_head = config.transfer.new_head
+        weights = load_pretrained_weights(
+            weights_path(config),
+            shapes_of_one,
+            config.model,
+            new_head,
+            config.transfer.image_std,
+            config.transfer.shortcut_padding,
+            self._image_shape[:2],
+        )
+        shapes = without_head(shapes) if new_head else shapes
+        return jax.tree.map(lambda leaf, like: np.broadcast_to(leaf, like.shape), weights, shapes)
+
+
+def completed(state: TrainState) -> Future[TrainState]:
+    """Returns a future whose result is there already."""
+    future: Future[TrainState] = Future()
+    future.set_result(state)
+    return future
