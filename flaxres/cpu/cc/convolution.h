@@ -61,6 +61,33 @@ struct Convolution {
   }
 };
 
+// Memory of whole cache lines, so that no vector lies across two of them.
+struct alignas(64) Line {
+  float values[16];
+};
+inline int64_t lines(int64_t floats) { return (floats + 15) / 16; }
+
+// Returns memory of this thread, separate for each kUse. It still holds the values of the last
+// call.
+template <int kUse>
+static float* scratch(int64_t floats) {
+  thread_local std::vector<Line> memory;
+  if (static_cast<int64_t>(memory.size()) < lines(floats)) memory.resize(lines(floats));
+  return memory.data()->values;
+}
+
+// ReLU(x * scale + shift) for the values x of one vector of channels, or x.
+struct Normalize {
+  bool is_active;
+  Vector scale, shift;
+
+  Vector operator()(Vector x) const {
+    if (!is_active) return x;
+    const Vector y = x * scale + shift;
+    return y > 0 ? y : Vector{};
+  }
+};
+
 // Normalization of the images that a convolution reads: scale and shift of each channel, or null
 // pointers for none.
 struct Prologue {
@@ -69,6 +96,16 @@ struct Prologue {
   Prologue() = default;
   Prologue(const Array& scales, const Array& shifts) {
     if (scales.element_count()) scale = scales.typed_data(), shift = shifts.typed_data();
+  }
+  // Returns the normalization of one of several models.
+  Prologue of_model(const Convolution& c, int64_t model) const {
+    Prologue result = *this;
+    if (scale) result.scale += model * c.in, result.shift += model * c.in;
+    return result;
+  }
+  // Returns the normalization of the channels from k on.
+  Normalize at(int64_t k) const {
+    return scale ? Normalize{true, load(scale + k), load(shift + k)} : Normalize{false, {}, {}};
   }
   const float* pad_images(const Convolution& c, const float* x, int64_t first,
                           int64_t count) const {

@@ -1,9 +1,9 @@
 // Convolutions and batch norm for XLA on a CPU, in float32 and NHWC, called through XLA's FFI.
 //
 // XLA's own CPU convolutions take 2 to 5 times as long on the small images and few channels of the
-// CIFAR models, most of all for the gradient of the kernel. Here each image is copied once into a
-// zero-padded buffer that stays in the cache, so that inner loops need no border checks. Each inner
-// loop keeps a tile of results in registers.
+// CIFAR models, most of all for the gradient of the kernel. Here 3x3 convolutions with stride 1 are
+// computed by minimal filtering (winograd.h) and all others directly (direct.h), from a zero-padded
+// copy of each image that stays in the cache. Each inner loop keeps a tile of results in registers.
 //
 // With vmap over several models, every array has an additional leading axis, called `models` below.
 //
@@ -17,32 +17,46 @@
 // Number of floats in the padded images that a thread processes at a time.
 constexpr int64_t kCachedFloats = 1 << 13;
 
+// Returns the number of tasks, at most `limit`, among which the images are divided. A task has at
+// least a block of tiles.
+template <int kOut>
+static int64_t winograd_tasks(const Convolution& c, int64_t limit) {
+  const int64_t tiles = c.images * Tile<kOut>(c).per_image();
+  return std::min({limit, c.images, (tiles + kTilesPerBlock - 1) / kTilesPerBlock});
+}
+
+// Convolves all images by F(kOut x kOut, 3x3).
+template <int kOut, class Value>
+static void winograd_convolution(ffi::ThreadPool& pool, const Convolution& c, const Value* x,
+                                 const Prologue& prologue, const float* kernel, Value* y) {
+  const int64_t transformed = kPositions<kOut> * c.in * c.out;
+  float* u = scratch<3>(c.models * transformed);
+  parallel(pool, c.models * c.in, [=](int64_t i) {
+    transform_kernel<kOut>(c, kernel + i / c.in * c.kernel(), i % c.in, u + i / c.in * transformed);
+  });
+  const int64_t tasks = winograd_tasks<kOut>(c, 2 * kParts);
+  parallel(pool, c.models * tasks, [=](int64_t task) {
+    const int64_t model = task / tasks, part = task % tasks;
+    const int64_t first = part * c.images / tasks, end = (part + 1) * c.images / tasks;
+    const int64_t image = model * c.images + first;
+    winograd_images<kOut>(c, end - first, x + image * c.image(), prologue.of_model(c, model),
+                          u + model * transformed, y + image * c.out_image());
+  });
+}
+
 // Convolves all images, with the Winograd algorithm if it supports the convolution.
-static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const float* x,
-                            const Prologue& prologue, const float* kernel, float* y) {
-  if (!supports_winograd(c)) {
-    parallel(pool, c.models * c.images, [=](int64_t i) {
-      const float* padded = prologue.pad_images(c, x, i, 1);
-      forward_image(c, padded, kernel + i / c.images * c.kernel(), y + i * c.out_image());
-    });
+template <class Value>
+static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const Value* x,
+                            const Prologue& prologue, const float* kernel, Value* y) {
+  if (supports_winograd(c)) {
+    const auto convolution =
+        prefers_large_tiles(c) ? winograd_convolution<4, Value> : winograd_convolution<2, Value>;
+    convolution(pool, c, x, prologue, kernel, y);
     return;
   }
-  const int64_t transformed = kPositions * c.in * c.out;
-  const std::unique_ptr<float[]> memory(new float[c.models * transformed]);
-  parallel(pool, c.models * c.in, [=, u = memory.get()](int64_t i) {
-    transform_kernel(c, kernel + i / c.in * c.kernel(), i % c.in, u + i / c.in * transformed);
-  });
-  const int64_t max_images = std::max<int64_t>(1, kTilesPerBlock / Tile(c).per_image());
-  const int64_t tasks = std::min(2 * kParts, c.images);
-  parallel(pool, c.models * tasks, [=, u = memory.get()](int64_t task) {
-    const int64_t model = task / tasks, part = task % tasks, first = model * c.images;
-    const int64_t end = first + (part + 1) * c.images / tasks;
-    for (int64_t i = first + part * c.images / tasks; i < end; i += max_images) {
-      const int64_t images = std::min(max_images, end - i);
-      const float* padded = prologue.pad_images(c, x, i, images);
-      winograd_images(c, images, padded, x + (i + images) * c.image(), u + model * transformed,
-                      y + i * c.out_image());
-    }
+  parallel(pool, c.models * c.images, [=](int64_t i) {
+    const float* padded = prologue.pad_images(c, x, i, 1);
+    forward_image(c, padded, kernel + i / c.images * c.kernel(), y + i * c.out_image());
   });
 }
 
@@ -80,32 +94,32 @@ static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Convolution c(x.dimensions(), dw.dimensions(), dy.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
   const float *from = x.typed_data(), *gradient = dy.typed_data();
-  const bool winograd = supports_winograd(c);
-  const int64_t parts = std::min(kParts, c.images);
-  // As many images at a time as the cache holds.
-  const int64_t max_images = std::max<int64_t>(1, kCachedFloats / c.padded_image());
-  const std::unique_ptr<float[]> memory(new float[c.models * parts * c.kernel()]);
-  float* sums = memory.get();
+  const auto winograd = !supports_winograd(c)    ? nullptr
+                        : prefers_large_tiles(c) ? winograd_gradient<4, float>
+                                                 : winograd_gradient<2, float>;
+  const int64_t parts = !supports_winograd(c)    ? std::min(kParts, c.images)
+                        : prefers_large_tiles(c) ? winograd_tasks<4>(c, kParts)
+                                                 : winograd_tasks<2>(c, kParts);
+  float* sums = scratch<4>(c.models * parts * c.kernel());
   const Prologue prologue(call.array(2), call.array(3));
   parallel(pool, c.models * parts, [=](int64_t task) {
     float* partial = sums + task * c.kernel();
-    float* transformed = winograd ? scratch<2>(kPositions * c.in * c.out) : nullptr;
-    if (winograd)
-      std::fill(transformed, transformed + kPositions * c.in * c.out, 0.0f);
-    else
-      std::fill(partial, partial + c.kernel(), 0.0f);
-    const int64_t first = task / parts * c.images, part = task % parts;
-    const int64_t end = first + (part + 1) * c.images / parts;
-    for (int64_t i = first + part * c.images / parts; i < end; i += max_images) {
+    const int64_t model = task / parts, part = task % parts;
+    const int64_t first = model * c.images + part * c.images / parts;
+    const int64_t end = model * c.images + (part + 1) * c.images / parts;
+    if (winograd) {
+      winograd(c, end - first, from + first * c.image(), prologue.of_model(c, model),
+               gradient + first * c.out_image(), partial);
+      return;
+    }
+    std::fill(partial, partial + c.kernel(), 0.0f);
+    // As many images at a time as the cache holds.
+    const int64_t max_images = std::max<int64_t>(1, kCachedFloats / c.padded_image());
+    for (int64_t i = first; i < end; i += max_images) {
       const int64_t images = std::min(max_images, end - i);
       const float* padded = prologue.pad_images(c, from, i, images);
-      if (winograd)
-        winograd_sums(c, images, padded, from + (i + images) * c.image(),
-                      gradient + i * c.out_image(), transformed);
-      else
-        kernel_images(c, images, padded, gradient + i * c.out_image(), partial);
+      kernel_images(c, images, padded, gradient + i * c.out_image(), partial);
     }
-    if (winograd) winograd_gradient(c, transformed, partial);
   });
   const int64_t rows = c.models * c.size, row = c.kernel() / c.size;
   parallel(pool, rows, [=, to = dw.typed_data()](int64_t i) {
