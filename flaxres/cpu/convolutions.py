@@ -10,17 +10,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
+from flaxres.cpu.kernel_files import DTYPES
 from flaxres.cpu.library import active_kernels, require_library
 
 NO_AFFINE = (np.zeros(0, np.float32),) * 2  # empty scale and shift: the images are not normalized
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
-Images = Float32[Array | np.ndarray, "batch height width channels"]
+# Images are float32 or bfloat16.
+Images = Float[Array | np.ndarray, "batch height width channels"]
 Kernel = Float32[Array | np.ndarray, "size size channels filters"]
-Outputs = Float32[Array, "batch out_height out_width filters"]
+Outputs = Float[Array, "batch out_height out_width filters"]
+
+
+def promote_images(
+    *arrays: Float[Array | np.ndarray, ...] | None, dtype: DTypeLike | None = None
+) -> list[Float[Array | np.ndarray, ...] | None]:
+    """Casts images, a convolution kernel and a bias, or None, to the dtype of the computation.
+
+    Use it as `nn.Conv(promote_dtype=promote_images)`. If the kernels of cc/ are active, the
+    convolution kernel stays float32, so that its gradient is not rounded to `dtype`.
+    """
+    if active_kernels() is None or len(arrays) != 3:
+        return promote_dtype(*arrays, dtype=dtype)
+    images, bias = promote_dtype(arrays[0], arrays[2], dtype=dtype)
+    return [images, arrays[1], bias]
 
 
 def conv_general_dilated(
@@ -36,18 +54,19 @@ def conv_general_dilated(
 
     Args:
       lhs: images.
-      rhs: convolution kernel.
+      rhs: convolution kernel. XLA's convolution rounds it to the dtype of the images.
       window_strides: stride in each spatial dimension.
       padding: (low, high) padding in each spatial dimension, or the name of a padding.
       **options: further arguments of `lax.conv_general_dilated`.
     """
     if supports_convolution(lhs, rhs, window_strides, padding, options):
-        return convolve(lhs, rhs, window_strides[0], int(padding[0][0]))
+        return convolve(lhs, rhs.astype(jnp.float32), window_strides[0], int(padding[0][0]))
     groups = options.get("feature_group_count", 1)
     ungrouped = options | {"feature_group_count": 1}
     if groups > 1 and supports_convolution(lhs, rhs, window_strides, padding, ungrouped):
-        return convolve_groups(lhs, rhs, window_strides[0], int(padding[0][0]), groups)
-    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+        kernel = rhs.astype(jnp.float32)
+        return convolve_groups(lhs, kernel, window_strides[0], int(padding[0][0]), groups)
+    return lax.conv_general_dilated(lhs, rhs.astype(lhs.dtype), window_strides, padding, **options)
 
 
 def supports_convolution(
@@ -59,9 +78,9 @@ def supports_convolution(
 ) -> bool:
     """Returns True if the kernels are active and support a convolution.
 
-    They support float32 images in the layout `NHWC`, square convolution kernels, equal strides,
-    equal padding that is smaller than the kernel, no dilation, one group, the default precision and
-    a number of filters that is a multiple of the vector length.
+    They support float32 and bfloat16 images in the layout `NHWC`, square convolution kernels, equal
+    strides, equal padding that is smaller than the kernel, no dilation, one group, the default
+    precision and a number of filters that is a multiple of the vector length.
 
     Args:
       x: images.
@@ -75,7 +94,8 @@ def supports_convolution(
     dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
     pads = {pad for pair in padding for pad in pair}
     return (
-        x.dtype == kernel.dtype == jnp.float32
+        x.dtype.name in DTYPES
+        and kernel.dtype.name in DTYPES
         and kernel.shape[0] == kernel.shape[1]
         and strides[0] == strides[1]
         and len(pads) == 1
@@ -97,17 +117,27 @@ def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Outputs:
       kernel: convolution kernel; `filters` must be a multiple of the vector length.
       stride: stride in both spatial dimensions.
       pad: number of zeros on each side of the image, less than `size`.
+
+    Returns:
+      The results, in the dtype of the images.
     """
-    shape = convolution_shape(x.shape, kernel.shape, stride, pad)
-    return require_library().call("convolve", shape, x, kernel, *NO_AFFINE, stride=stride, pad=pad)
+    result = convolution_result(x, kernel.shape, stride, pad)
+    return require_library().call("convolve", result, x, kernel, *NO_AFFINE, stride=stride, pad=pad)
 
 
-def convolution_shape(
-    x: tuple[int, ...], kernel: tuple[int, ...], stride: int, pad: int
-) -> tuple[int, ...]:
-    """Returns the shape of the result of `convolve` from the shapes of its arguments."""
-    height, width = ((length + 2 * pad - kernel[0]) // stride + 1 for length in x[1:3])
-    return (x[0], height, width, kernel[3])
+def convolution_result(
+    x: Images, kernel: tuple[int, ...], stride: int, pad: int
+) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype of the result of `convolve`.
+
+    Args:
+      x: images.
+      kernel: shape of the convolution kernel.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image.
+    """
+    height, width = ((length + 2 * pad - kernel[0]) // stride + 1 for length in x.shape[1:3])
+    return jax.ShapeDtypeStruct((x.shape[0], height, width, kernel[3]), x.dtype)
 
 
 def convolve_groups(
@@ -154,15 +184,34 @@ def _convolve_backward(
 ) -> tuple[Images, Kernel]:
     x, kernel = residuals
     dx = input_gradient(x.shape, kernel, stride, pad, dy)
-    dkernel = require_library().call(
-        "kernel_gradient", kernel.shape, x, dy, *NO_AFFINE, stride=stride, pad=pad
-    )
-    return dx, dkernel
+    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy, NO_AFFINE)
+
+
+def kernel_gradient(
+    shape: tuple[int, ...],
+    stride: int,
+    pad: int,
+    x: Images,
+    dy: Outputs,
+    affine: Sequence[Float32[Array | np.ndarray, " _"]],
+) -> Float32[Array, "size size channels filters"]:
+    """Returns the gradient of `convolve` with respect to its kernel.
+
+    Args:
+      shape: shape of the kernel.
+      stride: stride in both spatial dimensions.
+      pad: number of zeros on each side of the image.
+      x: images.
+      dy: gradient with respect to the result of `convolve`.
+      affine: scale and shift; the convolution read ReLU(x * scale + shift). If empty, it read x.
+    """
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return require_library().call("kernel_gradient", result, x, dy, *affine, stride=stride, pad=pad)
 
 
 def input_gradient(
     shape: tuple[int, ...], kernel: Kernel, stride: int, pad: int, dy: Outputs
-) -> Float32[Array, "batch height width channels"]:
+) -> Float[Array, "batch height width channels"]:
     """Returns the gradient of `convolve` with respect to its images.
 
     Args:
@@ -176,8 +225,8 @@ def input_gradient(
     kernels = require_library()
     missing = -channels % kernels.lanes  # channels to fill a vector register
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
-    filled_shape = (*shape[:3], channels + missing)
-    dx = kernels.call("input_gradient", filled_shape, dy, filled, stride=stride, pad=pad)
+    result = jax.ShapeDtypeStruct((*shape[:3], channels + missing), dy.dtype)
+    dx = kernels.call("input_gradient", result, dy, filled, stride=stride, pad=pad)
     return dx[..., :channels] if missing else dx
 
 

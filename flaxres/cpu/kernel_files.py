@@ -21,7 +21,8 @@ FUNCTIONS = (
     *("convolve", "input_gradient", "kernel_gradient"),
     *("norm_sums", "normalize", "norm_gradient_sums", "norm_gradient"),
 )
-SYMBOLS = tuple(f"flaxres_{name}" for name in (*FUNCTIONS, "lanes"))
+DTYPES = ("float32", "bfloat16")  # of images; each function exists for both
+SYMBOLS = (*(f"flaxres_{name}_{dtype}" for name in FUNCTIONS for dtype in DTYPES), "flaxres_lanes")
 # Loads a library that was never loaded before, in a process of its own: it may crash.
 _PROBE = """
 import ctypes, sys

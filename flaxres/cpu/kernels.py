@@ -1,6 +1,7 @@
 """Convolutions and batch norm on a CPU, by the kernels of cc/ instead of XLA's operations.
 
-The kernels read float32 images (batch, height, width, channels). XLA's operations are used where
+The kernels read float32 or bfloat16 images (batch, height, width, channels) and return results of
+the same dtype. Parameters, statistics and sums are float32. XLA's operations are used where
 the kernels do not support an operation, or if there is no C++ compiler to build them. Results equal
 those of XLA up to rounding and do not depend on the number of threads. Only first-order gradients
 are defined; FLAXRES_CPU_KERNELS=0 disables the kernels, for example for second-order gradients.
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float32, Shaped
+from jaxtyping import Array, Float, Float32, Shaped
 
 from flaxres.cpu.convolutions import (
     NHWC,
@@ -22,12 +23,15 @@ from flaxres.cpu.convolutions import (
     Kernel,
     Outputs,
     conv_general_dilated,
-    convolution_shape,
+    convolution_result,
     convolve,
     convolve_groups,
     input_gradient,
+    kernel_gradient,
+    promote_images,
     supports_convolution,
 )
+from flaxres.cpu.kernel_files import DTYPES
 from flaxres.cpu.library import active_kernels, kernels_disabled, library, require_library
 
 __all__ = [
@@ -40,12 +44,13 @@ __all__ = [
     "library",
     "norm_relu_convolve",
     "normalize",
+    "promote_images",
     "supports_convolution",
     "supports_norm",
 ]
 
 Channels = Float32[Array | np.ndarray, " channels"]
-Normalized = Float32[Array, "batch height width channels"]
+Normalized = Float[Array, "batch height width channels"]
 # Saved for the gradient of `normalize`: x, scale, bias, mean, variance, add.
 NormalizeResiduals = tuple[Images, Channels, Channels, Channels, Channels, Images | None]
 # Saved for the gradient of `batch_norm`: x, scale, bias, mean, variance, and y if it had an `add`.
@@ -56,7 +61,7 @@ NormConvolveResiduals = tuple[Images, Channels, Channels, Channels, Channels, Ke
 
 def supports_norm(x: Shaped[Array | np.ndarray, ...]) -> bool:
     """Returns True if the kernels are active and `batch_norm` and `normalize` support `x`."""
-    if x.ndim != 4 or x.dtype != jnp.float32:
+    if x.ndim != 4 or x.dtype.name not in DTYPES:
         return False
     kernels = active_kernels()
     return kernels is not None and x.shape[3] % kernels.lanes == 0
@@ -85,13 +90,18 @@ def normalize(
       epsilon: constant added to the variance.
       relu: if True, ReLU is applied last.
     """
-    addend = jnp.zeros(0, jnp.float32) if add is None else add
+    addend = jnp.zeros(0, x.dtype) if add is None else add
     return require_library().call(
-        *("normalize", x.shape, x, scale, bias, mean, variance, addend),
+        *("normalize", _like(x), x, scale, bias, mean, variance, addend),
         epsilon=np.float32(epsilon),
         relu=relu,
         adds=add is not None,
     )
+
+
+def _like(x: Float[Array | np.ndarray, ...]) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype of an array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _xla_normalize(
@@ -107,7 +117,7 @@ def _xla_normalize(
     """Computes `normalize` by XLA's operations, which have gradients."""
     y = (x - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias
     y = y if add is None else y + add
-    return jax.nn.relu(y) if relu else y
+    return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
 def _normalize_forward(
@@ -179,9 +189,9 @@ def _batch_norm_forward(
 
 def _statistics(x: Images, axis: str | None) -> tuple[Channels, Channels]:
     """Returns the mean and variance of each channel."""
-    channels = x.shape[3:]
-    sums = require_library().call_multiple("norm_sums", (channels, channels), x)
-    mean, mean_square = (total * (channels[0] / x.size) for total in sums)
+    result = jax.ShapeDtypeStruct(x.shape[3:], jnp.float32)
+    sums = require_library().call("norm_sums", (result, result), x)
+    mean, mean_square = (total * (x.shape[3] / x.size) for total in sums)
     if axis is not None:
         mean, mean_square = lax.pmean((mean, mean_square), axis)
     return mean, jnp.maximum(mean_square - mean * mean, 0)
@@ -207,12 +217,12 @@ def _batch_norm_gradients(
     """Returns the gradients of `batch_norm` with respect to x, scale, bias and add."""
     x, scale, bias, mean, variance, y = residuals
     adds = y is not None
-    shapes = (scale.shape, scale.shape, x.shape if adds else (0,))
+    results = (_like(scale), _like(scale), jax.ShapeDtypeStruct(x.shape if adds else (0,), x.dtype))
     # d is dy where the ReLU was positive, else 0. It is written to memory only if the layer has an
     # `add`, whose gradient it is.
-    dscale, dbias, d = require_library().call_multiple(
-        *("norm_gradient_sums", shapes, dy, x, scale, bias, mean, variance),
-        jnp.zeros(0, jnp.float32) if y is None else y,
+    dscale, dbias, d = require_library().call(
+        *("norm_gradient_sums", results, dy, x, scale, bias, mean, variance),
+        jnp.zeros(0, x.dtype) if y is None else y,
         epsilon=np.float32(epsilon),
         relu=relu,
         adds=adds,
@@ -221,7 +231,7 @@ def _batch_norm_gradients(
     if axis is not None:
         count, totals = count * lax.axis_size(axis), lax.psum(totals, axis)
     dx = require_library().call(
-        *("norm_gradient", x.shape, d if adds else dy, x, scale, bias, mean, variance, *totals),
+        *("norm_gradient", _like(x), d if adds else dy, x, scale, bias, mean, variance, *totals),
         count=count,
         epsilon=np.float32(epsilon),
         relu=relu and not adds,
@@ -272,9 +282,9 @@ def _norm_relu_convolve_forward(
     pad: int,
 ) -> tuple[tuple[Outputs, Channels, Channels], NormConvolveResiduals]:
     mean, variance = _statistics(x, axis)
-    shape = convolution_shape(x.shape, kernel.shape, stride, pad)
+    result = convolution_result(x, kernel.shape, stride, pad)
     affine = _affine(scale, bias, mean, variance, epsilon)
-    y = require_library().call("convolve", shape, x, kernel, *affine, stride=stride, pad=pad)
+    y = require_library().call("convolve", result, x, kernel, *affine, stride=stride, pad=pad)
     return (y, mean, variance), (x, scale, bias, mean, variance, kernel)
 
 
@@ -297,9 +307,7 @@ def _norm_relu_convolve_backward(
     x, scale, bias, mean, variance, kernel = residuals
     dy = cotangents[0]
     affine = _affine(scale, bias, mean, variance, epsilon)
-    dkernel = require_library().call(
-        *("kernel_gradient", kernel.shape, x, dy, *affine), stride=stride, pad=pad
-    )
+    dkernel = kernel_gradient(kernel.shape, stride, pad, x, dy, affine)
     dnormalized = input_gradient(x.shape, kernel, stride, pad, dy)
     norm_residuals = (x, scale, bias, mean, variance, None)
     dx, dscale, dbias, _ = _batch_norm_gradients(epsilon, True, axis, norm_residuals, dnormalized)

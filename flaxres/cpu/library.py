@@ -8,16 +8,16 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float
 
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
-from flaxres.cpu.kernel_files import FUNCTIONS
+from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,36 +36,27 @@ class Library:
     def call(
         self,
         name: str,
-        shape: tuple[int, ...],
-        *arrays: Float32[Array | np.ndarray, ...],
+        results: jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...],
+        images: Float[Array | np.ndarray, ...],
+        *arrays: Float[Array | np.ndarray, ...],
         **attributes: int | float | np.float32,
-    ) -> Float32[Array, ...]:
-        """Calls a kernel that has one result.
+    ) -> Any:
+        """Calls a kernel.
 
         Args:
           name: one of `FUNCTIONS`.
-          shape: shape of the result.
-          *arrays: arguments of the kernel.
+          results: shape and dtype of the result, or of several results.
+          images: first argument of the kernel. All arguments and results that are images have its
+            dtype, one of `DTYPES`; all others are float32.
+          *arrays: further arguments of the kernel.
           **attributes: numbers that are constant in the compiled program.
+
+        Returns:
+          The result, an array, or a list of the results.
         """
-        result = jax.ShapeDtypeStruct(shape, jnp.float32)
-        target = jax.ffi.ffi_call(self._target(name), result, vmap_method="broadcast_all")
-        return target(*arrays, **attributes)
-
-    def call_multiple(
-        self,
-        name: str,
-        shapes: Sequence[tuple[int, ...]],
-        *arrays: Float32[Array | np.ndarray, ...],
-        **attributes: int | float | np.float32,
-    ) -> Sequence[Float32[Array, ...]]:
-        """Calls a kernel that has several results, of the given shapes."""
-        results = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-        target = jax.ffi.ffi_call(self._target(name), results, vmap_method="broadcast_all")
-        return target(*arrays, **attributes)
-
-    def _target(self, name: str) -> str:
-        return f"flaxres_{name}_{self.key}"
+        target = f"flaxres_{name}_{images.dtype}_{self.key}"
+        function = jax.ffi.ffi_call(target, results, vmap_method="broadcast_all")
+        return function(images, *arrays, **attributes)
 
 
 _disabled = contextvars.ContextVar("_disabled", default=False)
@@ -116,7 +107,7 @@ def library() -> Library | None:
             file=sys.stderr,
         )
         return None
-    for name in FUNCTIONS:
-        function = jax.ffi.pycapsule(getattr(shared_object, f"flaxres_{name}"))
-        jax.ffi.register_ffi_target(f"flaxres_{name}_{build.key}", function, platform="cpu")
+    for name in (f"flaxres_{name}_{dtype}" for name in FUNCTIONS for dtype in DTYPES):
+        function = jax.ffi.pycapsule(getattr(shared_object, name))
+        jax.ffi.register_ffi_target(f"{name}_{build.key}", function, platform="cpu")
     return Library(shared_object.flaxres_lanes(), build.key)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Shaped
 
-from flaxres.cpu.kernels import conv_general_dilated
+from flaxres.cpu.kernels import conv_general_dilated, promote_images
 from flaxres.errors import ConfigError
 from flaxres.models.norms import make_norm, norm_relu
 
@@ -51,6 +51,7 @@ def make_conv(*, use_bias: bool = False, dtype: DTypeLike = jnp.float32) -> Call
             "use_bias": use_bias,
             "kernel_init": he_normal,
             "dtype": dtype,
+            "promote_dtype": promote_images,
             "conv_general_dilated": conv_general_dilated,
         }
         return nn.Conv(filters, (size, size), stride, **(defaults | options))

@@ -37,6 +37,10 @@ class BatchNorm(nn.BatchNorm):
     fuses a norm with the operations after it.
     """
 
+    def uses_kernels(self, x: Float[Array | np.ndarray, "batch height width channels"]) -> bool:
+        """Returns True if `flaxres.cpu.kernels` can apply the norm to `x`."""
+        return kernels.supports_norm(x) and x.dtype == (self.dtype or jnp.float32)
+
     @nn.compact
     def __call__(
         self,
@@ -58,9 +62,9 @@ class BatchNorm(nn.BatchNorm):
           relu: if True, ReLU is applied last.
           for_convolution: if True, nothing is computed yet. The result is a function to use instead
             of `lax.conv_general_dilated`: it takes `x` and convolves the ReLU of its norm. Allowed
-            only in training and if `kernels.supports_norm(x)`.
+            only in training and if `uses_kernels(x)`.
         """
-        if not kernels.supports_norm(x) or (add is not None and not relu) or mask is not None:
+        if not self.uses_kernels(x) or (add is not None and not relu) or mask is not None:
             y = super().__call__(x, use_running_average, mask=mask)
             y = y if add is None else y + add
             return nn.relu(y) if relu else y
@@ -93,7 +97,7 @@ class BatchNorm(nn.BatchNorm):
                 if kernels.supports_convolution(x, kernel, strides, padding, options):
                     window = (strides[0], int(padding[0][0]))
                     y, *statistics = kernels.norm_relu_convolve(
-                        x, scale, bias, kernel, self.epsilon, axis, *window
+                        x, scale, bias, kernel.astype(jnp.float32), self.epsilon, axis, *window
                     )
                     update(*statistics)
                     return y
@@ -229,7 +233,7 @@ def norm_relu_conv(
       conv: constructor of the convolution, called without positional arguments.
       x: feature maps.
     """
-    if isinstance(norm, BatchNorm) and kernels.supports_norm(x) and not norm.use_running_average:
+    if isinstance(norm, BatchNorm) and norm.uses_kernels(x) and not norm.use_running_average:
         return conv(conv_general_dilated=norm(x, for_convolution=True))(x)
     return conv()(norm_relu(norm, x))
 

@@ -220,7 +220,7 @@ def test_gradients_of_a_model_equal_those_without_kernels(config, family, shortc
 @pytest.mark.parametrize(
     ("change", "value"),
     [
-        ("dtype", jnp.bfloat16),
+        ("dtype", jnp.float16),
         ("kernel", (3, 5, 16, 16)),
         ("kernel", (3, 3, 16, 10)),
         ("kernel", (3, 3, 8, 10)),

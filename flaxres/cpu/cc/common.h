@@ -6,14 +6,30 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <thread>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
-using Array = ffi::Buffer<ffi::F32>;
+
+// A number in bfloat16 format: the upper half of a float.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+// An array of a call, whose element type is not checked.
+template <class Value>
+struct Array : ffi::AnyBuffer {
+  explicit Array(const ffi::AnyBuffer& buffer) : AnyBuffer(buffer) {}
+  Value* data() const { return static_cast<Value*>(untyped_data()); }
+};
 
 // Arguments of a call from XLA. All functions share this type, because each further type adds half
 // a second of compilation.
@@ -22,23 +38,37 @@ struct Call {
   ffi::RemainingRets results;
   ffi::Dictionary attributes;
 
-  Array array(size_t i) const { return *arrays.get<Array>(i); }
-  Array result(size_t i) const { return **results.get<Array>(i); }
+  template <class Value = float>
+  Array<Value> array(size_t i) const {
+    return Array<Value>(*arrays.get<ffi::AnyBuffer>(i));
+  }
+  template <class Value = float>
+  Array<Value> result(size_t i) const {
+    return Array<Value>(**results.get<ffi::AnyBuffer>(i));
+  }
   int64_t integer(const char* name) const { return *attributes.get<int64_t>(name); }
   bool flag(const char* name) const { return *attributes.get<bool>(name); }
   float number(const char* name) const { return *attributes.get<float>(name); }
 };
 
-// Defines flaxres_NAME, an FFI handler that XLA can call, from the function NAME(pool, call).
-#define FLAXRES_FUNCTION(name)                                                                \
-  static ffi::Error call_##name(ffi::ThreadPool pool, ffi::RemainingArgs arrays,              \
-                                ffi::RemainingRets results, ffi::Dictionary attributes) {     \
-    name(pool, Call{arrays, results, attributes});                                            \
-    return ffi::Error::Success();                                                             \
-  }                                                                                           \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                              \
-      flaxres_##name, call_##name,                                                            \
+// Runs function(pool, call) as an FFI handler.
+template <void function(ffi::ThreadPool&, const Call&)>
+static ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arrays,
+                         ffi::RemainingRets results, ffi::Dictionary attributes) {
+  function(pool, Call{arrays, results, attributes});
+  return ffi::Error::Success();
+}
+
+// Defines flaxres_NAME_float32 and flaxres_NAME_bfloat16, FFI handlers that XLA can call, from the
+// function NAME<Value>(pool, call). Value is the element type of images; all other arrays are
+// float32.
+#define FLAXRES_HANDLER(symbol, function) \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(          \
+      symbol, handle<function>,           \
       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
+#define FLAXRES_FUNCTION(name)                            \
+  FLAXRES_HANDLER(flaxres_##name##_float32, name<float>); \
+  FLAXRES_HANDLER(flaxres_##name##_bfloat16, name<bfloat16>)
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kTile = 16;  // vectors of results, kept in 32 registers
@@ -48,9 +78,35 @@ constexpr int kLanes = 8, kTile = 8;  // kept in 16 registers
 constexpr int kLanes = 4, kTile = 8;
 #endif
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
+// Loads and stores convert between float and the element type in memory. Stores round to the
+// nearest value, and to even bits between two.
 static inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+static inline Vector load(const bfloat16* p) {
+  return (Vector)(__builtin_convertvector(*reinterpret_cast<const HalfBits*>(p), Bits) << 16);
+}
 static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+static inline void store(bfloat16* p, Vector v) {
+#if defined(__AVX512BF16__)
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(p, &rounded, sizeof rounded);
+#else
+  const Bits bits = (Bits)v;
+  const Bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Bits nan = bits >> 16 | 0x40;  // stays a NaN without the lower half
+  *reinterpret_cast<HalfBits*>(p) = __builtin_convertvector(v == v ? rounded : nan, HalfBits);
+#endif
+}
+
+static inline float to_float(float x) { return x; }
+static inline float to_float(bfloat16 x) {
+  const uint32_t bits = uint32_t{x.bits} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 // Number of partial sums in a reduction over the batch. It is fixed, so that results do not depend
 // on the number of threads.

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include <cstring>
 #include <vector>
 
 #include "common.h"
@@ -36,9 +35,10 @@ struct Convolution {
 
   int64_t padded_image() const { return padded(height, out_height) * row(); }
 
-  // Copies `count` consecutive images into this thread's zero-padded buffer. With `scale` and
-  // `shift` (one value per channel) it copies ReLU(x * scale + shift).
-  const float* pad_images(const float* x, int64_t count, const float* scale = nullptr,
+  // Copies `count` consecutive images as floats into this thread's zero-padded buffer. With `scale`
+  // and `shift` (one value per channel) it copies ReLU(x * scale + shift).
+  template <class Value>
+  const float* pad_images(const Value* x, int64_t count, const float* scale = nullptr,
                           const float* shift = nullptr) const {
     thread_local std::vector<float> buffer;
     buffer.assign(count * padded_image(), 0.0f);
@@ -46,7 +46,7 @@ struct Convolution {
       for (int64_t h = 0; h < height; ++h, x += width * in) {
         float* to = &buffer[n * padded_image() + (h + pad) * row() + pad * in];
         if (scale == nullptr) {
-          std::memcpy(to, x, width * in * sizeof(float));
+          for (int64_t k = 0; k < width * in; ++k) to[k] = to_float(x[k]);
           continue;
         }
         for (int64_t i = 0; i < in; i += kLanes) {
@@ -94,8 +94,8 @@ struct Prologue {
   const float *scale = nullptr, *shift = nullptr;
 
   Prologue() = default;
-  Prologue(const Array& scales, const Array& shifts) {
-    if (scales.element_count()) scale = scales.typed_data(), shift = shifts.typed_data();
+  Prologue(const Array<float>& scales, const Array<float>& shifts) {
+    if (scales.element_count()) scale = scales.data(), shift = shifts.data();
   }
   // Returns the normalization of one of several models.
   Prologue of_model(const Convolution& c, int64_t model) const {
@@ -107,7 +107,8 @@ struct Prologue {
   Normalize at(int64_t k) const {
     return scale ? Normalize{true, load(scale + k), load(shift + k)} : Normalize{false, {}, {}};
   }
-  const float* pad_images(const Convolution& c, const float* x, int64_t first,
+  template <class Value>
+  const float* pad_images(const Convolution& c, const Value* x, int64_t first,
                           int64_t count) const {
     const int64_t channel = first / c.images * c.in;
     if (scale == nullptr) return c.pad_images(x + first * c.image(), count);

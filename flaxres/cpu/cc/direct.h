@@ -35,9 +35,9 @@ static std::vector<Run> runs_at(const Convolution& c, int64_t h, int64_t w) {
 // Computes kRows by kColumns output pixels in kVectors * kLanes channels. kStep is the distance of
 // the inputs of adjacent pixels if it is known at compile time, which saves address arithmetic, or
 // 0.
-template <int kRows, int kColumns, int kVectors, int kStep>
+template <int kRows, int kColumns, int kVectors, int kStep, class Value>
 static inline void forward_tile(const Convolution& c, const std::vector<Run>& runs, const float* x,
-                                const float* weights, float* y) {
+                                const float* weights, Value* y) {
   const int64_t step = kStep ? kStep : c.stride * c.in, row = c.stride * c.row(), out = c.out;
   Vector sum[kRows][kColumns][kVectors] = {};
   for (const Run& run : runs) {
@@ -57,9 +57,9 @@ static inline void forward_tile(const Convolution& c, const std::vector<Run>& ru
 }
 
 // Computes kRows output rows of `pixels` pixels each, which are `dilation` pixels apart.
-template <int kRows, int kColumns, int kVectors, int kStep>
+template <int kRows, int kColumns, int kVectors, int kStep, class Value>
 static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int64_t pixels,
-                         const float* x, const float* weights, float* y) {
+                         const float* x, const float* weights, Value* y) {
   const int64_t step = c.stride * c.in, out_step = c.dilation * c.out;
   int64_t w = 0;
   for (; w + kColumns <= pixels; w += kColumns)
@@ -70,20 +70,20 @@ static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int
 }
 
 // Computes one or two vectors of channels of an image, for every `dilation`-th pixel and row.
-template <int kVectors>
+template <int kVectors, class Value>
 static void forward_channels(const Convolution& c, const std::vector<Run>& runs, int64_t rows,
-                             int64_t pixels, const float* x, const float* weights, float* y) {
+                             int64_t pixels, const float* x, const float* weights, Value* y) {
   constexpr int kMaxColumns = kTile / kVectors;
   const int64_t step = c.stride * c.in;
   const bool is_wide = pixels >= kMaxColumns, is_medium = pixels >= 4;
-  const auto one_row = !is_medium   ? forward_rows<1, 2, kVectors, 0>
-                       : !is_wide   ? forward_rows<1, 4, kVectors, 0>
-                       : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32>
-                       : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64>
-                                    : forward_rows<1, kMaxColumns, kVectors, 0>;
+  const auto one_row = !is_medium   ? forward_rows<1, 2, kVectors, 0, Value>
+                       : !is_wide   ? forward_rows<1, 4, kVectors, 0, Value>
+                       : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32, Value>
+                       : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64, Value>
+                                    : forward_rows<1, kMaxColumns, kVectors, 0, Value>;
   const auto several_rows = is_wide     ? one_row
-                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0>
-                                        : forward_rows<2, 2, kVectors, 0>;
+                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0, Value>
+                                        : forward_rows<2, 2, kVectors, 0, Value>;
   const int64_t count = is_wide ? 1 : is_medium ? kMaxColumns / 4 : 2;  // rows of `several_rows`
   const int64_t x_step = c.stride * c.row(), y_step = c.dilation * c.out_width * c.out;
   int64_t h = 0;
@@ -93,14 +93,15 @@ static void forward_channels(const Convolution& c, const std::vector<Run>& runs,
 }
 
 // Convolves one padded image.
+template <class Value>
 static void forward_image(const Convolution& c, const float* padded, const float* weights,
-                          float* y) {
+                          Value* y) {
   for (int64_t phase = 0; phase < c.dilation * c.dilation; ++phase) {
     const int64_t h = phase / c.dilation, w = phase % c.dilation;
     const auto runs = runs_at(c, h, w);
     const int64_t rows = (c.out_height - h + c.dilation - 1) / c.dilation;
     const int64_t pixels = (c.out_width - w + c.dilation - 1) / c.dilation;
-    float* to = y + (h * c.out_width + w) * c.out;
+    Value* to = y + (h * c.out_width + w) * c.out;
     int64_t o = 0;
     for (; o + 2 * kLanes <= c.out; o += 2 * kLanes)
       forward_channels<2>(c, runs, rows, pixels, padded, weights + o, to + o);
@@ -111,21 +112,23 @@ static void forward_image(const Convolution& c, const float* padded, const float
 
 // Output rows of several images, over which the gradient of the kernel is summed. x and dy point to
 // the input and the output gradient of the first pixel.
+template <class Value>
 struct Part {
   int64_t images, rows;
-  const float *x, *dy;
+  const float* x;
+  const Value* dy;
 };
 
 // Adds the sums over a part to kInputs * kVectors * kLanes elements of the kernel gradient.
-template <int kInputs, int kVectors>
-static inline void kernel_tile(const Convolution& c, const Part& part, int64_t x_offset,
+template <int kInputs, int kVectors, class Value>
+static inline void kernel_tile(const Convolution& c, const Part<Value>& part, int64_t x_offset,
                                int64_t dy_offset, float* dw) {
   const int64_t step = c.stride * c.in, row = c.stride * c.row();
   Vector sum[kInputs][kVectors];
   for (int j = 0; j < kInputs; ++j)
     for (int v = 0; v < kVectors; ++v) sum[j][v] = load(dw + j * c.out + v * kLanes);
   for (int64_t n = 0; n < part.images; ++n) {
-    const float* dy = part.dy + n * c.out_image() + dy_offset;
+    const Value* dy = part.dy + n * c.out_image() + dy_offset;
     for (int64_t h = 0; h < part.rows; ++h) {
       const float* x = part.x + n * c.padded_image() + h * row + x_offset;
       for (int64_t w = 0; w < c.out_width; ++w, x += step, dy += c.out) {
@@ -142,8 +145,8 @@ static inline void kernel_tile(const Convolution& c, const Part& part, int64_t x
 
 // Adds the sums over a part to row i of the kernel gradient, in one or two vectors of filters from
 // o.
-template <int kVectors>
-static void kernel_row(const Convolution& c, const Part& part, int64_t i, int64_t o, float* dw) {
+template <int kVectors, class Value>
+static void kernel_row(const Convolution& c, const Part<Value>& part, int64_t i, int64_t o, float* dw) {
   constexpr int kMaxInputs = kTile / kVectors;
   const int64_t length = c.size * c.in, x = i * c.row();
   dw += i * length * c.out + o;
@@ -155,13 +158,14 @@ static void kernel_row(const Convolution& c, const Part& part, int64_t i, int64_
 }
 
 // Adds the contribution of several padded images to the gradient of the kernel.
+template <class Value>
 static void kernel_images(const Convolution& c, int64_t images, const float* padded,
-                          const float* dy, float* dw) {
+                          const Value* dy, float* dw) {
   // The rows processed at a time stay in the first-level cache while the whole kernel is updated.
   const int64_t max_rows = std::max<int64_t>(1, kPixelsAtATime / c.out_width);
   for (int64_t h = 0; h < c.out_height; h += max_rows) {
-    const Part part{images, std::min(max_rows, c.out_height - h), padded + h * c.stride * c.row(),
-                    dy + h * c.out_width * c.out};
+    const Part<Value> part{images, std::min(max_rows, c.out_height - h),
+                           padded + h * c.stride * c.row(), dy + h * c.out_width * c.out};
     for (int64_t i = 0; i < c.size; ++i) {
       int64_t o = 0;
       for (; o + 2 * kLanes <= c.out; o += 2 * kLanes) kernel_row<2>(c, part, i, o, dw);

@@ -1,4 +1,4 @@
-// Convolutions and batch norm for XLA on a CPU, in float32 and NHWC, called through XLA's FFI.
+// Convolutions and batch norm for XLA on a CPU, in NHWC, called through XLA's FFI.
 //
 // XLA's own CPU convolutions take 2 to 5 times as long on the small images and few channels of the
 // CIFAR models, most of all for the gradient of the kernel. Here 3x3 convolutions with stride 1 are
@@ -6,6 +6,9 @@
 // copy of each image that stays in the cache. Each inner loop keeps a tile of results in registers.
 //
 // With vmap over several models, every array has an additional leading axis, called `models` below.
+//
+// Images are float32 or bfloat16 in memory, parameters and statistics float32. All arithmetic is
+// in float32.
 //
 // Each task writes to its own memory, and sums over tasks are computed in the order of the tasks.
 // Results therefore do not depend on the number of threads or their timing.
@@ -61,42 +64,48 @@ static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const V
 }
 
 // Computes y = x * kernel, or ReLU(x * scale + shift) * kernel if scale and shift are not empty.
+template <class Value>
 static void convolve(ffi::ThreadPool& pool, const Call& call) {
-  const Array x = call.array(0), kernel = call.array(1), y = call.result(0);
+  const Array<Value> x = call.array<Value>(0), y = call.result<Value>(0);
+  const Array<float> kernel = call.array(1);
   const Convolution c(x.dimensions(), kernel.dimensions(), y.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
-  convolve_images(pool, c, x.typed_data(), Prologue(call.array(2), call.array(3)),
-                  kernel.typed_data(), y.typed_data());
+  convolve_images(pool, c, x.data(), Prologue(call.array(2), call.array(3)),
+                  kernel.data(), y.data());
 }
 FLAXRES_FUNCTION(convolve);
 
 // Computes the gradient of the input: a convolution of dy with the kernel rotated by 180 degrees.
+template <class Value>
 static void input_gradient(ffi::ThreadPool& pool, const Call& call) {
-  const Array dy = call.array(0), kernel = call.array(1), dx = call.result(0);
+  const Array<Value> dy = call.array<Value>(0), dx = call.result<Value>(0);
+  const Array<float> kernel = call.array(1);
   const int64_t size = (kernel.dimensions().end() - 4)[0];
   const Convolution c(dy.dimensions(), kernel.dimensions(), dx.dimensions(), 1,
                       size - 1 - call.integer("pad"), call.integer("stride"));
   const int64_t taps = size * size, tap = c.in * c.out;
   std::vector<float> memory(c.models * c.kernel());
-  const float* from = kernel.typed_data();
+  const float* from = kernel.data();
   parallel(pool, c.models * taps, [=, to = memory.data()](int64_t i) {
     float* rotated = to + (i / taps * taps + taps - 1 - i % taps) * tap;
     for (int64_t o = 0; o < c.in; ++o)
       for (int64_t k = 0; k < c.out; ++k) *rotated++ = from[i * tap + k * c.in + o];
   });
-  convolve_images(pool, c, dy.typed_data(), Prologue(), memory.data(), dx.typed_data());
+  convolve_images(pool, c, dy.data(), Prologue(), memory.data(), dx.data());
 }
 FLAXRES_FUNCTION(input_gradient);
 
 // Computes the gradient of the kernel. Scale and shift of x are those of `convolve`.
+template <class Value>
 static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
-  const Array x = call.array(0), dy = call.array(1), dw = call.result(0);
+  const Array<Value> x = call.array<Value>(0), dy = call.array<Value>(1);
+  const Array<float> dw = call.result(0);
   const Convolution c(x.dimensions(), dw.dimensions(), dy.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
-  const float *from = x.typed_data(), *gradient = dy.typed_data();
+  const Value *from = x.data(), *gradient = dy.data();
   const auto winograd = !supports_winograd(c)    ? nullptr
-                        : prefers_large_tiles(c) ? winograd_gradient<4, float>
-                                                 : winograd_gradient<2, float>;
+                        : prefers_large_tiles(c) ? winograd_gradient<4, Value>
+                                                 : winograd_gradient<2, Value>;
   const int64_t parts = !supports_winograd(c)    ? std::min(kParts, c.images)
                         : prefers_large_tiles(c) ? winograd_tasks<4>(c, kParts)
                                                  : winograd_tasks<2>(c, kParts);
@@ -122,7 +131,7 @@ static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
     }
   });
   const int64_t rows = c.models * c.size, row = c.kernel() / c.size;
-  parallel(pool, rows, [=, to = dw.typed_data()](int64_t i) {
+  parallel(pool, rows, [=, to = dw.data()](int64_t i) {
     const float* partial = sums + i / c.size * parts * c.kernel() + i % c.size * row;
     std::copy(partial, partial + row, to + i * row);
     for (int64_t part = 1; part < parts; ++part)

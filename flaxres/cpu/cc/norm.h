@@ -55,23 +55,25 @@ struct Affine {
   // Reads gamma, beta, mean and variance from four arrays of the call, starting with number
   // `first`.
   Affine(int64_t n, const Call& call, size_t first) : inverse_std(n), scale(n), shift(n) {
-    const Array gamma = call.array(first), beta = call.array(first + 1);
-    const Array mean = call.array(first + 2), variance = call.array(first + 3);
+    const Array<float> gamma = call.array(first), beta = call.array(first + 1);
+    const Array<float> mean = call.array(first + 2), variance = call.array(first + 3);
     const float epsilon = call.number("epsilon");
     for (int64_t c = 0; c < n; ++c) {
-      inverse_std[c] = 1 / std::sqrt(variance.typed_data()[c] + epsilon);
-      scale[c] = gamma.typed_data()[c] * inverse_std[c];
-      shift[c] = beta.typed_data()[c] - mean.typed_data()[c] * scale[c];
+      inverse_std[c] = 1 / std::sqrt(variance.data()[c] + epsilon);
+      scale[c] = gamma.data()[c] * inverse_std[c];
+      shift[c] = beta.data()[c] - mean.data()[c] * scale[c];
     }
   }
 };
 
 // Computes the sum of x and of its squares for each channel.
+template <class Value>
 static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
-  const Array x = call.array(0), sum = call.result(0), squares = call.result(1);
+  const Array<Value> x = call.array<Value>(0);
+  const Array<float> sum = call.result(0), squares = call.result(1);
   const BatchNorm norm(x.dimensions());
   std::vector<float> sums(norm.models * norm.parts * 2 * norm.channels);
-  const float* from = x.typed_data();
+  const Value* from = x.data();
   norm.each(pool, [=, to = sums.data()](int64_t task, int64_t c, int64_t i, int64_t end) {
     const int64_t channels = norm.channels;
     Vector s[4] = {}, t[4] = {};
@@ -86,15 +88,15 @@ static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
     store(to + (task * 2 + 1) * channels + c % channels, (t[0] + t[1]) + (t[2] + t[3]));
   });
   norm.total(sums, [&](int64_t c, double s, double t) {
-    sum.typed_data()[c] = s, squares.typed_data()[c] = t;
+    sum.data()[c] = s, squares.data()[c] = t;
   });
 }
 FLAXRES_FUNCTION(norm_sums);
 
 // Normalizes x; with kAdd it adds `add`, and with kRelu it applies ReLU last.
-template <bool kRelu, bool kAdd>
+template <bool kRelu, bool kAdd, class Value>
 static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
-                             const float* x, const float* add, float* y) {
+                             const Value* x, const Value* add, Value* y) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data()](
                       int64_t, int64_t c, int64_t i, int64_t end) {
     const Vector a = load(scale + c), b = load(shift + c);
@@ -108,23 +110,24 @@ static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const
 }
 
 // Computes y = norm(x), plus `add` if the flag `adds` is set, and its ReLU if `relu` is set.
+template <class Value>
 static void normalize(ffi::ThreadPool& pool, const Call& call) {
-  const Array x = call.array(0), add = call.array(5), y = call.result(0);
+  const Array<Value> x = call.array<Value>(0), add = call.array<Value>(5);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 1);
-  const auto run = adds   ? normalize_pixels<true, true>
-                   : relu ? normalize_pixels<true, false>
-                          : normalize_pixels<false, false>;
-  run(pool, norm, affine, x.typed_data(), add.typed_data(), y.typed_data());
+  const auto run = adds   ? normalize_pixels<true, true, Value>
+                   : relu ? normalize_pixels<true, false, Value>
+                          : normalize_pixels<false, false, Value>;
+  run(pool, norm, affine, x.data(), add.data(), call.result<Value>(0).data());
 }
 FLAXRES_FUNCTION(normalize);
 
 // Computes the sums of d and d * x for each channel. d is dy, or with kRelu 0 where y was not
 // positive. Without kAdd, y is recomputed; with kAdd it is read from memory and d is written.
-template <bool kRelu, bool kAdd>
+template <bool kRelu, bool kAdd, class Value>
 static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
-                          const float* dy, const float* x, const float* y, float* d, float* sums) {
+                          const Value* dy, const Value* x, const Value* y, Value* d, float* sums) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data()](
                       int64_t task, int64_t c, int64_t i, int64_t end) {
     const int64_t channels = norm.channels;
@@ -146,32 +149,32 @@ static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Af
 }
 
 // Computes the gradients of gamma and beta, and if `adds` is set the gradient d of the added array.
+template <class Value>
 static void norm_gradient_sums(ffi::ThreadPool& pool, const Call& call) {
-  const Array dy = call.array(0), x = call.array(1), mean = call.array(4), y = call.array(6);
-  const Array dgamma = call.result(0), dbeta = call.result(1), d = call.result(2);
+  const Array<Value> dy = call.array<Value>(0), x = call.array<Value>(1), y = call.array<Value>(6);
+  const Array<float> mean = call.array(4), dgamma = call.result(0), dbeta = call.result(1);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 2);
   std::vector<float> sums(norm.models * norm.parts * 2 * norm.channels);
-  const auto run = adds   ? sum_gradients<true, true>
-                   : relu ? sum_gradients<true, false>
-                          : sum_gradients<false, false>;
-  run(pool, norm, affine, dy.typed_data(), x.typed_data(), y.typed_data(), d.typed_data(),
-      sums.data());
+  const auto run = adds   ? sum_gradients<true, true, Value>
+                   : relu ? sum_gradients<true, false, Value>
+                          : sum_gradients<false, false, Value>;
+  run(pool, norm, affine, dy.data(), x.data(), y.data(), call.result<Value>(2).data(), sums.data());
   norm.total(sums, [&](int64_t c, double s, double t) {
-    dgamma.typed_data()[c] = (t - mean.typed_data()[c] * s) * affine.inverse_std[c];
-    dbeta.typed_data()[c] = s;
+    dgamma.data()[c] = (t - mean.data()[c] * s) * affine.inverse_std[c];
+    dbeta.data()[c] = s;
   });
 }
 FLAXRES_FUNCTION(norm_gradient_sums);
 
 // Writes dx = d * scale + x * slope + constant; with kRelu d is set to 0 where the ReLU was
 // inactive.
-template <bool kRelu>
+template <bool kRelu, class Value>
 static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
                                  const Affine& affine, const std::vector<float>& slopes,
-                                 const std::vector<float>& constants, const float* d,
-                                 const float* x, float* dx) {
+                                 const std::vector<float>& constants, const Value* d,
+                                 const Value* x, Value* dx) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data(),
                    slope = slopes.data(), constant = constants.data()](
                       int64_t, int64_t c, int64_t i, int64_t end) {
@@ -188,19 +191,21 @@ static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
 
 // Computes dx = scale * (d - (dbeta + normalized x * dgamma) / count). `count` is the number of
 // pixels in the statistics, including those of other devices.
+template <class Value>
 static void norm_gradient(ffi::ThreadPool& pool, const Call& call) {
-  const Array d = call.array(0), x = call.array(1), mean = call.array(4), dx = call.result(0);
-  const Array dgamma = call.array(6), dbeta = call.array(7);
+  const Array<Value> d = call.array<Value>(0), x = call.array<Value>(1);
+  const Array<float> mean = call.array(4), dgamma = call.array(6), dbeta = call.array(7);
   const float count = call.integer("count");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 2);
   std::vector<float> slopes(norm.all()), constants(norm.all());
   for (int64_t c = 0; c < norm.all(); ++c) {
-    slopes[c] = -affine.scale[c] * affine.inverse_std[c] * dgamma.typed_data()[c] / count;
+    slopes[c] = -affine.scale[c] * affine.inverse_std[c] * dgamma.data()[c] / count;
     constants[c] =
-        -affine.scale[c] * dbeta.typed_data()[c] / count - mean.typed_data()[c] * slopes[c];
+        -affine.scale[c] * dbeta.data()[c] / count - mean.data()[c] * slopes[c];
   }
-  const auto run = call.flag("relu") ? differentiate_pixels<true> : differentiate_pixels<false>;
-  run(pool, norm, affine, slopes, constants, d.typed_data(), x.typed_data(), dx.typed_data());
+  const auto run =
+      call.flag("relu") ? differentiate_pixels<true, Value> : differentiate_pixels<false, Value>;
+  run(pool, norm, affine, slopes, constants, d.data(), x.data(), call.result<Value>(0).data());
 }
 FLAXRES_FUNCTION(norm_gradient);
