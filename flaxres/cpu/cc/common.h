@@ -88,24 +88,25 @@ static inline Vector load(const bfloat16* p) {
   return (Vector)(__builtin_convertvector(*reinterpret_cast<const HalfBits*>(p), Bits) << 16);
 }
 static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
-static inline void store(bfloat16* p, Vector v) {
+static inline HalfBits to_bfloat16(Vector v) {
 #if defined(__AVX512BF16__)
-  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-  std::memcpy(p, &rounded, sizeof rounded);
+  return (HalfBits)_mm512_cvtneps_pbh((__m512)v);
 #else
   const Bits bits = (Bits)v;
   const Bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   const Bits nan = bits >> 16 | 0x40;  // stays a NaN without the lower half
-  *reinterpret_cast<HalfBits*>(p) = __builtin_convertvector(v == v ? rounded : nan, HalfBits);
+  return __builtin_convertvector(v == v ? rounded : nan, HalfBits);
 #endif
 }
+static inline void store(bfloat16* p, Vector v) {
+  *reinterpret_cast<HalfBits*>(p) = to_bfloat16(v);
+}
 
-static inline float to_float(float x) { return x; }
-static inline float to_float(bfloat16 x) {
+static inline void convert(float x, float& to) { to = x; }
+static inline void convert(bfloat16 x, bfloat16& to) { to = x; }
+static inline void convert(bfloat16 x, float& to) {
   const uint32_t bits = uint32_t{x.bits} << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  std::memcpy(&to, &bits, sizeof to);
 }
 
 // Number of partial sums in a reduction over the batch. It is fixed, so that results do not depend

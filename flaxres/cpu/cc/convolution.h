@@ -34,46 +34,21 @@ struct Convolution {
   int64_t kernel() const { return size * size * in * out; }
 
   int64_t padded_image() const { return padded(height, out_height) * row(); }
-
-  // Copies `count` consecutive images as floats into this thread's zero-padded buffer. With `scale`
-  // and `shift` (one value per channel) it copies ReLU(x * scale + shift).
-  template <class Value>
-  const float* pad_images(const Value* x, int64_t count, const float* scale = nullptr,
-                          const float* shift = nullptr) const {
-    thread_local std::vector<float> buffer;
-    buffer.assign(count * padded_image(), 0.0f);
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t h = 0; h < height; ++h, x += width * in) {
-        float* to = &buffer[n * padded_image() + (h + pad) * row() + pad * in];
-        if (scale == nullptr) {
-          for (int64_t k = 0; k < width * in; ++k) to[k] = to_float(x[k]);
-          continue;
-        }
-        for (int64_t i = 0; i < in; i += kLanes) {
-          const Vector a = load(scale + i), b = load(shift + i);
-          for (int64_t k = i; k < width * in; k += in) {
-            const Vector v = load(x + k) * a + b;
-            store(to + k, v > 0 ? v : Vector{});
-          }
-        }
-      }
-    return buffer.data();
-  }
 };
 
 // Memory of whole cache lines, so that no vector lies across two of them.
 struct alignas(64) Line {
-  float values[16];
+  char bytes[64];
 };
-inline int64_t lines(int64_t floats) { return (floats + 15) / 16; }
 
-// Returns memory of this thread, separate for each kUse. It still holds the values of the last
-// call.
-template <int kUse>
-static float* scratch(int64_t floats) {
+// Returns memory of this thread for `count` values, separate for each kUse. It still holds the
+// values of the last call.
+template <int kUse, class Value = float>
+static Value* scratch(int64_t count) {
   thread_local std::vector<Line> memory;
-  if (static_cast<int64_t>(memory.size()) < lines(floats)) memory.resize(lines(floats));
-  return memory.data()->values;
+  const size_t lines = (count * sizeof(Value) + sizeof(Line) - 1) / sizeof(Line);
+  if (memory.size() < lines) memory.resize(lines);
+  return reinterpret_cast<Value*>(memory.data());
 }
 
 // ReLU(x * scale + shift) for the values x of one vector of channels, or x.
@@ -107,11 +82,29 @@ struct Prologue {
   Normalize at(int64_t k) const {
     return scale ? Normalize{true, load(scale + k), load(shift + k)} : Normalize{false, {}, {}};
   }
-  template <class Value>
-  const float* pad_images(const Convolution& c, const Value* x, int64_t first,
-                          int64_t count) const {
-    const int64_t channel = first / c.images * c.in;
-    if (scale == nullptr) return c.pad_images(x + first * c.image(), count);
-    return c.pad_images(x + first * c.image(), count, scale + channel, shift + channel);
+  // Writes zero-padded copies of `count` images, with `channels` values for each pixel, of which the
+  // first c.in are normalized. The others are not written.
+  template <class Value, class To>
+  void pad_images(const Convolution& c, const Value* x, int64_t count, int64_t channels,
+                  To* to) const {
+    const int64_t columns = c.padded(c.width, c.out_width), row = columns * channels;
+    const int64_t rows = c.padded(c.height, c.out_height);
+    for (int64_t r = 0; r < count * rows; ++r, to += row) {
+      const int64_t h = r % rows - c.pad;
+      if (h < 0 || h >= c.height || channels != c.in) std::fill(to, to + row, To{});
+      if (h < 0 || h >= c.height) continue;
+      To* pixels = to + c.pad * channels;
+      std::fill(to, pixels, To{});
+      std::fill(pixels + c.width * channels, to + row, To{});
+      if (c.in % kLanes)
+        for (int64_t w = 0; w < c.width; ++w)
+          for (int64_t k = 0; k < c.in; ++k) convert(x[w * c.in + k], pixels[w * channels + k]);
+      else
+        for (int64_t k = 0; k < c.in; k += kLanes) {
+          const auto normalize = at(k);
+          for (int64_t i = k; i < c.width * c.in; i += c.in) store(pixels + i, normalize(load(x + i)));
+        }
+      x += c.width * c.in;
+    }
   }
 };

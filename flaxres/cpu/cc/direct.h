@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "convolution.h"
+#include "factors.h"
 
 // Number of output pixels that a thread processes at a time in a kernel gradient.
 constexpr int64_t kPixelsAtATime = 128;
@@ -35,19 +35,20 @@ static std::vector<Run> runs_at(const Convolution& c, int64_t h, int64_t w) {
 // Computes kRows by kColumns output pixels in kVectors * kLanes channels. kStep is the distance of
 // the inputs of adjacent pixels if it is known at compile time, which saves address arithmetic, or
 // 0.
-template <int kRows, int kColumns, int kVectors, int kStep, class Value>
-static inline void forward_tile(const Convolution& c, const std::vector<Run>& runs, const float* x,
-                                const float* weights, Value* y) {
+template <int kRows, int kColumns, int kVectors, int kStep, class Factor, class Value>
+static inline void forward_tile(const Convolution& c, const std::vector<Run>& runs,
+                                const Factor* x, const Factor* weights, Value* y) {
   const int64_t step = kStep ? kStep : c.stride * c.in, row = c.stride * c.row(), out = c.out;
   Vector sum[kRows][kColumns][kVectors] = {};
   for (const Run& run : runs) {
-    const float *from = x + run.x, *kernel = weights + run.weights;
+    const Factor *from = x + run.x, *kernel = weights + run.weights;
     for (int64_t j = 0; j < run.length; ++j, ++from, kernel += out) {
-      Vector w[kVectors];
+      decltype(load(kernel)) w[kVectors];
       for (int v = 0; v < kVectors; ++v) w[v] = load(kernel + v * kLanes);
       for (int h = 0; h < kRows; ++h)
         for (int p = 0; p < kColumns; ++p)
-          for (int v = 0; v < kVectors; ++v) sum[h][p][v] += from[h * row + p * step] * w[v];
+          for (int v = 0; v < kVectors; ++v)
+            sum[h][p][v] = multiply_add(sum[h][p][v], from[h * row + p * step], w[v]);
     }
   }
   for (int h = 0; h < kRows; ++h)
@@ -57,9 +58,9 @@ static inline void forward_tile(const Convolution& c, const std::vector<Run>& ru
 }
 
 // Computes kRows output rows of `pixels` pixels each, which are `dilation` pixels apart.
-template <int kRows, int kColumns, int kVectors, int kStep, class Value>
+template <int kRows, int kColumns, int kVectors, int kStep, class Factor, class Value>
 static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int64_t pixels,
-                         const float* x, const float* weights, Value* y) {
+                         const Factor* x, const Factor* weights, Value* y) {
   const int64_t step = c.stride * c.in, out_step = c.dilation * c.out;
   int64_t w = 0;
   for (; w + kColumns <= pixels; w += kColumns)
@@ -70,20 +71,22 @@ static void forward_rows(const Convolution& c, const std::vector<Run>& runs, int
 }
 
 // Computes one or two vectors of channels of an image, for every `dilation`-th pixel and row.
-template <int kVectors, class Value>
+template <int kVectors, class Factor, class Value>
 static void forward_channels(const Convolution& c, const std::vector<Run>& runs, int64_t rows,
-                             int64_t pixels, const float* x, const float* weights, Value* y) {
+                             int64_t pixels, const Factor* x, const Factor* weights, Value* y) {
   constexpr int kMaxColumns = kTile / kVectors;
   const int64_t step = c.stride * c.in;
   const bool is_wide = pixels >= kMaxColumns, is_medium = pixels >= 4;
-  const auto one_row = !is_medium   ? forward_rows<1, 2, kVectors, 0, Value>
-                       : !is_wide   ? forward_rows<1, 4, kVectors, 0, Value>
-                       : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32, Value>
-                       : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64, Value>
-                                    : forward_rows<1, kMaxColumns, kVectors, 0, Value>;
+  const auto one_row = !is_medium   ? forward_rows<1, 2, kVectors, 0, Factor, Value>
+                       : !is_wide   ? forward_rows<1, 4, kVectors, 0, Factor, Value>
+                       : step == 8  ? forward_rows<1, kMaxColumns, kVectors, 8, Factor, Value>
+                       : step == 16 ? forward_rows<1, kMaxColumns, kVectors, 16, Factor, Value>
+                       : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32, Factor, Value>
+                       : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64, Factor, Value>
+                                    : forward_rows<1, kMaxColumns, kVectors, 0, Factor, Value>;
   const auto several_rows = is_wide     ? one_row
-                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0, Value>
-                                        : forward_rows<2, 2, kVectors, 0, Value>;
+                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0, Factor, Value>
+                                        : forward_rows<2, 2, kVectors, 0, Factor, Value>;
   const int64_t count = is_wide ? 1 : is_medium ? kMaxColumns / 4 : 2;  // rows of `several_rows`
   const int64_t x_step = c.stride * c.row(), y_step = c.dilation * c.out_width * c.out;
   int64_t h = 0;
@@ -93,8 +96,8 @@ static void forward_channels(const Convolution& c, const std::vector<Run>& runs,
 }
 
 // Convolves one padded image.
-template <class Value>
-static void forward_image(const Convolution& c, const float* padded, const float* weights,
+template <class Factor, class Value>
+static void forward_image(const Convolution& c, const Factor* padded, const Factor* weights,
                           Value* y) {
   for (int64_t phase = 0; phase < c.dilation * c.dilation; ++phase) {
     const int64_t h = phase / c.dilation, w = phase % c.dilation;
@@ -111,31 +114,32 @@ static void forward_image(const Convolution& c, const float* padded, const float
 }
 
 // Output rows of several images, over which the gradient of the kernel is summed. x and dy point to
-// the input and the output gradient of the first pixel.
-template <class Value>
+// the input and the output gradient of the first pixels; a row has `columns` factors, and the inputs
+// of adjacent ones are `step` apart.
+template <class Factor, class Gradient>
 struct Part {
-  int64_t images, rows;
-  const float* x;
-  const Value* dy;
+  int64_t images, rows, columns, step;
+  const Factor* x;
+  const Gradient* dy;
 };
 
 // Adds the sums over a part to kInputs * kVectors * kLanes elements of the kernel gradient.
-template <int kInputs, int kVectors, class Value>
-static inline void kernel_tile(const Convolution& c, const Part<Value>& part, int64_t x_offset,
-                               int64_t dy_offset, float* dw) {
-  const int64_t step = c.stride * c.in, row = c.stride * c.row();
+template <int kInputs, int kVectors, class Factor, class Gradient>
+static inline void kernel_tile(const Convolution& c, const Part<Factor, Gradient>& part,
+                               int64_t x_offset, int64_t dy_offset, float* dw) {
+  const int64_t row = c.stride * c.row(), out_image = c.out_height * part.columns * c.out;
   Vector sum[kInputs][kVectors];
   for (int j = 0; j < kInputs; ++j)
     for (int v = 0; v < kVectors; ++v) sum[j][v] = load(dw + j * c.out + v * kLanes);
   for (int64_t n = 0; n < part.images; ++n) {
-    const Value* dy = part.dy + n * c.out_image() + dy_offset;
+    const Gradient* dy = part.dy + n * out_image + dy_offset;
     for (int64_t h = 0; h < part.rows; ++h) {
-      const float* x = part.x + n * c.padded_image() + h * row + x_offset;
-      for (int64_t w = 0; w < c.out_width; ++w, x += step, dy += c.out) {
-        Vector d[kVectors];
+      const Factor* x = part.x + n * c.padded_image() + h * row + x_offset;
+      for (int64_t w = 0; w < part.columns; ++w, x += part.step, dy += c.out) {
+        decltype(load(dy)) d[kVectors];
         for (int v = 0; v < kVectors; ++v) d[v] = load(dy + v * kLanes);
         for (int j = 0; j < kInputs; ++j)
-          for (int v = 0; v < kVectors; ++v) sum[j][v] += x[j] * d[v];
+          for (int v = 0; v < kVectors; ++v) sum[j][v] = multiply_add(sum[j][v], x[j], d[v]);
       }
     }
   }
@@ -145,8 +149,9 @@ static inline void kernel_tile(const Convolution& c, const Part<Value>& part, in
 
 // Adds the sums over a part to row i of the kernel gradient, in one or two vectors of filters from
 // o.
-template <int kVectors, class Value>
-static void kernel_row(const Convolution& c, const Part<Value>& part, int64_t i, int64_t o, float* dw) {
+template <int kVectors, class Factor, class Gradient>
+static void kernel_row(const Convolution& c, const Part<Factor, Gradient>& part, int64_t i,
+                       int64_t o, float* dw) {
   constexpr int kMaxInputs = kTile / kVectors;
   const int64_t length = c.size * c.in, x = i * c.row();
   dw += i * length * c.out + o;
@@ -157,15 +162,24 @@ static void kernel_row(const Convolution& c, const Part<Value>& part, int64_t i,
   for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, dw + j * c.out);
 }
 
-// Adds the contribution of several padded images to the gradient of the kernel.
+// Adds the contribution of several images to the gradient of the kernel.
 template <class Value>
-static void kernel_images(const Convolution& c, int64_t images, const float* padded,
-                          const Value* dy, float* dw) {
+static void kernel_images(const Convolution& c, int64_t images, const Value* x,
+                          const Prologue& prologue, const Value* dy, float* dw) {
+  constexpr int kPixels = Factors<Value>::kPixels;
+  const auto* padded = Factors<Value>::pixels(c, x, images, prologue);
+  const auto* gradients = Factors<Value>::gradients(c, dy, images);
+  const int64_t columns = (c.out_width + kPixels - 1) / kPixels;
   // The rows processed at a time stay in the first-level cache while the whole kernel is updated.
   const int64_t max_rows = std::max<int64_t>(1, kPixelsAtATime / c.out_width);
   for (int64_t h = 0; h < c.out_height; h += max_rows) {
-    const Part<Value> part{images, std::min(max_rows, c.out_height - h),
-                           padded + h * c.stride * c.row(), dy + h * c.out_width * c.out};
+    const Part<std::decay_t<decltype(*padded)>, std::decay_t<decltype(*gradients)>> part{
+        images,
+        std::min(max_rows, c.out_height - h),
+        columns,
+        kPixels * c.stride * c.in,
+        padded + h * c.stride * c.row(),
+        gradients + h * columns * c.out};
     for (int64_t i = 0; i < c.size; ++i) {
       int64_t o = 0;
       for (; o + 2 * kLanes <= c.out; o += 2 * kLanes) kernel_row<2>(c, part, i, o, dw);

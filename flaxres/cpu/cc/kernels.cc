@@ -7,8 +7,8 @@
 //
 // With vmap over several models, every array has an additional leading axis, called `models` below.
 //
-// Images are float32 or bfloat16 in memory, parameters and statistics float32. All arithmetic is
-// in float32.
+// Images are float32 or bfloat16 in memory, parameters and statistics float32. All sums are float32;
+// factors are bfloat16 only in direct convolutions of bfloat16 images (factors.h).
 //
 // Each task writes to its own memory, and sums over tasks are computed in the order of the tasks.
 // Results therefore do not depend on the number of threads or their timing.
@@ -57,9 +57,12 @@ static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const V
     convolution(pool, c, x, prologue, kernel, y);
     return;
   }
-  parallel(pool, c.models * c.images, [=](int64_t i) {
-    const float* padded = prologue.pad_images(c, x, i, 1);
-    forward_image(c, padded, kernel + i / c.images * c.kernel(), y + i * c.out_image());
+  Convolution factors = c;
+  factors.in = (c.in + Factors<Value>::kChannels - 1) / Factors<Value>::kChannels;
+  parallel(pool, c.models * c.images, [=, weights = Factors<Value>::kernels(c, kernel)](int64_t i) {
+    const int64_t model = i / c.images;
+    const auto* padded = Factors<Value>::images(c, x + i * c.image(), 1, prologue.of_model(c, model));
+    forward_image(factors, padded, weights + model * factors.kernel(), y + i * c.out_image());
   });
 }
 
@@ -126,8 +129,8 @@ static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
     const int64_t max_images = std::max<int64_t>(1, kCachedFloats / c.padded_image());
     for (int64_t i = first; i < end; i += max_images) {
       const int64_t images = std::min(max_images, end - i);
-      const float* padded = prologue.pad_images(c, from, i, images);
-      kernel_images(c, images, padded, gradient + i * c.out_image(), partial);
+      kernel_images(c, images, from + i * c.image(), prologue.of_model(c, model),
+                    gradient + i * c.out_image(), partial);
     }
   });
   const int64_t rows = c.models * c.size, row = c.kernel() / c.size;
