@@ -1,23 +1,17 @@
-// SIMD vectors, parallel loops, and the interface to XLA's FFI.
+// SIMD vectors and the interface to XLA's FFI.
 
 #pragma once
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
-#include <thread>
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
 
+#include "parallel.h"
 #include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 // A number in bfloat16 format: the upper half of a float.
 struct bfloat16 {
@@ -107,34 +101,4 @@ static inline void convert(bfloat16 x, bfloat16& to) { to = x; }
 static inline void convert(bfloat16 x, float& to) {
   const uint32_t bits = uint32_t{x.bits} << 16;
   std::memcpy(&to, &bits, sizeof to);
-}
-
-// Number of partial sums in a reduction over the batch. It is fixed, so that results do not depend
-// on the number of threads.
-constexpr int64_t kParts = 16;
-
-// Runs task(0), ..., task(n - 1) on the threads of the pool and on this thread.
-template <class Task>
-static void parallel(ffi::ThreadPool& pool, int64_t n, Task task) {
-  struct Progress {
-    std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  auto progress = std::make_shared<Progress>();
-  auto work = [progress, n, task] {
-    int64_t finished = 0;  // tasks that this thread has run
-    for (int64_t i; (i = progress->next.fetch_add(1)) < n; ++finished) task(i);
-    if (finished && progress->done.fetch_add(finished) + finished == n) {
-      std::lock_guard<std::mutex> lock(progress->mutex);
-      progress->all_done.notify_all();
-    }
-  };
-  // A thread that starts late finds no task left, so no thread waits for one that has not started.
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), n) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([work] { work(); });
-  work();
-  for (int i = 0; i < 200 && progress->done.load() < n; ++i) std::this_thread::yield();
-  std::unique_lock<std::mutex> lock(progress->mutex);
-  progress->all_done.wait(lock, [&] { return progress->done.load() == n; });
 }

@@ -20,6 +20,18 @@
 // Number of floats in the padded images that a thread processes at a time.
 constexpr int64_t kCachedFloats = 1 << 13;
 
+// Number of weights that a task transforms or sums. Fewer take less time than starting the task.
+constexpr int64_t kWeightsPerTask = 1 << 13;
+
+// Runs task(0), ..., task(n - 1), at least `size` of them at a time.
+template <class Task>
+static void each_range(ffi::ThreadPool& pool, int64_t n, int64_t size, Task task) {
+  size = std::max<int64_t>(1, size);
+  parallel(pool, (n + size - 1) / size, [=](int64_t range) {
+    for (int64_t i = range * size; i < std::min(n, (range + 1) * size); ++i) task(i);
+  });
+}
+
 // Returns the number of tasks, at most `limit`, among which the images are divided. A task has at
 // least a block of tiles.
 template <int kOut>
@@ -34,7 +46,7 @@ static void winograd_convolution(ffi::ThreadPool& pool, const Convolution& c, co
                                  const Prologue& prologue, const float* kernel, Value* y) {
   const int64_t transformed = kPositions<kOut> * c.in * c.out;
   float* u = scratch<3>(c.models * transformed);
-  parallel(pool, c.models * c.in, [=](int64_t i) {
+  each_range(pool, c.models * c.in, kWeightsPerTask / (9 * c.out), [=](int64_t i) {
     transform_kernel<kOut>(c, kernel + i / c.in * c.kernel(), i % c.in, u + i / c.in * transformed);
   });
   const int64_t tasks = winograd_tasks<kOut>(c, 2 * kParts);
@@ -87,14 +99,14 @@ static void input_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Convolution c(dy.dimensions(), kernel.dimensions(), dx.dimensions(), 1,
                       size - 1 - call.integer("pad"), call.integer("stride"));
   const int64_t taps = size * size, tap = c.in * c.out;
-  std::vector<float> memory(c.models * c.kernel());
+  float* to = scratch<5>(c.models * c.kernel());
   const float* from = kernel.data();
-  parallel(pool, c.models * taps, [=, to = memory.data()](int64_t i) {
+  each_range(pool, c.models * taps, kWeightsPerTask / tap, [=](int64_t i) {
     float* rotated = to + (i / taps * taps + taps - 1 - i % taps) * tap;
     for (int64_t o = 0; o < c.in; ++o)
       for (int64_t k = 0; k < c.out; ++k) *rotated++ = from[i * tap + k * c.in + o];
   });
-  convolve_images(pool, c, dy.data(), Prologue(), memory.data(), dx.data());
+  convolve_images(pool, c, dy.data(), Prologue(), to, dx.data());
 }
 FLAXRES_FUNCTION(input_gradient);
 
@@ -134,7 +146,7 @@ static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
     }
   });
   const int64_t rows = c.models * c.size, row = c.kernel() / c.size;
-  parallel(pool, rows, [=, to = dw.data()](int64_t i) {
+  each_range(pool, rows, kWeightsPerTask / (parts * row), [=, to = dw.data()](int64_t i) {
     const float* partial = sums + i / c.size * parts * c.kernel() + i % c.size * row;
     std::copy(partial, partial + row, to + i * row);
     for (int64_t part = 1; part < parts; ++part)
