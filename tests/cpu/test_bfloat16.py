@@ -118,6 +118,19 @@ def test_batch_norm_and_its_gradients(relu, adds):
         assert_close(dadd, dy, 0, 0)
 
 
+def test_vmap_over_models():
+    x, kernel = normal(0, 2, 3, 6, 6, 16), normal(1, 2, 3, 3, 16, 32).astype(jnp.float32)
+
+    def gradients(x, kernel):
+        y, vjp = jax.vjp(lambda *arguments: kernels.convolve(*arguments, 2, 1), x, kernel)
+        return y, *vjp(y)
+
+    mapped = jax.vmap(gradients)(x, kernel)
+    for i in range(2):
+        for actual, expected in zip(mapped, gradients(x[i], kernel[i]), strict=True):
+            np.testing.assert_array_equal(actual[i], expected)
+
+
 def test_results_are_rounded_to_the_nearest_value():
     ulp = 2.0**-7  # distance of bfloat16 values between 1 and 2
     values = [1, 1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, 1 + 0.49 * ulp, -1 - ulp / 2, 3.4e38]

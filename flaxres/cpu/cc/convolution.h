@@ -82,8 +82,8 @@ struct Prologue {
   Normalize at(int64_t k) const {
     return scale ? Normalize{true, load(scale + k), load(shift + k)} : Normalize{false, {}, {}};
   }
-  // Writes zero-padded copies of `count` images, with `channels` values for each pixel, of which the
-  // first c.in are normalized. The others are not written.
+  // Writes zero-padded copies of `count` images to `to`. Each pixel has `channels` values, of which
+  // the first c.in are the normalized values of the image and the others 0.
   template <class Value, class To>
   void pad_images(const Convolution& c, const Value* x, int64_t count, int64_t channels,
                   To* to) const {
@@ -102,7 +102,8 @@ struct Prologue {
       else
         for (int64_t k = 0; k < c.in; k += kLanes) {
           const auto normalize = at(k);
-          for (int64_t i = k; i < c.width * c.in; i += c.in) store(pixels + i, normalize(load(x + i)));
+          for (int64_t i = k; i < c.width * c.in; i += c.in)
+            store(pixels + i, normalize(load(x + i)));
         }
       x += c.width * c.in;
     }

@@ -84,10 +84,11 @@ static void forward_channels(const Convolution& c, const std::vector<Run>& runs,
                        : step == 32 ? forward_rows<1, kMaxColumns, kVectors, 32, Factor, Value>
                        : step == 64 ? forward_rows<1, kMaxColumns, kVectors, 64, Factor, Value>
                                     : forward_rows<1, kMaxColumns, kVectors, 0, Factor, Value>;
+  constexpr int kRows = kMaxColumns / 4;
   const auto several_rows = is_wide     ? one_row
-                            : is_medium ? forward_rows<kMaxColumns / 4, 4, kVectors, 0, Factor, Value>
+                            : is_medium ? forward_rows<kRows, 4, kVectors, 0, Factor, Value>
                                         : forward_rows<2, 2, kVectors, 0, Factor, Value>;
-  const int64_t count = is_wide ? 1 : is_medium ? kMaxColumns / 4 : 2;  // rows of `several_rows`
+  const int64_t count = is_wide ? 1 : is_medium ? kRows : 2;  // rows of `several_rows`
   const int64_t x_step = c.stride * c.row(), y_step = c.dilation * c.out_width * c.out;
   int64_t h = 0;
   for (; h + count <= rows; h += count)
@@ -114,8 +115,8 @@ static void forward_image(const Convolution& c, const Factor* padded, const Fact
 }
 
 // Output rows of several images, over which the gradient of the kernel is summed. x and dy point to
-// the input and the output gradient of the first pixels; a row has `columns` factors, and the inputs
-// of adjacent ones are `step` apart.
+// the first factors, of the input and the output gradient. A row has `columns` factors for each
+// channel, whose inputs are `step` apart.
 template <class Factor, class Gradient>
 struct Part {
   int64_t images, rows, columns, step;

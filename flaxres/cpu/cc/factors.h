@@ -1,7 +1,8 @@
 // Factors of the products in direct convolutions: float32 numbers, or pairs of bfloat16 numbers.
 //
-// AVX512-BF16 multiplies two pairs in each lane and adds both products to a float32 sum, so it needs
-// half as many instructions as float32.
+// AVX512-BF16 multiplies two pairs in each lane and adds both products to a float32 sum. This takes
+// half as many instructions as products of float32 numbers. Whether it is available is decided when
+// the kernels are built, on the machine that runs them.
 
 #pragma once
 
@@ -49,7 +50,9 @@ static inline Vector multiply_add(Vector sum, Pair x, Bits y) {
   return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)y);
 }
 
-static inline HalfBits load_bits(const bfloat16* p) { return *reinterpret_cast<const HalfBits*>(p); }
+static inline HalfBits load_bits(const bfloat16* p) {
+  return *reinterpret_cast<const HalfBits*>(p);
+}
 static inline void store_pairs(Pair* p, HalfBits first, HalfBits second) {
   *reinterpret_cast<Bits*>(p) =
       __builtin_convertvector(first, Bits) | __builtin_convertvector(second, Bits) << 16;
@@ -97,7 +100,7 @@ struct Factors<bfloat16> {
   // Adjacent pixels of a row; the last is paired with 0 if their number is odd.
   static const Pair* gradients(const Convolution& c, const bfloat16* dy, int64_t count) {
     const int64_t rows = count * c.out_height;
-    Pair* pairs = scratch<8, Pair>(rows * (c.out_width + 1) / 2 * c.out + rows * c.out);
+    Pair* pairs = scratch<8, Pair>(rows * ((c.out_width + 1) / 2) * c.out);
     Pair* to = pairs;
     for (int64_t h = 0; h < rows; ++h)
       for (int64_t w = 0; w < c.out_width; w += 2) {

@@ -7,8 +7,8 @@
 //
 // With vmap over several models, every array has an additional leading axis, called `models` below.
 //
-// Images are float32 or bfloat16 in memory, parameters and statistics float32. All sums are float32;
-// factors are bfloat16 only in direct convolutions of bfloat16 images (factors.h).
+// Images are float32 or bfloat16 in memory, parameters and statistics float32. Sums are float32.
+// Products have bfloat16 factors only in direct convolutions of bfloat16 images (factors.h).
 //
 // Each task writes to its own memory, and sums over tasks are computed in the order of the tasks.
 // Results therefore do not depend on the number of threads or their timing.
@@ -73,7 +73,8 @@ static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const V
   factors.in = (c.in + Factors<Value>::kChannels - 1) / Factors<Value>::kChannels;
   parallel(pool, c.models * c.images, [=, weights = Factors<Value>::kernels(c, kernel)](int64_t i) {
     const int64_t model = i / c.images;
-    const auto* padded = Factors<Value>::images(c, x + i * c.image(), 1, prologue.of_model(c, model));
+    const auto* padded =
+        Factors<Value>::images(c, x + i * c.image(), 1, prologue.of_model(c, model));
     forward_image(factors, padded, weights + model * factors.kernel(), y + i * c.out_image());
   });
 }
