@@ -61,41 +61,38 @@ template <int kOut, class Value>
 static void transform_patches(const Convolution& c, const Value* x, const Prologue& prologue,
                               Tile<kOut> tile, int64_t count, float* v) {
   constexpr int kPatch = kOut + 2;
-  const int64_t step = plane(c.in), line = c.width * c.in;
   each_row(tile, count, [=, &c](const Tile<kOut>& tile, int64_t t, int64_t tiles) {
-    // The part of the patches within the image; the rest is 0.
-    const int64_t top = kOut * tile.row - c.pad, left = kOut * tile.column - c.pad;
-    const int64_t columns = kOut * tiles + 2;
-    const int64_t first_row = std::max<int64_t>(0, -top);
-    const int64_t end_row = std::min<int64_t>(kPatch, c.height - top);
-    const int64_t first = std::min(columns, std::max<int64_t>(0, -left));
-    const int64_t end = std::max(first, std::min(columns, c.width - left));
-    const bool is_inside = first_row == 0 && end_row == kPatch;
-    alignas(64) Vector transformed[(kOut * kTilesPerBlock + 2) * kPatch];
-    for (int64_t k = 0; k < c.in; k += kLanes) {
+    const int64_t in = c.in, step = plane(in), line = c.width * in;
+    // Columns of the patches within the image. The others are 0.
+    const int64_t left = kOut * tile.column - c.pad, columns = kOut * tiles + 2;
+    const int64_t first = -left, end = c.width - left;
+    const Value* image = x + tile.image * c.image() + left * in;
+    int64_t offsets[kPatch];
+    Bits masks[kPatch];  // 0 in rows outside of the image
+    for (int i = 0; i < kPatch; ++i) {
+      const int64_t row = kOut * tile.row - c.pad + i;
+      offsets[i] = std::clamp<int64_t>(row, 0, c.height - 1) * line;
+      masks[i] = Bits{} - uint32_t{row >= 0 && row < c.height};
+    }
+    Vector transformed[(kOut * kTilesPerBlock + 2) * kPatch];
+    for (int64_t k = 0; k < in; k += kLanes) {
       const auto normalize = prologue.at(k);
-      const Value* pixel = x + tile.image * c.image() + top * line + (left + first) * c.in + k;
+      const Value* pixel = image + k;
       Vector* to = transformed;
-      const auto transform_column = [&](auto inside) {
-        Vector d[kPatch];
-        for (int i = 0; i < kPatch; ++i)
-          d[i] = inside || (i >= first_row && i < end_row) ? normalize(load(pixel + i * line))
-                                                           : Vector{};
+      for (int64_t w = 0; w < columns; ++w, pixel += in, to += kPatch) {
+        Vector d[kPatch] = {};
+        if (w >= first && w < end)
+          for (int i = 0; i < kPatch; ++i)
+            d[i] = (Vector)((Bits)normalize(load(pixel + offsets[i])) & masks[i]);
         Transform<kOut>::patch(d, 1, to, 1);
-        to += kPatch, pixel += c.in;
-      };
-      for (int64_t i = 0; i < first * kPatch; ++i) *to++ = Vector{};
-      if (is_inside)
-        for (int64_t w = first; w < end; ++w) transform_column(std::true_type());
-      else
-        for (int64_t w = first; w < end; ++w) transform_column(std::false_type());
-      for (int64_t i = end * kPatch; i < columns * kPatch; ++i) *to++ = Vector{};
-      for (int64_t n = 0; n < tiles; ++n)
+      }
+      float* patch = v + t * in + k;
+      const Vector* from = transformed;
+      for (int64_t n = 0; n < tiles; ++n, patch += in, from += kOut * kPatch)
         for (int i = 0; i < kPatch; ++i) {
           Vector row[kPatch];
-          Transform<kOut>::patch(transformed + n * kOut * kPatch + i, kPatch, row, 1);
-          float* patch = v + i * kPatch * step + (t + n) * c.in + k;
-          for (int j = 0; j < kPatch; ++j) store(patch + j * step, row[j]);
+          Transform<kOut>::patch(from + i, kPatch, row, 1);
+          for (int j = 0; j < kPatch; ++j) store(patch + (i * kPatch + j) * step, row[j]);
         }
     }
   });
