@@ -153,13 +153,16 @@ static inline void kernel_tile(const Convolution& c, const Part<Factor, Gradient
 template <int kVectors, class Factor, class Gradient>
 static void kernel_row(const Convolution& c, const Part<Factor, Gradient>& part, int64_t i,
                        int64_t o, float* dw) {
-  constexpr int kMaxInputs = kTile / kVectors;
+  // A row of the first layer's kernel has 9 inputs, or 3 if the images have one channel.
+  constexpr int kMaxInputs = kTile / kVectors, kFewInputs = kVectors == 1 ? 9 : 4;
   const int64_t length = c.size * c.in, x = i * c.row();
   dw += i * length * c.out + o;
   int64_t j = 0;
   for (; j + kMaxInputs <= length; j += kMaxInputs)
     kernel_tile<kMaxInputs, kVectors>(c, part, x + j, o, dw + j * c.out);
-  for (; j + 4 <= length; j += 4) kernel_tile<4, kVectors>(c, part, x + j, o, dw + j * c.out);
+  for (; j + kFewInputs <= length; j += kFewInputs)
+    kernel_tile<kFewInputs, kVectors>(c, part, x + j, o, dw + j * c.out);
+  for (; j + 3 <= length; j += 3) kernel_tile<3, kVectors>(c, part, x + j, o, dw + j * c.out);
   for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, dw + j * c.out);
 }
 

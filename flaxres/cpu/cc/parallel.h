@@ -36,9 +36,9 @@ static bool wait_briefly(Condition condition) {
   return true;
 }
 
-// A loop, shared by the threads that run it. Thread t begins with part t of the tasks and then helps
-// with the other parts. A thread therefore reads the images that it has written in the loop before,
-// which its cache still holds.
+// A loop, shared by the threads that run it. Thread t begins with part t of the tasks and then
+// helps with the other parts. A thread therefore reads the images that it has written in the loop
+// before, which its cache still holds.
 class Loop {
  public:
   int64_t number = 0;  // counts the loops of this process

@@ -1,7 +1,7 @@
 // One-dimensional transforms of Winograd's minimal filtering F(kOut, 3).
 //
-// With d = patch of kOut + 2 inputs, g = 3 weights and y = kOut outputs, y = A^T (G g * B^T d), where
-// * multiplies position by position. By transposition the gradient of the kernel is
+// With a patch d of kOut + 2 inputs, 3 weights g and kOut outputs y, y = A^T (G g * B^T d), where *
+// multiplies position by position. By transposition the gradient of the kernel is
 // dg = G^T (A dy * B^T d). Each function reads vectors at distance `step` and writes vectors at
 // distance `to_step`.
 

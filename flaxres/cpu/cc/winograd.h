@@ -161,7 +161,8 @@ static void write_tiles(const Convolution& c, const float* m, Tile<kOut> tile, i
     const int64_t height = c.out_height - kOut * tile.row;
     for (int64_t o = 0; o < c.out; o += kLanes) {
       const float* from = m + t * c.out + o;
-      Value* to = y + tile.image * c.out_image() + kOut * (tile.row * line + tile.column * c.out) + o;
+      Value* to =
+          y + tile.image * c.out_image() + kOut * (tile.row * line + tile.column * c.out) + o;
       for (int64_t n = 0; n < tiles; ++n, from += c.out, to += kOut * c.out) {
         const int64_t width = c.out_width - kOut * (tile.column + n);
         Vector rows[kOut][kPatch];
