@@ -1,15 +1,16 @@
-"""Benchmark worker that runs the train step of flaxres.
+"""Benchmark worker that runs train steps or evaluations of flaxres.
 
 python -m benchmarks.flaxres_worker --config=configs/cifar10.py:resnet-20
 
-The steps are those of `flaxres.main`, including sampling, gather and augmentation, on random
-images.
+Steps and evaluations are those of `flaxres.main`, including sampling, gather and augmentation, on
+random images. The "steps" of an evaluation are its images.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -17,10 +18,17 @@ from ml_collections import ConfigDict
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
 from flaxres import cli
 
+if TYPE_CHECKING:
+    from flaxres.data import Dataset
+    from flaxres.training.metrics import MetricSums
+
 IMAGE = flags.DEFINE_list(
     "image", ["32", "32", "3"], "Height, width and channels of the images, such as 32,32,3."
 )
-IMAGES = flags.DEFINE_integer("images", 5_000, "Number of random training images.", lower_bound=1)
+TASK = flags.DEFINE_enum(
+    "task", "training", ["training", "evaluation"], "What to run: 'training' or 'evaluation'."
+)
+IMAGES = flags.DEFINE_integer("images", 5_000, "Number of random images.", lower_bound=1)
 # For the comparison with PyTorch: a learning rate so low that rounding errors do not grow.
 CHECKED_STEPS, CHECKED_LEARNING_RATE = 3, 1e-4
 
@@ -63,7 +71,9 @@ def measure_ceiling(dtype: str, size: int, copied: int) -> dict[str, float]:
 
 
 def checked_losses(config: ConfigDict, path: str) -> CheckedLosses:
-    """Computes the losses of the first steps on one batch, without augmentation.
+    """Computes losses on one batch, without augmentation: of the first steps, or of an evaluation.
+
+    In the evaluation, the running statistics are those of the batch.
 
     Args:
       config: config of the run.
@@ -77,28 +87,65 @@ def checked_losses(config: ConfigDict, path: str) -> CheckedLosses:
     from flaxres.data.augment import normalize
     from flaxres.models import create_model
     from flaxres.training.optimizer import make_optimizer
-    from flaxres.training.steps import make_train_step
+    from flaxres.training.steps import DeviceData, make_evaluate, make_train_step
     from flaxres.training.train_state import create_state
 
     config = config.copy_and_resolve_references()
     config.augment.pad, config.augment.flip = 0, False
     config.learning_rate, config.warmup.enabled = CHECKED_LEARNING_RATE, False
+    config.model.norm_momentum = 0.0  # running statistics of the last batch only
     shape = image_shape()
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (config.batch_size, *shape), dtype=np.uint8)
     labels = rng.integers(0, 10, config.batch_size, dtype=np.int32)
+    inputs = normalize(jnp.asarray(images), np.zeros(shape, np.float32))
     model, optimizer = create_model(config.model, 10, config.dtype), make_optimizer(config)
     state = jax.jit(lambda: create_state(model, optimizer, config, shape, seed=0))()
-    weights = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
+    if TASK.value == "evaluation":
+        _, updated = jax.jit(lambda: model.apply(state.variables, inputs, True, mutable=True))()
+        state = dataclasses.replace(state, batch_stats=updated["batch_stats"])
+    weights = traverse_util.flatten_dict(jax.device_get(state.variables), sep="/")
     np.savez(path, images=images, labels=labels, **weights)
-    step = jax.jit(make_train_step(model, optimizer, config))
     losses = []
-    for _ in range(CHECKED_STEPS):
-        state, sums = step(
-            state, normalize(jnp.asarray(images), np.zeros(shape, np.float32)), labels
-        )
-        losses.append(float(sums.loss) / config.batch_size)
-    return {"losses": losses, "learning_rate": CHECKED_LEARNING_RATE}
+    if TASK.value == "evaluation":
+        data = DeviceData(jnp.asarray(images), jnp.asarray(labels), np.zeros(shape, np.float32))
+        rows = np.arange(config.batch_size, dtype=np.int32)[None]
+        losses.append(float(jax.jit(make_evaluate(model))(state, data, rows).loss))
+    else:
+        step = jax.jit(make_train_step(model, optimizer, config))
+        for _ in range(CHECKED_STEPS):
+            state, sums = step(state, inputs, labels)
+            losses.append(float(sums.loss))
+    means = [loss / config.batch_size for loss in losses]
+    return {"losses": means, "learning_rate": CHECKED_LEARNING_RATE}
+
+
+class Evaluations:
+    """Evaluations of all images, with the interface of `throughput.Steps`; a step is an image."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        """Creates the initial train state and puts the data on the devices."""
+        from flaxres.training.compiled_steps import CompiledSteps
+
+        self._steps = CompiledSteps(config, dataset)
+        self._state = self._steps.initial_state()
+        self._arrays = self._steps.put(dataset.train)
+        self._sums: list[MetricSums] = []
+
+    def compile(self) -> None:
+        """Compiles the evaluation."""
+        self._steps.compile_evaluation(self._state, self._arrays)
+
+    def advance(self) -> int:
+        """Launches the evaluation of all images; returns their number."""
+        self._sums = self._steps.launch_evaluation(self._state, self._arrays)
+        return len(self._arrays.labels)
+
+    def wait(self) -> None:
+        """Waits until all launched evaluations are done."""
+        import jax
+
+        jax.block_until_ready(self._sums)
 
 
 def main() -> None:
@@ -106,11 +153,11 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
-    from flaxres.models.layer_counts import summarize
 
     config = cli.get_config()
     shape = image_shape()
-    steps = Steps(config, random_dataset(shape, 10, IMAGES.value))
+    create = Steps if TASK.value == "training" else Evaluations
+    steps = create(config, random_dataset(shape, 10, IMAGES.value))
     start = time.perf_counter()
     steps.compile()
     compile_seconds = time.perf_counter() - start
@@ -118,9 +165,9 @@ def main() -> None:
     steps.wait()
 
     from flaxres.models import create_model
+    from flaxres.models.layer_counts import summarize
 
     layers = summarize(create_model(config.model, 10), shape)
-    memory_stats = jax.devices()[0].memory_stats() or {}
     serve(
         {
             "steps": lambda seconds: timed_steps(steps.advance, steps.wait, seconds),
@@ -135,7 +182,6 @@ def main() -> None:
         platform=jax.default_backend(),
         version=f"jax {jax.__version__}",
         compile=compile_seconds,
-        device_memory=bool(memory_stats),
         macs=sum(layer.macs for layer in layers),
         conv_outputs=sum(
             layer.output_shape[0] * layer.output_shape[1] * layer.output_shape[2]

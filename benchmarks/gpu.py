@@ -25,14 +25,17 @@ TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
 
-STEP = ("benchmarks.train_step", "--dtype=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
+STEP = ("benchmarks.train_step", "--dtypes=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
 CIFAR = "--config=configs/cifar10.py"
 COMMANDS = {
     "step_128": (*STEP, "--models=resnet-20,resnet-56"),
     "kernels_20": ("benchmarks.kernels", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
     "step_1024": (*STEP, "--models=resnet-20,resnet-56", "--batch_size=1024"),
     "kernels_56": ("benchmarks.kernels", f"{CIFAR}:resnet-56", "--config.dtype=bfloat16"),
-    "step_float32": (*STEP[:1], "--rounds=3", "--seconds=2", "--nocold", "--models=resnet-20"),
+    "step_float32": (
+        *(*STEP[:1], "--dtypes=float32", "--rounds=3", "--seconds=2", "--nocold"),
+        "--models=resnet-20",
+    ),
     "parts": ("benchmarks.parts", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16", "--steps=500"),
     "depth": (
         *("benchmarks.scaling", "--over=depth", "--values=20,56,110", "--models=resnet"),

@@ -34,7 +34,7 @@ ROUNDS = flags.DEFINE_integer(
 )
 STEPS = flags.DEFINE_integer("steps", 200, "Steps of each variant per round.", lower_bound=2)
 OUTPUT = flags.DEFINE_string(
-    "output", None, "File for the result as JSON, which is also printed; such as overhead.json."
+    "output", None, "File for the result as JSON, which is printed otherwise; such as overhead.json."
 )
 cli.define_config("configs/digits.py:resnet-20")
 

@@ -121,7 +121,7 @@ def timed_steps(
     return {"steps": steps, "seconds": time.perf_counter() - start}
 
 
-def best_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+def best_seconds(function: Callable[[], object], repeats: int = 2) -> float:
     """Returns the shortest time of `repeats` calls, in seconds, after one warm-up call."""
     function()
     times = []

@@ -52,9 +52,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def write_json(path: str | None, result: Any) -> None:
-    """Prints a result as one line of JSON and, if there is a path, writes it to that file."""
+    """Writes a result as one line of JSON to a file or, if there is no path, prints it."""
     text = json.dumps(result, default=dataclasses.asdict)
-    print(text, flush=True)
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text + "\n")
+    if not path:
+        print(text, flush=True)
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text + "\n")

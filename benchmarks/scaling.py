@@ -16,9 +16,17 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.implementations import (
+    BATCH_SIZE,
+    DTYPES,
+    JSON,
+    MODELS,
+    ROUNDS,
+    SECONDS,
+    flaxres_command,
+)
 from benchmarks.process import Worker
 from benchmarks.report import Spread, print_table, write_json
-from benchmarks.train_step import BATCH_SIZE, JSON, MODELS, ROUNDS, SECONDS, flaxres_command
 from flaxres import cli
 from flaxres.cpu import runs_on_cpu
 from flaxres.errors import UserError
@@ -47,7 +55,7 @@ def worker_command(model: str, value: str) -> tuple[list[str], dict[str, str]]:
         fields[OVER.value] = int(value)
     if OVER.value == "num_devices" and runs_on_cpu():
         environment["JAX_NUM_CPU_DEVICES"] = value
-    return flaxres_command(model, **fields), environment
+    return flaxres_command(model, DTYPES.value[0], **fields), environment
 
 
 def measure(model: str) -> list[dict[str, Any]]:

@@ -1,18 +1,28 @@
 """PyTorch implementation of the same models and train step, made as fast as we know how.
 
-Channels last, data on the device, fused SGD; on a GPU, bfloat16 by autocast and the whole step as a
-CUDA graph. Plain networks and residual networks with option A of He15 (arXiv 1512.03385), section
-4.2. Benchmarks compare flaxres with it.
+Channels last, data on the device, fused SGD; bfloat16 by autocast, or with bfloat16 parameters; on
+a GPU, the whole step as a CUDA graph. Plain networks and residual networks with option A of He15
+(arXiv 1512.03385), section 4.2. Benchmarks compare flaxres with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+# Names of PyTorch's parameters and running statistics, by those of flaxres.
+STATE_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 class Block(nn.Module):
@@ -74,17 +84,18 @@ class PeerModel(nn.Module):
         """Loads parameters of flaxres.
 
         Args:
-          weights: arrays by path; convolution kernels are (height, width, in, out).
+          weights: arrays by path in the variables, such as 'params/conv/kernel'. Convolution
+            kernels are (height, width, in, out). Running statistics may be missing.
         """
         state = self.state_dict()
         for path, value in weights.items():
-            *modules, name = path.split("/")
+            _, *modules, name = path.split("/")
             if modules[0].startswith("stage"):
                 modules.insert(0, "blocks")
             tensor = torch.tensor(value)
             if value.ndim > 1:
                 tensor = tensor.permute((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
-            name = {"kernel": "weight", "scale": "weight", "bias": "bias"}[name]
+            name = STATE_NAMES[name]
             state[".".join([*modules, name])] = tensor
         self.load_state_dict(state)
 
@@ -112,29 +123,67 @@ def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor
     return padded[batch, rows, columns]
 
 
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How PyTorch runs a step.
+
+    Attributes:
+      dtype: compute dtype.
+      graph: if True, the whole step is captured as a CUDA graph.
+      cast: if True, parameters have the compute dtype; if False, bfloat16 is by autocast.
+      compiled: if True, the step is compiled by torch.compile; if False, it is eager.
+    """
+
+    dtype: torch.dtype
+    graph: bool
+    cast: bool
+    compiled: bool
+
+    @classmethod
+    def parse(cls, name: str, dtype: str) -> Mode:
+        """Reads [graph-][cast-](eager|compiled).
+
+        Raises:
+          ValueError: there is no such mode.
+        """
+        *options, last = name.split("-")
+        if last not in ("eager", "compiled") or not set(options) <= {"graph", "cast"}:
+            raise ValueError(f"PyTorch has no mode {name!r}")
+        return cls(getattr(torch, dtype), "graph" in options, "cast" in options, last == "compiled")
+
+    def prepare(self, model: PeerModel) -> PeerModel:
+        """Converts the model to channels last and, with `cast`, to the compute dtype."""
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.dtype) if self.cast else model
+
+    def logits(self, model: PeerModel, images: torch.Tensor) -> torch.Tensor:
+        """Returns float32 logits of normalized float32 images."""
+        autocast = self.dtype is torch.bfloat16 and not self.cast
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+            return model(images.to(self.dtype) if self.cast else images).float()
+
+
 class Training:
     """The train step on random images that are on the device.
 
     Attributes:
       model: the model, in channels_last memory format.
-      autocast: if True, the forward pass runs in bfloat16; the default on a GPU.
       loss: computes the mean loss and the number of misclassified images of a batch.
     """
 
     def __init__(
-        self, model: PeerModel, mode: str, batch_size: int, images: torch.Tensor, augment: bool
+        self, model: PeerModel, mode: Mode, batch_size: int, images: torch.Tensor, augment: bool
     ):
         """Creates the optimizer and, depending on `mode`, compiles or captures the step.
 
         Args:
           model: the model, on the device.
-          mode: 'eager' or 'compiled' (torch.compile); with the prefix 'graph-', the whole step is
-            captured as a CUDA graph.
+          mode: how the step runs.
           batch_size: images per step.
           images: uint8 (images, height, width, channels), on the device.
           augment: if True, images are randomly cropped and flipped.
         """
-        self.model, device = model.to(memory_format=torch.channels_last), images.device
+        self.model, self._mode, device = mode.prepare(model), mode, images.device
         self._images, self._augment = images, augment
         self._labels = torch.randint(0, 10, (len(images),), device=device)
         self._mean = images.float().mean(0) / 255
@@ -144,15 +193,14 @@ class Training:
         self._optimizer = torch.optim.SGD(
             model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True
         )
-        self.autocast = device.type == "cuda"
         self.loss = self._loss
         self._prepare = self._prepare_batch
-        if mode.endswith("compiled"):
+        if mode.compiled:
             self.loss = torch.compile(self._loss)
             self._prepare = torch.compile(self._prepare_batch)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if mode.startswith("graph-"):
-            self._graph = self._capture()
+        if mode.graph:
+            self._graph = capture(self._step, lambda: self._optimizer.zero_grad(set_to_none=True))
 
     def _prepare_batch(self, rows: torch.Tensor) -> torch.Tensor:
         images = self._images[rows].float() / 255 - self._mean
@@ -162,9 +210,7 @@ class Training:
     def _loss(
         self, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = self.model(images)
-        logits = logits.float()
+        logits = self._mode.logits(self.model, images)
         return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
 
     def restart(self, weights: Mapping[str, np.ndarray], learning_rate: float) -> None:
@@ -179,25 +225,12 @@ class Training:
         loss, wrong = self.loss(images, labels)
         loss.backward()
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=self._graph is None)
+        self._optimizer.zero_grad(set_to_none=not self._mode.graph)
         self._sums += torch.stack([loss.detach() * len(labels), wrong.float()])
         return loss.detach()
 
     def _step(self) -> None:
         self.train(self._prepare(self._rows), self._labels[self._rows])
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(5):
-                self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        self._optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph
 
     def advance(self) -> int:
         """Starts a step on the next batch of the epoch's random order; returns 1."""
@@ -216,3 +249,23 @@ class Training:
     def wait(self) -> None:
         """Returns when all steps are done."""
         self._sums.tolist()
+
+
+def capture(function: Callable[[], None], prepare: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """Captures a function as a CUDA graph, after warm-up calls.
+
+    Args:
+      function: function on fixed memory of the GPU.
+      prepare: called once after the warm-up.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    prepare()
+    with torch.cuda.graph(graph):
+        function()
+    return graph

@@ -1,4 +1,4 @@
-"""Benchmark worker that runs the PyTorch implementation.
+"""Benchmark worker that runs train steps or evaluations of the PyTorch implementation.
 
 python -m benchmarks.torch_worker '{"depth": 20, ...}'
 """
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
-from benchmarks.torch_peer import PeerModel, Training
+from benchmarks.torch_evaluation import Evaluation
+from benchmarks.torch_peer import Mode, PeerModel, Training
 
 
 def synchronize() -> None:
@@ -53,22 +54,25 @@ def measure_ceiling(dtype: str, size: int, copied: int) -> dict[str, float]:
 
 
 def checked_losses(
-    training: Training, path: str, steps: int, learning_rate: float
+    task: Training | Evaluation, path: str, steps: int, learning_rate: float
 ) -> dict[str, list[float]]:
-    """Computes the losses of the first steps.
+    """Computes the losses of the first steps, or that of an evaluation.
 
     Args:
-      training: the train step.
-      path: file with the initial weights and the batch, written by `benchmarks.flaxres_worker`.
+      task: the train step or the evaluation.
+      path: file with the weights and the batch, written by `benchmarks.flaxres_worker`.
       steps: number of steps.
       learning_rate: learning rate of all steps.
     """
     arrays = dict(np.load(path))
-    device = next(training.model.parameters()).device
-    images = torch.from_numpy(arrays.pop("images")).to(device).permute(0, 3, 1, 2).float() / 255
+    device = next(task.model.parameters()).device
+    images = torch.from_numpy(arrays.pop("images")).to(device)
     labels = torch.from_numpy(arrays.pop("labels")).to(device).long()
-    training.restart(arrays, learning_rate)
-    return {"losses": [float(training.train(images, labels)) for _ in range(steps)]}
+    if isinstance(task, Evaluation):
+        return {"losses": task.losses(arrays, images, labels)}
+    task.restart(arrays, learning_rate)
+    inputs = images.permute(0, 3, 1, 2).float() / 255
+    return {"losses": [float(task.train(inputs, labels)) for _ in range(steps)]}
 
 
 def main() -> None:
@@ -82,24 +86,21 @@ def main() -> None:
     shape, widths = options["image"], tuple(options["widths"])
     model = PeerModel(options["depth"], options["plain"], shape[2], widths).to(device)
     images = torch.randint(0, 256, (options["images"], *shape), dtype=torch.uint8, device=device)
+    mode, batch_size = Mode.parse(options["mode"], options["dtype"]), options["batch_size"]
     start = time.perf_counter()
-    training = Training(
-        model,
-        options["mode"],
-        options["batch_size"],
-        images,
-        options["augment"],
-    )
-    if options["dtype"] == "float32":
-        training.autocast = False
-    training.advance()
-    training.wait()
+    task: Training | Evaluation
+    if options.get("task") == "evaluation":
+        task = Evaluation(model, mode, batch_size, images)
+    else:
+        task = Training(model, mode, batch_size, images, options["augment"])
+    task.advance()
+    task.wait()
     compile_seconds = time.perf_counter() - start
     serve(
         {
-            "steps": lambda seconds: timed_steps(training.advance, training.wait, seconds),
+            "steps": lambda seconds: timed_steps(task.advance, task.wait, seconds),
             "ceiling": measure_ceiling,
-            "check": lambda **request: checked_losses(training, **request),
+            "check": lambda **request: checked_losses(task, **request),
             "memory": lambda: {
                 "host": peak_memory(),
                 "device": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,

@@ -6,9 +6,21 @@ SPREAD = {"median": 2.0, "low": 1.5, "high": 2.5}
 
 
 def train_step_result(model):
-    return {"net": model, "device": "cpu"} | {
-        framework: {"images_per_second": SPREAD} for framework in ("flaxres", "torch eager")
+    implementations = {
+        f"{framework} {dtype} {mode}": {
+            "framework": framework,
+            "dtype": dtype,
+            "mode": mode,
+            "images_per_second": {name: factor * value for name, value in SPREAD.items()},
+        }
+        for framework, mode, factor in (
+            ("flaxres", "", 3),
+            ("torch", "eager", 1),
+            ("torch", "compiled", 2),
+        )
+        for dtype in ("float32", "bfloat16")
     }
+    return {"net": model, "device": "cpu", "image": [32, 32, 3], "implementations": implementations}
 
 
 def test_figure_of_benchmark_results(python, tmp_path):
@@ -27,6 +39,19 @@ def test_figure_of_benchmark_results(python, tmp_path):
     result = python("-m", "benchmarks.figure", *files, f"--output={tmp_path / 'figure.png'}")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+@pytest.mark.usefixtures("isolated_flags")
+def test_the_fastest_mode_is_drawn():
+    from benchmarks.figure import fastest_speeds
+
+    speeds = fastest_speeds(train_step_result("resnet-20")["implementations"].values())
+    assert {key: speed["median"] for key, speed in speeds.items()} == {
+        ("flaxres", "float32"): 6.0,
+        ("flaxres", "bfloat16"): 6.0,
+        ("torch", "float32"): 4.0,
+        ("torch", "bfloat16"): 4.0,
+    }
 
 
 @pytest.mark.parametrize(

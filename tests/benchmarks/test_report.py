@@ -10,9 +10,14 @@ def test_spread_has_median_and_quartiles():
     assert str(Spread.from_values([12_345.6])) == "12,346 (12,346 to 12,346)"
 
 
-def test_result_is_printed_and_written(tmp_path, capsys):
-    path = tmp_path / "new" / "result.json"
-    write_json(str(path), {"step": Spread(1.0, 0.5, 2.0)})
-    expected = {"step": {"median": 1.0, "low": 0.5, "high": 2.0}}
+def test_result_is_written_or_printed(tmp_path, capsys):
+    path, expected = (
+        tmp_path / "new" / "result.json",
+        {"step": {"median": 1.0, "low": 0.5, "high": 2.0}},
+    )
+    result = {"step": Spread(1.0, 0.5, 2.0)}
+    write_json(str(path), result)
     assert json.loads(path.read_text()) == expected
+    assert capsys.readouterr().out == ""
+    write_json(None, result)
     assert json.loads(capsys.readouterr().out) == expected

@@ -19,7 +19,7 @@ def test_logits_from_the_same_weights(name):
     model = create_model(set_model(default_config(), name).model, 10)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = model.init(jax.random.key(0), images, train=True)
-    peer.load(jax.device_get(traverse_util.flatten_dict(variables["params"], sep="/")))
+    peer.load(jax.device_get(traverse_util.flatten_dict(variables, sep="/")))
     logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
     peer_logits = peer(torch.from_numpy(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(logits, peer_logits.detach().numpy(), rtol=1e-3, atol=1e-3)
