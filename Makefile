@@ -34,9 +34,10 @@ test-nets: .venv/dev
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster
 
-# Compares the train step with PyTorch's; half an hour on an idle machine.
+# Compares the train step and evaluation with PyTorch's; half an hour on an idle machine.
 benchmark: .venv/benchmarks
 	$(BIN)/python -m benchmarks.train_step --json=runs/benchmarks/train_step.json
+	$(BIN)/python -m benchmarks.evaluation --json=runs/benchmarks/evaluation.json
 
 # Style, imports in one direction, types.
 lint: .venv/dev

@@ -78,7 +78,7 @@ def compare(model: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compares all models; prints the results as one line of JSON or writes them to --json."""
+    """Compares all models, prints tables and writes the results."""
     check_flags()
     write_json(JSON.value, [compare(model) for model in MODELS.value])
 

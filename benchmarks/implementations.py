@@ -67,7 +67,9 @@ SECONDS = flags.DEFINE_float(
 )
 CHECK = flags.DEFINE_bool("check", True, "Compare the losses of the first steps.")
 COLD = flags.DEFINE_bool("cold", True, "Also time a start with empty compilation caches.")
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON; it is not printed then.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as result.json."
+)
 
 Task = Literal["training", "evaluation"]
 # Images of a data set whose batches are drawn at random, and least number of images to evaluate.

@@ -25,7 +25,9 @@ from flaxres.errors import UserError
 MOST = flags.DEFINE_integer(
     "most", 15, "Number of kernels in the table, the slowest first.", lower_bound=1
 )
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as kernels.json.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as kernels.json."
+)
 
 MAX_NAME_LENGTH = 90  # of a kernel in the table
 Event = dict[str, Any]
@@ -75,7 +77,7 @@ def summarize_timeline(kernels: list[Event]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Profiles one dispatch, and prints a table and one JSON object."""
+    """Profiles one dispatch, prints a table and writes the results."""
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset

@@ -34,7 +34,9 @@ ROUNDS = flags.DEFINE_integer(
 )
 STEPS = flags.DEFINE_integer("steps", 200, "Steps of each variant per round.", lower_bound=2)
 OUTPUT = flags.DEFINE_string(
-    "output", None, "File for the result as JSON, which is printed otherwise; such as overhead.json."
+    "output",
+    None,
+    "File for the result as JSON, which is printed otherwise; such as overhead.json.",
 )
 cli.define_config("configs/digits.py:resnet-20")
 
@@ -218,7 +220,7 @@ def measure_round(benchmark: Benchmark, number: int) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Runs the rounds, and prints a table and one JSON object."""
+    """Runs the rounds, prints a table and writes the results."""
     import jax
 
     benchmark = Benchmark()

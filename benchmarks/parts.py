@@ -22,11 +22,13 @@ ROUNDS = flags.DEFINE_integer(
 STEPS = flags.DEFINE_integer(
     "steps", 10, "Train steps, and data paths of steps, per round.", lower_bound=1
 )
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as parts.json.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as parts.json."
+)
 
 
 def main() -> None:
-    """Runs the rounds, and prints a table and one JSON object."""
+    """Runs the rounds, prints a table and writes the results."""
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset

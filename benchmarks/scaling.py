@@ -109,7 +109,7 @@ def measure(model: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures all models and prints one JSON object."""
+    """Measures all models, prints tables and writes the results."""
     cli.check_models(MODELS.value)
     write_json(JSON.value, [result for model in MODELS.value for result in measure(model)])
 

@@ -164,7 +164,7 @@ def print_results(model: str, device: str, results: Mapping[str, Mapping[str, An
 
 
 def main() -> None:
-    """Compares all models; prints the results as one line of JSON or writes them to --json."""
+    """Compares all models, prints tables and writes the results."""
     check_flags()
     write_json(JSON.value, [compare(model) for model in MODELS.value])
 
