@@ -22,7 +22,7 @@ from experiments.analyses.base import TrainedRun, Variables, loss_and_error, pre
 from experiments.analyses.progress import Advance, no_progress
 from flaxres.data.augment import normalize
 from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
-from flaxres.models.norms import BatchNorm
+from flaxres.models.norms import BatchNorm, separate_norms
 from flaxres.training.metrics import MetricSums
 
 STATISTICS = ("batch", "running")
@@ -74,7 +74,7 @@ def read_norms(run: TrainedRun) -> dict[str, NormVariables]:
 
     images = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), jnp.float32)
     model = run.make_model()
-    with nn.intercept_methods(record_name):
+    with separate_norms(), nn.intercept_methods(record_name):
         jax.eval_shape(lambda x: model.apply(run.variables, x, train=False), images)
     variables: dict[str, NormVariables] = {}
     for collection in ("params", "batch_stats"):
@@ -172,7 +172,7 @@ def measure_norms(
             y = y if (add := options.get("add")) is None else y + add
             return nn.relu(y) if options.get("relu") else y
 
-        with nn.intercept_methods(measure_norm):
+        with separate_norms(), nn.intercept_methods(measure_norm):
             logits = predict_logits(model, variables, normalize(images, mean_image))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))

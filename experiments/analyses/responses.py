@@ -35,6 +35,7 @@ from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, DamagedFileError
 from flaxres.files import write_atomically
 from flaxres.inference.population_statistics import MomentAccumulator
+from flaxres.models.norms import separate_norms
 
 FAMILIES = ("plain", "resnet", "resnext", "vgg")  # families with a norm after each convolution
 
@@ -106,7 +107,7 @@ def layer_responses(
             y = response if add is None else response + add
             return nn.relu(y) if options.get("relu") else y
 
-        with nn.intercept_methods(measure_norm):
+        with separate_norms(), nn.intercept_methods(measure_norm):
             model.apply(variables, normalize(batch, mean_image), train=False)
         return moments
 

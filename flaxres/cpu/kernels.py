@@ -45,6 +45,7 @@ __all__ = [
     "norm_relu_convolve",
     "normalize",
     "promote_images",
+    "scale_and_shift",
     "supports_convolution",
     "supports_norm",
 ]
@@ -283,12 +284,12 @@ def _norm_relu_convolve_forward(
 ) -> tuple[tuple[Outputs, Channels, Channels], NormConvolveResiduals]:
     mean, variance = _statistics(x, axis)
     result = convolution_result(x, kernel.shape, stride, pad)
-    affine = _affine(scale, bias, mean, variance, epsilon)
+    affine = scale_and_shift(scale, bias, mean, variance, epsilon)
     y = require_library().call("convolve", result, x, kernel, *affine, stride=stride, pad=pad)
     return (y, mean, variance), (x, scale, bias, mean, variance, kernel)
 
 
-def _affine(
+def scale_and_shift(
     scale: Channels, bias: Channels, mean: Channels, variance: Channels, epsilon: float
 ) -> tuple[Channels, Channels]:
     """Returns the factor and the summand of each channel that normalize it."""
@@ -306,7 +307,7 @@ def _norm_relu_convolve_backward(
 ) -> tuple[Images, Channels, Channels, Kernel]:
     x, scale, bias, mean, variance, kernel = residuals
     dy = cotangents[0]
-    affine = _affine(scale, bias, mean, variance, epsilon)
+    affine = scale_and_shift(scale, bias, mean, variance, epsilon)
     dkernel = kernel_gradient(kernel.shape, stride, pad, x, dy, affine)
     dnormalized = input_gradient(x.shape, kernel, stride, pad, dy)
     norm_residuals = (x, scale, bias, mean, variance, None)

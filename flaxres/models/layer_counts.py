@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flaxres.models.norms import separate_norms
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -74,7 +76,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
         return output
 
     def forward(images: Float[Array, "batch height width channels"]) -> Any:
-        with nn.intercept_methods(record):
+        with separate_norms(), nn.intercept_methods(record):
             return model.init_with_output(jax.random.key(0), images, train=False)
 
     jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))

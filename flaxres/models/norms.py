@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -15,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from flaxres.cpu import kernels
+from flaxres.cpu.running_norm import norm_relu_conv_general_dilated
 from flaxres.errors import ConfigError
 
 NORMS = ("batch", "layer", "group", "instance", "instance-running", "none")
@@ -62,7 +65,7 @@ class BatchNorm(nn.BatchNorm):
           relu: if True, ReLU is applied last.
           for_convolution: if True, nothing is computed yet. The result is a function to use instead
             of `lax.conv_general_dilated`: it takes `x` and convolves the ReLU of its norm. Allowed
-            only in training and if `uses_kernels(x)`.
+            only if `uses_kernels(x)`.
         """
         if not self.uses_kernels(x) or (add is not None and not relu) or mask is not None:
             y = super().__call__(x, use_running_average, mask=mask)
@@ -77,7 +80,10 @@ class BatchNorm(nn.BatchNorm):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
         if evaluates:
-            return kernels.normalize(x, scale, bias, mean.value, var.value, add, self.epsilon, relu)
+            arrays = (scale, bias, mean.value, var.value)
+            if for_convolution:
+                return functools.partial(norm_relu_conv_general_dilated, arrays, self.epsilon)
+            return kernels.normalize(x, *arrays, add, self.epsilon, relu)
         axis = None if self.is_initializing() else self.axis_name
 
         def update(*batch_statistics: Float[Array | np.ndarray, " channels"]) -> None:
@@ -206,6 +212,22 @@ class RunningInstanceNorm(nn.Module):
         return jnp.asarray(y * scale + bias, self.dtype)
 
 
+_separate = contextvars.ContextVar("_separate", default=False)
+
+
+@contextlib.contextmanager
+def separate_norms() -> Iterator[None]:
+    """Computes norms by themselves in code traced in this context.
+
+    Interceptors of Flax need it to see the outputs of all norms.
+    """
+    token = _separate.set(True)
+    try:
+        yield
+    finally:
+        _separate.reset(token)
+
+
 def norm_relu(
     norm: nn.Module,
     x: Float[Array | np.ndarray, "batch height width channels"],
@@ -225,15 +247,15 @@ def norm_relu_conv(
 ) -> Float[Array, "batch out_height out_width filters"]:
     """Returns conv(ReLU(norm(x))).
 
-    In training on a CPU the convolution normalizes the pixels as it reads them, so the normalized
-    feature maps are never written to memory.
+    On a CPU the convolution normalizes the pixels as it reads them, so the normalized feature maps
+    are never written to memory, except within `separate_norms`.
 
     Args:
       norm: the norm.
       conv: constructor of the convolution, called without positional arguments.
       x: feature maps.
     """
-    if isinstance(norm, BatchNorm) and norm.uses_kernels(x) and not norm.use_running_average:
+    if isinstance(norm, BatchNorm) and norm.uses_kernels(x) and not _separate.get():
         return conv(conv_general_dilated=norm(x, for_convolution=True))(x)
     return conv()(norm_relu(norm, x))
 
