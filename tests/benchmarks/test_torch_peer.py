@@ -48,3 +48,13 @@ def test_crops_and_flips_are_parts_of_the_padded_image():
     assert 0 < sum(mirrored) < 8
     for i, mirror in enumerate(mirrored):
         assert torch.equal(flipped[i], images[i].flip(1 if mirror else ()))
+
+
+def test_names_of_modes():
+    mode = torch_peer.Mode.parse("graph-cast-compiled", "bfloat16")
+    assert mode == torch_peer.Mode(torch.bfloat16, graph=True, cast=True, compiled=True)
+    mode = torch_peer.Mode.parse("eager", "float32")
+    assert mode == torch_peer.Mode(torch.float32, graph=False, cast=False, compiled=False)
+    for name in ("fast", "cast", "eager-compiled"):
+        with pytest.raises(ValueError, match=name):
+            torch_peer.Mode.parse(name, "float32")
