@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common.h"
@@ -50,6 +51,16 @@ static Value* scratch(int64_t count) {
   if (memory.size() < lines) memory.resize(lines);
   return reinterpret_cast<Value*>(memory.data());
 }
+
+// Memory of one call for `count` floats.
+class CallMemory {
+ public:
+  explicit CallMemory(int64_t count) : lines_(new Line[count * sizeof(float) / sizeof(Line) + 1]) {}
+  float* data() const { return reinterpret_cast<float*>(lines_.get()); }
+
+ private:
+  std::unique_ptr<Line[]> lines_;
+};
 
 // ReLU(x * scale + shift) for the values x of one vector of channels, or x.
 struct Normalize {

@@ -45,7 +45,8 @@ template <int kOut, class Value>
 static void winograd_convolution(ffi::ThreadPool& pool, const Convolution& c, const Value* x,
                                  const Prologue& prologue, const float* kernel, Value* y) {
   const int64_t transformed = kPositions<kOut> * c.in * c.out;
-  float* u = scratch<3>(c.models * transformed);
+  const CallMemory memory(c.models * transformed);
+  float* u = memory.data();
   each_range(pool, c.models * c.in, kWeightsPerTask / (9 * c.out), [=](int64_t i) {
     transform_kernel<kOut>(c, kernel + i / c.in * c.kernel(), i % c.in, u + i / c.in * transformed);
   });
@@ -100,7 +101,8 @@ static void input_gradient(ffi::ThreadPool& pool, const Call& call) {
   const Convolution c(dy.dimensions(), kernel.dimensions(), dx.dimensions(), 1,
                       size - 1 - call.integer("pad"), call.integer("stride"));
   const int64_t taps = size * size, tap = c.in * c.out;
-  float* to = scratch<5>(c.models * c.kernel());
+  const CallMemory memory(c.models * c.kernel());
+  float* to = memory.data();
   const float* from = kernel.data();
   each_range(pool, c.models * taps, kWeightsPerTask / tap, [=](int64_t i) {
     float* rotated = to + (i / taps * taps + taps - 1 - i % taps) * tap;
@@ -125,7 +127,8 @@ static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
   const int64_t parts = !supports_winograd(c)    ? std::min(kParts, c.images)
                         : prefers_large_tiles(c) ? winograd_tasks<4>(c, kParts)
                                                  : winograd_tasks<2>(c, kParts);
-  float* sums = scratch<4>(c.models * parts * c.kernel());
+  const CallMemory memory(c.models * parts * c.kernel());
+  float* sums = memory.data();
   const Prologue prologue(call.array(2), call.array(3));
   parallel(pool, c.models * parts, [=](int64_t task) {
     float* partial = sums + task * c.kernel();
