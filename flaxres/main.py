@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from flaxres import cli
+from flaxres import cli, cpu
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 
@@ -142,6 +142,7 @@ def main() -> None:
         from flaxres.config import check_config
 
         check_config(config)
+        cpu.start_build(config.dtype)
         if config.init_from is not None:
             expand_home(config.init_from, "--init_from")
     if mode == "summary":

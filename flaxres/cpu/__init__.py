@@ -9,6 +9,6 @@ Imported by `flaxres.parallel`, `flaxres.data`, `flaxres.models` and above; impo
 `flaxres.errors` and `flaxres.files`.
 """
 
-from flaxres.cpu.settings import runs_on_cpu, set_xla_flags, tune
+from flaxres.cpu.settings import runs_on_cpu, set_xla_flags, start_build, tune
 
-__all__ = ["runs_on_cpu", "set_xla_flags", "tune"]
+__all__ = ["runs_on_cpu", "set_xla_flags", "start_build", "tune"]

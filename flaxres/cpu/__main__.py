@@ -3,19 +3,21 @@
 import sys
 
 from flaxres.cpu.build import Build
+from flaxres.cpu.kernel_files import DTYPES
 
 
 def main() -> None:
-    """Builds the kernels and prints the path of the library, or an error."""
+    """Builds the kernels and prints the path of the library of each dtype, or an error."""
     if len(sys.argv) > 1:
         print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {__doc__}", file=sys.stderr)
         sys.exit(2)
-    build = Build()
-    if build.wait() is None:
-        sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")
-    if build.path is None:  # they cannot be stored; a notice has given the reason
-        sys.exit(1)
-    print(build.path)
+    builds = [Build(dtype) for dtype in DTYPES]
+    for build in builds:
+        if build.wait() is None:
+            sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")
+        if build.path is None:  # they cannot be stored; a notice has given the reason
+            sys.exit(1)
+        print(build.path)
 
 
 if __name__ == "__main__":

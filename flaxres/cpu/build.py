@@ -1,8 +1,9 @@
 """Compilation of the C++ kernels in cc/ into a shared library: python -m flaxres.cpu.
 
-The first program that trains on a CPU starts it, once for each processor and source version. The
-library is stored in `flaxres.cpu.compilation_cache.trusted_cache()`. Without such a directory, or
-where it is full, each program builds its own in a temporary directory.
+The first program that trains on a CPU starts it, once for each processor and source version. Each
+dtype of images has a library of its own, because most runs need only one. A library is stored in
+`flaxres.cpu.compilation_cache.trusted_cache()`. Without such a directory, or where it is full, each
+program builds its own in a temporary directory.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from flaxres.errors import one_line, printable
 SOURCES = Path(__file__).with_name("cc")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = ("-std=c++17", "-O3", NATIVE, "-fPIC", "-shared", "-w")
+DTYPE_FLAGS = {"float32": (), "bfloat16": ("-DFLAXRES_BFLOAT16",)}
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 300.0  # a compiler that takes longer is killed
 MAX_ERROR_LENGTH = 100_000  # characters of the compiler's messages that are read
@@ -42,13 +44,19 @@ class Build:
     """The kernels from the cache, or a build of them that runs in a background process.
 
     Attributes:
+      dtype: dtype of images.
       key: hash of the sources, the compiler, its flags, the jaxlib version and the processor.
       problem: the reason for a failure, empty without one; final after `wait`.
       path: file of the library, None if it is only in memory; final after `wait`.
     """
 
-    def __init__(self) -> None:
-        """Loads the library from the cache, or else starts the compiler."""
+    def __init__(self, dtype: str = "float32"):
+        """Loads the library from the cache, or else starts the compiler.
+
+        Args:
+          dtype: dtype of images, 'float32' or 'bfloat16'.
+        """
+        self.dtype = dtype
         self.problem = ""
         self.path: Path | None = None
         self._library: ctypes.CDLL | None = None
@@ -56,14 +64,15 @@ class Build:
         self._process: subprocess.Popen[bytes] | None = None
         compiler = _find_compiler()
         parts = [path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*"))]
-        options = [str(FLAGS), str(compiler), processor_fingerprint()]
+        self._flags = (*FLAGS, *DTYPE_FLAGS[dtype])
+        options = [str(self._flags), str(compiler), processor_fingerprint()]
         options.append(importlib.metadata.version("jaxlib"))  # its headers are compiled in
         parts += [os.fsencode(option) for option in options]
         self.key = hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
         self._cache = trusted_cache()
         if self._cache is not None:
             remove_dead_builds(self._cache)
-        if self._cache is not None and (found := load_kernels(self._cache, self.key)):
+        if self._cache is not None and (found := load_kernels(self._cache, self.key, dtype)):
             self.path, self._library = found
         elif not compiler:
             self.problem = f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
@@ -89,11 +98,11 @@ class Build:
             raise ValueError(f"CXX={compiler} names no program")
         atexit.register(self._end, os.getpid())
         self._directory = directory = self._make_directory()
-        command = [*self._compiler, *FLAGS, f"-I{_jaxlib_headers()}", str(SOURCES / "kernels.cc")]
+        sources = (f"-I{_jaxlib_headers()}", str(SOURCES / "kernels.cc"))
         self._deadline = time.monotonic() + COMPILE_SECONDS
         with open(directory.path / "errors", "wb") as errors:
             self._process = subprocess.Popen(
-                [*command, "-o", str(directory.path / "kernels.so")],
+                [*self._compiler, *self._flags, *sources, "-o", str(directory.path / "kernels.so")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -145,8 +154,9 @@ class Build:
                 lines = file.read(MAX_ERROR_LENGTH).splitlines()
             ended = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
             raise OSError(next((line for line in lines if "error" in line), ended))
-        path = store_kernels(directory / "kernels.so", self._cache or directory, self.key)
-        self._library = load_file(path)
+        built = directory / "kernels.so"
+        path = store_kernels(built, self._cache or directory, self.key, self.dtype)
+        self._library = load_file(path, self.dtype)
         self.path = path if self._cache else None
 
     def _end(self, pid: int) -> None:

@@ -35,10 +35,11 @@ def promote_images(
     Use it as `nn.Conv(promote_dtype=promote_images)`. If the kernels of cc/ are active, the
     convolution kernel stays float32, so that its gradient is not rounded to `dtype`.
     """
-    if active_kernels() is None or len(arrays) != 3:
-        return promote_dtype(*arrays, dtype=dtype)
-    images, bias = promote_dtype(arrays[0], arrays[2], dtype=dtype)
-    return [images, arrays[1], bias]
+    if len(arrays) == 3:
+        images, bias = promote_dtype(arrays[0], arrays[2], dtype=dtype)
+        if active_kernels(images.dtype) is not None:
+            return [images, arrays[1], bias]
+    return promote_dtype(*arrays, dtype=dtype)
 
 
 def conv_general_dilated(
@@ -94,8 +95,7 @@ def supports_convolution(
     dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
     pads = {pad for pair in padding for pad in pair}
     return (
-        x.dtype.name in DTYPES
-        and kernel.dtype.name in DTYPES
+        kernel.dtype.name in DTYPES
         and kernel.shape[0] == kernel.shape[1]
         and strides[0] == strides[1]
         and len(pads) == 1
@@ -103,7 +103,7 @@ def supports_convolution(
         and set(dilations) <= {1}
         and options.get("feature_group_count", 1) == 1
         and options.get("precision") is None
-        and (kernels := active_kernels()) is not None
+        and (kernels := active_kernels(x.dtype)) is not None
         and kernel.shape[3] % kernels.lanes == 0
     )
 
@@ -122,7 +122,9 @@ def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Outputs:
       The results, in the dtype of the images.
     """
     result = convolution_result(x, kernel.shape, stride, pad)
-    return require_library().call("convolve", result, x, kernel, *NO_AFFINE, stride=stride, pad=pad)
+    return require_library(x.dtype).call(
+        "convolve", result, x, kernel, *NO_AFFINE, stride=stride, pad=pad
+    )
 
 
 def convolution_result(
@@ -160,7 +162,7 @@ def convolve_groups(
       groups: number of groups, a divisor of the numbers of channels and filters.
     """
     size, _, group_channels, filters = kernel.shape
-    lanes, group_filters = require_library().lanes, filters // groups
+    lanes, group_filters = require_library(x.dtype).lanes, filters // groups
     merged = lanes // math.gcd(lanes, group_filters)  # number of groups in one convolution
     merged = merged if groups % merged == 0 else groups
     parts = groups // merged
@@ -206,7 +208,9 @@ def kernel_gradient(
       affine: scale and shift; the convolution read ReLU(x * scale + shift). If empty, it read x.
     """
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return require_library().call("kernel_gradient", result, x, dy, *affine, stride=stride, pad=pad)
+    return require_library(x.dtype).call(
+        "kernel_gradient", result, x, dy, *affine, stride=stride, pad=pad
+    )
 
 
 def input_gradient(
@@ -222,7 +226,7 @@ def input_gradient(
       dy: gradient with respect to the result of `convolve`.
     """
     channels = shape[3]
-    kernels = require_library()
+    kernels = require_library(dy.dtype)
     missing = -channels % kernels.lanes  # channels to fill a vector register
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
     result = jax.ShapeDtypeStruct((*shape[:3], channels + missing), dy.dtype)

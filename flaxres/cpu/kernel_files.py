@@ -1,7 +1,7 @@
 """Files of the compiled kernels in the cache: kernels-KEY-DIGEST.so.
 
-The key stands for the sources, the compiler and the processor. The digest is that of the file, so a
-truncated or damaged file is not loaded: mapping it could end the process with SIGBUS.
+The key stands for the dtype, the sources, the compiler and the processor. The digest is that of the
+file, so a truncated or damaged file is not loaded: mapping it could end the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ FUNCTIONS = (
     *("convolve", "input_gradient", "kernel_gradient"),
     *("norm_sums", "normalize", "norm_gradient_sums", "norm_gradient"),
 )
-DTYPES = ("float32", "bfloat16")  # of images; each function exists for both
-SYMBOLS = (*(f"flaxres_{name}_{dtype}" for name in FUNCTIONS for dtype in DTYPES), "flaxres_lanes")
+DTYPES = ("float32", "bfloat16")  # of images; each has a library with all functions
 # Loads a library that was never loaded before, in a process of its own: it may crash.
 _PROBE = """
 import ctypes, sys
@@ -34,7 +33,17 @@ sys.exit(not library.flaxres_lanes() > 0)
 PROBE_SECONDS = 60.0
 
 
-def load_kernels(directory: Path, key: str) -> tuple[Path, ctypes.CDLL] | None:
+def symbol(name: str, dtype: str) -> str:
+    """Returns the symbol of one of `FUNCTIONS` for images of a dtype."""
+    return f"flaxres_{name}_{dtype}"
+
+
+def _symbols(dtype: str) -> list[str]:
+    """Returns all symbols of a library."""
+    return [*(symbol(name, dtype) for name in FUNCTIONS), "flaxres_lanes"]
+
+
+def load_kernels(directory: Path, key: str, dtype: str) -> tuple[Path, ctypes.CDLL] | None:
     """Loads the kernels with a key from a directory.
 
     A file is left out if others could change it, if it does not have the digest in its name, or if
@@ -43,17 +52,18 @@ def load_kernels(directory: Path, key: str) -> tuple[Path, ctypes.CDLL] | None:
     Args:
       directory: directory that only this user can write.
       key: key of the build.
+      dtype: dtype of images, one of `DTYPES`.
 
     Returns:
       The file and the loaded library; None if there is no such file.
     """
     for path in sorted(directory.glob(f"kernels-{key}-*.so")):
         with contextlib.suppress(OSError, AttributeError):
-            return path, load_file(path)
+            return path, load_file(path, dtype)
     return None
 
 
-def store_kernels(built: Path, directory: Path, key: str) -> Path:
+def store_kernels(built: Path, directory: Path, key: str, dtype: str) -> Path:
     """Moves a new library into a directory of the same file system; returns its path there.
 
     Raises:
@@ -63,7 +73,7 @@ def store_kernels(built: Path, directory: Path, key: str) -> Path:
         raise OSError("it wrote no library")
     built.chmod(built.stat().st_mode & 0o755)
     probe = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _PROBE, str(built), *SYMBOLS],
+        [sys.executable, "-I", "-S", "-c", _PROBE, str(built), *_symbols(dtype)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PROBE_SECONDS,
@@ -80,7 +90,7 @@ def store_kernels(built: Path, directory: Path, key: str) -> Path:
     return path
 
 
-def load_file(path: Path) -> ctypes.CDLL:
+def load_file(path: Path, dtype: str) -> ctypes.CDLL:
     """Loads a library, after its owner, its mode and its digest are checked.
 
     Raises:
@@ -99,7 +109,7 @@ def load_file(path: Path) -> ctypes.CDLL:
     except BaseException:
         os.close(descriptor)
         raise
-    for symbol in SYMBOLS:
-        getattr(library, symbol)
+    for name in _symbols(dtype):
+        getattr(library, name)
     # The descriptor stays open: the loader knows the library by a name with this number.
     return library

@@ -31,7 +31,6 @@ from flaxres.cpu.convolutions import (
     promote_images,
     supports_convolution,
 )
-from flaxres.cpu.kernel_files import DTYPES
 from flaxres.cpu.library import active_kernels, kernels_disabled, library, require_library
 
 __all__ = [
@@ -62,9 +61,9 @@ NormConvolveResiduals = tuple[Images, Channels, Channels, Channels, Channels, Ke
 
 def supports_norm(x: Shaped[Array | np.ndarray, ...]) -> bool:
     """Returns True if the kernels are active and `batch_norm` and `normalize` support `x`."""
-    if x.ndim != 4 or x.dtype.name not in DTYPES:
+    if x.ndim != 4:
         return False
-    kernels = active_kernels()
+    kernels = active_kernels(x.dtype)
     return kernels is not None and x.shape[3] % kernels.lanes == 0
 
 
@@ -92,7 +91,7 @@ def normalize(
       relu: if True, ReLU is applied last.
     """
     addend = jnp.zeros(0, x.dtype) if add is None else add
-    return require_library().call(
+    return require_library(x.dtype).call(
         *("normalize", _like(x), x, scale, bias, mean, variance, addend),
         epsilon=np.float32(epsilon),
         relu=relu,
@@ -191,7 +190,7 @@ def _batch_norm_forward(
 def _statistics(x: Images, axis: str | None) -> tuple[Channels, Channels]:
     """Returns the mean and variance of each channel."""
     result = jax.ShapeDtypeStruct(x.shape[3:], jnp.float32)
-    sums = require_library().call("norm_sums", (result, result), x)
+    sums = require_library(x.dtype).call("norm_sums", (result, result), x)
     mean, mean_square = (total * (x.shape[3] / x.size) for total in sums)
     if axis is not None:
         mean, mean_square = lax.pmean((mean, mean_square), axis)
@@ -221,7 +220,7 @@ def _batch_norm_gradients(
     results = (_like(scale), _like(scale), jax.ShapeDtypeStruct(x.shape if adds else (0,), x.dtype))
     # d is dy where the ReLU was positive, else 0. It is written to memory only if the layer has an
     # `add`, whose gradient it is.
-    dscale, dbias, d = require_library().call(
+    dscale, dbias, d = require_library(x.dtype).call(
         *("norm_gradient_sums", results, dy, x, scale, bias, mean, variance),
         jnp.zeros(0, x.dtype) if y is None else y,
         epsilon=np.float32(epsilon),
@@ -231,7 +230,7 @@ def _batch_norm_gradients(
     count, totals = x.size // x.shape[3], (dscale, dbias)
     if axis is not None:
         count, totals = count * lax.axis_size(axis), lax.psum(totals, axis)
-    dx = require_library().call(
+    dx = require_library(x.dtype).call(
         *("norm_gradient", _like(x), d if adds else dy, x, scale, bias, mean, variance, *totals),
         count=count,
         epsilon=np.float32(epsilon),
@@ -285,7 +284,8 @@ def _norm_relu_convolve_forward(
     mean, variance = _statistics(x, axis)
     result = convolution_result(x, kernel.shape, stride, pad)
     affine = scale_and_shift(scale, bias, mean, variance, epsilon)
-    y = require_library().call("convolve", result, x, kernel, *affine, stride=stride, pad=pad)
+    kernels = require_library(x.dtype)
+    y = kernels.call("convolve", result, x, kernel, *affine, stride=stride, pad=pad)
     return (y, mean, variance), (x, scale, bias, mean, variance, kernel)
 
 

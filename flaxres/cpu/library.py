@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
-from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS
+from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS, symbol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Library:
     """The registered kernels.
 
     Attributes:
+      dtype: dtype of images.
       lanes: float32 values in a vector register; the number of output channels must be a multiple.
       key: key of the build. It is part of the FFI target names, so that a cached program that was
         compiled for other sources does not call these kernels.
     """
 
+    dtype: str
     lanes: int
     key: str
 
@@ -46,15 +48,15 @@ class Library:
         Args:
           name: one of `FUNCTIONS`.
           results: shape and dtype of the result, or of several results.
-          images: first argument of the kernel. All arguments and results that are images have its
-            dtype, one of `DTYPES`; all others are float32.
+          images: first argument of the kernel. All arguments and results that are images have the
+            dtype of this library; all others are float32.
           *arrays: further arguments of the kernel.
           **attributes: numbers that are constant in the compiled program.
 
         Returns:
           The result, an array, or a list of the results.
         """
-        target = f"flaxres_{name}_{images.dtype}_{self.key}"
+        target = f"{symbol(name, self.dtype)}_{self.key}"
         function = jax.ffi.ffi_call(target, results, vmap_method="broadcast_all")
         return function(images, *arrays, **attributes)
 
@@ -72,33 +74,40 @@ def kernels_disabled() -> Iterator[None]:
         _disabled.reset(token)
 
 
-def active_kernels() -> Library | None:
-    """Returns the kernels, or None if code traced here must use XLA's operations."""
-    return None if _disabled.get() else library()
+def active_kernels(dtype: np.dtype) -> Library | None:
+    """Returns the kernels for images, or None if code traced here must use XLA's operations.
+
+    Args:
+      dtype: dtype of the images; there are kernels only for float32 and bfloat16.
+    """
+    return None if _disabled.get() or dtype.name not in DTYPES else library(dtype.name)
 
 
-def require_library() -> Library:
-    """Returns the kernels.
+def require_library(dtype: np.dtype) -> Library:
+    """Returns the kernels for images of a dtype.
 
     Raises:
       RuntimeError: there are none. Check `active_kernels` first.
     """
-    kernels = library()
+    kernels = library(dtype.name)
     if kernels is None:
         raise RuntimeError("the CPU kernels are disabled or cannot be built")
     return kernels
 
 
 @functools.cache
-def library() -> Library | None:
-    """Builds, loads and registers the kernels.
+def library(dtype: str = "float32") -> Library | None:
+    """Builds, loads and registers the kernels for images of a dtype.
+
+    Args:
+      dtype: one of `DTYPES`.
 
     Returns:
       The kernels, or None on an accelerator, if FLAXRES_CPU_KERNELS=0, or if they cannot be built.
     """
     if jax.default_backend() != "cpu" or os.environ.get(settings.KERNELS_SWITCH) == "0":
         return None
-    build = settings.started_build() or Build()
+    build = settings.started_build(dtype) or Build(dtype)
     shared_object = build.wait()
     if shared_object is None:
         print(
@@ -107,7 +116,7 @@ def library() -> Library | None:
             file=sys.stderr,
         )
         return None
-    for name in (f"flaxres_{name}_{dtype}" for name in FUNCTIONS for dtype in DTYPES):
+    for name in (symbol(name, dtype) for name in FUNCTIONS):
         function = jax.ffi.pycapsule(getattr(shared_object, name))
         jax.ffi.register_ffi_target(f"{name}_{build.key}", function, platform="cpu")
-    return Library(shared_object.flaxres_lanes(), build.key)
+    return Library(dtype, shared_object.flaxres_lanes(), build.key)

@@ -45,7 +45,8 @@ def affine_relu_convolve(
     """
     result = convolution_result(x, kernel.shape, stride, pad)
     arrays = (x, kernel, factor, summand)
-    y: jax.Array = require_library().call("convolve", result, *arrays, stride=stride, pad=pad)
+    kernels = require_library(x.dtype)
+    y: jax.Array = kernels.call("convolve", result, *arrays, stride=stride, pad=pad)
     return y
 
 

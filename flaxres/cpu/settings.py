@@ -30,17 +30,18 @@ MALLOC_TUNABLES = (
     ":glibc.malloc.arena_max=1"  # arenas other than the first map large allocations each time
 )
 
-_build: Build | None = None
+_builds: dict[str, Build] = {}  # by dtype of images
+_starts_builds = False  # True in programs that called `tune`, on a CPU
 
 
 def tune() -> None:
     """Sets XLA_FLAGS and GLIBC_TUNABLES and starts to build the kernels if JAX runs on the CPU.
 
     Call it first in a program, before JAX is imported: setting GLIBC_TUNABLES restarts the process.
-    Values that the user has set take precedence. The kernels are built in the background, unless
-    they are in the cache.
+    Values that the user has set take precedence. The kernels for float32 are built in the
+    background, unless they are in the cache.
     """
-    global _build
+    global _starts_builds
     if not runs_on_cpu():
         return
     set_xla_flags()
@@ -48,13 +49,23 @@ def tune() -> None:
         tunables = filter(None, [os.environ.get("GLIBC_TUNABLES"), MALLOC_TUNABLES])
         os.environ["GLIBC_TUNABLES"] = ":".join(tunables)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if os.environ.get(KERNELS_SWITCH) != "0":
-        _build = Build()
+    _starts_builds = os.environ.get(KERNELS_SWITCH) != "0"
+    start_build("float32")
 
 
-def started_build() -> Build | None:
-    """Returns the build that `tune` has started, or None."""
-    return _build
+def start_build(dtype: str) -> None:
+    """Starts to build the kernels for a dtype of images, in a program that called `tune`.
+
+    Args:
+      dtype: 'float32' or 'bfloat16'.
+    """
+    if _starts_builds and dtype not in _builds:
+        _builds[dtype] = Build(dtype)
+
+
+def started_build(dtype: str) -> Build | None:
+    """Returns the build for a dtype of images that this program has started, or None."""
+    return _builds.get(dtype)
 
 
 def runs_on_cpu() -> bool:

@@ -16,10 +16,12 @@ import pytest
 from flaxres.cpu import build, build_directory, compilation_cache
 from flaxres.cpu.build import Build
 from flaxres.cpu.build_directory import BuildDirectory
+from flaxres.cpu.kernel_files import DTYPES
 
-real = Build()  # the first use also builds the kernels
+reals = {dtype: Build(dtype) for dtype in DTYPES}  # the first use also builds the kernels
+real = reals["float32"]
 pytestmark = pytest.mark.skipif(
-    not real.wait() or not real.path, reason="needs a C++ compiler and a cache"
+    not all(r.wait() and r.path for r in reals.values()), reason="needs a C++ compiler and a cache"
 )
 TEMPORARY = tempfile.gettempdir()
 PREVIOUS_NAME = "kernels-abcd_123.so"  # of a temporary file of version 0.1.0
@@ -57,7 +59,12 @@ def public_directory():
         yield Path(name)
 
 
-COPY = f'cp {real.path} "$last"'
+COPY = f"""
+case "$*" in
+  *BFLOAT16*) cp {reals["bfloat16"].path} "$last" ;;
+  *) cp {real.path} "$last" ;;
+esac
+"""
 
 
 def test_the_library_is_built_once(cache, compiler, tmp_path):
@@ -316,12 +323,37 @@ def test_the_end_of_a_program_ends_its_build(cache, compiler, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
 
 
-def test_the_command_prints_the_path(cache, compiler):
+def test_each_dtype_has_a_library_of_its_own(cache, compiler):
+    calls = compiler(COPY)
+    libraries = {}
+    for dtype in DTYPES:
+        built = Build(dtype)
+        libraries[dtype] = built.wait()
+        assert built.path.parent == cache
+    assert calls.read_text() == "x\n" * 2
+    assert len(os.listdir(cache)) == 2
+    for dtype, other in (DTYPES, DTYPES[::-1]):
+        assert hasattr(libraries[dtype], f"flaxres_convolve_{dtype}")
+        assert not hasattr(libraries[dtype], f"flaxres_convolve_{other}")
+
+
+def test_a_program_builds_only_the_dtype_that_it_needs(cache, compiler):
+    calls = compiler(COPY)
+    code = "from flaxres import cpu; cpu.tune(); cpu.start_build('float32')"
+    environment = {**os.environ, "FLAXRES_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    for repeats, further in ((1, ""), (2, "; cpu.start_build('bfloat16')")):
+        command = [sys.executable, "-c", code + further]
+        calls.write_text("")
+        subprocess.run(command, env=environment, check=True, timeout=60)
+        assert calls.read_text() == "x\n" * repeats
+
+
+def test_the_command_prints_the_paths(cache, compiler):
     compiler(COPY)
     command = [sys.executable, "-m", "flaxres.cpu"]
     environment = {**os.environ, "FLAXRES_CACHE": str(cache)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout == f"{Build().path}\n"
+    assert done.stdout == "".join(f"{Build(dtype).path}\n" for dtype in DTYPES)
     environment["FLAXRES_CACHE"] = "~nosuchuser"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

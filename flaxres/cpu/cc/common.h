@@ -6,63 +6,27 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
+#if defined(__AVX512BF16__) && defined(FLAXRES_BFLOAT16)
+#define FLAXRES_AVX512BF16
+#include <immintrin.h>  // takes a third of a second to compile
 #endif
 
 #include "parallel.h"
-#include "xla/ffi/api/ffi.h"
+#include "xla_call.h"
 
 // A number in bfloat16 format: the upper half of a float.
 struct bfloat16 {
   uint16_t bits;
 };
 
-// An array of a call, whose element type is not checked.
-template <class Value>
-struct Array : ffi::AnyBuffer {
-  explicit Array(const ffi::AnyBuffer& buffer) : AnyBuffer(buffer) {}
-  Value* data() const { return static_cast<Value*>(untyped_data()); }
-};
-
-// Arguments of a call from XLA. All functions share this type, because each further type adds half
-// a second of compilation.
-struct Call {
-  ffi::RemainingArgs arrays;
-  ffi::RemainingRets results;
-  ffi::Dictionary attributes;
-
-  template <class Value = float>
-  Array<Value> array(size_t i) const {
-    return Array<Value>(*arrays.get<ffi::AnyBuffer>(i));
-  }
-  template <class Value = float>
-  Array<Value> result(size_t i) const {
-    return Array<Value>(**results.get<ffi::AnyBuffer>(i));
-  }
-  int64_t integer(const char* name) const { return *attributes.get<int64_t>(name); }
-  bool flag(const char* name) const { return *attributes.get<bool>(name); }
-  float number(const char* name) const { return *attributes.get<float>(name); }
-};
-
-// Runs function(pool, call) as an FFI handler.
-template <void function(ffi::ThreadPool&, const Call&)>
-static ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arrays,
-                         ffi::RemainingRets results, ffi::Dictionary attributes) {
-  function(pool, Call{arrays, results, attributes});
-  return ffi::Error::Success();
-}
-
-// Defines flaxres_NAME_float32 and flaxres_NAME_bfloat16, FFI handlers that XLA can call, from the
-// function NAME<Value>(pool, call). Value is the element type of images; all other arrays are
-// float32.
-#define FLAXRES_HANDLER(symbol, function) \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(          \
-      symbol, handle<function>,           \
-      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
-#define FLAXRES_FUNCTION(name)                            \
-  FLAXRES_HANDLER(flaxres_##name##_float32, name<float>); \
-  FLAXRES_HANDLER(flaxres_##name##_bfloat16, name<bfloat16>)
+// Defines flaxres_NAME_DTYPE, a handler that XLA can call, from the function NAME<Value>(pool, call).
+// Value is the element type of images; all other arrays are float32. Each type is compiled into a
+// library of its own, because most runs need only one.
+#if defined(FLAXRES_BFLOAT16)
+#define FLAXRES_FUNCTION(name) FLAXRES_HANDLER(flaxres_##name##_bfloat16, name<bfloat16>)
+#else
+#define FLAXRES_FUNCTION(name) FLAXRES_HANDLER(flaxres_##name##_float32, name<float>)
+#endif
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kTile = 16;  // vectors of results, kept in 32 registers
@@ -83,7 +47,7 @@ static inline Vector load(const bfloat16* p) {
 }
 static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 static inline HalfBits to_bfloat16(Vector v) {
-#if defined(__AVX512BF16__)
+#if defined(FLAXRES_AVX512BF16)
   return (HalfBits)_mm512_cvtneps_pbh((__m512)v);
 #else
   const Bits bits = (Bits)v;

@@ -15,8 +15,8 @@ struct Convolution {
   int64_t models, images, height, width, in, out_height, out_width, out;
   int64_t size, stride, pad, dilation;
 
-  Convolution(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel,
-              ffi::Span<const int64_t> y, int64_t stride, int64_t pad, int64_t dilation)
+  Convolution(Dimensions x, Dimensions kernel,
+              Dimensions y, int64_t stride, int64_t pad, int64_t dilation)
       : stride(stride), pad(pad), dilation(dilation) {
     const int64_t* d = x.end() - 4;
     models = x.size() == 5 ? x[0] : 1;

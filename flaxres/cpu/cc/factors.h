@@ -38,7 +38,7 @@ struct Factors {
   static const Value* gradients(const Convolution&, const Value* dy, int64_t) { return dy; }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(FLAXRES_AVX512BF16)
 struct Pair {
   bfloat16 values[2];
 };

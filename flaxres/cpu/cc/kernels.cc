@@ -25,7 +25,7 @@ constexpr int64_t kWeightsPerTask = 1 << 13;
 
 // Runs task(0), ..., task(n - 1), at least `size` of them at a time.
 template <class Task>
-static void each_range(ffi::ThreadPool& pool, int64_t n, int64_t size, Task task) {
+static void each_range(const ThreadPool& pool, int64_t n, int64_t size, Task task) {
   size = std::max<int64_t>(1, size);
   parallel(pool, (n + size - 1) / size, [=](int64_t range) {
     for (int64_t i = range * size; i < std::min(n, (range + 1) * size); ++i) task(i);
@@ -42,7 +42,7 @@ static int64_t winograd_tasks(const Convolution& c, int64_t limit) {
 
 // Convolves all images by F(kOut x kOut, 3x3).
 template <int kOut, class Value>
-static void winograd_convolution(ffi::ThreadPool& pool, const Convolution& c, const Value* x,
+static void winograd_convolution(const ThreadPool& pool, const Convolution& c, const Value* x,
                                  const Prologue& prologue, const float* kernel, Value* y) {
   const int64_t transformed = kPositions<kOut> * c.in * c.out;
   const CallMemory memory(c.models * transformed);
@@ -62,7 +62,7 @@ static void winograd_convolution(ffi::ThreadPool& pool, const Convolution& c, co
 
 // Convolves all images, with the Winograd algorithm if it supports the convolution.
 template <class Value>
-static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const Value* x,
+static void convolve_images(const ThreadPool& pool, const Convolution& c, const Value* x,
                             const Prologue& prologue, const float* kernel, Value* y) {
   if (supports_winograd(c)) {
     const auto convolution =
@@ -82,7 +82,7 @@ static void convolve_images(ffi::ThreadPool& pool, const Convolution& c, const V
 
 // Computes y = x * kernel, or ReLU(x * scale + shift) * kernel if scale and shift are not empty.
 template <class Value>
-static void convolve(ffi::ThreadPool& pool, const Call& call) {
+static void convolve(const ThreadPool& pool, const Call& call) {
   const Array<Value> x = call.array<Value>(0), y = call.result<Value>(0);
   const Array<float> kernel = call.array(1);
   const Convolution c(x.dimensions(), kernel.dimensions(), y.dimensions(), call.integer("stride"),
@@ -94,7 +94,7 @@ FLAXRES_FUNCTION(convolve);
 
 // Computes the gradient of the input: a convolution of dy with the kernel rotated by 180 degrees.
 template <class Value>
-static void input_gradient(ffi::ThreadPool& pool, const Call& call) {
+static void input_gradient(const ThreadPool& pool, const Call& call) {
   const Array<Value> dy = call.array<Value>(0), dx = call.result<Value>(0);
   const Array<float> kernel = call.array(1);
   const int64_t size = (kernel.dimensions().end() - 4)[0];
@@ -115,7 +115,7 @@ FLAXRES_FUNCTION(input_gradient);
 
 // Computes the gradient of the kernel. Scale and shift of x are those of `convolve`.
 template <class Value>
-static void kernel_gradient(ffi::ThreadPool& pool, const Call& call) {
+static void kernel_gradient(const ThreadPool& pool, const Call& call) {
   const Array<Value> x = call.array<Value>(0), dy = call.array<Value>(1);
   const Array<float> dw = call.result(0);
   const Convolution c(x.dimensions(), dw.dimensions(), dy.dimensions(), call.integer("stride"),

@@ -12,7 +12,7 @@
 struct BatchNorm {
   int64_t models, pixels, channels, parts;
 
-  explicit BatchNorm(ffi::Span<const int64_t> x) : models(x.size() == 5 ? x[0] : 1), pixels(1) {
+  explicit BatchNorm(Dimensions x) : models(x.size() == 5 ? x[0] : 1), pixels(1) {
     for (const int64_t* d = x.end() - 4; d < x.end() - 1; ++d) pixels *= *d;
     channels = x.back();
     parts = std::min(4 * kParts, pixels);
@@ -23,7 +23,7 @@ struct BatchNorm {
   // starts at element c of an array (models, channels). Its values in the images start at element
   // i, i + channels, ... and lie before end.
   template <class Loop>
-  void each(ffi::ThreadPool& pool, Loop loop) const {
+  void each(const ThreadPool& pool, Loop loop) const {
     parallel(pool, models * parts, [=, *this](int64_t task) {
       const int64_t model = task / parts, part = task % parts, first = model * pixels;
       const int64_t begin = (first + part * pixels / parts) * channels;
@@ -68,7 +68,7 @@ struct Affine {
 
 // Computes the sum of x and of its squares for each channel.
 template <class Value>
-static void norm_sums(ffi::ThreadPool& pool, const Call& call) {
+static void norm_sums(const ThreadPool& pool, const Call& call) {
   const Array<Value> x = call.array<Value>(0);
   const Array<float> sum = call.result(0), squares = call.result(1);
   const BatchNorm norm(x.dimensions());
@@ -95,7 +95,7 @@ FLAXRES_FUNCTION(norm_sums);
 
 // Normalizes x; with kAdd it adds `add`, and with kRelu it applies ReLU last.
 template <bool kRelu, bool kAdd, class Value>
-static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
+static void normalize_pixels(const ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
                              const Value* x, const Value* add, Value* y) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data()](
                       int64_t, int64_t c, int64_t i, int64_t end) {
@@ -111,7 +111,7 @@ static void normalize_pixels(ffi::ThreadPool& pool, const BatchNorm& norm, const
 
 // Computes y = norm(x), plus `add` if the flag `adds` is set, and its ReLU if `relu` is set.
 template <class Value>
-static void normalize(ffi::ThreadPool& pool, const Call& call) {
+static void normalize(const ThreadPool& pool, const Call& call) {
   const Array<Value> x = call.array<Value>(0), add = call.array<Value>(5);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
   const BatchNorm norm(x.dimensions());
@@ -126,7 +126,7 @@ FLAXRES_FUNCTION(normalize);
 // Computes the sums of d and d * x for each channel. d is dy, or with kRelu 0 where y was not
 // positive. Without kAdd, y is recomputed; with kAdd it is read from memory and d is written.
 template <bool kRelu, bool kAdd, class Value>
-static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
+static void sum_gradients(const ThreadPool& pool, const BatchNorm& norm, const Affine& affine,
                           const Value* dy, const Value* x, const Value* y, Value* d, float* sums) {
   norm.each(pool, [=, scale = affine.scale.data(), shift = affine.shift.data()](
                       int64_t task, int64_t c, int64_t i, int64_t end) {
@@ -150,7 +150,7 @@ static void sum_gradients(ffi::ThreadPool& pool, const BatchNorm& norm, const Af
 
 // Computes the gradients of gamma and beta, and if `adds` is set the gradient d of the added array.
 template <class Value>
-static void norm_gradient_sums(ffi::ThreadPool& pool, const Call& call) {
+static void norm_gradient_sums(const ThreadPool& pool, const Call& call) {
   const Array<Value> dy = call.array<Value>(0), x = call.array<Value>(1), y = call.array<Value>(6);
   const Array<float> mean = call.array(4), dgamma = call.result(0), dbeta = call.result(1);
   const bool relu = call.flag("relu"), adds = call.flag("adds");
@@ -171,7 +171,7 @@ FLAXRES_FUNCTION(norm_gradient_sums);
 // Writes dx = d * scale + x * slope + constant; with kRelu d is set to 0 where the ReLU was
 // inactive.
 template <bool kRelu, class Value>
-static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
+static void differentiate_pixels(const ThreadPool& pool, const BatchNorm& norm,
                                  const Affine& affine, const std::vector<float>& slopes,
                                  const std::vector<float>& constants, const Value* d,
                                  const Value* x, Value* dx) {
@@ -192,7 +192,7 @@ static void differentiate_pixels(ffi::ThreadPool& pool, const BatchNorm& norm,
 // Computes dx = scale * (d - (dbeta + normalized x * dgamma) / count). `count` is the number of
 // pixels in the statistics, including those of other devices.
 template <class Value>
-static void norm_gradient(ffi::ThreadPool& pool, const Call& call) {
+static void norm_gradient(const ThreadPool& pool, const Call& call) {
   const Array<Value> d = call.array<Value>(0), x = call.array<Value>(1);
   const Array<float> mean = call.array(4), dgamma = call.array(6), dbeta = call.array(7);
   const float count = call.integer("count");

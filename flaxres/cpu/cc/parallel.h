@@ -11,9 +11,7 @@
 #include <memory>
 #include <mutex>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "xla_call.h"
 
 // Number of partial sums in a reduction over the batch. It is fixed, so that results do not depend
 // on the number of threads.
@@ -112,7 +110,7 @@ class Crew {
 };
 
 // Runs task(0), ..., task(n - 1) on the threads of the pool and on this thread.
-static void parallel(ffi::ThreadPool& pool, int64_t n, std::function<void(int64_t)> task) {
+static void parallel(const ThreadPool& pool, int64_t n, std::function<void(int64_t)> task) {
   static Crew& crew = *new Crew;  // never destroyed, because threads may outlive static variables
   if (n <= 1 || pool.num_threads() <= 1) {
     for (int64_t i = 0; i < n; ++i) task(i);
@@ -122,7 +120,7 @@ static void parallel(ffi::ThreadPool& pool, int64_t n, std::function<void(int64_
   const auto loop = std::make_shared<Loop>(std::move(task), n, threads);
   // A thread that starts late finds no task left, so no thread waits for one that has not started.
   for (int64_t t = 1 + crew.start(loop); t < threads; ++t)
-    pool.Schedule([first = loop] {
+    pool.schedule([first = loop] {
       for (auto loop = first; loop; loop = crew.after(*loop)) loop->join();
     });
   loop->run(0);
