@@ -338,14 +338,25 @@ def test_each_dtype_has_a_library_of_its_own(cache, compiler):
 
 
 def test_a_program_builds_only_the_dtype_that_it_needs(cache, compiler):
-    calls = compiler(COPY)
-    code = "from flaxres import cpu; cpu.tune(); cpu.start_build('float32')"
+    compiler(COPY)
+    code = """
+import sys
+from flaxres.cpu import settings
+settings.tune()  # starts with float32
+for dtype in sys.argv[1:]:
+    settings.start_build(dtype)
+for build in settings._builds.values():
+    build.wait()
+print(*settings._builds)
+"""
     environment = {**os.environ, "FLAXRES_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
-    for repeats, further in ((1, ""), (2, "; cpu.start_build('bfloat16')")):
-        command = [sys.executable, "-c", code + further]
-        calls.write_text("")
-        subprocess.run(command, env=environment, check=True, timeout=60)
-        assert calls.read_text() == "x\n" * repeats
+    for dtypes in (["float32"], ["float32", "bfloat16"]):
+        command = [sys.executable, "-c", code, *dtypes]
+        done = subprocess.run(
+            command, env=environment, check=True, timeout=60, capture_output=True, text=True
+        )
+        assert done.stdout.split() == dtypes
+        assert len(os.listdir(cache)) == len(dtypes)
 
 
 def test_the_command_prints_the_paths(cache, compiler):
