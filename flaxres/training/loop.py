@@ -7,7 +7,6 @@ have work while the host writes logs and checkpoints.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -209,7 +208,6 @@ class TrainLoop:
         if self._config.log_layers_every and num_steps == 1:
             self._compiled_steps.compile_layer_statistics(state, arrays)
         Snapshot(state)
-        gc.enable()  # the command line disables it for the start
         self._restart_clocks()
 
     def _restart_clocks(self) -> None:
