@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
+from sklearn.model_selection import train_test_split
 
+from flaxres.data import digits
 from flaxres.data.digits import load_digits
 from flaxres.errors import DatasetError
 
@@ -29,6 +31,21 @@ def test_split_is_stratified_disjoint_and_complete():
     all_images = np.concatenate([digits.train.images, digits.test.images])
     all_labels = np.concatenate([digits.train.labels, digits.test.labels])
     assert rows(all_images, all_labels) == rows(images * (255 / 16), labels)
+
+
+@pytest.mark.parametrize("test_size", [10, 99, 360, 901])
+def test_split_is_that_of_scikit_learn(test_size):
+    labels = sklearn_digits(return_X_y=True)[1]
+    rows = np.arange(len(labels))
+    expected = train_test_split(rows, test_size=test_size, stratify=labels, random_state=0)
+    for actual, split in zip(digits._stratified_split(labels, test_size), expected, strict=True):
+        np.testing.assert_array_equal(actual, split)
+
+
+def test_without_scikit_learn_the_error_names_it(monkeypatch):
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match=r"digits\.csv\.gz.*; pip install scikit-learn"):
+        digits._read_table()
 
 
 def test_split_is_fixed():

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,18 @@ def send_signal_at(monkeypatch, step, signum):
         return indices(self, start, num_steps)
 
     monkeypatch.setattr(CompiledSteps, "indices", wrapped)
+
+
+def test_training_imports_no_other_framework():
+    """Their imports take seconds, and a run needs Orbax only to save."""
+    code = "import sys, flaxres.training.train; print(*sys.modules)"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    slow = {"torch", "tensorflow", "sklearn", "scipy.stats", "pandas", "matplotlib"}
+    slow |= {"orbax.checkpoint", "tensorflow_datasets", "grain", "tensorboardX"}
+    assert not slow & {*done.stdout.split()}
 
 
 def test_files_of_a_finished_run(tmp_path, config):
