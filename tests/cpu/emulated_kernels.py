@@ -4,13 +4,15 @@ import dataclasses
 import platform
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 
-from flaxres.cpu.build import SOURCES
+from flaxres.cpu.build import DTYPE_FLAGS, SOURCES
+from flaxres.cpu.kernel_files import symbol
 from flaxres.cpu.library import Library
 from flaxres.cpu.processor import processor_fingerprint
 
@@ -63,11 +65,12 @@ class EmulatedLibrary(Library):
 
     def call(self, name, results, images, *arrays, **attributes):
         """Calls a kernel as `Library.call` does."""
-        symbol = f"flaxres_{name}_{images.dtype}"
         shapes = jax.tree.leaves(results)
 
         def run(*arguments):
-            values = _servers[self.key].call(symbol, shapes, arguments, attributes)
+            values = _servers[self.key].call(
+                symbol(name, self.dtype), shapes, arguments, attributes
+            )
             return jax.tree.unflatten(jax.tree.structure(results), values)
 
         return jax.pure_callback(run, results, images, *arrays, vmap_method="broadcast_all")
@@ -76,22 +79,25 @@ class EmulatedLibrary(Library):
 _servers = {}  # by key of the library
 
 
-def start(target, directory):
+def start(target, dtype, directory):
     """Builds the kernels and starts the process that runs them.
 
     Args:
       target: the instruction set.
+      dtype: dtype of images.
       directory: directory for the program.
 
     Returns:
       The library; `stop` ends its process.
     """
-    program = directory / target.name
+    key = f"{target.name}-{dtype}"
+    program = directory / key
     sources = [SERVER, *SOURCES.glob("*.cc")]
-    command = [target.compiler, *FLAGS, *target.options, *sources, "-o", program, "-ldl"]
+    flags = [*FLAGS, *DTYPE_FLAGS[dtype], *target.options]
+    command = [target.compiler, *flags, *sources, "-o", program, "-ldl"]
     subprocess.run(list(map(str, command)), check=True)
-    _servers[target.name] = _Server([*target.emulator, str(program)])
-    return EmulatedLibrary(lanes=target.lanes, key=target.name)
+    _servers[key] = _Server([*target.emulator, str(program)])
+    return EmulatedLibrary(dtype=dtype, lanes=target.lanes, key=key)
 
 
 def stop(library):
@@ -104,6 +110,7 @@ class _Server:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=-1
         )
+        self._lock = threading.Lock()  # XLA runs independent calls at the same time
 
     def call(self, symbol, results, arguments, attributes):
         arrays = [np.ascontiguousarray(argument) for argument in arguments]
@@ -113,9 +120,10 @@ class _Server:
         for name, value in sorted(attributes.items()):  # the kernels search by bisection
             words += [name, *_typed(value)]
         header = " ".join(map(str, words)) + "\n"
-        self._process.stdin.write(header.encode() + b"".join(a.tobytes() for a in arrays))
-        self._process.stdin.flush()
-        return [self._read(result.shape, np.dtype(result.dtype)) for result in results]
+        with self._lock:
+            self._process.stdin.write(header.encode() + b"".join(a.tobytes() for a in arrays))
+            self._process.stdin.flush()
+            return [self._read(result.shape, np.dtype(result.dtype)) for result in results]
 
     def _read(self, shape, dtype):
         size = dtype.itemsize * int(np.prod(shape))

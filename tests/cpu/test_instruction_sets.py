@@ -128,11 +128,13 @@ def emulated(request, tmp_path_factory):
     target = request.param
     if missing := target.missing():
         pytest.skip(f"needs {missing}")
-    emulated = start(target, tmp_path_factory.mktemp("kernels"))
+    directory = tmp_path_factory.mktemp("kernels")
+    libraries = {dtype: start(target, dtype, directory) for dtype in TOLERANCES}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "library", lambda: emulated)
+        patch.setattr(library, "library", libraries.get)
         yield
-    stop(emulated)
+    for emulated in libraries.values():
+        stop(emulated)
 
 
 @pytest.mark.usefixtures("emulated")
