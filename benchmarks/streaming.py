@@ -7,7 +7,9 @@ Each round measures images per second of:
 - bare: worker processes decode and crop the files in a loop and discard the pixels;
 - stream: a consumer that does nothing takes batches on the device, as the training loop gets them;
 - training: a small model is trained on the stream; the time it waits for images is shown too;
-- steps: the same model's steps on one batch that is on the device, the upper bound for training.
+- steps: the same model's steps on one batch that is on the device, the upper bound for training;
+- pillow: bare decoding with Pillow only, as without a C++ compiler;
+- torch-decode-jpeg, torch-pillow (with --torch): batches from PyTorch's DataLoader.
 
 All use the same files, crops and number of workers. Each measurement starts when the workers are
 idle, so that none is slowed down by prefetching for another one. Images that were decoded before
@@ -20,12 +22,14 @@ than from another. Memory is that of this process and its workers after each rou
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -40,6 +44,9 @@ from flaxres.data.decode_workers import Decoder, num_workers
 from flaxres.data.shared_memory import DecodedImages
 from flaxres.data.stream_schedule import DecodeTask
 from flaxres.errors import ConfigError
+
+if TYPE_CHECKING:
+    from benchmarks.torch_loader import TorchLoader
 
 DATA = flags.DEFINE_string(
     "data", None, "Directory to keep the generated JPEG files in (default: they are deleted)."
@@ -59,9 +66,10 @@ SIZE = flags.DEFINE_integer("size", 224, "Height and width of a crop, in pixels.
 WIDTHS = flags.DEFINE_list(
     "widths", ["4", "8", "16", "32"], "Channels in each stage of the small ResNet-18."
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "File for the result as JSON, which is also printed; such as streaming.json."
-)
+MODEL = flags.DEFINE_bool("model", True, "Measure training of a model too.")
+TORCH = flags.DEFINE_bool("torch", False, "Measure PyTorch's DataLoader too (torchvision).")
+JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as streaming.json.")
+flags.DEFINE_alias("output", "json")  # former name
 
 MAX_RATIO = 1.1  # of the speeds of stream and bare; above it, the measurement must be wrong
 
@@ -108,14 +116,14 @@ def decode(tasks: Sequence[DecodeTask]) -> int:
 class BareDecoding:
     """Worker processes that decode tasks and discard the images."""
 
-    def __init__(self, config: ConfigDict, dataset: StreamedDataset):
+    def __init__(self, config: ConfigDict, decoder: Decoder):
         """Starts the processes and has each decode once."""
         from flaxres.data.stream_schedule import StreamSchedule
 
         self._workers = max(1, num_workers(config.dataset.workers))
         self._schedule = StreamSchedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
         context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(self._workers, set_decoder, (dataset.decoder(),))
+        self._pool = context.Pool(self._workers, set_decoder, (decoder,))
         self._step = 0
         self.images_per_second(self._workers)
 
@@ -143,7 +151,7 @@ class StreamedTraining:
     """
 
     def __init__(self, config: ConfigDict, dataset: StreamedDataset):
-        """Starts the decode workers and compiles the train step."""
+        """Starts the decode workers; the first measurement of training compiles the step."""
         from flaxres.training.compiled_steps import CompiledSteps
         from flaxres.training.stream_pipeline import StreamPipeline
 
@@ -155,10 +163,11 @@ class StreamedTraining:
         self._max_prefetched = self._pipeline.max_ahead + 2
         self._step = 0
         self._first_batch = self._pipeline.next(0, 1)
-        self._train_step = self._compiled_steps.compile_train_steps(
-            self._state, self._first_batch[0], 1
-        )
         self.wait_percent = 0.0
+
+    @functools.cached_property
+    def _train_step(self) -> Callable[..., Any]:
+        return self._compiled_steps.compile_train_steps(self._state, self._first_batch[0], 1)
 
     def _next(self) -> tuple[Any, ...]:
         self._step += 1
@@ -179,7 +188,7 @@ class StreamedTraining:
         """Trains on `batches` batches, returns the images per second and sets `wait_percent`."""
         import jax
 
-        metrics, start = None, 0.0
+        metrics, start, train_step = None, 0.0, self._train_step
         for number in range(self._max_prefetched + batches):
             if number == self._max_prefetched:
                 jax.block_until_ready(metrics)
@@ -187,7 +196,7 @@ class StreamedTraining:
                 start = time.perf_counter()
             if metrics is not None and not self._pipeline.is_ready():
                 jax.block_until_ready(metrics)
-            self._state, metrics = self._train_step(self._state, *self._next())
+            self._state, metrics = train_step(self._state, *self._next())
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - start
         self.wait_percent = self._pipeline.record()["data_wait_percent"]
@@ -197,15 +206,35 @@ class StreamedTraining:
         """Returns the images per second of as many steps on one batch on the device."""
         import jax
 
-        start = time.perf_counter()
+        train_step, start = self._train_step, time.perf_counter()
         for _ in range(batches):
-            self._state, metrics = self._train_step(self._state, *self._first_batch)
+            self._state, metrics = train_step(self._state, *self._first_batch)
         jax.block_until_ready(metrics)
         return batches * self._config.batch_size / (time.perf_counter() - start)
 
     def close(self) -> None:
         """Ends the decode workers."""
         self._pipeline.close()
+
+
+def open_torch_loaders(folder: Path, workers: int) -> dict[str, TorchLoader]:
+    """Starts the loaders of PyTorch, by the name of their measurement; none without --torch.
+
+    Their workers are forked, so this comes before JAX has started threads.
+
+    Raises:
+      ConfigError: the crops are not random resized crops, which alone PyTorch has.
+    """
+    if not TORCH.value:
+        return {}
+    if CROP.value != "random-resized":
+        raise ConfigError("--torch needs --crop=random-resized; torchvision has no other crops")
+    from benchmarks.torch_loader import DECODERS, TorchLoader
+
+    return {
+        f"torch-{name}": TorchLoader(folder / "train", name, SIZE.value, BATCH.value, workers)
+        for name in DECODERS
+    }
 
 
 def check_ratio(ratio: Spread) -> None:
@@ -234,13 +263,19 @@ def main() -> None:
         dataset = open_dataset(config)
         if not isinstance(dataset, StreamedDataset):
             raise ConfigError("this benchmark needs a streamed data set (dataset.placement)")
-        bare, streamed = BareDecoding(config, dataset), StreamedTraining(config, dataset)
+        torch_loaders = open_torch_loaders(folder, num_workers(config.dataset.workers))
+        decoder = dataset.decoder()
+        bare, streamed = BareDecoding(config, decoder), StreamedTraining(config, dataset)
+        pillow = BareDecoding(config, dataclasses.replace(decoder, jpeg_library=None))
         measurements = {
             "bare": bare.images_per_second,
+            "pillow": pillow.images_per_second,
             "stream": streamed.deliver,
-            "training": streamed.train,
-            "steps": streamed.train_on_one_batch,
         }
+        if MODEL.value:
+            measurements["training"] = streamed.train
+            measurements["steps"] = streamed.train_on_one_batch
+        measurements |= {name: loader.deliver for name, loader in torch_loaders.items()}
         rounds: list[dict[str, float]] = []
         memories, wait_percents = [], []
         try:
@@ -254,8 +289,8 @@ def main() -> None:
                 wait_percents.append(streamed.wait_percent)
                 memories.append(memory_mib())
         finally:
-            streamed.close()
-            bare.close()
+            for process_owner in (streamed, bare, pillow, *torch_loaders.values()):
+                process_owner.close()
     speeds = {name: Spread.from_values([speed[name] for speed in rounds]) for name in measurements}
     ratio = Spread.from_values([speed["stream"] / speed["bare"] for speed in rounds])
     workers, wait_percent = num_workers(config.dataset.workers), Spread.from_values(wait_percents)
@@ -265,14 +300,23 @@ def main() -> None:
         ("", "images/s"),
         [(name, str(spread)) for name, spread in speeds.items()],
     )
-    print(f"Stream / bare: {ratio}. Training waited for images {wait_percent}% of its time.")
+    print(f"Stream / bare: {ratio}.")
+    if MODEL.value:
+        print(f"Training waited for images {wait_percent}% of its time.")
     print(
         f"Memory: {memories[0]:,.0f} MiB after the first round, {memories[-1]:,.0f} MiB after the "
         f"last, {min(memories):,.0f} to {max(memories):,.0f} MiB over all rounds."
     )
     result = {"workers": workers, "images_per_second": speeds, "stream_over_bare": ratio}
+    result["bare_over_pillow"] = Spread.from_values([r["bare"] / r["pillow"] for r in rounds])
+    print(f"Bare / pillow: {result['bare_over_pillow']}.")
+    if torch_loaders:
+        result["stream_over_torch"] = Spread.from_values(
+            [r["stream"] / max(r[name] for name in torch_loaders) for r in rounds]
+        )
+        print(f"Stream / the faster loader of PyTorch: {result['stream_over_torch']}.")
     result |= {"data_wait_percent": wait_percent, "memory_mib": memories}
-    write_json(OUTPUT.value, result)
+    write_json(JSON.value, result)
     check_ratio(ratio)
 
 

@@ -127,6 +127,9 @@ def default_config() -> ConfigDict:
     # training split exceeds device_gib or augment.crop needs it).
     config.dataset.placement = "auto"
     config.dataset.device_gib = 4.0  # GiB of uint8 images that 'auto' stores on the device
+    # Decoding of streamed JPEG files for random crops: 'exact', or 'scaled' (a crop of at least
+    # twice image_size is decoded at 1/2, 1/4 or 1/8 of its size; evaluation stays exact).
+    config.dataset.decode = "exact"
     config.dataset.workers = -1  # decode processes of a stream; 0: threads; -1: one for each core
     config.dataset.prefetch = 4  # batches of a stream that are decoded in advance
     config.dataset.mean_images = 10_000  # images of a stream from which the mean is computed

@@ -3,7 +3,7 @@
 import sys
 
 from flaxres.cpu.build import Build
-from flaxres.cpu.kernel_files import DTYPES
+from flaxres.cpu.kernel_files import KERNELS
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {__doc__}", file=sys.stderr)
         sys.exit(2)
-    builds = [Build(dtype) for dtype in DTYPES]
+    builds = [Build(sources) for sources in KERNELS.values()]
     for build in builds:
         if build.wait() is None:
             sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")

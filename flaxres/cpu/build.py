@@ -27,44 +27,47 @@ from pathlib import Path
 
 from flaxres.cpu.build_directory import BuildDirectory, remove_dead_builds
 from flaxres.cpu.compilation_cache import notify, trusted_cache
-from flaxres.cpu.kernel_files import load_file, load_kernels, store_kernels
+from flaxres.cpu.kernel_files import (
+    KERNELS,
+    LibrarySources,
+    load_file,
+    load_stored,
+    store_library,
+)
 from flaxres.cpu.processor import processor_fingerprint
 from flaxres.errors import one_line, printable
 
-SOURCES = Path(__file__).with_name("cc")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = ("-std=c++17", "-O3", NATIVE, "-fPIC", "-shared", "-w")
-DTYPE_FLAGS = {"float32": (), "bfloat16": ("-DFLAXRES_BFLOAT16",)}
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 300.0  # a compiler that takes longer is killed
 MAX_ERROR_LENGTH = 100_000  # characters of the compiler's messages that are read
 
 
 class Build:
-    """The kernels from the cache, or a build of them that runs in a background process.
+    """A library from the cache, or a build of it that runs in a background process.
 
     Attributes:
-      dtype: dtype of images.
       key: hash of the sources, the compiler, its flags, the jaxlib version and the processor.
       problem: the reason for a failure, empty without one; final after `wait`.
       path: file of the library, None if it is only in memory; final after `wait`.
     """
 
-    def __init__(self, dtype: str = "float32"):
+    def __init__(self, sources: LibrarySources = KERNELS["float32"]) -> None:
         """Loads the library from the cache, or else starts the compiler.
 
         Args:
-          dtype: dtype of images, 'float32' or 'bfloat16'.
+          sources: sources of the library.
         """
-        self.dtype = dtype
+        self._sources = sources
         self.problem = ""
         self.path: Path | None = None
         self._library: ctypes.CDLL | None = None
         self._directory: BuildDirectory | None = None  # None unless the compiler is running
         self._process: subprocess.Popen[bytes] | None = None
         compiler = _find_compiler()
-        parts = [path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*"))]
-        self._flags = (*FLAGS, *DTYPE_FLAGS[dtype])
+        parts = [path.read_bytes() for path in sorted(sources.main.parent.glob("*.[ch]*"))]
+        self._flags = (*FLAGS, *sources.flags)
         options = [str(self._flags), str(compiler), processor_fingerprint()]
         options.append(importlib.metadata.version("jaxlib"))  # its headers are compiled in
         parts += [os.fsencode(option) for option in options]
@@ -72,7 +75,7 @@ class Build:
         self._cache = trusted_cache()
         if self._cache is not None:
             remove_dead_builds(self._cache)
-        if self._cache is not None and (found := load_kernels(self._cache, self.key, dtype)):
+        if self._cache is not None and (found := load_stored(sources, self._cache, self.key)):
             self.path, self._library = found
         elif not compiler:
             self.problem = f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
@@ -98,11 +101,11 @@ class Build:
             raise ValueError(f"CXX={compiler} names no program")
         atexit.register(self._end, os.getpid())
         self._directory = directory = self._make_directory()
-        sources = (f"-I{_jaxlib_headers()}", str(SOURCES / "kernels.cc"))
+        command = [*self._compiler, *self._flags, f"-I{_jaxlib_headers()}", str(self._sources.main)]
         self._deadline = time.monotonic() + COMPILE_SECONDS
         with open(directory.path / "errors", "wb") as errors:
             self._process = subprocess.Popen(
-                [*self._compiler, *self._flags, *sources, "-o", str(directory.path / "kernels.so")],
+                [*command, "-o", str(directory.path / "kernels.so")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -155,8 +158,8 @@ class Build:
             ended = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
             raise OSError(next((line for line in lines if "error" in line), ended))
         built = directory / "kernels.so"
-        path = store_kernels(built, self._cache or directory, self.key, self.dtype)
-        self._library = load_file(path, self.dtype)
+        path = store_library(self._sources, built, self._cache or directory, self.key)
+        self._library = load_file(path, self._sources.symbols)
         self.path = path if self._cache else None
 
     def _end(self, pid: int) -> None:

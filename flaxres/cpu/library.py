@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
-from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS, symbol
+from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS, KERNELS, symbol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def library(dtype: str = "float32") -> Library | None:
     """
     if jax.default_backend() != "cpu" or os.environ.get(settings.KERNELS_SWITCH) == "0":
         return None
-    build = settings.started_build(dtype) or Build(dtype)
+    build = settings.started_build(dtype) or Build(KERNELS[dtype])
     shared_object = build.wait()
     if shared_object is None:
         print(

@@ -12,6 +12,7 @@ import os
 import sys
 
 from flaxres.cpu.build import Build
+from flaxres.cpu.kernel_files import KERNELS
 
 KERNELS_SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
 
@@ -60,7 +61,7 @@ def start_build(dtype: str) -> None:
       dtype: 'float32' or 'bfloat16'.
     """
     if _starts_builds and dtype not in _builds:
-        _builds[dtype] = Build(dtype)
+        _builds[dtype] = Build(KERNELS[dtype])
 
 
 def started_build(dtype: str) -> Build | None:

@@ -10,6 +10,7 @@ An image whose metadata (EXIF, texts, color profile) is damaged or too large is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import threading
 import warnings
@@ -100,6 +101,37 @@ def decode(data: bytes, description: str, channels: int = 3) -> Image.Image:
     return image
 
 
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """An image file that is not decoded yet.
+
+    Attributes:
+      data: contents of the file.
+      description: file or record of the image, for messages.
+      channels: channels of the decoded image: 1, 3 or 4.
+    """
+
+    data: bytes
+    description: str
+    channels: int = 3
+
+    def decode(self) -> Image.Image:
+        """Decodes the image; see `decode`."""
+        return decode(self.data, self.description, self.channels)
+
+    def plain_jpeg(self) -> Image.Image | None:
+        """Returns the opened image if it is an upright RGB or gray JPEG file without damage.
+
+        Only its header has been read. Other files, and those that cannot be opened, give None.
+        """
+        with contextlib.suppress(Exception):  # `decode` raises the error, or repairs the file
+            image, is_damaged = _open(self.data)
+            allowed = {"RGB": (3,), "L": (1, 3)}.get(image.mode, ())
+            if image.format == "JPEG" and not is_damaged and self.channels in allowed:
+                return image if _orientation(image) == (None, False) else None
+        return None
+
+
 def has_damaged_metadata(image: Image.Image) -> bool:
     """Returns True if `decode` ignored metadata of an image that is damaged or too large."""
     return DAMAGED_METADATA in image.info
@@ -126,6 +158,15 @@ def _load(data: bytes) -> tuple[Image.Image, bytes, bool]:
 
 def _load_once(data: bytes) -> tuple[Image.Image, bool]:
     """Returns an image, and True if Pillow warned of its metadata."""
+    image, is_damaged = _open(data)
+    image.load()
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("its palette is missing")
+    return image, is_damaged
+
+
+def _open(data: bytes) -> tuple[Image.Image, bool]:
+    """Returns an image that is not decoded yet, and True if Pillow warned of its metadata."""
     with _recorded_warnings() as recorded:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
@@ -135,9 +176,6 @@ def _load_once(data: bytes) -> tuple[Image.Image, bool]:
         )
     if image.info.get("progressive") and (num_scans := count_scans(data)) > MAX_SCANS:
         raise _SizeError(f"it has {num_scans:,} scans; at most {MAX_SCANS} are allowed")
-    image.load()
-    if image.mode == "P" and image.palette is None:
-        raise ValueError("its palette is missing")
     is_damaged = any(w.category is not Image.DecompressionBombWarning for w in recorded)
     return image, is_damaged
 

@@ -6,6 +6,7 @@ Images and their order do not depend on the number of workers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import multiprocessing
 import os
@@ -13,16 +14,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Cropper
-from flaxres.data.decode import BrokenImageError, has_damaged_metadata
+from flaxres.data.decode import BrokenImageError, EncodedImage, has_damaged_metadata
+from flaxres.data.jpeg import JpegCropper, load_cropper
 from flaxres.data.leftovers import name_semaphores, remove_leftovers
+from flaxres.data.resize import Crop, image_to_array
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
 from flaxres.data.source import Source, check_image_size, check_label
@@ -51,6 +54,7 @@ class Decoder:
       num_classes: number of classes; labels must be below it.
       skip_broken: if True, images that cannot be decoded are skipped and counted. In training, the
         next image that can be decoded takes their place.
+      jpeg_library: compiled functions for JPEG files (`flaxres.data.jpeg.find_library`), or None.
     """
 
     sources: Mapping[str, Source]
@@ -59,6 +63,7 @@ class Decoder:
     image_shape: tuple[int, int, int]
     num_classes: int
     skip_broken: bool
+    jpeg_library: Path | None = None
 
     def __call__(self, task: DecodeTask, out: DecodedImages) -> None:
         """Decodes the images of a task into `out`, which has the same size.
@@ -87,15 +92,14 @@ class Decoder:
         source = self.sources[split]
         for skipped in range(len(source)):
             index = int(self.sampler.images(position + skipped, position + skipped + 1)[0])
+            crop = functools.partial(self.cropper.train_crop, position=position + skipped)
             try:
-                image, label = source.load(index)
+                example, is_damaged = self._load(source, index, crop)
             except BrokenImageError:
                 if not self.skip_broken:
                     raise
                 continue
-            counts = skipped, int(has_damaged_metadata(image))
-            image = self.cropper.train_crop(image, position + skipped)
-            return self._check(source, index, image, label), counts
+            return example, (skipped, int(is_damaged))
         raise DatasetError(f"none of the {len(source):,} training images can be decoded")
 
     def _load_for_evaluation(self, split: str, index: int) -> tuple[LabeledPixels | None, Counts]:
@@ -103,20 +107,59 @@ class Decoder:
 
         Also returns the numbers for `DecodedImages.counts`.
         """
-        source = self.sources[split]
         try:
-            image, label = source.load(index)
+            example, is_damaged = self._load(self.sources[split], index, self.cropper.eval_crop)
         except BrokenImageError:
             if not self.skip_broken:
                 raise
             return None, (1, 0)
-        counts = 0, int(has_damaged_metadata(image))
-        return self._check(source, index, self.cropper.eval_crop(image), label), counts
+        return example, (0, int(is_damaged))
 
-    def _check(self, source: Source, index: int, image: Image.Image, label: int) -> LabeledPixels:
-        check_image_size(image, self.image_shape[:2], source.describe(index))
+    def _load(
+        self, source: Source, index: int, draw_crop: Callable[[tuple[int, int]], Crop]
+    ) -> tuple[LabeledPixels, bool]:
+        """Loads a crop of an image with its label.
+
+        Args:
+          source: source of the image.
+          index: its index.
+          draw_crop: returns the crop for an image of a (width, height).
+
+        Returns:
+          The example, and True if damaged metadata was ignored.
+        """
+        image, label = source.read(index)
         check_label(label, self.num_classes, source.describe(index))
-        return np.asarray(image).reshape(self.image_shape), label
+        pixels = None
+        if self.jpeg_library is not None and isinstance(image, EncodedImage):
+            pixels = crop_jpeg(image, draw_crop, load_cropper(self.jpeg_library))
+        is_damaged = False
+        if pixels is None:
+            decoded = image.decode() if isinstance(image, EncodedImage) else image
+            is_damaged = has_damaged_metadata(decoded)
+            pixels = image_to_array(draw_crop(decoded.size).apply(decoded))
+        check_image_size(pixels.shape[:2], self.image_shape[:2], source.describe(index))
+        return (pixels, label), is_damaged
+
+
+def crop_jpeg(
+    image: EncodedImage, draw_crop: Callable[[tuple[int, int]], Crop], cropper: JpegCropper
+) -> UInt8[np.ndarray, "height width channels"] | None:
+    """Decodes a crop of a JPEG file, or returns None if Pillow must do it.
+
+    Args:
+      image: image file of any format.
+      draw_crop: returns the crop for an image of a (width, height).
+      cropper: the compiled functions.
+    """
+    opened = image.plain_jpeg()
+    if opened is None:
+        return None
+    channels = len(opened.getbands())
+    pixels = cropper.crop(image.data, opened.size, draw_crop(opened.size), channels)
+    if pixels is None or channels == image.channels:
+        return pixels
+    return np.repeat(pixels, image.channels, axis=2)
 
 
 def num_workers(configured: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32, Shaped
 from PIL import Image
 
-from flaxres.data.decode import decode
+from flaxres.data.decode import EncodedImage
 from flaxres.data.fingerprint import (
     MAX_LISTED_FILES,
     FileList,
@@ -62,8 +62,13 @@ class FolderSource:
           BrokenImageError: the file cannot be read or decoded.
           DatasetError: the machine or its file server failed.
         """
+        image, label = self.read(index)
+        return image.decode(), label
+
+    def read(self, index: int) -> tuple[EncodedImage, int]:
+        """Returns image `index`, not decoded yet, and its label."""
         file = self.describe(index)
-        return decode(read_image_file(file), file), int(self.label_array[index])
+        return EncodedImage(read_image_file(file), file), int(self.label_array[index])
 
     def describe(self, index: int) -> str:
         """Returns the path of image `index`."""

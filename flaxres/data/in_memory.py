@@ -99,7 +99,7 @@ def _read_split(
             if not count:
                 images, labels = _allocate((size, image.height, image.width, sources.channels))
             check_label(label, sources.num_classes, source.describe(index))
-            check_image_size(image, images.shape[1:3], source.describe(index))
+            check_image_size((image.height, image.width), images.shape[1:3], source.describe(index))
             images[count] = np.asarray(image).reshape(images.shape[1:])
             labels[count] = label
             count += 1

@@ -13,6 +13,7 @@ PLACEMENTS = ("auto", "device", "stream")
 CROPS = ("pad", "scale", "random-resized")
 MEANS = ("pixel", "channel")
 BROKEN_IMAGES = ("fail", "skip")
+DECODE = ("exact", "scaled")
 
 
 def crops_on_host(config: ConfigDict) -> bool:
@@ -36,6 +37,7 @@ def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("dataset.placement", PLACEMENTS)
     fields.require_one_of("dataset.mean", MEANS)
     fields.require_one_of("dataset.broken_images", BROKEN_IMAGES)
+    fields.require_one_of("dataset.decode", DECODE)
     fields.require_one_of("augment.crop", CROPS)
     for field in ("dataset.image_size", "dataset.eval_short_side", "augment.pad"):
         value = (data if field.startswith("dataset") else config.augment)[field.split(".")[1]]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-from flaxres.data.decode import decode
+from flaxres.data.decode import EncodedImage
 from flaxres.data.in_memory import Example
 from flaxres.errors import DatasetError, one_line
 from flaxres.terminal import make_progress_bar
@@ -60,10 +60,15 @@ class RecordSource:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Returns image `index`, decoded in its original size, and its label."""
-        return self._decode(self.records[index], index)
+        image, label = self.read(index)
+        return image.decode(), label
 
-    def _decode(self, record: Mapping[str, Any], index: int) -> tuple[Image.Image, int]:
-        image = decode(record[self.image_key], self.describe(index), self.channels)
+    def read(self, index: int) -> tuple[EncodedImage, int]:
+        """Returns image `index`, not decoded yet, and its label."""
+        return self._encoded(self.records[index], index)
+
+    def _encoded(self, record: Mapping[str, Any], index: int) -> tuple[EncodedImage, int]:
+        image = EncodedImage(record[self.image_key], self.describe(index), self.channels)
         return image, int(record[self.label_key])
 
     def describe(self, index: int) -> str:
@@ -91,7 +96,8 @@ class RecordSource:
             with make_progress_bar(disable=len(self) < MIN_IMAGES_FOR_PROGRESS) as bar:
                 for start in bar.track(self._block_starts(), description=f"reading {self.name}"):
                     for index, record in enumerate(self._read_block(start), start):
-                        image, label = self._decode(record, index)
+                        encoded, label = self._encoded(record, index)
+                        image = encoded.decode()
                         if image_size and (image.height, image.width) != image_size:
                             raise DatasetError(
                                 f"{self.describe(index)} has {image.height} x {image.width} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,13 +11,44 @@ from PIL import Image
 
 from flaxres.data.decode import MAX_PIXELS
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of an image
 
-def scaled_size(image: Image.Image, short_side: int) -> tuple[int, int]:
-    """Returns the (width, height) of an image whose shorter side is scaled to `short_side`."""
-    original = min(image.size)
-    width, height = (
-        max(short_side, round(length * short_side / original)) for length in image.size
-    )
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A part of an image, and how it is resized.
+
+    Attributes:
+      box: part of the image.
+      scaled: (width, height) to which the box is resized, in pixels.
+      window: (left, top, right, bottom) of the result, in pixels of the resized box.
+      reduction: 1, 2, 4 or 8: a JPEG file may be decoded at this fraction of its size.
+    """
+
+    box: Box
+    scaled: tuple[int, int]
+    window: tuple[int, int, int, int]
+    reduction: int = 1
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Resizes and crops a decoded image.
+
+        The filter is bilinear; where the image shrinks, it averages over the area of each new
+        pixel.
+        """
+        resized = image.resize(self.scaled, Image.Resampling.BILINEAR, self.box)
+        return resized if self.window == (0, 0, *self.scaled) else resized.crop(self.window)
+
+
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Returns the (width, height) of an image whose shorter side is scaled to `short_side`.
+
+    Args:
+      size: (width, height) of the image.
+      short_side: new length of the shorter side, in pixels.
+    """
+    original = min(size)
+    width, height = (max(short_side, round(length * short_side / original)) for length in size)
     return width, height
 
 
@@ -30,7 +62,12 @@ def resize(image: Image.Image, size: int, short_side: int = 0) -> Image.Image:
       size: height and width of the crop, in pixels.
       short_side: length of the shorter side before the crop, at least `size` (default, 0: `size`).
     """
-    return resize_and_crop(image, scaled_size(image, short_side or size), (size, size))
+    return square_crop(image.size, size, short_side).apply(image)
+
+
+def square_crop(size: tuple[int, int], length: int, short_side: int = 0) -> Crop:
+    """Returns the crop that `resize` takes from an image of `size` (width, height)."""
+    return center_crop(size, scaled_size(size, short_side or length), (length, length))
 
 
 def resize_and_crop(
@@ -46,19 +83,23 @@ def resize_and_crop(
       scaled: (width, height) to which it is scaled, in pixels.
       crop: (width, height) of the crop, in pixels, not larger than `scaled`.
     """
+    return center_crop(image.size, scaled, crop).apply(image)
+
+
+def center_crop(size: tuple[int, int], scaled: tuple[int, int], crop: tuple[int, int]) -> Crop:
+    """Returns the crop that `resize_and_crop` takes from an image of `size` (width, height)."""
     left, top = (scaled[0] - crop[0]) // 2, (scaled[1] - crop[1]) // 2
     right, bottom = left + crop[0], top + crop[1]
     if math.prod(scaled) <= MAX_PIXELS:
-        image = image.resize(scaled, Image.Resampling.BILINEAR)
-        return image.crop((left, top, right, bottom))
-    x_factor, y_factor = image.width / scaled[0], image.height / scaled[1]
-    original_box = (
+        return Crop((0, 0, *size), scaled, (left, top, right, bottom))
+    x_factor, y_factor = size[0] / scaled[0], size[1] / scaled[1]
+    box = (
         left * x_factor,
         top * y_factor,
-        min(right * x_factor, image.width),
-        min(bottom * y_factor, image.height),
+        min(right * x_factor, size[0]),
+        min(bottom * y_factor, size[1]),
     )
-    return image.resize(crop, Image.Resampling.BILINEAR, original_box)
+    return Crop(box, crop, (0, 0, *crop))
 
 
 def resize_arrays(

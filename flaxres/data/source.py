@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 
+from flaxres.data.decode import EncodedImage
 from flaxres.data.fingerprint import Fingerprint, unknown_data
 from flaxres.errors import DatasetError, first_few
 
@@ -34,6 +35,14 @@ class Source(Protocol):
         Raises:
           BrokenImageError: the image cannot be decoded.
           DatasetError: the image cannot be read.
+        """
+
+    def read(self, index: int) -> tuple[EncodedImage | Image.Image, int]:
+        """Returns image `index`, decoded only if it is in memory, and its label.
+
+        Raises:
+          BrokenImageError: the file cannot be read.
+          DatasetError: the machine or its file server failed.
         """
 
     def describe(self, index: int) -> str:
@@ -136,6 +145,11 @@ class Subset:
         image, label = self.source.load(int(self.rows[index]))
         return image, self._new_label(label)
 
+    def read(self, index: int) -> tuple[EncodedImage | Image.Image, int]:
+        """Returns image `index`, decoded only if it is in memory, and its label."""
+        image, label = self.source.read(int(self.rows[index]))
+        return image, self._new_label(label)
+
     def describe(self, index: int) -> str:
         """Returns the file or record of image `index`, for messages."""
         return self.source.describe(int(self.rows[index]))
@@ -172,6 +186,10 @@ class ArraySource:
         if image.shape[-1] == 1:
             image = image[..., 0]
         return Image.fromarray(image), int(self.label_array[index])
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Returns image `index` and its label, as `load` does."""
+        return self.load(index)
 
     def describe(self, index: int) -> str:
         """Returns a description of image `index`, for messages."""
@@ -234,20 +252,20 @@ def check_label(label: int, num_classes: int, description: str) -> None:
         )
 
 
-def check_image_size(image: Image.Image, expected: tuple[int, int], description: str) -> None:
+def check_image_size(size: Sequence[int], expected: tuple[int, int], description: str) -> None:
     """Checks that an image has the (height, width) of the first image.
 
     Args:
-      image: image, after it was resized or cropped.
+      size: (height, width) of the image, after it was resized or cropped.
       expected: (height, width) of the first image.
       description: file or record of the image (`Source.describe`), for the message.
 
     Raises:
       DatasetError: the image has another size.
     """
-    if (image.height, image.width) != expected:
+    if tuple(size) != expected:
         raise DatasetError(
-            f"{description} has {image.height} x {image.width} pixels, but the first image has "
+            f"{description} has {size[0]} x {size[1]} pixels, but the first image has "
             f"{expected[0]} x {expected[1]}; choose one size for all, e.g. "
             "--config.dataset.image_size=224"
         )

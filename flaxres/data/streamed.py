@@ -13,6 +13,7 @@ from flaxres.data.crops import Cropper
 from flaxres.data.dataset import mean_from_sum
 from flaxres.data.decode import BrokenImageError
 from flaxres.data.decode_workers import Decoder, DecodeStream
+from flaxres.data.jpeg import find_library
 from flaxres.data.options import crops_on_host
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.source import Source, Sources
@@ -65,8 +66,16 @@ class StreamedDataset:
 
         Args:
           cropper: crops of the images (default: those of the experiment).
+
+        Raises:
+          DatasetError: dataset.decode is 'scaled', and the compiled functions cannot be used.
         """
-        config = self.config
+        config, jpeg_library = self.config, find_library()
+        if config.dataset.decode == "scaled" and jpeg_library is None:
+            raise DatasetError(
+                "dataset.decode='scaled' needs the compiled decoder, which is not available; "
+                "install a C++ compiler or set --config.dataset.decode=exact"
+            )
         return Decoder(
             sources={"train": self.train} | self.evaluation_splits(),
             sampler=EpochSampler(len(self.train), config.batch_size, config.seed),
@@ -74,6 +83,7 @@ class StreamedDataset:
             image_shape=self.image_shape,
             num_classes=self.num_classes,
             skip_broken=config.dataset.broken_images == "skip",
+            jpeg_library=jpeg_library,
         )
 
     def mean_image(self) -> Float32[np.ndarray, "height width channels"]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from flaxres.cpu.build import Build
+from flaxres.cpu.kernel_files import KERNELS
 from tests.commands import assert_error, run_command
 
-build, build_bfloat16 = builds = Build("float32"), Build("bfloat16")
+build, build_bfloat16 = builds = [Build(sources) for sources in KERNELS.values()]
 pytestmark = pytest.mark.skipif(
     not all(b.wait() and b.path for b in builds), reason="needs a C++ compiler and a cache"
 )

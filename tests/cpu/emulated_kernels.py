@@ -11,8 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from flaxres.cpu.build import DTYPE_FLAGS, SOURCES
-from flaxres.cpu.kernel_files import symbol
+from flaxres.cpu.kernel_files import KERNELS, symbol
 from flaxres.cpu.library import Library
 from flaxres.cpu.processor import processor_fingerprint
 
@@ -92,8 +91,8 @@ def start(target, dtype, directory):
     """
     key = f"{target.name}-{dtype}"
     program = directory / key
-    sources = [SERVER, *SOURCES.glob("*.cc")]
-    flags = [*FLAGS, *DTYPE_FLAGS[dtype], *target.options]
+    sources = [SERVER, KERNELS[dtype].main]
+    flags = [*FLAGS, *KERNELS[dtype].flags, *target.options]
     command = [target.compiler, *flags, *sources, "-o", program, "-ldl"]
     subprocess.run(list(map(str, command)), check=True)
     _servers[key] = _Server([*target.emulator, str(program)])

@@ -1,6 +1,7 @@
 """Builds of the kernels: the cache, damaged and planted libraries, compilers that fail."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -16,9 +17,11 @@ import pytest
 from flaxres.cpu import build, build_directory, compilation_cache
 from flaxres.cpu.build import Build
 from flaxres.cpu.build_directory import BuildDirectory
-from flaxres.cpu.kernel_files import DTYPES
+from flaxres.cpu.kernel_files import DTYPES, KERNELS
 
-reals = {dtype: Build(dtype) for dtype in DTYPES}  # the first use also builds the kernels
+reals = {
+    dtype: Build(sources) for dtype, sources in KERNELS.items()
+}  # the first use also builds the kernels
 real = reals["float32"]
 pytestmark = pytest.mark.skipif(
     not all(r.wait() and r.path for r in reals.values()), reason="needs a C++ compiler and a cache"
@@ -83,14 +86,14 @@ def test_the_library_is_built_once(cache, compiler, tmp_path):
     assert os.listdir(tmp_path / "temporary") == []
 
 
-def test_changed_sources_change_the_key(cache, compiler, monkeypatch, tmp_path):
+def test_changed_sources_change_the_key(cache, compiler, tmp_path):
     compiler(COPY)
     original = Build()
-    shutil.copytree(build.SOURCES, tmp_path / "cc")
+    sources = KERNELS["float32"]
+    shutil.copytree(sources.main.parent, tmp_path / "cc")
     with (tmp_path / "cc" / "norm.h").open("a") as header:
         header.write("//")
-    monkeypatch.setattr(build, "SOURCES", tmp_path / "cc")
-    changed = Build()
+    changed = Build(dataclasses.replace(sources, main=tmp_path / "cc" / "kernels.cc"))
     assert original.wait() is not None
     assert changed.wait() is not None  # two builds at once
     assert original.key != changed.key
@@ -327,7 +330,7 @@ def test_each_dtype_has_a_library_of_its_own(cache, compiler):
     calls = compiler(COPY)
     libraries = {}
     for dtype in DTYPES:
-        built = Build(dtype)
+        built = Build(KERNELS[dtype])
         libraries[dtype] = built.wait()
         assert built.path.parent == cache
     assert calls.read_text() == "x\n" * 2
@@ -364,7 +367,7 @@ def test_the_command_prints_the_paths(cache, compiler):
     command = [sys.executable, "-m", "flaxres.cpu"]
     environment = {**os.environ, "FLAXRES_CACHE": str(cache)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "".join(f"{Build(dtype).path}\n" for dtype in DTYPES)
+    assert done.stdout == "".join(f"{Build(KERNELS[dtype]).path}\n" for dtype in DTYPES)
     environment["FLAXRES_CACHE"] = "~nosuchuser"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

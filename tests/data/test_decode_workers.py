@@ -82,10 +82,10 @@ def test_a_stream_equals_loading_one_image_after_another(folder, whole_stream):
             if task.training:
                 step, place = divmod(int(number), BATCH)
                 image, label = source.load(int(sampler.indices(step)[0, place]))
-                image = decoder.cropper.train_crop(image, int(number))
+                image = decoder.cropper.train_crop(image.size, int(number)).apply(image)
             else:
                 image, label = source.load(int(number))
-                image = decoder.cropper.eval_crop(image)
+                image = decoder.cropper.eval_crop(image.size).apply(image)
             np.testing.assert_array_equal(decoded.images[i], np.asarray(image))
             assert decoded.labels[i] == label
 

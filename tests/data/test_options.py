@@ -11,6 +11,7 @@ from tests.conftest import small_config
         ({"dataset.placement": "disk"}, "dataset.placement must be one of auto, device, stream"),
         ({"dataset.mean": "gray"}, "dataset.mean must be one of pixel, channel"),
         ({"dataset.broken_images": "mend"}, "must be one of fail, skip"),
+        ({"dataset.decode": "fast"}, "must be one of exact, scaled"),
         ({"augment.crop": "zoom"}, "augment.crop must be one of pad, scale, random-resized"),
         ({"dataset.workers": -2}, "dataset.workers must be 0 or more, or -1 for one per core"),
         ({"dataset.prefetch": 0}, "dataset.prefetch must be at least 1"),

@@ -34,6 +34,9 @@ class Images:
             raise BrokenImageError(f"image {index} cannot be decoded")
         return self.images[index], int(self.labels[index])
 
+    def read(self, index):
+        return self.load(index)
+
     def describe(self, index):
         return f"image {index}"
 
