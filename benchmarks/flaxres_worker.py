@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
+from benchmarks.process import best_seconds, peak_memory, resident_memory, serve, timed_steps
 from flaxres import cli
 
 if TYPE_CHECKING:
@@ -153,16 +153,27 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
+    from flaxres.training.dispatches import choose_execution
 
     config = cli.get_config()
     shape = image_shape()
-    create = Steps if TASK.value == "training" else Evaluations
-    steps = create(config, random_dataset(shape, 10, IMAGES.value))
+    trains = TASK.value == "training"
+    if trains:
+        config.dataset.image_size = shape[0]
+        choose_execution(config)
+    jax.devices()
+    imports = resident_memory()
+    dataset = random_dataset(shape, 10, IMAGES.value)
+    steps = Steps(config, dataset) if trains else Evaluations(config, dataset)
     start = time.perf_counter()
     steps.compile()
     compile_seconds = time.perf_counter() - start
+    start_peak = peak_memory()
     steps.advance()
     steps.wait()
+    parts = {"imports": imports, "images on the host": dataset.train.images.nbytes}
+    if isinstance(steps, Steps):
+        parts |= steps.memory()
 
     from flaxres.models import create_model
     from flaxres.models.layer_counts import summarize
@@ -175,6 +186,8 @@ def main() -> None:
             "check": lambda path: checked_losses(config, path),
             "memory": lambda: {
                 "host": peak_memory(),
+                "start": start_peak,
+                "parts": parts,
                 "device": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0),
             },
         },

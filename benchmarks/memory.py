@@ -4,7 +4,11 @@ python -m benchmarks.memory --models=resnet-110,resnet-1202 --batch_size=128 --a
 
 Each configuration trains for some seconds on random images in a process of its own. Its memory is
 the peak of the whole process, including compilation and libraries. On an accelerator, the peak of
-device memory is shown too. PyTorch runs eagerly and compiled, and flaxres is compared with the
+device memory is shown too. A second table shows the parts of flaxres's memory: the interpreter with
+its libraries, the images on the host and on the device, the train state, XLA's temporary arrays
+(activations and gradients of a step), and the rest: compiled programs, and what the allocator keeps.
+If the peak was before the first step, during compilation, the temporary arrays came later and the
+rest can be negative. PyTorch runs eagerly and compiled, and flaxres is compared with the
 smaller of the two. PyTorch must be installed (`pip install torch`), or --torch_python must name an
 interpreter that has it.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -83,11 +87,12 @@ def worker_commands(model: str) -> dict[str, list[str]]:
     return commands
 
 
-def measure(command: Sequence[str]) -> dict[str, float]:
+def measure(command: Sequence[str]) -> dict[str, Any]:
     """Trains in a worker process and measures memory and time.
 
     Returns:
-      'host' and 'device', peak memory in bytes; 'step', 'first_step' and 'compile', in seconds.
+      'host' and 'device', peak memory in bytes; 'step', 'first_step' and 'compile', in seconds. Of
+      flaxres also 'start', the peak before the first step, and 'parts', the bytes of each part.
 
     Raises:
       RuntimeError: the worker failed; has the last line of its output.
@@ -122,10 +127,28 @@ def compare(model: str) -> dict[str, Any]:
         for name, result in results.items()
     ]
     print_table(f"{model}, batch size {BATCH_SIZE.value}", columns, rows)
+    print_parts(results)
     flaxres = [result["host"] for name, result in results.items() if name.startswith("flaxres")]
     torch = [result["host"] for name, result in results.items() if name.startswith("torch")]
     ratio = round(min(flaxres) / min(torch), 3) if flaxres and torch else None
     return {"net": model, "workers": results, "least_host_memory_over_torch": ratio}
+
+
+def print_parts(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints the parts of the memory of each configuration that reports them.
+
+    Args:
+      results: what `measure` returned, by name of the configuration.
+    """
+    measured = {name: result for name, result in results.items() if "parts" in result}
+    rows = []
+    for name, result in measured.items():
+        parts = [*result["parts"].values()]
+        sizes = (*parts, result["host"] - sum(parts), result["host"], result["start"])
+        rows.append((name, *(f"{size / 2**20:,.0f}" for size in sizes)))
+    if rows:
+        columns = [*next(iter(measured.values()))["parts"], "rest", "peak", "peak before step 1"]
+        print_table("Memory of the host in MiB", ("", *columns), rows)
 
 
 def main() -> None:

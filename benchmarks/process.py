@@ -138,6 +138,14 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def resident_memory() -> int:
+    """Returns the memory of this process in bytes; its peak where there is no /proc."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return peak_memory()
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_mib() -> float:
     """Returns the memory of this process and its children in MiB; shared pages count in each."""
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]

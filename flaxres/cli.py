@@ -131,6 +131,7 @@ def run(
 
     def start(_: Sequence[str]) -> None:
         if trains:
+            cpu.execute_asynchronously(False)
             compilation_cache.enable_compilation_cache()
         main()
 
@@ -180,10 +181,12 @@ def check_models(names: Sequence[str]) -> None:
     """Checks the names of models in a flag, before a program starts other processes for them.
 
     Raises:
-      ConfigError: no CIFAR model has one of the names.
+      ConfigError: there is no name, or no CIFAR model has one of the names.
     """
     from flaxres.config import check_config, default_config, set_model
 
+    if not any(names):
+        raise ConfigError("--models has no value; give it model names, e.g. --models=resnet-20")
     for name in names:
         check_config(set_model(default_config(), name))
 

@@ -161,7 +161,10 @@ def main() -> None:
         return
 
     from flaxres.parallel import multihost
+    from flaxres.training.dispatches import choose_execution
 
+    if mode == "train":
+        choose_execution(config)
     multihost.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if mode == "train":
         lines = _train(config, _workdir(config))

@@ -72,6 +72,16 @@ class Steps:
         """Returns XLA's cost analysis of a dispatch, such as 'flops' and 'bytes accessed'."""
         return self._compiled.cost()
 
+    def memory(self) -> dict[str, int]:
+        """Returns the bytes of the data on the devices, the train state, and XLA's temporaries."""
+        import jax
+
+        data, state = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+            for tree in (self._arrays, self._state)
+        )
+        return {"data": data, "state": state, "temporaries": self._compiled.temporary_bytes()}
+
     def advance(self) -> int:
         """Launches the next dispatch; returns its number of steps."""
         indices = self.compiled_steps.indices(self._step, self.size)
@@ -143,9 +153,11 @@ def main() -> None:
     """Prints the speed of the config that the flags describe."""
     from flaxres.config import check_config
     from flaxres.memory_estimate import check_memory
+    from flaxres.training.dispatches import choose_execution
 
     config = cli.get_config()
     check_config(config)
+    choose_execution(config)
     check_memory(config)
     print(json.dumps(measure(config)))
 

@@ -9,6 +9,20 @@ Imported by `flaxres.parallel`, `flaxres.data`, `flaxres.models` and above; impo
 `flaxres.errors` and `flaxres.files`.
 """
 
-from flaxres.cpu.settings import runs_on_cpu, set_xla_flags, start_build, tune
+from flaxres.cpu.settings import (
+    execute_asynchronously,
+    release_free_memory,
+    runs_on_cpu,
+    set_xla_flags,
+    start_build,
+    tune,
+)
 
-__all__ = ["runs_on_cpu", "set_xla_flags", "start_build", "tune"]
+__all__ = [
+    "execute_asynchronously",
+    "release_free_memory",
+    "runs_on_cpu",
+    "set_xla_flags",
+    "start_build",
+    "tune",
+]

@@ -6,6 +6,7 @@ They must be in the environment before JAX, or the process itself, starts. A pro
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -52,6 +53,29 @@ def tune() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     _starts_builds = os.environ.get(KERNELS_SWITCH) != "0"
     start_build("float32")
+
+
+def execute_asynchronously(asynchronous: bool) -> None:
+    """Chooses whether JAX returns from a call on a CPU before its end. The default is True.
+
+    Call it before JAX's backend starts; later it has no effect. XLA:CPU allocates the temporary
+    arrays of an asynchronous call at its launch and frees them a little after its results are
+    ready, so a call that follows at once holds the memory of two. A synchronous call runs in the
+    calling thread, and its memory is free when it returns.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
+
+
+def release_free_memory() -> None:
+    """Returns memory that is allocated but not in use to the system, where the C library can.
+
+    Call it after a compilation, whose freed memory would otherwise remain with the process: it is
+    scattered over pieces that are too small for the arrays of a step.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def start_build(dtype: str) -> None:

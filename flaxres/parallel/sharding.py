@@ -8,7 +8,6 @@ step functions are written for one device and name the axis `AXIS` in their coll
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 from ml_collections import ConfigDict
 
+from flaxres import cpu
 from flaxres.cpu.processor import available_cores, processor_model
 from flaxres.errors import ConfigError
 from flaxres.parallel import pmap
@@ -27,13 +27,6 @@ PyTree = Any
 AXIS = "data"
 BATCH_SHARDED = PartitionSpec(None, AXIS)  # for arrays of shape (batches, batch_size, ...)
 REPLICATED = PartitionSpec()
-
-# XLA:CPU allocates a call's buffers at launch, so two queued calls hold twice the memory. Large
-# calls therefore wait for the previous one, and very large calls a little longer, because buffers
-# are freed shortly after the result is ready.
-LARGE_CALL_BYTES = 64 * 2**20
-VERY_LARGE_CALL_BYTES = 512 * 2**20
-EXTRA_WAIT = 0.01  # as a fraction of the duration of the previous call
 
 # (state, arrays, rows) -> tree, with rows int32 (batches, batch_size).
 StepFunction = Callable[[PyTree, PyTree, Any], PyTree]
@@ -58,6 +51,11 @@ class CompiledStep:
     def cost(self) -> dict[str, float]:
         """Returns XLA's cost analysis, such as 'flops' and 'bytes accessed'; {} if it has none."""
         return dict(self.executable.cost_analysis() or {})
+
+    def temporary_bytes(self) -> int:
+        """Returns the bytes of the arrays that exist only during a call; 0 if XLA cannot tell."""
+        memory = self.executable.memory_analysis()
+        return 0 if memory is None else memory.temp_size_in_bytes
 
 
 def device_name() -> str:
@@ -111,8 +109,6 @@ class Devices:
             )
         self._pmap = config.parallelism == "pmap"
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
-        # Launch time and one result of the newest large call.
-        self._newest_large_call: tuple[float, jax.Array] | None = None
         # With few threads, executions that wait for one another on a CPU can deadlock.
         self.synchronous = self.num_devices > 1 and self._devices[0].platform == "cpu"
 
@@ -216,24 +212,13 @@ class Devices:
         state, arrays, rows = examples
         compiled = mapped.lower(state, arrays, self._shard_rows(rows)).compile()
 
-        on_cpu = self._devices[0].platform == "cpu"
-        memory = compiled.memory_analysis() if on_cpu else None
-        num_bytes = 0 if memory is None else memory.temp_size_in_bytes
-        is_large = num_bytes > LARGE_CALL_BYTES
-        extra_wait = EXTRA_WAIT if is_large and num_bytes > VERY_LARGE_CALL_BYTES else 0.0
+        cpu.release_free_memory()  # that of the compilation
 
         def call(
             state: PyTree, arrays: PyTree, rows: Int32[np.ndarray, "*replicas batches batch_size"]
         ) -> PyTree:
             sharded_rows = self._shard_rows(rows)
-            if is_large and self._newest_large_call is not None:
-                launch_time, metric = self._newest_large_call
-                jax.block_until_ready(metric)
-                time.sleep(min(extra_wait * (time.perf_counter() - launch_time), 1))
             result = compiled(state, arrays, sharded_rows)
-            if is_large:
-                # The last result is a metric, which is never donated to a later call.
-                self._newest_large_call = time.perf_counter(), jax.tree.leaves(result)[-1]
             return jax.block_until_ready(result) if self.synchronous else result
 
         return CompiledStep(call, compiled)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from flaxres import cpu
 from flaxres.parallel.replicas import seeds, stack_replicas
 from flaxres.parallel.sharding import Devices
 from flaxres.pretrained.load import without_head
@@ -108,7 +109,13 @@ class Initialization:
             return completed(finish(self._create(self._seeds)))
         lowered = self._traced.lower()
         thread = ThreadPoolExecutor(1, "initialization")
-        future = thread.submit(lambda: finish(lowered.compile()(self._seeds)))
+
+        def run() -> TrainState:
+            state = finish(lowered.compile()(self._seeds))
+            cpu.release_free_memory()
+            return state
+
+        future = thread.submit(run)
         thread.shutdown(wait=False)
         return future
 

@@ -68,3 +68,51 @@ def test_the_process_restarts_once_with_the_tunables(environment, user_tunables)
         "glibc.pthread.rseq=1": f"glibc.pthread.rseq=1:{settings.MALLOC_TUNABLES}",
     }
     assert done.stdout.splitlines() == [str([expected[user_tunables]])], done.stderr
+
+
+def peak_growth(code, megabytes):
+    """Returns how much the peak memory of a process grows, in units of an array's size."""
+    prepare = "import ctypes, resource, jax; from flaxres import cpu\n"
+    measure = "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prepare + measure + code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "GLIBC_TUNABLES": settings.MALLOC_TUNABLES, "JAX_PLATFORMS": "cpu"},
+    )
+    return float(done.stdout) / megabytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_released_memory_is_no_longer_counted():
+    code = """
+allocate = ctypes.CDLL(None).malloc
+allocate.restype = ctypes.c_void_p
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+pieces = [ctypes.c_void_p(allocate(65536)) for _ in range(1600)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 65536)
+before = resident()
+for piece in pieces[:-1]:
+    ctypes.CDLL(None).free(piece)
+kept = resident()
+cpu.release_free_memory()
+print(before - resident() if before - kept < 10 else -1)
+"""
+    assert peak_growth(code, 100) > 0.95
+
+
+def test_synchronous_calls_hold_the_memory_of_one():
+    # The factor and the product are temporary arrays of 64 MiB each.
+    code = """
+import jax.numpy as jnp
+cpu.execute_asynchronously(False)
+f = jax.jit(lambda x: (x * jnp.arange(2.0**24).reshape(-1, 4) @ jnp.tri(4)).max())
+f(1.0).block_until_ready()
+first = peak()
+for _ in range(6):
+    f(2.0)
+print(peak() - first)
+"""
+    assert peak_growth(code, 128) < 0.3

@@ -201,21 +201,6 @@ def test_invalid_numbers_of_devices(config, changes, message):
         Devices(config)
 
 
-def test_large_calls_wait_for_the_previous_one(config, monkeypatch):
-    monkeypatch.setattr(sharding, "LARGE_CALL_BYTES", 0)
-    dataset = load_dataset(config.dataset)
-    compiled_steps = CompiledSteps(config, dataset)
-    state, arrays = compiled_steps.initial_state(), compiled_steps.put(dataset.train)
-    step = compiled_steps.compile_train_steps(state, arrays, 1)
-    state, metrics = step(state, arrays, compiled_steps.indices(0, 1))
-    for i in range(1, 4):
-        previous = metrics
-        state, metrics = step(state, arrays, compiled_steps.indices(i, 1))
-        assert all(leaf.is_ready() for leaf in jax.tree.leaves(previous))
-    *batches, _ = compiled_steps.launch_evaluation(state, compiled_steps.put(dataset.test))
-    assert all(leaf.is_ready() for leaf in jax.tree.leaves((metrics, batches)))
-
-
 def test_device_name_of_a_cpu():
     import os
 
