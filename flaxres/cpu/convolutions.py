@@ -214,7 +214,12 @@ def kernel_gradient(
 
 
 def input_gradient(
-    shape: tuple[int, ...], kernel: Kernel, stride: int, pad: int, dy: Outputs
+    shape: tuple[int, ...],
+    kernel: Kernel,
+    stride: int,
+    pad: int,
+    dy: Outputs,
+    add: Images | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """Returns the gradient of `convolve` with respect to its images.
 
@@ -224,14 +229,47 @@ def input_gradient(
       stride: stride in both spatial dimensions.
       pad: number of zeros on each side of the image.
       dy: gradient with respect to the result of `convolve`.
+      add: array to add to the result, or None.
     """
     channels = shape[3]
     kernels = require_library(dy.dtype)
     missing = -channels % kernels.lanes  # channels to fill a vector register
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
     result = jax.ShapeDtypeStruct((*shape[:3], channels + missing), dy.dtype)
-    dx = kernels.call("input_gradient", result, dy, filled, stride=stride, pad=pad)
-    return dx[..., :channels] if missing else dx
+    is_added = add is not None and not missing
+    addend = add if is_added else jnp.zeros(0, dy.dtype)
+    dx = kernels.call("input_gradient", result, dy, filled, addend, stride=stride, pad=pad)
+    if not missing:
+        return dx
+    return dx[..., :channels] if add is None else dx[..., :channels] + add
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_and_pass(
+    x: Images, kernel: Kernel, stride: int, pad: int
+) -> tuple[Outputs, Float[Array, "batch height width channels"]]:
+    """Returns the result of `convolve`, and `x` for another use.
+
+    The kernel of the gradient of `x` adds the gradient of that use, which saves a pass over memory.
+    """
+    return convolve(x, kernel, stride, pad), jnp.asarray(x)
+
+
+def _convolve_and_pass_forward(
+    x: Images, kernel: Kernel, stride: int, pad: int
+) -> tuple[tuple[Outputs, Images], tuple[Images, Kernel]]:
+    return convolve_and_pass(x, kernel, stride, pad), (x, kernel)
+
+
+def _convolve_and_pass_backward(
+    stride: int, pad: int, residuals: tuple[Images, Kernel], gradients: tuple[Outputs, Images]
+) -> tuple[Images, Kernel]:
+    (x, kernel), (dy, dx) = residuals, gradients
+    dx = input_gradient(x.shape, kernel, stride, pad, dy, add=dx)
+    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy, NO_AFFINE)
+
+
+convolve_and_pass.defvjp(_convolve_and_pass_forward, _convolve_and_pass_backward)

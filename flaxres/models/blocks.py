@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxres.models.layers import Layers, he_normal
+from flaxres.models.layers import Layers, conv_and_pass, he_normal
 from flaxres.models.norms import NoNorm, norm_relu, norm_relu_conv
 from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut
 
@@ -44,6 +44,29 @@ class Block(nn.Module, kw_only=True):
     shortcut: Shortcut
     layers: Layers
     zero_init: bool = False
+
+    def fork(
+        self,
+        conv1: Callable[..., nn.Module],
+        x: Float[Array | np.ndarray, "batch height width channels"],
+    ) -> tuple[
+        Float[Array, "batch inner_height inner_width inner_filters"],
+        Float[Array | np.ndarray, "batch height width channels"],
+    ]:
+        """Applies the first convolution.
+
+        Args:
+          conv1: its constructor, called without positional arguments.
+          x: its input and that of the shortcut.
+
+        Returns:
+          Its output, and the input of the shortcut, which is `x`.
+        """
+        # The gradient of subsampling is mostly zeros, which XLA adds without storing them.
+        is_dense = self.stride == 1 or self.shortcut.option in ("B", "C")
+        if self.shortcut.option == "none" or not is_dense:
+            return conv1()(x), x
+        return conv_and_pass(conv1, x)
 
     def last_norm(self, name: str) -> nn.Module:
         """Returns the norm before the addition."""
@@ -100,7 +123,8 @@ class BasicBlock(PostActBlock):
         self, x: Float[Array | np.ndarray, "batch height width channels"]
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
-        y = self.layers.conv(self.filters, 3, self.stride, name="conv1")(x)
+        conv1 = functools.partial(self.layers.conv, self.filters, 3, self.stride, name="conv1")
+        y, x = self.fork(conv1, x)
         return self.finish(x, y, number=2, size=3)
 
 
@@ -128,7 +152,7 @@ class BottleneckBlock(PostActBlock, kw_only=True):
         """Applies the block."""
         conv, norm = self.layers
         stride = self.stride if self.stride_on == "1x1" else 1
-        y = conv(self.inner_filters, 1, stride, name="conv1")(x)
+        y, x = self.fork(functools.partial(conv, self.inner_filters, 1, stride, name="conv1"), x)
         stride = self.stride if self.stride_on == "3x3" else 1
         conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
         y = norm_relu_conv(norm(name="norm1"), conv2, y)
@@ -164,8 +188,8 @@ class PreActBlock(Block, kw_only=True):
         """
         norm = self.layers.norm(name="norm1")
         if self.activate_both:
-            x = norm_relu(norm, x)
-            return x, conv1()(x)
+            y, x = self.fork(conv1, norm_relu(norm, x))
+            return x, y
         return x, norm_relu_conv(norm, conv1, x)
 
     def add(

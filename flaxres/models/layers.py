@@ -11,7 +11,12 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Shaped
 
-from flaxres.cpu.kernels import conv_general_dilated, promote_images
+from flaxres.cpu.kernels import (
+    conv_general_dilated,
+    convolve_and_pass,
+    promote_images,
+    supports_convolution,
+)
 from flaxres.errors import ConfigError
 from flaxres.models.norms import make_norm, norm_relu
 
@@ -57,6 +62,38 @@ def make_conv(*, use_bias: bool = False, dtype: DTypeLike = jnp.float32) -> Call
         return nn.Conv(filters, (size, size), stride, **(defaults | options))
 
     return conv
+
+
+def conv_and_pass(
+    conv: Callable[..., nn.Module], x: Float[Array | np.ndarray, "batch height width channels"]
+) -> tuple[
+    Float[Array, "batch out_height out_width filters"],
+    Float[Array | np.ndarray, "batch height width channels"],
+]:
+    """Returns conv(x), and `x` for a shortcut.
+
+    On a CPU the gradient kernel of the convolution adds the shortcut's gradient.
+
+    Args:
+      conv: constructor of the convolution, called without positional arguments.
+      x: feature maps.
+    """
+    passed = [x]
+
+    def convolve(
+        lhs: Float[Array, ...],
+        rhs: Float[Array, ...],
+        strides: Sequence[int],
+        padding: Sequence[tuple[int, int]] | str,
+        **options: Any,
+    ) -> Float[Array, ...]:
+        if lhs.dtype != x.dtype or not supports_convolution(lhs, rhs, strides, padding, options):
+            return conv_general_dilated(lhs, rhs, strides, padding, **options)
+        kernel = rhs.astype(jnp.float32)
+        y, passed[0] = convolve_and_pass(lhs, kernel, strides[0], int(padding[0][0]))
+        return y
+
+    return conv(conv_general_dilated=convolve)(x), passed[0]
 
 
 class BaseModel(nn.Module, kw_only=True):

@@ -40,10 +40,17 @@ static int64_t winograd_tasks(const Convolution& c, int64_t limit) {
   return std::min({limit, c.images, (tiles + kTilesPerBlock - 1) / kTilesPerBlock});
 }
 
+// Adds `count` values, a multiple of kLanes, to y, which is in this thread's cache.
+template <class Value>
+static void add_values(const Value* add, int64_t count, Value* y) {
+  for (int64_t i = 0; i < count; i += kLanes) store(y + i, load(y + i) + load(add + i));
+}
+
 // Convolves all images by F(kOut x kOut, 3x3).
 template <int kOut, class Value>
 static void winograd_convolution(const ThreadPool& pool, const Convolution& c, const Value* x,
-                                 const Prologue& prologue, const float* kernel, Value* y) {
+                                 const Prologue& prologue, const float* kernel, const Value* add,
+                                 Value* y) {
   const int64_t transformed = kPositions<kOut> * c.in * c.out;
   const CallMemory memory(c.models * transformed);
   float* u = memory.data();
@@ -57,17 +64,22 @@ static void winograd_convolution(const ThreadPool& pool, const Convolution& c, c
     const int64_t image = model * c.images + first;
     winograd_images<kOut>(c, end - first, x + image * c.image(), prologue.of_model(c, model),
                           u + model * transformed, y + image * c.out_image());
+    if (add)
+      add_values(add + image * c.out_image(), (end - first) * c.out_image(),
+                 y + image * c.out_image());
   });
 }
 
-// Convolves all images, with the Winograd algorithm if it supports the convolution.
+// Convolves all images, with the Winograd algorithm if it supports the convolution, and adds `add`
+// to the results unless it is null.
 template <class Value>
 static void convolve_images(const ThreadPool& pool, const Convolution& c, const Value* x,
-                            const Prologue& prologue, const float* kernel, Value* y) {
+                            const Prologue& prologue, const float* kernel, const Value* add,
+                            Value* y) {
   if (supports_winograd(c)) {
     const auto convolution =
         prefers_large_tiles(c) ? winograd_convolution<4, Value> : winograd_convolution<2, Value>;
-    convolution(pool, c, x, prologue, kernel, y);
+    convolution(pool, c, x, prologue, kernel, add, y);
     return;
   }
   Convolution factors = c;
@@ -77,6 +89,7 @@ static void convolve_images(const ThreadPool& pool, const Convolution& c, const 
     const auto* padded =
         Factors<Value>::images(c, x + i * c.image(), 1, prologue.of_model(c, model));
     forward_image(factors, padded, weights + model * factors.kernel(), y + i * c.out_image());
+    if (add) add_values(add + i * c.out_image(), c.out_image(), y + i * c.out_image());
   });
 }
 
@@ -88,11 +101,12 @@ static void convolve(const ThreadPool& pool, const Call& call) {
   const Convolution c(x.dimensions(), kernel.dimensions(), y.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
   convolve_images(pool, c, x.data(), Prologue(call.array(2), call.array(3)),
-                  kernel.data(), y.data());
+                  kernel.data(), static_cast<const Value*>(nullptr), y.data());
 }
 FLAXRES_FUNCTION(convolve);
 
 // Computes the gradient of the input: a convolution of dy with the kernel rotated by 180 degrees.
+// If the third array is not empty, it is added.
 template <class Value>
 static void input_gradient(const ThreadPool& pool, const Call& call) {
   const Array<Value> dy = call.array<Value>(0), dx = call.result<Value>(0);
@@ -109,7 +123,9 @@ static void input_gradient(const ThreadPool& pool, const Call& call) {
     for (int64_t o = 0; o < c.in; ++o)
       for (int64_t k = 0; k < c.out; ++k) *rotated++ = from[i * tap + k * c.in + o];
   });
-  convolve_images(pool, c, dy.data(), Prologue(), to, dx.data());
+  const Array<Value> add = call.array<Value>(2);
+  const Value* addend = add.element_count() ? add.data() : nullptr;
+  convolve_images(pool, c, dy.data(), Prologue(), to, addend, dx.data());
 }
 FLAXRES_FUNCTION(input_gradient);
 
