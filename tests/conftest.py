@@ -75,6 +75,21 @@ def _is_defined_by_a_program(flag):
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles fast and slow code for the tests of a module, and in processes that they start.
+
+    It is for tests whose programs run once or for a few steps, and that compare with a tolerance.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")
+        jax.config.update(name, True)
+        yield
+    jax.config.update(name, before)
+
+
 def init(model, images):
     """Returns initial variables of a model, computed by one program."""
     return quick_jit(lambda x: model.init(jax.random.key(0), x, train=True))(images)

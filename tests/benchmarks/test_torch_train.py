@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.commands import run_command
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch", reason="pip install torch")
@@ -16,8 +17,8 @@ SMALL = (
 )
 
 
-def train(workdir, num_steps, *extra_flags):
-    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL, *extra_flags)
+def train(workdir, num_steps):
+    command = (sys.executable, "-m", "benchmarks.torch_train", *SMALL)
     run_flags = (f"--config.num_steps={num_steps}", f"--workdir={workdir}")
     return subprocess.run(
         (*command, *run_flags), cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -70,8 +71,9 @@ def test_initialization_of_he_2015(isolated_flags):
 
 
 def test_unsupported_shortcut(tmp_path):
-    result = train(tmp_path / "b", 40, "--config.model.shortcut=B")
-    assert result.returncode == 2
+    flags = ("--config.model.shortcut=B", "--config.num_steps=40", f"--workdir={tmp_path / 'b'}")
+    result = run_command("benchmarks.torch_train", *SMALL, *flags)
+    assert result.code == 2
     assert result.stderr.strip().endswith(
         "supports only shortcut option A, batch norm and no warm-up"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flaxres.run.checkpoint import Checkpoints
+from tests.commands import run_command
 from tests.conftest import ROOT
 from tests.training.test_train import metrics
 
@@ -28,9 +29,12 @@ SMALL = (
 )
 
 
+def arguments(path, workdir, *flags):
+    return (f"--sweep={path}", f"--workdir={workdir}", *SMALL, *flags)
+
+
 def command(path, workdir, *flags):
-    script = ("-m", "experiments.sweep", f"--sweep={path}", f"--workdir={workdir}")
-    return [sys.executable, *script, *SMALL, *flags]
+    return [sys.executable, "-m", "experiments.sweep", *arguments(path, workdir, *flags)]
 
 
 def start(path, workdir, *flags):
@@ -93,10 +97,8 @@ def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
     process = start(sweep, workdir)
     wait_for_step(good, 15)
     os.kill(worker(good), signal.SIGKILL)  # like the out-of-memory killer
-    second = subprocess.run(
-        command(sweep, workdir), cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
-    assert second.returncode == 4
+    second = run_command("experiments.sweep", *arguments(sweep, workdir), timeout=100)
+    assert second.code == 4
     assert f"workdir {workdir} is in use by process {process.pid} on " in second.stderr
     wait_for_step(good, 25)
     process.send_signal(signal.SIGINT)
@@ -127,7 +129,8 @@ def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
     assert "resumes from step" in read(good / "output.log")
 
     before = (good / "metrics.jsonl").stat().st_mtime_ns
-    output, _ = start(sweep, workdir, "--only=good/*").communicate(timeout=100)
+    done = run_command("experiments.sweep", *arguments(sweep, workdir, "--only=good/*"))
+    output = done.stdout + done.stderr
     assert "2 runs" not in output
     assert "1 finished" in output
     assert (good / "metrics.jsonl").stat().st_mtime_ns == before
@@ -140,12 +143,11 @@ def digests(run):
     return last, json.loads((run / f"checkpoints/{last}/digest/metadata").read_text())
 
 
-@pytest.mark.slow
 def test_dry_run(sweep, tmp_path):
-    process = start(sweep, tmp_path / "runs", "--dry_run")
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, output
+    done = run_command("experiments.sweep", *arguments(sweep, tmp_path / "runs", "--dry_run"))
+    assert done.code == 0, done
     assert not (tmp_path / "runs").exists()
+    output = done.stdout + done.stderr
     (line,) = (line for line in output.splitlines() if line.strip().startswith("good/seed-0 "))
     # 3x3 filters: 4 of one channel, then 6 convolutions of 4 channels; norms; dense layer.
     params = 36 + 6 * 144 + 7 * 8 + 50
@@ -166,9 +168,9 @@ def test_dry_run(sweep, tmp_path):
     ],
 )
 def test_invalid_input_is_reported_in_one_line(sweep, tmp_path, flags, code, part):
-    process = start(sweep, tmp_path / "runs", *flags)
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == code
+    done = run_command("experiments.sweep", *arguments(sweep, tmp_path / "runs", *flags))
+    assert done.code == code
+    output = done.stdout + done.stderr
     assert len(output.strip().splitlines()) == 1, output
     assert part in output
     assert not (tmp_path / "runs").exists()

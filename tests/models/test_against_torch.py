@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxres.config import default_config, set_model
-from flaxres.models import create_model
+from flaxres.models import create_model, densenet, resnet
 from flaxres.pretrained.torch_state_dict import convert
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.steps import make_train_step
@@ -18,14 +18,15 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from tests.models import torch_models  # noqa: E402
 
 CLASSES = 10
-MODELS = [  # name, stem, pixels, batch size
-    ("resnet-20", "cifar", 32, 8),
-    ("resnet-18", "imagenet", 32, 4),
-    ("resnet-50", "imagenet", 32, 4),
-    ("resnext-50-32x4d", "imagenet", 32, 4),
-    ("densenet-121", "imagenet", 32, 4),
-    ("vgg-13-skip", "cifar", 32, 4),
+MODELS = [  # name, stem, batch size, a depth with every kind of block
+    ("resnet-20", "cifar", 8, 14),
+    ("resnet-18", "imagenet", 4, 12),
+    ("resnet-50", "imagenet", 4, 17),
+    ("resnext-50-32x4d", "imagenet", 4, 17),
+    ("densenet-121", "imagenet", 4, 21),
+    ("vgg-13-skip", "cifar", 4, 13),
 ]
+PIXELS = 32
 
 
 def biased_running_variance(module, inputs, _):
@@ -55,14 +56,33 @@ def assert_close(ours, theirs, rtol):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "stem", "pixels", "batch_size"), MODELS)
-def test_logits_and_a_step(name, stem, pixels, batch_size):
+@pytest.fixture
+def short_depths(monkeypatch):
+    """Adds models of the ImageNet families with few blocks."""
+    monkeypatch.setitem(resnet.IMAGENET_STAGES["basic"], 12, (2, 1, 1, 1))
+    monkeypatch.setitem(resnet.IMAGENET_STAGES["bottleneck"], 17, (2, 1, 1, 1))
+    monkeypatch.setitem(densenet.IMAGENET_STAGES, 21, (2, 2, 2, 2))
+
+
+@pytest.mark.parametrize(("name", "stem", "batch_size", "depth"), MODELS)
+def test_logits_and_a_step(short_depths, name, stem, batch_size, depth):
+    check_logits_and_a_step(name, stem, batch_size, depth)
+
+
+@pytest.mark.nets
+@pytest.mark.parametrize(("name", "stem", "batch_size", "_"), MODELS)
+def test_logits_and_a_step_of_the_whole_model(name, stem, batch_size, _):
+    check_logits_and_a_step(name, stem, batch_size)
+
+
+def check_logits_and_a_step(name, stem, batch_size, depth=None):
+    """Compares with PyTorch; `depth` replaces the depth of the name."""
     config = set_model(default_config(), name, stem)
+    config.model.depth = depth or config.model.depth
     config.augment.pad, config.augment.flip = 0, False
     config.learning_rate, config.weight_decay = 0.01, 1e-3
     torch.manual_seed(0)
-    theirs = torch_models.build(config.model, CLASSES, pixels)
+    theirs = torch_models.build(config.model, CLASSES, PIXELS)
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # values as after some training
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -71,7 +91,7 @@ def test_logits_and_a_step(name, stem, pixels, batch_size):
             module.running_var.uniform_(0.5, 1.5)
             module.register_forward_hook(biased_running_variance)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch_size, pixels, pixels, 3)).astype(np.float32)
+    images = rng.normal(size=(batch_size, PIXELS, PIXELS, 3)).astype(np.float32)
     labels = rng.integers(0, CLASSES, batch_size)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)
 

@@ -140,8 +140,9 @@ def test_pooled_statistics_equal_statistics_of_all_images(momentum):
         np.testing.assert_allclose(pooled[name], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [96, 7, 360])
-@pytest.mark.parametrize("parallelism", ["jit", "pmap"])
+@pytest.mark.parametrize(
+    ("parallelism", "batch_size"), [("jit", 96), ("jit", 7), ("jit", 360), ("pmap", 7)]
+)
 def test_evaluation_on_eight_devices_counts_every_image_once(config, parallelism, batch_size):
     config.parallelism = parallelism
     config.eval_batch_size = batch_size

@@ -23,6 +23,7 @@ from flaxres.run.workdir import open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from tests.conftest import small_config
+from tests.hostile_command import HostileCommand
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +157,6 @@ def test_variables_of_another_model_are_rejected(compiled_steps, variables, chan
             change(variables), variable_shapes(compiled_steps), small_config().model, "x.msgpack"
         )
     assert "\n" not in str(caught.value)
-
-
-class HostileCommand:
-    """An object whose pickle runs a command when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_files_without_variables_are_rejected(tmp_path, variables):

@@ -2,7 +2,6 @@
 
 import collections
 import io
-import os
 import pickle
 import warnings
 import zipfile
@@ -12,6 +11,7 @@ import pytest
 
 from flaxres.errors import WeightsError
 from flaxres.pretrained.torch_file import read_state_dict
+from tests.hostile_command import HostileCommand
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
@@ -111,16 +111,6 @@ def test_safetensors(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(WeightsError, match=r"there is no file .*absent\.safetensors"):
         read_state_dict(tmp_path / "absent.safetensors")
-
-
-class HostileCommand:
-    """An object whose pickle runs a command when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_files_without_a_state_dict(tmp_path):

@@ -64,6 +64,12 @@ def send_signal_at(monkeypatch, step, signum):
     monkeypatch.setattr(CompiledSteps, "indices", wrapped)
 
 
+@pytest.fixture
+def finished(digits_run, tmp_path):
+    """Returns a copy of the directory of the small experiment's finished run."""
+    return shutil.copytree(digits_run, tmp_path / "finished")
+
+
 def test_training_imports_no_other_framework():
     """Their imports take seconds, and a run needs Orbax only to save."""
     code = "import sys, flaxres.training.train; print(*sys.modules)"
@@ -108,15 +114,14 @@ def test_the_validation_split_is_evaluated_too(tmp_path, config):
     assert wrong == pytest.approx(round(wrong))
 
 
-def test_a_finished_run_is_reported_and_not_trained_again(tmp_path, config, capsys, monkeypatch):
-    record = train_and_evaluate(config, tmp_path)
-    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+def test_a_finished_run_is_reported_and_not_trained_again(finished, config, capsys, monkeypatch):
+    before = {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
     monkeypatch.setattr(train, "open_dataset", None)
     capsys.readouterr()
-    assert train_and_evaluate(config, tmp_path) == record
+    assert train_and_evaluate(config, finished) == read_metrics(finished)[-1]
     assert "resnet-8" in (out := capsys.readouterr().out)
     assert "is finished" in out
-    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+    assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
 
 
 @pytest.mark.parametrize(("step", "signum"), [(7, signal.SIGINT), (10, signal.SIGTERM)])
@@ -140,29 +145,26 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, config, monkeypatch):
     assert train_and_evaluate(config, tmp_path)["step"] == 20
 
 
-def test_missing_metrics_are_refused(tmp_path, config):
-    train_and_evaluate(config, tmp_path)
-    (tmp_path / "metrics.jsonl").unlink()
+def test_missing_metrics_are_refused(finished, config):
+    (finished / "metrics.jsonl").unlink()
     with pytest.raises(WorkdirError, match=r"metrics\.jsonl lacks step 20"):
-        train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, finished)
 
 
-def test_missing_checkpoints_are_refused(tmp_path, config):
-    train_and_evaluate(config, tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    shutil.rmtree(tmp_path / "checkpoints")
+def test_missing_checkpoints_are_refused(finished, config):
+    before = (finished / "metrics.jsonl").read_bytes()
+    shutil.rmtree(finished / "checkpoints")
     for checkpoint_every in (5, 1_000):  # with 1,000, the last step has the only checkpoint
         config.checkpoint_every = checkpoint_every
         with pytest.raises(WorkdirError, match="metrics up to step 20 but no checkpoint"):
-            train_and_evaluate(config, tmp_path)
-        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+            train_and_evaluate(config, finished)
+        assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_an_empty_checkpoint_after_the_last_step(tmp_path, config):
+def test_an_empty_checkpoint_after_the_last_step(finished, config):
     """Nothing is left to train, and the result is that of the last step."""
-    expected = train_and_evaluate(config, tmp_path)
-    (tmp_path / "checkpoints" / "21").mkdir()
-    assert train_and_evaluate(config, tmp_path) == expected
+    (finished / "checkpoints" / "21").mkdir()
+    assert train_and_evaluate(config, finished) == read_metrics(finished)[-1]
 
 
 def test_a_run_resumes_with_another_number_of_steps_per_dispatch(tmp_path, config, monkeypatch):
@@ -224,12 +226,11 @@ def test_a_batch_larger_than_the_training_split_is_refused(tmp_path, config):
     assert not (tmp_path / "new").exists()
 
 
-def test_another_config_never_overwrites_a_run(tmp_path, config):
-    train_and_evaluate(config, tmp_path)
-    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+def test_another_config_never_overwrites_a_run(finished, config):
+    before = {f: f.read_bytes() for f in finished.rglob("*") if f.is_file()}
     config.learning_rate = 0.05
     with pytest.raises(
         WorkdirError, match=r"learning_rate is 0.1 in the workdir and 0.05 in this config"
     ):
-        train_and_evaluate(config, tmp_path)
-    assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+        train_and_evaluate(config, finished)
+    assert before == {f: f.read_bytes() for f in finished.rglob("*") if f.is_file()}

@@ -21,6 +21,7 @@ from experiments.executors.slurm_node import KILL_SIGNAL
 from experiments.executors.slurm_script import make_script, read_records, task_digest
 from flaxres.errors import ConfigError, UserError
 from tests.conftest import ROOT
+from tests.hostile_command import HostileCommand
 
 # Like a run: handles the first SIGTERM, needs a while to save, and ends at a second SIGTERM.
 SAVES = """
@@ -221,16 +222,6 @@ def test_sbatch_fails(tmp_path, programs, script):
         pytest.raises(UserError, match=r"^SLURM rejects the jobs: (no; more|done)$"),
     ):
         executor.submit([Task("task", ("true",), ROOT, tmp_path / "log")])
-
-
-class HostileCommand:
-    """An object whose pickle runs a command when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_only_data_is_read_from_the_folder(tmp_path, programs):
