@@ -7,14 +7,13 @@ runs. Each is replaced by the current name, with one notice on standard error.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, print_once
 
 # Former name of a config field -> current name.
 FIELDS = {
@@ -46,8 +45,6 @@ FLAG_VALUES = {
     "test_crops": {"centre": "center"},
 }
 
-_noticed: set[str] = set()  # former names for which this process has printed a notice
-
 
 def rename_fields(fields: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """Replaces former names in a flattened config.
@@ -62,10 +59,10 @@ def rename_fields(fields: Mapping[str, Any], file: Path | None = None) -> dict[s
       The fields in the same order. If a field is given under both names, the last one wins.
     """
     if file is not None and (old := [field for field in fields if field in FIELDS]):
-        _print_once(
-            "stored config",
+        print_once(
             f"note: {file} has former names of config fields, such as {old[0]!r} for "
             f"{FIELDS[old[0]]!r}; flaxres/aliases.py lists them",
+            key="stored config",
         )
     is_stored = file is not None
     renamed = {}
@@ -181,10 +178,4 @@ def _renamed_text(name: str, text: str) -> str:
 
 def _notice(kind: str, old: str, new: str) -> None:
     """Prints a notice about a former name, once per name and process."""
-    _print_once(old, f"note: the {kind} {old!r} is now called {new!r}")
-
-
-def _print_once(key: str, notice: str) -> None:
-    if key not in _noticed:
-        _noticed.add(key)
-        print(notice, file=sys.stderr)
+    print_once(f"note: the {kind} {old!r} is now called {new!r}", key=f"former name {old}")

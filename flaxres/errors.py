@@ -3,14 +3,25 @@
 import sys
 from collections.abc import Sequence
 
-_printed_notes: set[str] = set()
+_printed: set[str] = set()  # keys of the lines that `print_once` has printed
+
+
+def print_once(line: str, key: str | None = None) -> None:
+    """Prints a line on standard error, once for each key and process.
+
+    Args:
+      line: the line, without its line break.
+      key: lines with the same key are printed once (default: the line).
+    """
+    key = line if key is None else key
+    if key not in _printed:
+        _printed.add(key)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def print_note(message: str) -> None:
     """Prints a line 'note: MESSAGE' on standard error, once for each message and process."""
-    if message not in _printed_notes:
-        _printed_notes.add(message)
-        print(printable(f"note: {message}"), file=sys.stderr, flush=True)
+    print_once(f"note: {message}")
 
 
 def one_line(error: BaseException, max_length: int | None = 200) -> str:

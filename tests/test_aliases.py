@@ -6,14 +6,14 @@ import pytest
 
 from experiments.sweeps.config_files import load_config
 from experiments.sweeps.plan import make_plans
-from flaxres import aliases
+from flaxres import aliases, errors
 from flaxres.config import check_config, default_config, flatten, net_name, set_net
 from flaxres.run.workdir import check_same_config, read_config, read_run_config
 
 
 @pytest.fixture(autouse=True)
 def _no_notices_yet(monkeypatch):
-    monkeypatch.setattr(aliases, "_noticed", set())
+    monkeypatch.setattr(errors, "_printed", set())
 
 
 def test_current_names_are_fields_and_former_names_are_not():

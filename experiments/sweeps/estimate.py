@@ -16,7 +16,7 @@ from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress_table import format_duration
 from experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.errors import UserError
-from flaxres.run.schemas import shown
+from flaxres.run.schemas import shown_json
 from flaxres.terminal import print_table
 
 POLL_SECONDS = 0.2
@@ -126,5 +126,5 @@ def measure_on(executor: Executor, task: Task, directory: Path) -> dict[str, flo
     except (msgspec.MsgspecError, ValueError):
         raise UserError(
             f"measuring the speed of {task.name} failed: its last line of output must be a JSON "
-            f"object of numbers, got {shown(last_line)}"
+            f"object of numbers, got {shown_json(last_line)}"
         ) from None

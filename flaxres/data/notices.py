@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import jax
 
-from flaxres.errors import printable
-
-_printed: set[str] = set()
+from flaxres.errors import print_once
 
 
 def print_notice(text: str) -> None:
@@ -16,8 +12,5 @@ def print_notice(text: str) -> None:
 
     Programs open a data set several times, for example to read the names of its classes.
     """
-    if text in _printed:
-        return
-    _printed.add(text)
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
-        print(printable(text), file=sys.stderr)
+        print_once(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from flaxres.data.fingerprint_differences import (
     join_differences,
 )
 from flaxres.errors import DamagedFileError, DataChangedError, WorkdirError, one_line, printable
-from flaxres.files import open_regular, write_atomically
+from flaxres.files import read_regular, write_atomically
 from flaxres.run.input_spec import INPUT_SPEC_FILE, InputSpec, read_input_spec, store_input_spec
 
 DATA_FILE = "data.json"
@@ -141,8 +140,7 @@ def read_data_record(workdir: Path) -> DataRecord | None:
     """
     path = workdir / DATA_FILE
     try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            return msgspec.json.decode(file.read(), type=DataRecord)
+        return msgspec.json.decode(read_regular(path), type=DataRecord)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors

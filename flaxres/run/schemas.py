@@ -84,7 +84,7 @@ def check_fields(fields: Mapping[str, Any], types: Mapping[str, FieldType], wher
             msgspec.convert(fields[name], types[name].type)
         except (msgspec.ValidationError, RecursionError):
             raise DamagedFileError(
-                f"{where}: {name!r} must be {types[name].text}, got {shown(fields[name])}"
+                f"{where}: {name!r} must be {types[name].text}, got {shown_json(fields[name])}"
             ) from None
 
 
@@ -105,7 +105,7 @@ def check_config_fields(fields: Mapping[str, Any], where: str) -> None:
             raise DamagedFileError(f"{where}: {parent!r} must be a value, got an object")
         if any(field.startswith(f"{name}.") for field in defaults):
             raise DamagedFileError(
-                f"{where}: {name!r} must be an object of fields, got {shown(fields[name])}"
+                f"{where}: {name!r} must be an object of fields, got {shown_json(fields[name])}"
             )
     check_fields(fields, CONFIG_COUNTS, where)
     try:
@@ -121,7 +121,7 @@ def check_object(value: Any, where: str) -> dict[str, Any]:
       DamagedFileError: `value` is not a JSON object.
     """
     if not isinstance(value, dict):
-        raise DamagedFileError(f"{where} must be a JSON object, got {shown(value)}")
+        raise DamagedFileError(f"{where} must be a JSON object, got {shown_json(value)}")
     return value
 
 
@@ -191,7 +191,7 @@ def _parse_int64(text: str) -> int:
     return value
 
 
-def shown(value: object) -> str:
+def shown_json(value: object) -> str:
     """Formats a JSON value for an error message, on one line and shortened."""
     if isinstance(value, dict):
         return "an object"
