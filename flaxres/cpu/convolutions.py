@@ -236,8 +236,7 @@ def input_gradient(
     missing = -channels % kernels.lanes  # channels to fill a vector register
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
     result = jax.ShapeDtypeStruct((*shape[:3], channels + missing), dy.dtype)
-    is_added = add is not None and not missing
-    addend = add if is_added else jnp.zeros(0, dy.dtype)
+    addend = jnp.zeros(0, dy.dtype) if add is None or missing else add
     dx = kernels.call("input_gradient", result, dy, filled, addend, stride=stride, pad=pad)
     if not missing:
         return dx
@@ -260,7 +259,7 @@ def convolve_and_pass(
 
 def _convolve_and_pass_forward(
     x: Images, kernel: Kernel, stride: int, pad: int
-) -> tuple[tuple[Outputs, Images], tuple[Images, Kernel]]:
+) -> tuple[tuple[Outputs, Float[Array, "batch height width channels"]], tuple[Images, Kernel]]:
     return convolve_and_pass(x, kernel, stride, pad), (x, kernel)
 
 

@@ -112,6 +112,11 @@ class Devices:
         # With few threads, executions that wait for one another on a CPU can deadlock.
         self.synchronous = self.num_devices > 1 and self._devices[0].platform == "cpu"
 
+    @property
+    def lowers_shapes(self) -> bool:
+        """True if `compile` accepts shapes of the state; pmap over processes needs its arrays."""
+        return not self._pmap or self.process_shard[1] == 1
+
     def replicate(self, tree: PyTree) -> PyTree:
         """Replicates a tree of arrays on every device.
 

@@ -148,6 +148,8 @@ class TrainLoop:
         config = self._config
         max_steps = steps_per_dispatch(config)
         state, signum = None, 0
+        if not self._compiled_steps.devices.lowers_shapes:
+            state = initial_state.result()
         if self.step < config.num_steps:
             self._pipeline.start(self.step, max_steps)
         if self.step == 0 and config.log_layers_every:
@@ -159,7 +161,7 @@ class TrainLoop:
             is_first = num_steps not in self._compiled
             if is_first:
                 self._finish(keep=0)
-                self._compile_steps(arrays, num_steps)
+                self._compile_steps(state, arrays, num_steps)
             state, metrics = self._compiled[num_steps](
                 initial_state.result() if state is None else state, arrays, rows
             )
@@ -191,11 +193,12 @@ class TrainLoop:
         arrays, rows = self._pipeline.batch_at(step)
         return self._compiled_steps.launch_layer_statistics(state, arrays, step, rows)
 
-    def _compile_steps(self, arrays: DeviceData, num_steps: int) -> None:
-        """Compiles a dispatch of `num_steps` steps."""
+    def _compile_steps(self, state: TrainState | None, arrays: DeviceData, num_steps: int) -> None:
+        """Compiles a dispatch of `num_steps` steps; `state` is None if it is still computed."""
         self._terminal.update(self.step, note="compiling")
+        example = self._compiled_steps.state_structs() if state is None else state
         self._compiled[num_steps] = self._compiled_steps.compile_train_steps(
-            self._compiled_steps.state_structs(), arrays, num_steps
+            example, arrays, num_steps
         )
         self._restart_clocks()
 

@@ -79,6 +79,27 @@ def test_convolution_and_its_gradients(sizes):
 
 
 @pytest.mark.parametrize(
+    ("n_in", "size", "stride", "pad"),
+    [(16, 3, 1, 1), (16, 3, 2, 1), (16, 1, 2, 0), (3, 3, 1, 1)],
+    ids=["minimal filtering", "stride 2", "1x1", "3 channels"],
+)
+def test_gradients_of_a_convolution_whose_images_have_another_use(n_in, size, stride, pad):
+    x, kernel = normal(0, 5, 9, 8, n_in), normal(1, size, size, n_in, 32)
+    padding, numbers = ((pad, pad), (pad, pad)), ("NHWC", "HWIO", "NHWC")
+
+    def theirs(x, kernel):
+        y = lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=numbers
+        )
+        return y, x
+
+    def ours(x, kernel):
+        return kernels.convolve_and_pass(x, kernel, stride, pad)
+
+    assert_close(*values_and_gradients((jax.jit(ours), theirs), x, kernel), 1e-5)
+
+
+@pytest.mark.parametrize(
     ("groups", "n_in", "n_out", "stride"),
     # Groups of a multiple of 16 lanes, of half of them, and such that all groups must be merged.
     [(2, 32, 64, 1), (8, 64, 64, 2), (4, 8, 48, 1), (16, 16, 16, 1)],
