@@ -120,6 +120,19 @@ def checked_losses(config: ConfigDict, path: str) -> CheckedLosses:
     return {"losses": means, "learning_rate": CHECKED_LEARNING_RATE}
 
 
+def count_layers(config: ConfigDict) -> dict[str, int]:
+    """Returns the multiply-adds of an image, 'macs', and the convolutions' outputs of an image."""
+    from flaxres.models import create_model
+    from flaxres.models.layer_counts import summarize
+
+    layers = summarize(create_model(config.model, 10), image_shape())
+    outputs = (layer.output_shape for layer in layers if layer.kind == "Conv")
+    return {
+        "macs": sum(layer.macs for layer in layers),
+        "conv_outputs": sum(height * width * filters for height, width, filters in outputs),
+    }
+
+
 class Evaluations:
     """Evaluations of all images, with the interface of `throughput.Steps`; a step is an image."""
 
@@ -174,14 +187,10 @@ def main() -> None:
     parts = {"imports": imports, "images on the host": dataset.train.images.nbytes}
     if isinstance(steps, Steps):
         parts |= steps.memory()
-
-    from flaxres.models import create_model
-    from flaxres.models.layer_counts import summarize
-
-    layers = summarize(create_model(config.model, 10), shape)
     serve(
         {
             "steps": lambda seconds: timed_steps(steps.advance, steps.wait, seconds),
+            "layers": lambda: count_layers(config),
             "ceiling": measure_ceiling,
             "check": lambda path: checked_losses(config, path),
             "memory": lambda: {
@@ -195,12 +204,6 @@ def main() -> None:
         platform=jax.default_backend(),
         version=f"jax {jax.__version__}",
         compile=compile_seconds,
-        macs=sum(layer.macs for layer in layers),
-        conv_outputs=sum(
-            layer.output_shape[0] * layer.output_shape[1] * layer.output_shape[2]
-            for layer in layers
-            if layer.kind == "Conv"
-        ),
     )
 
 

@@ -81,7 +81,7 @@ def measure(model: str) -> list[dict[str, Any]]:
         for value, worker, seconds in zip(VALUES.value, workers, step_seconds, strict=True):
             batch_size = int(value) if OVER.value == "batch_size" else BATCH_SIZE.value
             memory = worker.ask(memory={})
-            macs = 3 * worker.ready["macs"] * batch_size  # forward and backward pass
+            macs = 3 * worker.ask(layers={})["macs"] * batch_size  # forward and backward pass
             result = {
                 "net": model,
                 OVER.value: int(value),

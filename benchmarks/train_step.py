@@ -64,8 +64,9 @@ def compare(model: str) -> dict[str, Any]:
         dtype: {name: max(c[name] for c in values) for name in ("flops", "bytes")}
         for dtype, values in measured.items()
     }
+    layers = implementations[0].worker.ask(layers={})
     results = {
-        i.name: summarize(i, memory[i.name], ceilings[i.dtype], ready) for i in implementations
+        i.name: summarize(i, memory[i.name], ceilings[i.dtype], layers) for i in implementations
     }
     times, memory_shares = compare_speed(implementations), memory_ratios(implementations, memory)
     for implementation in implementations:
@@ -99,7 +100,7 @@ def summarize(
     implementation: Implementation,
     memory: Mapping[str, int],
     ceiling: Mapping[str, float],
-    ready: Mapping[str, Any],
+    layers: Mapping[str, int],
 ) -> dict[str, Any]:
     """Returns the results of one implementation.
 
@@ -107,13 +108,13 @@ def summarize(
       implementation: the implementation, with the times of all rounds.
       memory: peak 'host' and 'device' memory in bytes.
       ceiling: 'flops' and 'bytes' per second of a matrix product and a copy.
-      ready: what the worker of flaxres reported, with the size of the model.
+      layers: 'macs' and 'conv_outputs' of an image.
     """
     worker, step_seconds = implementation.worker, implementation.seconds
     step = Spread.from_values(step_seconds)
-    operations = 3 * 2 * ready["macs"] * BATCH_SIZE.value
+    operations = 3 * 2 * layers["macs"] * BATCH_SIZE.value
     bytes_per_value = 2 if implementation.dtype == "bfloat16" else 4
-    moved_bytes = PASSES * ready["conv_outputs"] * BATCH_SIZE.value * bytes_per_value
+    moved_bytes = PASSES * layers["conv_outputs"] * BATCH_SIZE.value * bytes_per_value
     return {
         "framework": implementation.framework,
         "dtype": implementation.dtype,

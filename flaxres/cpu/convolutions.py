@@ -43,8 +43,8 @@ def promote_images(
 
 
 def conv_general_dilated(
-    lhs: Float[Array, ...],
-    rhs: Float[Array, ...],
+    lhs: Float[Array | np.ndarray, ...],
+    rhs: Float[Array | np.ndarray, ...],
     window_strides: Sequence[int],
     padding: Sequence[tuple[int, int]] | str,
     **options: Any,
@@ -67,7 +67,8 @@ def conv_general_dilated(
     if groups > 1 and supports_convolution(lhs, rhs, window_strides, padding, ungrouped):
         kernel = rhs.astype(jnp.float32)
         return convolve_groups(lhs, kernel, window_strides[0], int(padding[0][0]), groups)
-    return lax.conv_general_dilated(lhs, rhs.astype(lhs.dtype), window_strides, padding, **options)
+    arrays = jnp.asarray(lhs), jnp.asarray(rhs.astype(lhs.dtype))
+    return lax.conv_general_dilated(*arrays, window_strides, padding, **options)
 
 
 def supports_convolution(

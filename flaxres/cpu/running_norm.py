@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from flaxres.cpu.convolutions import (
@@ -76,8 +77,8 @@ affine_relu_convolve.defvjp(_forward, _backward)
 def norm_relu_conv_general_dilated(
     norm: RunningNorm,
     epsilon: float,
-    x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "size size group_channels filters"],
+    x: Float[Array | np.ndarray, "batch height width channels"],
+    kernel: Float[Array | np.ndarray, "size size group_channels filters"],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]] | str,
     **options: Any,

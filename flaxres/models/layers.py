@@ -81,8 +81,8 @@ def conv_and_pass(
     passed = [x]
 
     def convolve(
-        lhs: Float[Array, ...],
-        rhs: Float[Array, ...],
+        lhs: Float[Array | np.ndarray, ...],
+        rhs: Float[Array | np.ndarray, ...],
         strides: Sequence[int],
         padding: Sequence[tuple[int, int]] | str,
         **options: Any,

@@ -94,8 +94,8 @@ class BatchNorm(nn.BatchNorm):
         if for_convolution:
 
             def convolve(
-                x: Float[Array, "batch height width channels"],
-                kernel: Float[Array, "size size group_channels filters"],
+                x: Float[Array | np.ndarray, "batch height width channels"],
+                kernel: Float[Array | np.ndarray, "size size group_channels filters"],
                 strides: Sequence[int],
                 padding: Sequence[tuple[int, int]] | str,
                 **options: Any,
