@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks import implementations as compared
 from benchmarks.comparison import compare_speed, print_ratios
 from benchmarks.implementations import (
     BATCH_SIZE,
@@ -31,6 +32,7 @@ from benchmarks.implementations import (
 from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 
+flags.adopt_module_key_flags(compared)  # --help lists them
 flags.set_default(BATCH_SIZE, 500)  # the default of the config field eval_batch_size
 
 

@@ -43,7 +43,7 @@ from flaxres.data import StreamedDataset, open_dataset
 from flaxres.data.decode_workers import Decoder, num_workers
 from flaxres.data.shared_memory import DecodedImages
 from flaxres.data.stream_schedule import DecodeTask
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:
     from benchmarks.torch_loader import TorchLoader
@@ -224,13 +224,18 @@ def open_torch_loaders(folder: Path, workers: int) -> dict[str, TorchLoader]:
 
     Raises:
       ConfigError: the crops are not random resized crops, which alone PyTorch has.
+      UserError: torchvision cannot be imported.
     """
     if not TORCH.value:
         return {}
     if CROP.value != "random-resized":
         raise ConfigError("--torch needs --crop=random-resized; torchvision has no other crops")
-    from benchmarks.torch_loader import DECODERS, TorchLoader
-
+    try:
+        from benchmarks.torch_loader import DECODERS, TorchLoader
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"torchvision cannot be imported ({one_line(error)}); install that of this PyTorch"
+        ) from None
     return {
         f"torch-{name}": TorchLoader(folder / "train", name, SIZE.value, BATCH.value, workers)
         for name in DECODERS
@@ -241,11 +246,11 @@ def check_ratio(ratio: Spread) -> None:
     """Checks that the stream was not faster than bare decoding, which is impossible.
 
     Raises:
-      RuntimeError: it was faster, by more than the noise of a busy machine.
+      UserError: it was faster, by more than the noise of a busy machine.
     """
     if ratio.median > MAX_RATIO:
-        raise RuntimeError(
-            f"The stream was {ratio} times as fast as bare decoding with as many workers, which is "
+        raise UserError(
+            f"the stream was {ratio} times as fast as bare decoding with as many workers, which is "
             "impossible. Either other programs used the cores meanwhile, or images were counted "
             "that had been decoded before the clock started. Measure on an idle machine, with more "
             "--batches."

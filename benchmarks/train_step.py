@@ -20,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import flags
+
+from benchmarks import implementations as compared
 from benchmarks.comparison import compare_speed, memory_ratios, print_ratios, used_bytes
 from benchmarks.implementations import (
     BATCH_SIZE,
@@ -37,6 +40,8 @@ from benchmarks.implementations import (
 )
 from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
+
+flags.adopt_module_key_flags(compared)  # --help lists them
 
 # Passes over the output of each convolution, forward and backward, with batch norm and ReLU.
 PASSES = 10

@@ -26,7 +26,7 @@ class Library:
 
     Attributes:
       dtype: dtype of images.
-      lanes: float32 values in a vector register; the number of output channels must be a multiple.
+      lanes: float32 values in a vector register; output channels must be a multiple of it.
       key: key of the build. It is part of the FFI target names, so that a cached program that was
         compiled for other sources does not call these kernels.
     """
@@ -51,7 +51,7 @@ class Library:
           images: first argument of the kernel. All arguments and results that are images have the
             dtype of this library; all others are float32.
           *arrays: further arguments of the kernel.
-          **attributes: numbers that are constant in the compiled program.
+          **attributes: static attributes of the call.
 
         Returns:
           The result, an array, or a list of the results.
@@ -66,7 +66,7 @@ _disabled = contextvars.ContextVar("_disabled", default=False)
 
 @contextlib.contextmanager
 def kernels_disabled() -> Iterator[None]:
-    """Uses XLA's operations in code traced in this context, which then needs no built kernels."""
+    """Disables the kernels in code that is traced in this context; it uses XLA's operations."""
     token = _disabled.set(True)
     try:
         yield
@@ -87,7 +87,7 @@ def require_library(dtype: np.dtype) -> Library:
     """Returns the kernels for images of a dtype.
 
     Raises:
-      RuntimeError: there are none. Check `active_kernels` first.
+      RuntimeError: the kernels are disabled or cannot be built. Check `active_kernels` first.
     """
     kernels = library(dtype.name)
     if kernels is None:
@@ -116,7 +116,7 @@ def library(dtype: str = "float32") -> Library | None:
             file=sys.stderr,
         )
         return None
-    for name in (symbol(name, dtype) for name in FUNCTIONS):
-        function = jax.ffi.pycapsule(getattr(shared_object, name))
-        jax.ffi.register_ffi_target(f"{name}_{build.key}", function, platform="cpu")
+    for target in (symbol(name, dtype) for name in FUNCTIONS):
+        function = jax.ffi.pycapsule(getattr(shared_object, target))
+        jax.ffi.register_ffi_target(f"{target}_{build.key}", function, platform="cpu")
     return Library(dtype, shared_object.flaxres_lanes(), build.key)

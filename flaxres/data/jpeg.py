@@ -1,7 +1,7 @@
-"""Crops of JPEG files, decoded and resized in C++ (`cc/`): the pixels of Pillow in less time.
+"""Compiled decoder for crops of JPEG files (`cc/`), with the same pixels as Pillow in less time.
 
-Only the blocks that a crop needs are decoded, by the libjpeg-turbo that Pillow brings. Files for
-which Pillow's pixels are not certain are left to Pillow, such as damaged ones.
+It decodes only the blocks that a crop needs, with Pillow's libjpeg-turbo. Pillow decodes the files
+that it cannot reproduce exactly, such as damaged ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Crop(ctypes.Structure):
 
 
 class JpegCropper:
-    """The compiled functions."""
+    """Decodes crops of JPEG files with the compiled library."""
 
     def __init__(self, path: Path):
         """Loads the library.
@@ -81,7 +81,7 @@ class JpegCropper:
         Args:
           data: contents of the file.
           size: (width, height) of the image, in pixels.
-          crop: the crop.
+          crop: box, scaled size and window of the crop.
           channels: 3 for a color image, 1 for a gray one.
         """
         left, top, right, bottom = crop.window
@@ -104,7 +104,7 @@ class JpegCropper:
 
 @functools.cache
 def load_cropper(path: Path) -> JpegCropper:
-    """Loads the compiled functions once in a process, from the file of `find_library`.
+    """Loads the library that `find_library` returned, once per process.
 
     Raises:
       DatasetError: the file was removed or changed after the program had found it.
@@ -123,7 +123,7 @@ def find_library() -> Path | None:
     """Returns the file of the compiled functions, or None if Pillow must decode all images.
 
     The first call compiles them, which takes some seconds, and compares their pixels with Pillow's.
-    They are not used without a cache, without a C++ compiler (one notice), and if
+    Pillow decodes all images if there is no cache or no C++ compiler (a notice is printed), or if
     FLAXRES_CPU_KERNELS=0.
     """
     if os.environ.get(KERNELS_SWITCH) == "0":

@@ -1,4 +1,4 @@
-"""The train state before the first step, which is computed while other functions are compiled."""
+"""Initial train state of a run, computed while other programs compile."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Initialization:
         """Prepares the initialization; nothing is traced or computed yet.
 
         Args:
-          model: the model, whose fields fit the config.
+          model: the model that the config describes.
           optimizer: the optimizer of the run.
           config: config of the run.
           image_shape: (height, width, channels).
@@ -55,7 +55,7 @@ class Initialization:
             self._create = jax.vmap(self._create)
         # Seeds of the replicas, uint32 (replicas,), or one uint32 if there is one replica.
         self._seeds = stack_replicas([np.uint32(seed) for seed in seeds(config)])
-        self._weights: dict[str, PyTree] | None = None  # read in advance
+        self._weights: dict[str, PyTree] | None = None  # set by `read_pretrained_weights`
 
     @functools.cached_property
     def state_shape(self) -> TrainState:
@@ -70,14 +70,14 @@ class Initialization:
 
     @functools.cached_property
     def _traced(self) -> jax.stages.Traced:
-        # It runs only once, so compilation time matters more than speed.
+        # The initialization runs once, so compilation time matters more than speed.
         options = {"xla_backend_optimization_level": 0}
         return jax.jit(self._create, compiler_options=options).trace(self._seeds)
 
     def read_pretrained_weights(self) -> None:
         """Reads the weights of `config.init_from` for `start`.
 
-        A run calls it before it writes anything, so that it can be repeated with other weights.
+        Call it before writing to the workdir, so that the command can be repeated with others.
 
         Raises:
           ConfigError: the model does not fit the images, or options do not fit the model.
@@ -86,10 +86,10 @@ class Initialization:
         self._weights = self._pretrained_weights()
 
     def start(self) -> Future[TrainState]:
-        """Starts to compute the state; a thread compiles the program, if there is one.
+        """Starts to compute the state, in a thread unless it is computed op by op.
 
         Returns:
-          The state, replicated on the devices.
+          A future of the state, replicated on the devices.
 
         Raises:
           ConfigError: the model does not fit the images, or frozen layers do not fit the model.
@@ -108,15 +108,15 @@ class Initialization:
         if len(jax.tree.leaves(self.state_shape.params)) > MAX_COMPILED_ARRAYS:
             return completed(finish(self._create(self._seeds)))
         lowered = self._traced.lower()
-        thread = ThreadPoolExecutor(1, "initialization")
+        executor = ThreadPoolExecutor(1, "initialization")
 
         def run() -> TrainState:
             state = finish(lowered.compile()(self._seeds))
             cpu.release_free_memory()
             return state
 
-        future = thread.submit(run)
-        thread.shutdown(wait=False)
+        future = executor.submit(run)
+        executor.shutdown(wait=False)
         return future
 
     def _pretrained_weights(self) -> dict[str, PyTree]:

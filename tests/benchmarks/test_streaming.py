@@ -4,6 +4,7 @@ from PIL import Image
 
 from benchmarks.jpegs import SIDES, make_folder, make_image
 from benchmarks.report import Spread
+from flaxres.errors import UserError
 
 
 def test_images_are_deterministic_and_within_the_sizes():
@@ -28,5 +29,5 @@ def test_stream_faster_than_decoding_is_an_error(isolated_flags):
     from benchmarks.streaming import check_ratio
 
     check_ratio(Spread(0.96, 0.93, 1.03))
-    with pytest.raises(RuntimeError, match="other programs used the cores"):
+    with pytest.raises(UserError, match="other programs used the cores"):
         check_ratio(Spread(2.95, 2.61, 2.97))

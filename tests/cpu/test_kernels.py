@@ -213,6 +213,23 @@ def test_vmap_over_models():
     assert_close(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate), 1e-5)
 
 
+def test_vmap_within_vmap():
+    x, kernel = normal(0, 2, 3, 4, 8, 8, 16), normal(1, 3, 3, 16, 16)
+
+    def apply(x):
+        y = kernels.convolve(x, kernel, 1, 1)
+        return kernels.batch_norm(y, kernel[0, 0, 0], kernel[0, 0, 1], None, 1e-5, True, None)[0]
+
+    separate = jnp.stack([jnp.stack([apply(images) for images in row]) for row in x])
+    assert_close(jax.vmap(jax.vmap(apply))(x), separate, 1e-6)
+
+
+def test_the_gradient_of_a_kernel_without_images_is_zero():
+    x, kernel = jnp.zeros((0, 8, 8, 16)), normal(1, 3, 3, 16, 16)
+    gradient = jax.grad(lambda kernel: kernels.convolve(x, kernel, 1, 1).sum())(kernel)
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
+
+
 @pytest.mark.parametrize(("family", "shortcut"), [("resnet", "B"), ("plain", "none")])
 def test_gradients_of_a_model_equal_those_without_kernels(config, family, shortcut):
     config.model.name, config.model.shortcut = family, shortcut

@@ -44,6 +44,30 @@ def expected(data, crop, channels=3):
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def lossless_file(height, width):
+    """Returns a gray file with a lossless frame (SOF3), which has no AC table."""
+
+    def segment(marker, contents):
+        return bytes((0xFF, marker)) + (len(contents) + 2).to_bytes(2, "big") + contents
+
+    frame = b"\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x01\x01\x11\x00"
+    return (
+        b"\xff\xd8"
+        + segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0")
+        + segment(0xC3, frame)
+        + segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00")  # one code, '0': no difference
+        + segment(0xDA, b"\x01\x01\x00\x01\x00\x00")
+        + bytes(height * width // 8)
+        + b"\xff\xd9"
+    )
+
+
+def test_a_lossless_file_is_left_to_pillow():
+    data, crop = lossless_file(30, 40), Crop((2.0, 3.0, 30.0, 25.0), (16, 16), (0, 0, 16, 16))
+    assert decoded(data, crop, 1) is None
+    assert expected(data, crop, 1).shape == (16, 16, 1)
+
+
 def random_crop(rng, width, height):
     """Returns a crop with any box, size and window."""
     left, right = np.sort(rng.integers(0, width + 1, 2))

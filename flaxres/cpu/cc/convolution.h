@@ -19,7 +19,7 @@ struct Convolution {
               Dimensions y, int64_t stride, int64_t pad, int64_t dilation)
       : stride(stride), pad(pad), dilation(dilation) {
     const int64_t* d = x.end() - 4;
-    models = x.size() == 5 ? x[0] : 1;
+    models = x.product_before_last(4);
     images = d[0], height = d[1], width = d[2], in = d[3];
     d = y.end() - 4;
     out_height = d[1], out_width = d[2], out = d[3];

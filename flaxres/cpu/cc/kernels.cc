@@ -136,6 +136,10 @@ static void kernel_gradient(const ThreadPool& pool, const Call& call) {
   const Array<float> dw = call.result(0);
   const Convolution c(x.dimensions(), dw.dimensions(), dy.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
+  if (c.images == 0) {
+    std::fill(dw.data(), dw.data() + dw.element_count(), 0.0f);
+    return;
+  }
   const Value *from = x.data(), *gradient = dy.data();
   const auto winograd = !supports_winograd(c)    ? nullptr
                         : prefers_large_tiles(c) ? winograd_gradient<4, Value>

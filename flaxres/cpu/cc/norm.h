@@ -12,7 +12,7 @@
 struct BatchNorm {
   int64_t models, pixels, channels, parts;
 
-  explicit BatchNorm(Dimensions x) : models(x.size() == 5 ? x[0] : 1), pixels(1) {
+  explicit BatchNorm(Dimensions x) : models(x.product_before_last(4)), pixels(1) {
     for (const int64_t* d = x.end() - 4; d < x.end() - 1; ++d) pixels *= *d;
     channels = x.back();
     parts = std::min(4 * kParts, pixels);

@@ -59,6 +59,12 @@ class Dimensions {
   int64_t operator[](int64_t i) const { return sizes_[i]; }
   int64_t back() const { return sizes_[rank_ - 1]; }
   int64_t size() const { return rank_; }
+  // Returns the product of all sizes but the last `count`.
+  int64_t product_before_last(int64_t count) const {
+    int64_t product = 1;
+    for (int64_t i = 0; i < rank_ - count; ++i) product *= sizes_[i];
+    return product;
+  }
   const int64_t* begin() const { return sizes_; }
   const int64_t* end() const { return sizes_ + rank_; }
 

@@ -130,8 +130,11 @@ class HuffmanDecoder {
     if (!copy_codes(image.source->next, image.source->remaining)) return false;
     for (int i = 0; i < image.scan_components; ++i) {
       const Component& component = *image.scan_component[i];
-      dc_[component.dc_table].read(*image.dc_tables[component.dc_table], true);
-      ac_[component.ac_table].read(*image.ac_tables[component.ac_table], false);
+      const HuffmanTable* dc = image.dc_tables[component.dc_table];
+      const HuffmanTable* ac = image.ac_tables[component.ac_table];
+      if (dc == nullptr || ac == nullptr) return false;
+      dc_[component.dc_table].read(*dc, true);
+      ac_[component.ac_table].read(*ac, false);
       last_dc_[i] = 0;
     }
     for (int i = 0; i < image.blocks_in_mcu; ++i) {

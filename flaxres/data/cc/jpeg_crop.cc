@@ -28,6 +28,18 @@ void stop_at_warning(jpeg::Common* image, int level) {
   if (level < 0) stop(image);
 }
 
+// Returns the type of a file's frame: the marker SOF0, SOF1 or another one (ITU-T T.81, table B.1),
+// or 0 if its segments are damaged before the frame.
+int frame_type(const uint8_t* data, size_t size) {
+  for (size_t i = 2; i + 4 <= size && data[i] == 0xFF;) {
+    const int marker = data[i + 1];
+    const bool is_table = marker == 0xC4 || marker == 0xC8 || marker == 0xCC;
+    if (marker >= 0xC0 && marker <= 0xCF && !is_table) return marker;
+    i += marker == 0xFF ? 1 : 2 + (data[i + 2] << 8 | data[i + 3]);
+  }
+  return 0;
+}
+
 // What a thread keeps for its next image.
 struct Workspace {
   jpeg::HuffmanDecoder huffman;
@@ -50,6 +62,9 @@ struct Crop {
 // Decodes a crop to `out`, uint8 (height, width, channels). Returns 1, or 0 if Pillow must do it.
 extern "C" int flaxres_jpeg_crop(const jpeg::Functions* functions, const uint8_t* data, size_t size,
                                  const Crop* crop, uint8_t* out) {
+  const int frame = frame_type(data, size);
+  // Baseline, extended and progressive frames with Huffman codes; libjpeg also knows lossless ones.
+  if (frame < 0xC0 || frame > 0xC2) return 0;
   thread_local Workspace workspace;
   auto& [huffman, resampler, row] = workspace;
   jpeg::Decompress image{};
