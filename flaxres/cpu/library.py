@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,7 @@ class Library:
         return function(images, *arrays, **attributes)
 
 
+_lock = threading.Lock()  # XLA refuses a second registration
 _disabled = contextvars.ContextVar("_disabled", default=False)
 
 
@@ -95,9 +97,8 @@ def require_library(dtype: np.dtype) -> Library:
     return kernels
 
 
-@functools.cache
 def library(dtype: str = "float32") -> Library | None:
-    """Builds, loads and registers the kernels for images of a dtype.
+    """Builds, loads and registers the kernels for images of a dtype, once in a process.
 
     Args:
       dtype: one of `DTYPES`.
@@ -105,6 +106,12 @@ def library(dtype: str = "float32") -> Library | None:
     Returns:
       The kernels, or None on an accelerator, if FLAXRES_CPU_KERNELS=0, or if they cannot be built.
     """
+    with _lock:
+        return _register(dtype)
+
+
+@functools.cache
+def _register(dtype: str) -> Library | None:
     if jax.default_backend() != "cpu" or os.environ.get(settings.KERNELS_SWITCH) == "0":
         return None
     build = settings.started_build(dtype) or Build(KERNELS[dtype])

@@ -39,6 +39,11 @@ CONVOLUTIONS = [  # height, width, in, out, size, stride, pad
 ]
 
 
+def test_kernels_are_registered_once():
+    """XLA refuses a second registration of another file with the same functions."""
+    assert kernels.library() is kernels.library("float32")
+
+
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
