@@ -15,7 +15,6 @@ are bfloat16 too. For evaluation these modes are included. For training they are
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from absl import flags
 
 from benchmarks.process import Worker
 from benchmarks.torch_cache import torch_environment
+from benchmarks.torch_command import torch_command
 from flaxres import cli
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.settings import MALLOC_TUNABLES
@@ -145,30 +145,6 @@ def flaxres_command(model: str, dtype: str, task: Task = "training", **fields: A
     ]
 
 
-def torch_command(model: str, dtype: str, mode: str, task: Task) -> list[str]:
-    """Returns the command of the PyTorch worker.
-
-    Raises:
-      ConfigError: the PyTorch implementation does not have this model.
-    """
-    family, depth, *option = model.split("-")
-    if family not in ("plain", "resnet") or option not in ([], ["A"]):
-        raise ConfigError(f"the PyTorch models are plain-DEPTH and resnet-DEPTH, got {model}")
-    options = {
-        "task": task,
-        "depth": int(depth),
-        "plain": family == "plain",
-        "mode": mode,
-        "batch_size": BATCH_SIZE.value,
-        "image": [IMAGE_SIZE.value, IMAGE_SIZE.value, CHANNELS.value],
-        "images": _num_images(task, BATCH_SIZE.value),
-        "widths": [16, 32, 64],
-        "dtype": dtype,
-        "augment": AUGMENT.value,
-    }
-    return [TORCH_PYTHON.value, "-m", "benchmarks.torch_worker", json.dumps(options)]
-
-
 def _num_images(task: Task, batch_size: int) -> int:
     if task == "training":
         return max(TRAINING_IMAGES, batch_size)
@@ -228,7 +204,18 @@ def start_all(model: str, task: Task) -> list[Implementation]:
             continue
         for mode in MODES.value or _default_modes(dtype, task):
             try:
-                command = torch_command(model, dtype, mode, task)
+                command = torch_command(
+                    TORCH_PYTHON.value,
+                    model,
+                    task=task,
+                    mode=mode,
+                    batch_size=BATCH_SIZE.value,
+                    image=[IMAGE_SIZE.value, IMAGE_SIZE.value, CHANNELS.value],
+                    images=_num_images(task, BATCH_SIZE.value),
+                    widths=[16, 32, 64],
+                    dtype=dtype,
+                    augment=AUGMENT.value,
+                )
                 implementations.append(start("torch", dtype, mode, command, environment))
             except RuntimeError as error:
                 print(f"Skipped {error}", file=sys.stderr)

@@ -17,7 +17,6 @@ first step, during compilation, the temporary arrays came later and the rest can
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +26,8 @@ from absl import flags
 from benchmarks.process import Worker
 from benchmarks.report import print_table, write_json
 from benchmarks.torch_cache import torch_environment
+from benchmarks.torch_command import torch_command
 from flaxres import cli
-from flaxres.errors import ConfigError
 
 MODELS = flags.DEFINE_list(
     "models",
@@ -73,18 +72,18 @@ def worker_commands(model: str) -> dict[str, list[str]]:
     }
     if AGAINST.value == "none":
         return commands
-    family, depth, *option = model.split("-")
-    if family not in ("plain", "resnet") or not depth.isdigit() or option not in ([], ["A"]):
-        raise ConfigError(f"the PyTorch models are plain-DEPTH and resnet-DEPTH, got {model}")
     for mode in MODES.value:
-        options = {
-            **{"depth": int(depth), "plain": family == "plain", "mode": mode, "dtype": "float32"},
-            **{"batch_size": BATCH_SIZE.value, "image": IMAGE, "images": IMAGES},
-            **{"widths": (16, 32, 64), "augment": True},
-        }
-        commands[f"torch {mode}"] = [
-            *(TORCH_PYTHON.value, "-m", "benchmarks.torch_worker", json.dumps(options))
-        ]
+        commands[f"torch {mode}"] = torch_command(
+            TORCH_PYTHON.value,
+            model,
+            mode=mode,
+            dtype="float32",
+            batch_size=BATCH_SIZE.value,
+            image=IMAGE,
+            images=IMAGES,
+            widths=(16, 32, 64),
+            augment=True,
+        )
     return commands
 
 
@@ -153,7 +152,7 @@ def print_parts(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Compares all models and prints one JSON object."""
+    """Compares all models, prints tables and writes the results."""
     cli.check_models(MODELS.value)
     results = [compare(model) for model in MODELS.value]
     write_json(JSON.value, {"batch_size": BATCH_SIZE.value, "nets": results})

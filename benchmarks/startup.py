@@ -12,7 +12,6 @@ installed (`pip install torch`), or --torch_python must name an interpreter that
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from ml_collections import ConfigDict
 from benchmarks.process import Worker
 from benchmarks.report import Spread, print_table, write_json
 from benchmarks.torch_cache import torch_environment
+from benchmarks.torch_command import torch_command
 from flaxres import cli
 from flaxres.errors import ConfigError, UserError
 
@@ -85,7 +85,7 @@ def flaxres_seconds(command: list[str], cache: str) -> float:
             process.wait()
 
 
-def torch_command(config: ConfigDict) -> list[str]:
+def peer_command(config: ConfigDict) -> list[str]:
     """Returns the command of the PyTorch worker for the model and the images of a config.
 
     Raises:
@@ -95,29 +95,23 @@ def torch_command(config: ConfigDict) -> list[str]:
     from flaxres.config import model_name
     from flaxres.data import dataset_shape
 
-    family, depth, *option = model_name(config.model).split("-")
-    if (
-        family not in ("plain", "resnet")
-        or option not in ([], ["A"])
-        or config.model.stem != "cifar"
-    ):
+    if config.model.stem != "cifar":
         raise ConfigError(
-            f"PyTorch has only plain-DEPTH and resnet-DEPTH, got {model_name(config.model)}; use "
+            f"the PyTorch models have the stem 'cifar', got {config.model.stem!r}; use "
             "--against=none"
         )
     image_shape, _ = dataset_shape(config.dataset)
-    options = {
-        "depth": int(depth),
-        "plain": family == "plain",
-        "mode": "eager",
-        "batch_size": config.batch_size,
-        "image": image_shape,
-        "images": 5_000,
-        "widths": config.model.widths,
-        "dtype": config.dtype,
-        "augment": bool(config.augment.pad),
-    }
-    return [TORCH_PYTHON.value, "-m", "benchmarks.torch_worker", json.dumps(options)]
+    return torch_command(
+        TORCH_PYTHON.value,
+        model_name(config.model),
+        mode="eager",
+        batch_size=config.batch_size,
+        image=image_shape,
+        images=5_000,
+        widths=config.model.widths,
+        dtype=config.dtype,
+        augment=bool(config.augment.pad),
+    )
 
 
 def torch_seconds(command: list[str]) -> float:
@@ -135,11 +129,11 @@ def torch_seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    """Runs the rounds, and prints a table and one JSON object."""
+    """Runs the rounds, prints a table and writes the results."""
     config = cli.get_config()
     given = [argument for argument in sys.argv[1:] if argument.lstrip("-").startswith("config")]
     command = [sys.executable, "-m", "flaxres.main", *given, "--config.log_every=1"]
-    peer = torch_command(config) if AGAINST.value == "torch" else None
+    peer = peer_command(config) if AGAINST.value == "torch" else None
     seconds: dict[str, list[float]] = {"flaxres cold": [], "flaxres warm": []}
     with tempfile.TemporaryDirectory() as filled:
         flaxres_seconds(command, filled)

@@ -258,7 +258,7 @@ def check_ratio(ratio: Spread) -> None:
 
 
 def main() -> None:
-    """Runs the rounds, and prints a table and one JSON object."""
+    """Runs the rounds, prints a table and writes the results."""
     if not Path("/proc/self/statm").exists():
         raise ConfigError("memory is read from /proc, which this system does not have; use Linux")
     with tempfile.TemporaryDirectory() as temporary:

@@ -125,7 +125,7 @@ def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How PyTorch runs a step.
+    """Settings with which PyTorch runs a step.
 
     Attributes:
       dtype: compute dtype.

@@ -1,4 +1,4 @@
-// Entropy decoder of baseline JPEG, in the place of that of libjpeg-turbo.
+// Decodes the Huffman codes of baseline JPEG files, in place of libjpeg-turbo's decoder.
 //
 // Half of the time of decoding a photo goes into its Huffman codes, and a crop needs nearly all of
 // them. Here one look-up gives the zeros and the values of up to two codes, and stuffed bytes and
