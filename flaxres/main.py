@@ -166,6 +166,7 @@ def main() -> None:
     if mode == "train":
         choose_execution(config)
     multihost.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    cpu.report_missing_settings(multihost.print_to_stderr)
     if mode == "train":
         lines = _train(config, _workdir(config))
     elif mode == "eval":

@@ -25,6 +25,7 @@ from experiments.results.run_names import (
     sweep_hint,
 )
 from experiments.results.tables import Row
+from flaxres import cpu
 from flaxres.data import Dataset, Split, load_dataset, open_sources
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
@@ -168,6 +169,7 @@ def load_run(directory: Path) -> TrainedRun:
       UserError: the run has no checkpoint or several replicas, or its data set cannot be read or
         has other classes.
     """
+    cpu.report_missing_settings(print_to_stderr)
     trained = load_trained_model(directory, log=print_to_stderr)
     sources = open_sources(trained.config.dataset)
     report_changed_data(directory, trained.input_spec.class_names, sources, print_to_stderr)

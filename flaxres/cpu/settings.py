@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import sys
+from collections.abc import Callable
 
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import KERNELS
+from flaxres.cpu.platforms import runs_on_cpu
 
 KERNELS_SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
 
@@ -34,6 +35,7 @@ MALLOC_TUNABLES = (
 
 _builds: dict[str, Build] = {}  # by dtype of images
 _starts_builds = False  # True in programs that called `tune`, on a CPU
+_is_reported = False  # True once `report_missing_settings` has printed its line
 
 
 def tune() -> None:
@@ -53,6 +55,28 @@ def tune() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     _starts_builds = os.environ.get(KERNELS_SWITCH) != "0"
     start_build("float32")
+
+
+def report_missing_settings(log: Callable[[str], None]) -> None:
+    """Reports, once in a process, that JAX runs on the CPU without the settings of `tune`.
+
+    This happens where an accelerator was assumed (`runs_on_cpu`) and JAX finds none. Call it after
+    the processes of a run are connected, because it starts JAX's backend.
+
+    Args:
+      log: prints a line.
+    """
+    global _is_reported
+    if _is_reported or runs_on_cpu():
+        return
+    import jax
+
+    if jax.default_backend() == "cpu":
+        _is_reported = True
+        log(
+            "JAX runs on the CPU, because its plugins find no accelerator, and without flaxres's "
+            "settings of XLA and memory allocation for CPUs; JAX_PLATFORMS=cpu turns them on"
+        )
 
 
 def execute_asynchronously(asynchronous: bool) -> None:
@@ -91,18 +115,6 @@ def start_build(dtype: str) -> None:
 def started_build(dtype: str) -> Build | None:
     """Returns the build for a dtype of images that this program has started, or None."""
     return _builds.get(dtype)
-
-
-def runs_on_cpu() -> bool:
-    """Returns True if JAX will run on the CPU.
-
-    JAX_PLATFORMS decides. If it is not set, JAX runs on the CPU if no accelerator plugin is
-    installed.
-    """
-    platforms = os.environ.get("JAX_PLATFORMS")
-    if platforms:
-        return platforms == "cpu"
-    return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
 def set_xla_flags() -> None:

@@ -1,9 +1,10 @@
-"""XLA flags, memory-allocator settings and the choice of the platform."""
+"""XLA flags and memory-allocator settings."""
 
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from flaxres.cpu import settings
@@ -39,15 +40,21 @@ def test_flags_of_the_user_take_precedence(environment):
     assert os.environ["XLA_FLAGS"].startswith("--a=1 ")
 
 
-@pytest.mark.parametrize(
-    ("platforms", "plugins", "expected"),
-    [("cpu", True, True), ("cuda", False, False), (None, True, False), (None, False, True)],
-)
-def test_runs_on_cpu(environment, platforms, plugins, expected):
-    environment.setattr(settings.importlib.util, "find_spec", lambda name: plugins or None)
-    if platforms:
-        environment.setenv("JAX_PLATFORMS", platforms)
-    assert settings.runs_on_cpu() is expected
+def test_missing_settings_are_reported_once(environment):
+    lines = []
+    environment.setattr(settings, "_is_reported", False)
+    environment.setattr(settings, "runs_on_cpu", lambda: True)
+    settings.report_missing_settings(lines.append)
+    assert not lines
+    environment.setattr(settings, "runs_on_cpu", lambda: False)
+    environment.setattr(jax, "default_backend", lambda: "gpu")
+    settings.report_missing_settings(lines.append)
+    assert not lines
+    environment.setattr(jax, "default_backend", lambda: "cpu")
+    for _ in range(2):
+        settings.report_missing_settings(lines.append)
+    assert len(lines) == 1
+    assert lines[0].endswith("; JAX_PLATFORMS=cpu turns them on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")

@@ -85,6 +85,12 @@ def test_wrong_number_of_workers(workers):
         LocalExecutor(workers=workers)
 
 
+def test_plugins_without_an_accelerator_leave_the_cpu(monkeypatch):
+    monkeypatch.setattr(local, "runs_on_cpu", lambda: False)
+    with LocalExecutor() as executor:
+        assert [slot.name for slot in executor.slots] == [f"cpu {core}" for core in CORES]
+
+
 def test_no_device_found(monkeypatch):
     monkeypatch.setattr(local, "runs_on_cpu", lambda: False)
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "cuda")

@@ -1,0 +1,97 @@
+"""Prediction of whether JAX will run on the CPU, before JAX is imported.
+
+In doubt, an accelerator is assumed: XLA flags for the CPU end a process whose plugin for an
+accelerator does not know them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import pkgutil
+from pathlib import Path
+
+# Patterns of device files. JAX itself skips its CUDA plugin on a machine that has none of
+# /dev/nvidia0, /dev/nvidiactl and /dev/dxg (jax/_src/hardware_utils.py).
+NVIDIA_FILES = ("dev/nvidia*", "dev/dxg")
+AMD_FILES = ("dev/kfd", "sys/class/kfd/kfd/topology/nodes/*", "dev/dxg")
+TPU_FILES = ("dev/accel[0-9]*", "dev/vfio/[0-9]*")  # up to TPU v4; since TPU v5
+
+GOOGLE_VENDOR = "0x1ae0"  # PCI vendor, as in jax/_src/hardware_utils.py
+# PCI base classes of the disks and network cards that Google's virtual machines have too.
+STORAGE_AND_NETWORK = ("0x01", "0x02")
+
+# Variables that describe a TPU to JAX. JAX itself sets others on every machine, and the processes
+# that it starts inherit them (TPU_SKIP_MDS_QUERY, TPU_LIBRARY_PATH).
+TPU_VARIABLES = (
+    "JAX_FORCE_TPU_INIT",
+    "TPU_ACCELERATOR_TYPE",
+    "TPU_NAME",
+    "TPU_TOPOLOGY",
+    "TPU_VISIBLE_CHIPS",
+    "TPU_WORKER_HOSTNAMES",
+    "TPU_WORKER_ID",
+)
+
+
+def runs_on_cpu(root: Path = Path("/")) -> bool:
+    """Returns True if JAX will run on the CPU.
+
+    JAX_PLATFORMS decides. If it is not set, JAX runs on the CPU if this machine has no accelerator
+    for which a plugin is installed.
+
+    Args:
+      root: directory that contains dev and sys.
+    """
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        available = [
+            name for name in platforms.split(",") if name != "cuda" or _exists(root, NVIDIA_FILES)
+        ]
+        return available[:1] == ["cpu"]  # the first one is JAX's default
+    if os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS"):  # further plugins
+        return False
+    return not (_may_use_tpu(root) or any(_may_use(name, root) for name in _plugin_names()))
+
+
+def _may_use_tpu(root: Path) -> bool:
+    """Returns True if JAX finds the TPU library and could find a TPU."""
+    if not (importlib.util.find_spec("libtpu") or os.environ.get("TPU_LIBRARY_PATH")):
+        return False
+    if any(os.environ.get(name) for name in TPU_VARIABLES) or _exists(root, TPU_FILES):
+        return True
+    return any(
+        _read(path) == GOOGLE_VENDOR
+        and not _read(path.with_name("class")).startswith(STORAGE_AND_NETWORK)
+        for path in root.glob("sys/bus/pci/devices/*/vendor")
+    )
+
+
+def _plugin_names() -> set[str]:
+    """Returns the modules of installed plugins, which JAX finds in the same two ways."""
+    package = importlib.util.find_spec("jax_plugins")
+    paths = (package and package.submodule_search_locations) or []
+    entry_points = importlib.metadata.entry_points(group="jax_plugins")
+    names = {module.name for module in pkgutil.iter_modules(list(paths))}
+    return names | {entry_point.value.rpartition(".")[2] for entry_point in entry_points}
+
+
+def _may_use(plugin: str, root: Path) -> bool:
+    """Returns True if a plugin could find a device; unknown plugins always could."""
+    if plugin.startswith("xla_cuda"):
+        return _exists(root, NVIDIA_FILES)
+    if plugin.startswith("xla_rocm"):
+        return _exists(root, AMD_FILES)
+    return True
+
+
+def _exists(root: Path, patterns: tuple[str, ...]) -> bool:
+    return any(any(root.glob(pattern)) for pattern in patterns)
+
+
+def _read(path: Path) -> str:
+    """Returns the content of a file of the kernel; an empty text if it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
