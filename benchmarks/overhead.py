@@ -76,13 +76,12 @@ class Benchmark:
         """
         from flaxres.data import load_dataset
         from flaxres.training.compiled_steps import CompiledSteps
-        from flaxres.training.dispatches import steps_per_dispatch
 
         self.config = cli.get_config()
         self.config.num_steps = STEPS.value
         self.dataset = load_dataset(self.config.dataset)
         self.compiled_steps = CompiledSteps(self.config, self.dataset)
-        self.dispatch_size = steps_per_dispatch(self.config)
+        self.dispatch_size = self.compiled_steps.steps_per_dispatch
         self.train = self.compiled_steps.put(self.dataset.train)
         splits = (self.dataset.test, self.dataset.validation)
         self.eval_splits = [self.compiled_steps.put(split) for split in splits if split is not None]

@@ -127,6 +127,7 @@ def default_config() -> ConfigDict:
     # training split exceeds device_gib or augment.crop needs it).
     config.dataset.placement = "auto"
     config.dataset.device_gib = 4.0  # GiB of uint8 images that 'auto' stores on the device
+    config.dataset.stream_gib = 1.0  # GiB of streamed images on each accelerator at a time
     # Decoding of streamed JPEG files for random crops: 'exact', or 'scaled' (a crop of at least
     # twice image_size is decoded at 1/2, 1/4 or 1/8 of its size; evaluation stays exact).
     config.dataset.decode = "exact"

@@ -151,9 +151,10 @@ def device_memory() -> tuple[Memory, int]:
 
     The virtual devices of a CPU share the memory of the machine and count as one.
     """
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    devices = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     known = [limit for limit in limits if limit]
-    if jax.default_backend() == "cpu" or not known:
+    if devices[0].platform == "cpu" or not known:
         return Memory(host_memory(), is_host=True), 1
     return Memory(max(known)), len(known)
 

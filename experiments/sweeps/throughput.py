@@ -53,10 +53,9 @@ class Steps:
           UserError: the config cannot be run on this machine.
         """
         from flaxres.training.compiled_steps import CompiledSteps
-        from flaxres.training.dispatches import steps_per_dispatch
 
         self.compiled_steps = CompiledSteps(config, dataset)
-        self.size = steps_per_dispatch(config)
+        self.size = self.compiled_steps.steps_per_dispatch
         self._step = 0
         self._state = self.compiled_steps.initial_state()
         self._arrays = self.compiled_steps.put(dataset.train)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS, KERNELS, symbol
+from flaxres.platforms import traced_platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,9 @@ def active_kernels(dtype: np.dtype) -> Library | None:
     Args:
       dtype: dtype of the images; there are kernels only for float32 and bfloat16.
     """
-    return None if _disabled.get() or dtype.name not in DTYPES else library(dtype.name)
+    if _disabled.get() or dtype.name not in DTYPES or traced_platform() != "cpu":
+        return None
+    return library(dtype.name)
 
 
 def require_library(dtype: np.dtype) -> Library:
@@ -104,7 +107,7 @@ def library(dtype: str = "float32") -> Library | None:
       dtype: one of `DTYPES`.
 
     Returns:
-      The kernels, or None on an accelerator, if FLAXRES_CPU_KERNELS=0, or if they cannot be built.
+      The kernels, or None if FLAXRES_CPU_KERNELS=0 or if they cannot be built.
     """
     with _lock:
         return _register(dtype)
@@ -112,7 +115,7 @@ def library(dtype: str = "float32") -> Library | None:
 
 @functools.cache
 def _register(dtype: str) -> Library | None:
-    if jax.default_backend() != "cpu" or os.environ.get(settings.KERNELS_SWITCH) == "0":
+    if os.environ.get(settings.KERNELS_SWITCH) == "0":
         return None
     build = settings.started_build(dtype) or Build(KERNELS[dtype])
     shared_object = build.wait()

@@ -46,6 +46,7 @@ def check_data_fields(config: ConfigDict, fields: FieldChecker) -> None:
     require(data.prefetch >= 1, "dataset.prefetch", "at least 1")
     require(data.mean_images >= 1, "dataset.mean_images", "at least 1")
     require(data.device_gib >= 0, "dataset.device_gib", "0 or more")
+    require(data.stream_gib > 0, "dataset.stream_gib", "above 0")
     require(
         data.eval_short_side == 0 or 0 < image_size <= data.eval_short_side,
         "dataset.eval_short_side",

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from flaxres.data.augment import normalize
 from flaxres.data.resize import resize_mean
 from flaxres.inference.trained_model import TrainedModel
-from flaxres.parallel.sharding import AXIS, Devices, StepFunction
+from flaxres.parallel.sharding import AXIS, Devices, StepFunction, select_devices
 
 
 class Predictor:
@@ -43,7 +43,8 @@ class Predictor:
         self._trained_models = trained_models
         self._mirror = mirror
         self._max_batch_size = config.eval_batch_size
-        self._devices = Devices(_evaluation_config(config))
+        num_devices = min(config.num_devices, jax.local_device_count())  # those of this machine
+        self._devices = Devices(select_devices(num_devices), config.parallelism)
         self._variables = self._devices.replicate([trained.variables for trained in trained_models])
         self._compiled: dict[tuple[int, ...], StepFunction] = {}
         self._means: dict[tuple[int, int], list[jax.Array]] = {}
@@ -86,9 +87,8 @@ class Predictor:
         arrays = (self._devices.replicate(padded), self._means[size])
         rows = np.arange(batch_size, dtype=np.int32)[None]
         if padded.shape not in self._compiled:
-            self._compiled[padded.shape] = self._devices.compile(
-                self._log_probabilities, self._variables, arrays, rows
-            )
+            lowered = self._devices.lower(self._log_probabilities, self._variables, arrays, rows)
+            self._compiled[padded.shape] = self._devices.compile(lowered)
         return self._compiled[padded.shape](self._variables, arrays, rows)
 
     def _log_probabilities(
@@ -118,14 +118,3 @@ def log_mean_exp(
         return log_probabilities[0]
     log_sum = jax.scipy.special.logsumexp(log_probabilities, axis=0)
     return log_sum - math.log(len(log_probabilities))
-
-
-def _evaluation_config(config: ConfigDict) -> ConfigDict:
-    """Returns the config with devices and batch size that this machine can run."""
-    num_local_devices = jax.local_device_count()
-    config = config.copy_and_resolve_references()
-    config.num_devices = min(config.num_devices, num_local_devices)
-    # `Devices` requires a batch size that the devices divide; evaluation pads its own batches, so
-    # the training batch size does not matter here.
-    config.batch_size = jax.process_count() * (config.num_devices or num_local_devices)
-    return config

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from flaxres.platforms import traced_platform
+
 PyTree = Any
 
 
@@ -65,7 +67,7 @@ def add_dependency(params: PyTree, dy: Float[Array, ...]) -> PyTree:
       params: arrays of floating-point dtype.
       dy: the array to wait for, with at least one element.
     """
-    if jax.default_backend() != "cpu":
+    if traced_platform() != "cpu":
         return lax.optimization_barrier((params, dy))[0]
     is_finite = jnp.isfinite(dy[(0,) * dy.ndim])
     return jax.tree.map(lambda leaf: jnp.where(is_finite, leaf, jnp.nan), params)

@@ -8,19 +8,20 @@ step functions are written for one device and name the axis `AXIS` in their coll
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
-from ml_collections import ConfigDict
 
 from flaxres import cpu
 from flaxres.cpu.processor import available_cores, processor_model
 from flaxres.errors import ConfigError
 from flaxres.parallel import pmap
+from flaxres.platforms import tracing_for
 
 PyTree = Any
 
@@ -67,54 +68,80 @@ def device_name() -> str:
     return f"{processor_model()}, {num_cores} core{'s' * (num_cores != 1)}"
 
 
+def select_devices(num_devices: int) -> list[jax.Device]:
+    """Returns the first devices of each process of the run.
+
+    Args:
+      num_devices: number of devices in each process; 0 for all of them.
+
+    Raises:
+      ConfigError: this process has fewer devices.
+    """
+    local_devices = jax.local_devices()
+    num_local, platform = len(local_devices), local_devices[0].platform.upper()
+    if num_devices > num_local:
+        raise ConfigError(
+            f"num_devices must be at most {num_local} (this process has {num_local} "
+            f"{platform} device{'s' * (num_local != 1)}), got {num_devices}"
+        )
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    return [
+        device
+        for process_devices in by_process.values()
+        for device in process_devices[: num_devices or len(process_devices)]
+    ]
+
+
 class Devices:
     """The devices that train one model, across all processes.
 
+    They need not be attached to this machine: `lower`, `compile` and the methods that return shape
+    structs accept devices of a topology that only a compiler knows
+    (`jax.experimental.topologies`).
+
     Attributes:
       num_devices: number of devices in all processes.
+      platform: platform of the devices, such as 'cpu', 'gpu' or 'tpu'.
       process_shard: (index, count) of the slice of each batch that this process loads.
       synchronous: if True, each call blocks until its result is ready.
     """
 
-    def __init__(self, config: ConfigDict):
-        """Selects the first `config.num_devices` devices of each process, or all of them for 0.
+    def __init__(self, devices: Sequence[jax.Device], parallelism: str = "jit"):
+        """Builds a mesh of devices.
 
         Args:
-          config: the experiment; reads num_devices, batch_size and parallelism.
+          devices: the devices, those of a process together; each process has equally many.
+          parallelism: 'jit' or 'pmap'.
+        """
+        self._devices = list(devices)
+        self.num_devices = len(self._devices)
+        self.platform = self._devices[0].platform
+        processes = list(dict.fromkeys(device.process_index for device in devices))
+        self.process_shard = processes.index(jax.process_index()), len(processes)
+        self._pmap = parallelism == "pmap"
+        self._mesh = Mesh(np.array(self._devices), (AXIS,))
+        self._replicated = NamedSharding(self._mesh, REPLICATED)
+        self._batch_sharded = NamedSharding(self._mesh, BATCH_SHARDED)
+        # With few threads, executions that wait for one another on a CPU can deadlock.
+        self.synchronous = self.num_devices > 1 and self.platform == "cpu"
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Checks that the devices divide a batch evenly.
 
         Raises:
-          ConfigError: a process has fewer devices, or they do not divide the batch evenly.
+          ConfigError: they do not.
         """
-        num_local, num_requested = jax.local_device_count(), config.num_devices
-        if num_requested > num_local:
-            raise ConfigError(
-                f"num_devices must be at most {num_local} (this process has {num_local} "
-                f"{jax.default_backend().upper()} device{'s' * (num_local != 1)}), got "
-                f"{num_requested}"
-            )
-        by_process: dict[int, list[jax.Device]] = {}
-        for device in jax.devices():
-            by_process.setdefault(device.process_index, []).append(device)
-        self._devices = [
-            device
-            for process_devices in by_process.values()
-            for device in process_devices[: num_requested or len(process_devices)]
-        ]
-        self.num_devices = len(self._devices)
-        self.process_shard = list(by_process).index(jax.process_index()), len(by_process)
-        if config.batch_size % self.num_devices:
+        if batch_size % self.num_devices:
             raise ConfigError(
                 f"batch_size must be a multiple of the {self.num_devices} devices, got "
-                f"{config.batch_size:,}; change batch_size or set num_devices"
+                f"{batch_size:,}; change batch_size or set num_devices"
             )
-        self._pmap = config.parallelism == "pmap"
-        self._mesh = Mesh(np.array(self._devices), (AXIS,))
-        # With few threads, executions that wait for one another on a CPU can deadlock.
-        self.synchronous = self.num_devices > 1 and self._devices[0].platform == "cpu"
 
     @property
     def lowers_shapes(self) -> bool:
-        """True if `compile` accepts shapes of the state; pmap over processes needs its arrays."""
+        """True if `lower` accepts shapes of the state; pmap over processes needs its arrays."""
         return not self._pmap or self.process_shard[1] == 1
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -123,10 +150,10 @@ class Devices:
         Args:
           tree: arrays, equal in all processes.
         """
-        sharding = NamedSharding(self._mesh, REPLICATED)
         host = jax.tree.map(np.asarray, jax.device_get(tree))
         return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape), host
+            lambda leaf: jax.make_array_from_process_local_data(self._replicated, leaf, leaf.shape),
+            host,
         )
 
     def replicated_shape_structs(self, tree: PyTree) -> PyTree:
@@ -135,9 +162,9 @@ class Devices:
         Args:
           tree: arrays or shape structs.
         """
-        sharding = NamedSharding(self._mesh, REPLICATED)
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._replicated),
+            tree,
         )
 
     def put_batches(
@@ -149,13 +176,14 @@ class Devices:
           array: this process's slice of the batches; must not be modified afterwards.
 
         Returns:
-          The batches of all processes, for a function that `compile` made with `sharded` true for
+          The batches of all processes, for a function that `lower` made with `sharded` true for
           this array.
         """
         shape = self._global_shape(array.shape)
         local_shape = (len(array), shape[1] // self.process_shard[1], *shape[2:])
-        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
-        return jax.make_array_from_process_local_data(sharding, array.reshape(local_shape), shape)
+        return jax.make_array_from_process_local_data(
+            self._batch_sharded, array.reshape(local_shape), shape
+        )
 
     def batches_shape_struct(
         self, shape: tuple[int, ...], dtype: np.dtype | type[np.generic]
@@ -166,8 +194,7 @@ class Devices:
           shape: (batches, process_batch, ...), shape of the array in this process.
           dtype: dtype of the array.
         """
-        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
-        return jax.ShapeDtypeStruct(self._global_shape(shape), dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(self._global_shape(shape), dtype, sharding=self._batch_sharded)
 
     def _global_shape(self, local_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of all processes' batches; pmap needs an axis for the devices."""
@@ -177,25 +204,25 @@ class Devices:
             return (batches, self.num_devices, batch_size // self.num_devices, *rest)
         return (batches, batch_size, *rest)
 
-    def compile(
+    def lower(
         self,
         function: StepFunction,
-        *examples: PyTree,
+        state: PyTree,
+        arrays: PyTree,
+        rows: Int32[np.ndarray, "*replicas batches batch_size"],
         donate: bool = False,
         sharded: PyTree = False,
-    ) -> CompiledStep:
-        """Compiles `function(state, arrays, rows)` for all devices.
+    ) -> jax.stages.Lowered:
+        """Traces and lowers `function(state, arrays, rows)` for all devices.
 
         Args:
           function: returns a tree that is equal on all devices.
-          examples: state, arrays and rows with the shapes to compile for; rows is a NumPy array.
+          state: train state with the shapes to compile for, or shape structs of it.
+          arrays: arrays, or shape structs of them.
+          rows: batches of all processes; only their shape matters.
           donate: if True, the result may reuse the buffers of the state.
           sharded: tree with the structure of `arrays`, or one value for all of them. True marks
             arrays that are sharded over the devices (`put_batches`); the others are replicated.
-
-        Returns:
-          The compiled function. Its `rows` are the batches of all processes as a NumPy array; each
-          process puts only its own shard on its devices.
         """
         donated = (0,) if donate else ()
         mapped: Any
@@ -214,25 +241,39 @@ class Devices:
                 check_vma=False,
             )
             mapped = jax.jit(shard, donate_argnums=donated)
-        state, arrays, rows = examples
-        compiled = mapped.lower(state, arrays, self._shard_rows(rows)).compile()
+        row_structs = jax.ShapeDtypeStruct(
+            self._rows_shape(rows.shape), rows.dtype, sharding=self._batch_sharded
+        )
+        with tracing_for(self.platform):
+            return mapped.lower(state, arrays, row_structs)
 
+    def compile(self, lowered: jax.stages.Lowered) -> CompiledStep:
+        """Compiles a function that `lower` has lowered.
+
+        Returns:
+          The compiled function. Its `rows` are the batches of all processes as a NumPy array; each
+          process puts only its own shard on its devices.
+        """
+        compiled = lowered.compile()
         cpu.release_free_memory()  # that of the compilation
 
         def call(
             state: PyTree, arrays: PyTree, rows: Int32[np.ndarray, "*replicas batches batch_size"]
         ) -> PyTree:
-            sharded_rows = self._shard_rows(rows)
-            result = compiled(state, arrays, sharded_rows)
+            result = compiled(state, arrays, self._put_rows(rows))
             return jax.block_until_ready(result) if self.synchronous else result
 
         return CompiledStep(call, compiled)
 
-    def _shard_rows(
+    def _put_rows(
         self, rows: Int32[np.ndarray, "*replicas batches batch_size"]
     ) -> Int32[Array, " ..."]:
         """Puts this process's shard of the rows on its devices."""
+        rows = rows.reshape(self._rows_shape(rows.shape))
+        return jax.make_array_from_callback(rows.shape, self._batch_sharded, rows.__getitem__)
+
+    def _rows_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of rows on the devices; pmap needs an axis for the devices."""
         if self._pmap:
-            rows = rows.reshape(len(rows), self.num_devices, -1)  # pmap needs a device axis
-        sharding = NamedSharding(self._mesh, BATCH_SHARDED)
-        return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+            return (shape[0], self.num_devices, math.prod(shape[1:]) // self.num_devices)
+        return shape

@@ -57,7 +57,7 @@ CHANGEABLE_FIELDS = (
     # Results depend on the following fields only through rounding, and on the number of devices
     # also if batch norm is per device.
     *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices", "model.remat"),
-    *("model.scan", "dataset.workers", "dataset.prefetch"),
+    *("model.scan", "dataset.workers", "dataset.prefetch", "dataset.stream_gib"),
 )
 
 

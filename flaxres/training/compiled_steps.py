@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +19,16 @@ from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds, stack_replicas
-from flaxres.parallel.sharding import AXIS, CompiledStep, Devices, StepFunction, device_name
+from flaxres.parallel.sharding import (
+    AXIS,
+    CompiledStep,
+    Devices,
+    StepFunction,
+    device_name,
+    select_devices,
+)
 from flaxres.pretrained.stride_on import resolve_stride
+from flaxres.training.dispatches import steps_per_dispatch
 from flaxres.training.initialization import Initialization
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host
@@ -42,11 +52,23 @@ class CompiledSteps:
 
     Attributes:
       devices: the devices of the run.
+      steps_per_dispatch: number of steps in one dispatch.
       initialization: the state before the first step.
     """
 
-    def __init__(self, config: ConfigDict, dataset: Dataset | StreamedDataset):
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset | StreamedDataset,
+        devices: Devices | None = None,
+    ):
         """Builds the step functions without compiling them.
+
+        Args:
+          config: config of the run.
+          dataset: data set of the run, loaded or streamed.
+          devices: devices to compile for; None for the `config.num_devices` devices of each process
+            of this run.
 
         Raises:
           ConfigError: the batch is larger than the training split, the model or the augmentation
@@ -59,7 +81,10 @@ class CompiledSteps:
             )
         config = resolve_stride(config)
         self._config = config
-        self.devices = Devices(config)
+        if devices is None:
+            devices = Devices(select_devices(config.num_devices), config.parallelism)
+        devices.check_batch_size(config.batch_size)
+        self.devices = devices
         axis = AXIS if self.devices.num_devices > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None
         model = create_model(
@@ -84,6 +109,12 @@ class CompiledSteps:
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, CompiledStep] = {}
+        streamed_bytes = 0
+        if isinstance(dataset, StreamedDataset):
+            streamed_bytes = (
+                config.batch_size // devices.num_devices * math.prod(dataset.image_shape)
+            )
+        self.steps_per_dispatch = steps_per_dispatch(config, devices.platform, streamed_bytes)
         self.initialization = Initialization(
             model, optimizer, config, dataset.image_shape, self.devices
         )
@@ -127,48 +158,85 @@ class CompiledSteps:
             "commit": commit(),
         }
 
-    def compile_train_steps(
+    def split_structs(self, num_images: int) -> DeviceData:
+        """Returns the shapes, dtypes and shardings that `put` gives a split of `num_images`."""
+        shape = self._dataset.image_shape
+        data = DeviceData(
+            images=jax.ShapeDtypeStruct((num_images, *shape), np.uint8),
+            labels=jax.ShapeDtypeStruct((num_images,), np.int32),
+            mean=jax.ShapeDtypeStruct(shape, np.float32),
+        )
+        return self.devices.replicated_shape_structs(data)
+
+    def batch_structs(self, num_batches: int, process_size: int) -> DeviceData:
+        """Returns the shapes, dtypes and shardings of streamed batches on the devices.
+
+        Args:
+          num_batches: number of batches.
+          process_size: images of a batch that this process loads.
+        """
+        shape, struct = self._dataset.image_shape, self.devices.batches_shape_struct
+        mean = jax.ShapeDtypeStruct(shape, np.float32)
+        return DeviceData(
+            images=struct((num_batches, process_size, *shape), np.uint8),
+            labels=struct((num_batches, process_size), np.int32),
+            mean=self.devices.replicated_shape_structs(mean),
+        )
+
+    def lower_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
-    ) -> CompiledStep:
-        """Compiles a dispatch of `num_steps` training steps. The compiled function is cached.
+    ) -> jax.stages.Lowered:
+        """Traces and lowers a dispatch of `num_steps` training steps.
 
         Args:
           state: train state, or its shapes (`state_structs`).
-          arrays: the training split, or streamed batches.
+          arrays: the training split or streamed batches, or their shapes.
           num_steps: number of steps in the dispatch.
+        """
+        rows = self.indices(0, num_steps)
+        return self._lower(self._train_steps, state, arrays, rows, donate=True)
+
+    def compile_train_steps(
+        self, state: TrainState, arrays: DeviceData, num_steps: int
+    ) -> CompiledStep:
+        """Compiles what `lower_train_steps` returns. The compiled function is cached.
 
         Returns:
           `train_steps(state, arrays, rows) -> (state, metrics)`, which donates its `state`.
         """
-        rows = self.indices(0, num_steps)
-        return self._compile(self._train_steps, state, arrays, rows, donate=True)
+        return self._compile(
+            ("training", arrays.labels.shape, num_steps),
+            lambda: self.lower_train_steps(state, arrays, num_steps),
+        )
 
-    def _compile(
+    def _lower(
         self,
         function: StepFunction,
         state: TrainState,
         arrays: DeviceData,
         rows: Int32[np.ndarray, "*replicas batches batch_size"],
         donate: bool = False,
-    ) -> CompiledStep:
-        """Compiles a step function for the shapes of its arguments, unless it is in the cache.
+    ) -> jax.stages.Lowered:
+        """Traces and lowers a step function.
 
         Args:
           function: `function(state, arrays, rows)` for one device, with a whole split as `arrays`.
-          state: train state.
-          arrays: a whole split, replicated, or streamed batches, sharded over the devices.
-          rows: int32 (batches, batch_size), indices of the images.
+          state: train state, or its shapes.
+          arrays: a whole split, replicated, or streamed batches, sharded over the devices; or their
+            shapes.
+          rows: int32 (batches, batch_size), indices of the images; only their shape matters.
           donate: if True, the result reuses the buffers of `state`.
         """
-        key = (id(function), arrays.labels.shape, rows.shape)
+        sharded: PyTree = False
+        if is_batched(arrays):
+            function = on_flat_batches(function)
+            sharded = DeviceData(images=True, labels=True, mean=False)
+        return self.devices.lower(function, state, arrays, rows, donate=donate, sharded=sharded)
+
+    def _compile(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> CompiledStep:
+        """Compiles the result of `lower`, unless there is a compiled function for the key."""
         if key not in self._compiled:
-            sharded: PyTree = False
-            if is_batched(arrays):
-                function = on_flat_batches(function)
-                sharded = DeviceData(images=True, labels=True, mean=False)
-            self._compiled[key] = self.devices.compile(
-                function, state, arrays, rows, donate=donate, sharded=sharded
-            )
+            self._compiled[key] = self.devices.compile(lower())
         return self._compiled[key]
 
     def indices(
@@ -199,30 +267,53 @@ class CompiledSteps:
         evaluate = self.compile_evaluation(state, arrays)
         return [evaluate(state, arrays, rows) for rows in self._evaluation_rows(arrays)]
 
+    def lower_evaluation(
+        self,
+        state: TrainState,
+        arrays: DeviceData,
+        rows: Int32[np.ndarray, "batches batch_size"] | None = None,
+    ) -> jax.stages.Lowered:
+        """Traces and lowers one dispatch of an evaluation.
+
+        Args:
+          state: train state, or its shapes.
+          arrays: a whole split or streamed batches, or their shapes.
+          rows: indices of the images of one dispatch; needed for streamed batches only.
+        """
+        rows = self._evaluation_rows(arrays)[0] if rows is None else rows
+        return self._lower(self._evaluate, state, arrays, rows)
+
     def compile_evaluation(
         self,
         state: TrainState,
         arrays: DeviceData,
         rows: Int32[np.ndarray, "batches batch_size"] | None = None,
     ) -> CompiledStep:
-        """Compiles one dispatch of an evaluation. The compiled function is cached.
-
-        Args:
-          state: train state.
-          arrays: a whole split, or streamed batches.
-          rows: indices of the images of one dispatch; needed for streamed batches only.
-        """
-        rows = self._evaluation_rows(arrays)[0] if rows is None else rows
-        return self._compile(self._evaluate, state, arrays, rows)
+        """Compiles what `lower_evaluation` returns. The compiled function is cached."""
+        return self._compile(
+            ("evaluation", arrays.labels.shape, None if rows is None else rows.shape),
+            lambda: self.lower_evaluation(state, arrays, rows),
+        )
 
     @functools.cached_property
     def layer_statistics(self) -> LayerStatistics:
         """Layer statistics of the run's model, not compiled."""
         return LayerStatistics(self._config, *self._layer_options)
 
+    def lower_layer_statistics(self, state: TrainState, arrays: DeviceData) -> jax.stages.Lowered:
+        """Traces and lowers the layer statistics.
+
+        Args:
+          state: train state, or its shapes.
+          arrays: the training split or a streamed batch, or their shapes.
+        """
+        return self._lower(self.layer_statistics, state, arrays, self.indices(0, 1))
+
     def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> CompiledStep:
         """Compiles the layer statistics. The compiled function is cached."""
-        return self._compile(self.layer_statistics, state, arrays, self.indices(0, 1))
+        return self._compile(
+            ("layers", arrays.labels.shape), lambda: self.lower_layer_statistics(state, arrays)
+        )
 
     def launch_layer_statistics(
         self,
@@ -247,4 +338,4 @@ class CompiledSteps:
         rows = evaluation_batches(
             len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
         )
-        return np.split(rows, len(rows) if jax.default_backend() == "cpu" else 1)
+        return np.split(rows, len(rows) if self.devices.platform == "cpu" else 1)

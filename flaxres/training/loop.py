@@ -31,22 +31,14 @@ from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record
 from flaxres.run.snapshot import Snapshot
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.dispatches import (
-    due,
-    is_layer_log_due,
-    next_dispatch_size,
-    steps_per_dispatch,
-)
+from flaxres.training.dispatches import MAX_AHEAD, due, is_layer_log_due, next_dispatch_size
 from flaxres.training.input_pipeline import make_input_pipeline
 from flaxres.training.metrics import MetricSums, TrainMetrics, sum_on_host
 from flaxres.training.step_timer import StepTimer
 from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
 
-# On a CPU, waking up after every short step slows training down, so several dispatches are launched
-# ahead. A stop request waits for all of them.
-MAX_AHEAD = 4  # dispatches
-AHEAD_SECONDS = 0.2
+AHEAD_SECONDS = 0.2  # of the dispatches that are launched ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +138,7 @@ class TrainLoop:
 
     def _run(self, initial_state: Future[TrainState], stop: StopRequest) -> int:
         config = self._config
-        max_steps = steps_per_dispatch(config)
+        max_steps = self._compiled_steps.steps_per_dispatch
         state, signum = None, 0
         if not self._compiled_steps.devices.lowers_shapes:
             state = initial_state.result()

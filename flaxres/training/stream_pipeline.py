@@ -20,7 +20,7 @@ from flaxres.data.stream_schedule import StreamSchedule
 from flaxres.parallel.multihost import raise_on_all_processes
 from flaxres.parallel.sharding import Devices
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.dispatches import next_dispatch_size
+from flaxres.training.dispatches import PREFETCHED_DISPATCHES, next_dispatch_size
 from flaxres.training.metrics import MetricSums
 from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
@@ -32,7 +32,6 @@ StreamInputs = tuple[
     DeviceData, Int32[np.ndarray, "batches batch_size"], Int32[np.ndarray, " kinds"]
 ]
 
-PREFETCHED_DISPATCHES = 2  # dispatches whose images wait on the devices
 # Evaluation batches that may be queued on the devices. Each holds its images in device memory.
 MAX_QUEUED_EVALUATIONS = 2
 
@@ -140,12 +139,8 @@ class StreamPipeline:
     def compile_evaluation(self, state: TrainState) -> None:
         """Compiles the evaluation of each split."""
         for batches in self._schedule.eval_batches.values():
-            process_shape = (1, len(self._schedule.process_rows(batches[0])))
-            arrays = DeviceData(
-                self._devices.batches_shape_struct((*process_shape, *self._image_shape), np.uint8),
-                self._devices.batches_shape_struct(process_shape, np.int32),
-                self._mean,
-            )
+            process_size = len(self._schedule.process_rows(batches[0]))
+            arrays = self._compiled_steps.batch_structs(1, process_size)
             self._compiled_steps.compile_evaluation(state, arrays, batches[:1])
 
     def launch_evaluation(self, state: TrainState, split: str) -> list[MetricSums]:

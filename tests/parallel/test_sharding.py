@@ -16,7 +16,7 @@ from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
 from flaxres.models.norms import make_norm, pool_running_statistics
 from flaxres.parallel import sharding
-from flaxres.parallel.sharding import AXIS, Devices
+from flaxres.parallel.sharding import AXIS
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
@@ -199,7 +199,7 @@ def test_a_run_resumes_on_another_number_of_devices(tmp_path, config, monkeypatc
 def test_invalid_numbers_of_devices(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
-        Devices(config)
+        CompiledSteps(config, load_dataset(config.dataset))
 
 
 def test_device_name_of_a_cpu():

@@ -80,7 +80,7 @@ def test_records_are_on_disk_before_a_checkpoint_is_saved(tmp_path, config, monk
 
 
 def test_steps_per_dispatch_divides_all_periods(config):
-    assert steps_per_dispatch(config) == 1  # on a CPU
+    assert steps_per_dispatch(config, "cpu") == 1
     config.num_steps, config.log_every, config.eval_every = 600, 20, 100
     for checkpoint_every, max_steps, expected in (
         (40, 100, 20),
@@ -89,7 +89,22 @@ def test_steps_per_dispatch_divides_all_periods(config):
         (30, 10, 10),
     ):
         config.checkpoint_every, config.steps_per_dispatch = checkpoint_every, max_steps
-        assert steps_per_dispatch(config) == expected
+        assert steps_per_dispatch(config, "gpu") == expected
+
+
+def test_steps_per_dispatch_of_a_stream_fit_into_stream_gib(config):
+    """A step of 256 images of 224 x 224 x 3 has 38,535,168 bytes; 1 GiB holds 8 x 3 of them."""
+    config.num_steps, config.log_every, config.eval_every = 600, 60, 120
+    config.checkpoint_every, step_bytes = 120, 256 * 224 * 224 * 3
+    assert steps_per_dispatch(config, "tpu") == 60
+    assert steps_per_dispatch(config, "tpu", step_bytes) == 3
+    assert steps_per_dispatch(config, "tpu", 10**10) == 1
+    assert steps_per_dispatch(config, "tpu", 1) == 60
+    assert steps_per_dispatch(config, "cpu", step_bytes) == 1
+    config.dataset.stream_gib = 2.0
+    assert steps_per_dispatch(config, "tpu", step_bytes) == 6
+    config.steps_per_dispatch = 20
+    assert steps_per_dispatch(config, "tpu", step_bytes) == 20
 
 
 def test_logs_evaluations_and_checkpoints_are_due(config):

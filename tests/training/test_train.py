@@ -15,7 +15,7 @@ from flaxres.errors import ConfigError, DivergedError, InterruptedRunError, Work
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.orbax_files import digest
 from flaxres.run.records import read_metrics
-from flaxres.training import loop, train
+from flaxres.training import compiled_steps, train
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
@@ -174,7 +174,7 @@ def test_a_run_resumes_with_another_number_of_steps_per_dispatch(tmp_path, confi
         send_signal_at(patch, 7, signal.SIGTERM)
         with pytest.raises(InterruptedRunError):
             train_and_evaluate(config, tmp_path)
-    monkeypatch.setattr(loop, "steps_per_dispatch", lambda config: 2)
+    monkeypatch.setattr(compiled_steps, "steps_per_dispatch", lambda *_: 2)
     train_and_evaluate(config, tmp_path)
     assert [r["step"] for r in read_metrics(tmp_path)] == [4, 8, 10, 12, 16, 20]
 
