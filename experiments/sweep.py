@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.sweeps import launch
+from experiments.sweeps import executor_flags, launch
 from experiments.sweeps.estimate import print_plan
 from experiments.sweeps.plan import load_sweep
 from flaxres import cli
@@ -60,8 +60,8 @@ def main() -> None:
     plans = launch.select_plans(load_sweep(SWEEP.value, cli.get_overrides()), ONLY.value)
     if DRY_RUN.value:
         with (
-            tempfile.TemporaryDirectory(dir=launch.shared_directory()) as directory,
-            launch.make_executor(Path(directory)) as executor,
+            tempfile.TemporaryDirectory(dir=executor_flags.shared_directory()) as directory,
+            executor_flags.make_executor(Path(directory)) as executor,
         ):
             print_plan(plans, workdir, executor, Path(directory))
         return

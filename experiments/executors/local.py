@@ -1,4 +1,4 @@
-"""Executor for this machine: one process per accelerator, or per group of CPU cores."""
+"""Executor for this machine: processes on its accelerators, or on groups of its CPU cores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from experiments.executors.base import EndedJob, Executor, ExitStatus, Job, Task
+from experiments.executors.gpu_memory import memory_variables
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError, UserError
@@ -21,6 +22,7 @@ import json, jax
 print(json.dumps([jax.default_backend(), [d.id for d in jax.local_devices()]]))
 """
 PROBE_TIMEOUT = 300  # seconds; JAX needs long to find many devices
+GPU_PLATFORMS = ("gpu", "cuda", "rocm")  # names of JAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Slot:
     """The resources of one worker.
 
     Attributes:
-      name: name for messages, such as 'cpu 0+1' or 'gpu 3'.
-      environment: variables that hide the other devices.
+      name: name for messages, such as 'cpu 0+1', 'gpu 3' or 'gpu 3 (run 1 of 4)'.
+      environment: variables that hide the other devices, and limit the share of a GPU's memory.
       cores: CPU cores that the worker is bound to; empty for all cores.
     """
 
@@ -38,18 +40,37 @@ class Slot:
     cores: frozenset[int] = frozenset()
 
 
-def find_slots(cpus_per_run: int) -> list[Slot]:
-    """Returns a slot for each accelerator of this machine, otherwise for each group of CPU cores.
+def find_slots(cpus_per_run: int, runs_per_gpu: int = 1) -> list[Slot]:
+    """Returns the slots of each accelerator of this machine, otherwise of its CPU cores.
 
     Args:
-      cpus_per_run: number of cores in a group.
+      cpus_per_run: number of cores of a slot on the CPU.
+      runs_per_gpu: number of slots on each GPU.
 
     Raises:
-      ConfigError: the machine has fewer than `cpus_per_run` cores.
+      ConfigError: the machine has fewer than `cpus_per_run` cores, or no GPU that runs can share.
       UserError: JAX finds no device.
     """
-    if runs_on_cpu():
+    platform, ids = ("cpu", []) if runs_on_cpu() else list_devices()
+    if runs_per_gpu != 1 and platform not in GPU_PLATFORMS:
+        hint = {
+            "cpu": "--workers and --cpus_per_run divide a CPU",
+            "tpu": "a TPU chip serves one process at a time",
+        }.get(platform, "only NVIDIA and AMD GPUs can be shared")
+        raise ConfigError(
+            f"runs_per_gpu must be 1 on a machine without GPUs, got {runs_per_gpu}; {hint}"
+        )
+    if platform == "cpu":
         return cpu_slots(available_cores(), cpus_per_run)
+    return device_slots(platform, ids, os.environ, runs_per_gpu)
+
+
+def list_devices() -> tuple[str, list[int]]:
+    """Returns the platform that JAX uses on this machine, and the ids of its local devices.
+
+    Raises:
+      UserError: JAX finds no device.
+    """
     try:
         probe = subprocess.run(
             [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT
@@ -60,9 +81,7 @@ def find_slots(cpus_per_run: int) -> list[Slot]:
         last_line = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"JAX finds no device on this machine: {last_line}")
     platform, ids = json.loads(probe.stdout.splitlines()[-1])
-    if platform == "cpu":
-        return cpu_slots(available_cores(), cpus_per_run)
-    return device_slots(platform, ids, os.environ)
+    return platform, ids
 
 
 def cpu_slots(cores: Sequence[int], cpus_per_run: int) -> list[Slot]:
@@ -83,24 +102,37 @@ def cpu_slots(cores: Sequence[int], cpus_per_run: int) -> list[Slot]:
     ]
 
 
-def device_slots(platform: str, ids: Sequence[int], environment: Mapping[str, str]) -> list[Slot]:
-    """Returns a slot for each accelerator.
+def device_slots(
+    platform: str, ids: Sequence[int], environment: Mapping[str, str], runs_per_gpu: int = 1
+) -> list[Slot]:
+    """Returns the slots of each accelerator; those of different devices come first.
 
     Args:
       platform: platform name in JAX, such as cuda, gpu, rocm or tpu.
       ids: device ids in JAX.
-      environment: variables of this process, which may restrict the visible devices.
+      environment: variables of this process, which may restrict the visible devices and the memory.
+      runs_per_gpu: number of slots on each GPU.
     """
     if platform == "tpu":  # one chip per process
         one_chip = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
         return [Slot(f"tpu {i}", {**one_chip, "TPU_VISIBLE_CHIPS": str(i)}) for i in ids]
-    # JAX numbers the visible devices from 0; workers need their names in the variable.
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if environment.get(variable):
-            names = environment[variable].split(",")
-            return [Slot(f"{platform} {names[i]}", {variable: names[i]}) for i in ids]
     variable = "HIP_VISIBLE_DEVICES" if platform == "rocm" else "CUDA_VISIBLE_DEVICES"
-    return [Slot(f"{platform} {i}", {variable: str(i)}) for i in ids]
+    names = list(map(str, ids))
+    # JAX numbers the visible devices from 0; workers need their names in the variable.
+    for restricted in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if environment.get(restricted):
+            variable = restricted
+            names = [environment[restricted].split(",")[i] for i in ids]
+            break
+    memory = memory_variables(1 / runs_per_gpu, environment)
+    return [
+        Slot(
+            f"{platform} {name}" + f" (run {run + 1} of {runs_per_gpu})" * (runs_per_gpu > 1),
+            {variable: name, **memory},
+        )
+        for run in range(runs_per_gpu)
+        for name in names
+    ]
 
 
 class LocalJob(Job):
@@ -143,7 +175,7 @@ class LocalJob(Job):
 
 
 class LocalExecutor(Executor):
-    """Runs one process per slot.
+    """Runs one process per slot, on the first slots that are free.
 
     Attributes:
       capacity: number of workers.
@@ -152,18 +184,20 @@ class LocalExecutor(Executor):
 
     capacity: int
 
-    def __init__(self, *, workers: int | None = None, cpus_per_run: int = 1):
+    def __init__(self, *, workers: int | None = None, cpus_per_run: int = 1, runs_per_gpu: int = 1):
         """Finds the devices of this machine.
 
         Args:
           workers: number of runs at the same time; None for one per slot.
           cpus_per_run: CPU cores of each run, if runs are on the CPU.
+          runs_per_gpu: number of slots on each GPU.
 
         Raises:
-          ConfigError: `workers` is less than 1 or exceeds the number of slots.
+          ConfigError: `workers` is less than 1 or exceeds the number of slots, or `runs_per_gpu` is
+            not 1 and there is no GPU.
           UserError: JAX finds no device.
         """
-        slots = find_slots(cpus_per_run)
+        slots = find_slots(cpus_per_run, runs_per_gpu)
         if workers is not None and not 1 <= workers <= len(slots):
             raise ConfigError(
                 f"workers must be from 1 to {len(slots)} (devices of this machine: "
@@ -177,11 +211,12 @@ class LocalExecutor(Executor):
         """Starts each task in a free slot."""
         jobs: list[Job] = []
         for task in tasks:
-            slot = self._free_slots.pop(0)
+            slot = min(self._free_slots, key=self.slots.index)
+            self._free_slots.remove(slot)
             try:
                 process = task.start(slot.environment)
             except OSError as error:
-                self._free_slots.insert(0, slot)
+                self._free_slots.append(slot)
                 reason = f"{task.log} cannot be written ({error.strerror})"
                 jobs.append(EndedJob(ExitStatus(UserError.exit_code, reason)))
                 continue

@@ -58,7 +58,8 @@ class RayExecutor(Executor):
       address: HOST:PORT of the cluster's head. None for the variable RAY_ADDRESS, or else the
         cluster that this machine is a node of. A cluster is never started.
       cpus_per_task: CPUs that Ray reserves for each process of a run.
-      gpus_per_task: GPUs that Ray reserves for each process of a run.
+      gpus_per_task: GPUs that Ray reserves for each process of a run. A process with a fraction
+        of a GPU gets the same fraction of the memory.
       resources: other resources of each process, such as {"TPU": 4}.
       processes_per_run: number of processes of a run, which Ray places on different nodes if
         possible.
@@ -167,18 +168,20 @@ class RayExecutor(Executor):
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        gpus = self._bundle.get("GPU", 0.0)
         try:
             if self._processes_per_run == 1:
-                return [self._actor_class.options(**self._options).remote()], None
+                return [self._actor_class.options(**self._options).remote(gpus)], None
             group = placement_group([self._bundle] * self._processes_per_run, strategy="SPREAD")
             strategies = [
                 PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i)
                 for i in range(self._processes_per_run)
             ]
-            return [
-                self._actor_class.options(**self._options, scheduling_strategy=strategy).remote()
+            classes = [
+                self._actor_class.options(**self._options, scheduling_strategy=strategy)
                 for strategy in strategies
-            ], group
+            ]
+            return [actor_class.remote(gpus) for actor_class in classes], group
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"Ray rejects the resources {_format_resources(self._bundle)}: {one_line(error)}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.executors.base import ExitStatus, Job, Task
+from experiments.executors.gpu_memory import memory_variables
 from flaxres.errors import one_line
 
 ROOT = Path(__file__).resolve().parents[2]  # root of the repository
@@ -28,7 +29,14 @@ class RunActor:
     whose answer was lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: float = 0) -> None:
+        """Creates the actor.
+
+        Args:
+          gpus: GPUs that Ray has reserved for it. For a fraction, the command gets a memory limit,
+            unless the node's environment has one.
+        """
+        self._gpus = gpus
         self._child: subprocess.Popen[bytes] | None = None
         self._sent_signal: int | None = None
 
@@ -42,7 +50,8 @@ class RunActor:
 
     def start(self, task: Task, environment: Mapping[str, str]) -> str:
         """Starts the command, unless it is already started; returns the name of the node."""
-        self._child = self._child or task.start(environment)
+        if self._child is None:
+            self._child = task.start({**memory_variables(self._gpus, os.environ), **environment})
         return os.uname().nodename
 
     def poll(self, signum: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Launch of a sweep: flags of the executor, queue, and collection of the results."""
+"""Launch of a sweep: flags, queue, and collection of the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
 from experiments.results.run_names import select_names
 from experiments.results.runs import PLAN_FILE, planned_runs
+from experiments.sweeps import executor_flags
+from experiments.sweeps.executor_flags import make_executor
 from experiments.sweeps.plan import LOG_FILE, Plan
 from experiments.sweeps.progress_table import ProgressTable
 from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
@@ -33,21 +33,6 @@ from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.lock import lock
 from flaxres.run.workdir import CONFIG_FILE, check_path
 
-EXECUTOR = flags.DEFINE_enum(
-    "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."
-)
-WORKERS = flags.DEFINE_integer(
-    "workers",
-    None,
-    "Maximum number of runs at a time (default: one per device), e.g. 2.",
-    lower_bound=1,
-)
-CPUS_PER_RUN = flags.DEFINE_integer(
-    "cpus_per_run", 1, "Number of CPU cores of each run.", lower_bound=1
-)
-GPUS_PER_RUN = flags.DEFINE_float(
-    "gpus_per_run", 0, "Number of GPUs of each run on Ray and SLURM.", lower_bound=0
-)
 RETRIES = flags.DEFINE_integer(
     "retries",
     2,
@@ -59,36 +44,9 @@ ALLOW_DATA_CHANGE = flags.DEFINE_bool(
     False,
     "Resume runs although their data have changed, and record the change in each run's data.json.",
 )
-RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address",
-    None,
-    "HOST:PORT of the head of the Ray cluster (default: the cluster of this machine), e.g. "
-    "10.0.0.1:6379.",
-)
-RAY_RESOURCES = flags.DEFINE_list(
-    "ray_resources", [], "Further Ray resources of each process of a run, e.g. TPU=4."
-)
-PROCESSES_PER_RUN = flags.DEFINE_integer(
-    "processes_per_run",
-    1,
-    "Number of processes of each run on Ray, each with the given resources.",
-    lower_bound=1,
-)
-TIME_LIMIT = flags.DEFINE_integer(
-    "time_limit",
-    24 * 60,
-    "Time limit of a SLURM job in minutes. A longer run is requeued and resumes.",
-    lower_bound=1,
-)
-SLURM_PARTITION = flags.DEFINE_string(
-    "slurm_partition", None, "SLURM partition (default: that of the cluster), e.g. gpu."
-)
-SLURM_OPTIONS = flags.DEFINE_list(
-    "slurm_options", [], "Further options of sbatch, e.g. account=abc,mem=8G."
-)
+flags.adopt_module_key_flags(executor_flags)
 
 MAX_NAMES = 10  # of failed runs in the last message
-DEFAULT_SLURM_WORKERS = 256  # maximum number of SLURM jobs at a time
 
 
 def keep_jax_on_cpu() -> None:
@@ -122,64 +80,6 @@ def select_plans(plans: Sequence[Plan], patterns: Sequence[str] | None) -> list[
     """
     names = set(select_names([plan.name for plan in plans], patterns))
     return [plan for plan in plans if plan.name in names]
-
-
-def make_executor(workdir: Path) -> Executor:
-    """Creates the executor that the flags describe.
-
-    Args:
-      workdir: workdir of the sweep; SLURM keeps files of its jobs in its directory 'slurm'.
-
-    Raises:
-      UserError: a flag is invalid, or the cluster cannot be reached.
-    """
-    if EXECUTOR.value == "local":
-        return LocalExecutor(workers=WORKERS.value, cpus_per_run=CPUS_PER_RUN.value)
-    if EXECUTOR.value == "ray":
-        from experiments.executors.ray import RayExecutor
-
-        try:
-            resources = {name: float(value) for name, value in _parse_pairs(RAY_RESOURCES)}
-            if not all(0 <= value < math.inf for value in resources.values()):
-                raise ValueError
-        except ValueError:
-            raise ConfigError(
-                f"--ray_resources must be NAME=NUMBER,..., got {RAY_RESOURCES.value}"
-            ) from None
-        return RayExecutor(
-            address=RAY_ADDRESS.value,
-            cpus_per_task=CPUS_PER_RUN.value,
-            gpus_per_task=GPUS_PER_RUN.value,
-            resources=resources,
-            processes_per_run=PROCESSES_PER_RUN.value,
-        )
-    from experiments.executors.slurm import SlurmExecutor
-
-    if not GPUS_PER_RUN.value.is_integer():
-        raise ConfigError(
-            f"--gpus_per_run must be a whole number with --executor=slurm, got {GPUS_PER_RUN.value}"
-        )
-    return SlurmExecutor(
-        folder=workdir.absolute() / "slurm",
-        time_limit_minutes=TIME_LIMIT.value,
-        cpus_per_task=CPUS_PER_RUN.value,
-        gpus_per_task=int(GPUS_PER_RUN.value),
-        partition=SLURM_PARTITION.value,
-        additional=dict(_parse_pairs(SLURM_OPTIONS)),
-        max_parallel=WORKERS.value or DEFAULT_SLURM_WORKERS,
-    )
-
-
-def _parse_pairs(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
-    """Parses a flag of the form NAME=VALUE,....
-
-    Raises:
-      ConfigError: an item has no value.
-    """
-    pairs = [item.partition("=") for item in flag.value]
-    if any(not value for _, _, value in pairs):
-        raise ConfigError(f"--{flag.name} must be NAME=VALUE,..., got {flag.value}")
-    return [(name, value) for name, _, value in pairs]
 
 
 def run(
@@ -279,14 +179,6 @@ def _write_plan(plans: Sequence[Plan], workdir: Path) -> None:
         runs = replicas.replica_runs(config, name) or {name: config}
         configs |= {str(path): flatten(config) for path, config in runs.items()}
     write_atomically(workdir / PLAN_FILE, json.dumps(configs, indent=1) + "\n")
-
-
-def shared_directory() -> str | None:
-    """Returns a directory for temporary files that all machines of a cluster can read.
-
-    With the local executor it is None, which stands for the default of `tempfile`.
-    """
-    return None if EXECUTOR.value == "local" else os.getcwd()
 
 
 def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = False) -> None:

@@ -95,6 +95,23 @@ def test_exit_codes_and_visible_gpus(cluster, second, tmp_path):
     assert (tmp_path / "logs/0.txt").read_text().endswith("GPUs: 0\n")
 
 
+def test_runs_that_share_a_gpu(cluster, tmp_path):
+    """Ray shares the GPU, and each process reserves only its part of the memory."""
+    names = ("CUDA_VISIBLE_DEVICES", "XLA_CLIENT_MEM_FRACTION")
+    show = f"import os, time; time.sleep(5); print([os.environ.get(name) for name in {names}])"
+    tasks = [python_task(tmp_path, str(i), "-c", show) for i in range(2)]
+    session = cluster.add_node({"half": 2}, cpus=2, gpus=1)
+    try:
+        with executor(cluster, gpus_per_task=0.5, resources={"half": 1}) as place:
+            jobs = place.submit(tasks)
+            wait(lambda: all(job.poll() is None and job.has_started() for job in jobs))
+            assert exit_statuses(jobs) == [ExitStatus(0)] * 2
+    finally:
+        cluster.stop_node(session)
+    for i in range(2):
+        assert (tmp_path / f"logs/{i}.txt").read_text().endswith("\n['0', '0.375']\n")
+
+
 def run_task(tmp_path, name="run"):
     return python_task(tmp_path, name, *SMALL, f"--workdir={tmp_path / name}")
 

@@ -35,6 +35,10 @@ SLURM = [
     ),
     (("--gpus_per_run=nan",), "--gpus_per_run must be a finite number, got nan"),
     (("--gpus_per_run=-1",), "--gpus_per_run=-1: -1.0 is not a non-negative number"),
+    (
+        ("--runs_per_gpu=4",),
+        "--runs_per_gpu=4 applies to --executor=local, got --executor=slurm; SLURM can share GPUs",
+    ),
     (("--time_limit=0",), "--time_limit=0: 0 is not a positive integer"),
 ]
 RAY = [
@@ -42,6 +46,10 @@ RAY = [
     (("--ray_resources=TPU=x",), "--ray_resources must be NAME=NUMBER,..., got ['TPU=x']"),
     (("--ray_resources=TPU=nan",), "--ray_resources must be NAME=NUMBER,..., got ['TPU=nan']"),
     (("--gpus_per_run=inf",), "--gpus_per_run must be a finite number, got inf"),
+    (
+        ("--runs_per_gpu=4",),
+        "--executor=ray; on Ray, --gpus_per_run=0.25 lets runs share a GPU",
+    ),
     (("--processes_per_run=0",), "--processes_per_run=0: 0 is not a positive integer"),
 ]
 CASES = [("slurm", *case) for case in SLURM] + [("ray", *case) for case in RAY]

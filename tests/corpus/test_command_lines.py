@@ -74,6 +74,8 @@ OTHERS = [
     ((*DEGRADATION, "--workers=1000"), "workers must be from 1 to"),
     ((*DEGRADATION, "--retries=-1"), "--retries=-1"),
     ((*DEGRADATION, "--cpus_per_run=0"), "--cpus_per_run=0"),
+    ((*DEGRADATION, "--runs_per_gpu=0"), "--runs_per_gpu=0"),
+    ((*REPRODUCTION, "--runs_per_gpu=1000"), "--runs_per_gpu=1000"),
     ((*DEGRADATION, "--gpus_per_run=nan"), "--gpus_per_run must be a finite number, got nan"),
     ((*DEGRADATION, "--models="), "--models is empty"),
     ((*DEGRADATION, "--models=foo"), "model name must be"),
