@@ -55,7 +55,11 @@ def memory_ratios(
       implementations: the implementations.
       memory: by name of the implementation, peak 'host' and 'device' memory in bytes.
     """
-    eager = {i.dtype: i.name for i in implementations if i.mode in ("eager", "graph-eager")}
+    eager: dict[str, str] = {}
+    for mode in ("eager", "graph-eager"):  # the first that was measured
+        for i in implementations:
+            if i.mode == mode:
+                eager.setdefault(i.dtype, i.name)
     return {
         i.dtype: used_bytes(memory[i.name]) / used_bytes(memory[eager[i.dtype]])
         for i in implementations

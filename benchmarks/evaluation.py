@@ -38,8 +38,8 @@ flags.set_default(BATCH_SIZE, 500)  # the default of the config field eval_batch
 
 def compare(model: str) -> dict[str, Any]:
     """Runs the rounds for one model, prints a table and returns the results."""
-    implementations = start_all(model, "evaluation")
-    differences = compare_losses(implementations) if CHECK.value else {}
+    implementations, left_out = start_all(model, "evaluation")
+    differences = compare_losses(implementations, left_out) if CHECK.value else {}
     for _ in range(ROUNDS.value):
         for implementation in implementations:
             implementation.measure()
@@ -74,6 +74,7 @@ def compare(model: str) -> dict[str, Any]:
         "batch_size": BATCH_SIZE.value,
         "image": [size, size, CHANNELS.value],
         "implementations": results,
+        "left_out": left_out,
         "images_per_second_over_torch": speedups,
         "loss_differences": differences,
     }

@@ -163,10 +163,10 @@ def _default_modes(dtype: str, task: Task) -> list[str]:
 def start(
     framework: str, dtype: str, mode: str, command: Sequence[str], environment: Mapping[str, str]
 ) -> Implementation:
-    """Starts a worker; with --cold, first times one that has empty caches.
+    """Starts a worker and prints its time; with --cold, first times one that has empty caches.
 
     Raises:
-      RuntimeError: the worker fails; has its name and the last line of its output.
+      RuntimeError: the worker fails; has the last line of its output.
     """
     try:
         cold_start = None
@@ -176,16 +176,20 @@ def start(
                 worker = Worker(command, {**environment, **caches})
                 worker.close()
                 cold_start = worker.ready["first_step"]
-        return Implementation(framework, dtype, mode, Worker(command, environment), cold_start)
-    except (OSError, RuntimeError) as error:
-        raise RuntimeError(f"{framework} {dtype} {mode}".strip() + f": {error}") from None
+        started = Implementation(framework, dtype, mode, Worker(command, environment), cold_start)
+    except OSError as error:
+        raise RuntimeError(str(error)) from None
+    seconds = started.worker.ready["first_step"]
+    print(f"Started {started.name} in {seconds:.1f} s", file=sys.stderr, flush=True)
+    return started
 
 
-def start_all(model: str, task: Task) -> list[Implementation]:
-    """Starts flaxres and PyTorch in each dtype and mode; modes of PyTorch that fail are skipped.
+def start_all(model: str, task: Task) -> tuple[list[Implementation], dict[str, str]]:
+    """Starts flaxres and PyTorch in each dtype and mode; modes of PyTorch that fail are left out.
 
     Returns:
-      The implementations; those of a dtype are together, flaxres first.
+      The implementations, of which those of a dtype are together, flaxres first; and by name of an
+      implementation that is left out, the error.
 
     Raises:
       UserError: flaxres fails, or PyTorch fails in all modes.
@@ -193,13 +197,13 @@ def start_all(model: str, task: Task) -> list[Implementation]:
     environment = torch_environment()
     if runs_on_cpu() and sys.platform == "linux":
         environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES  # as flaxres sets them for itself
-    implementations = []
+    implementations, left_out = [], {}
     for dtype in DTYPES.value:
         try:
             command = flaxres_command(model, dtype, task)
             implementations.append(start("flaxres", dtype, "", command, {}))
         except RuntimeError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"flaxres {dtype}: {error}") from None
         if AGAINST.value == "none":
             continue
         for mode in MODES.value or _default_modes(dtype, task):
@@ -218,39 +222,80 @@ def start_all(model: str, task: Task) -> list[Implementation]:
                 )
                 implementations.append(start("torch", dtype, mode, command, environment))
             except RuntimeError as error:
-                print(f"Skipped {error}", file=sys.stderr)
+                leave_out(left_out, f"torch {dtype} {mode}", str(error))
     if AGAINST.value == "torch" and all(i.framework == "flaxres" for i in implementations):
         raise UserError(
             f"PyTorch failed in every mode (see above) with {TORCH_PYTHON.value}; pip install "
             "torch there, or name another interpreter with --torch_python"
         )
-    return implementations
+    return implementations, left_out
 
 
-def compare_losses(implementations: Sequence[Implementation]) -> dict[str, float]:
-    """Checks that in each dtype all implementations have the losses of flaxres.
+def leave_out(left_out: dict[str, str], name: str, error: str) -> None:
+    """Prints that an implementation is left out, and adds it with its error to `left_out`."""
+    print(f"Left out {name}: {error}", file=sys.stderr, flush=True)
+    left_out[name] = error
+
+
+def compare_losses(
+    implementations: list[Implementation], left_out: dict[str, str]
+) -> dict[str, float]:
+    """Checks that in each dtype all implementations have the losses of flaxres, in that dtype.
+
+    Implementations that do not are closed, removed and left out.
+
+    Args:
+      implementations: result of `start_all`; implementations that fail are removed.
+      left_out: receives the errors, by name of the implementation.
 
     Returns:
       By dtype, the largest relative difference between the first losses of flaxres and PyTorch.
 
     Raises:
-      UserError: losses differ by more than the tolerance, so the models are not the same.
+      UserError: no implementation of PyTorch has the losses of flaxres.
     """
     differences: dict[str, float] = {}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "weights.npz")
-        for implementation in implementations:
+        for implementation in list(implementations):
+            name, dtype = implementation.name, implementation.dtype
             if implementation.framework == "flaxres":
                 ours = implementation.worker.ask(check={"path": path})
                 continue
-            dtype, losses = implementation.dtype, ours["losses"]
-            request = {"path": path, "steps": len(losses), "learning_rate": ours["learning_rate"]}
-            peer = implementation.worker.ask(check=request)["losses"]
-            relative = np.abs(np.subtract(peer, losses)) / np.abs(losses)
-            first, later = TOLERANCES[dtype]
-            if not (relative[0] < first and np.all(relative < later)):
-                raise UserError(
-                    f"losses differ: flaxres {dtype} {losses}, {implementation.name} {peer}"
-                )
-            differences[dtype] = max(differences.get(dtype, 0.0), float(relative[0]))
+            rate = ours["learning_rate"]
+            request = {"path": path, "steps": len(ours["losses"]), "learning_rate": rate}
+            try:
+                peer = implementation.worker.ask(check=request)
+                error = find_difference(dtype, ours["losses"], peer)
+            except RuntimeError as failure:
+                error = str(failure)
+            if error:
+                failed.append(name)
+                leave_out(left_out, name, error)
+                implementations.remove(implementation)
+                implementation.worker.close()
+                continue
+            first = abs(peer["losses"][0] - ours["losses"][0]) / abs(ours["losses"][0])
+            differences[dtype] = max(differences.get(dtype, 0.0), first)
+    if failed and not differences:
+        raise UserError(f"no mode of PyTorch passed the check; {failed[0]}: {left_out[failed[0]]}")
     return differences
+
+
+def find_difference(dtype: str, ours: Sequence[float], peer: Mapping[str, Any]) -> str:
+    """Returns how PyTorch's check differs from the losses of flaxres; '' if it does not.
+
+    Args:
+      dtype: compute dtype that both should have.
+      ours: losses of flaxres.
+      peer: 'losses' of PyTorch, and 'bfloat16', True if it computed the logits in bfloat16.
+    """
+    losses = peer["losses"]
+    relative = np.abs(np.subtract(losses, ours)) / np.abs(ours)
+    first, later = TOLERANCES[dtype]
+    if not (relative[0] < first and np.all(relative < later)):
+        return f"losses differ: {losses}, of flaxres {list(ours)}"
+    if dtype == "float32" and peer["bfloat16"]:
+        return "it computes in bfloat16 instead of float32"
+    return ""

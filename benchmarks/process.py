@@ -6,17 +6,24 @@ and prints one JSON object for each.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+# JAX's memory on a GPU: docs.jax.dev/en/latest/gpu_memory_allocation.html
+MEMORY_VARIABLES = (
+    *("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
+    *("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR"),
+)
 CPU_SECONDS_WHEN_IDLE = 0.03  # of all child processes, in one second
 
 
@@ -33,44 +40,66 @@ class Worker:
 
         Args:
           command: program and arguments.
-          environment: variables to add to those of this process.
+          environment: variables to add to those of this process and of `share_gpu`.
 
         Raises:
           RuntimeError: the process ended before its first step; has its last line of output.
         """
         start = time.time()
+        # A file, because a full pipe would block the process. `close` closes it.
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **share_gpu(), **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         self.ready = self._read()
         self.ready["first_step"] = self.ready.pop("time") - start
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request, `NAME={argument: value}`, and returns the worker's answer."""
+        """Sends a request, `NAME={argument: value}`, and returns the worker's answer.
+
+        Raises:
+          RuntimeError: the process has ended; has its last line of output.
+        """
         stdin = open_pipe(self._process.stdin)
-        stdin.write(json.dumps(request) + "\n")
-        stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # `_read` reports the error
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
         return self._read()
 
     def close(self) -> None:
         """Ends the process."""
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            open_pipe(stream).close()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # a request that the process did not read
+                open_pipe(stream).close()
         self._process.wait()
+        self._errors.close()
 
     def _read(self) -> dict[str, Any]:
         for line in open_pipe(self._process.stdout):
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        lines = open_pipe(self._process.stderr).read().strip().splitlines() or ["no output"]
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines() or ["no output"]
         self.close()
-        raise RuntimeError(lines[-1])
+        ended = f" (ended by signal {-code})" if code < 0 else ""
+        raise RuntimeError(lines[-1] + ended)
+
+
+def share_gpu() -> dict[str, str]:
+    """Returns the variables with which several processes use one GPU; {} if the user has set them.
+
+    By default each process of JAX would reserve 75% of the memory when it starts.
+    """
+    if any(name in os.environ for name in MEMORY_VARIABLES):
+        return {}
+    return {MEMORY_VARIABLES[0]: "false"}
 
 
 def open_pipe(stream: IO[str] | None) -> IO[str]:

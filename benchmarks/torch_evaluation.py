@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -33,46 +33,60 @@ class Evaluation:
         self._batches = torch.arange(len(images), device=device).split(batch_size)
         self._rows = self._batches[0].clone()
         self._sums = torch.zeros(2, device=device)
+        self._logits = torch.zeros(batch_size, 10, device=device)
         self._batch_sums = torch.compile(self._sum) if mode.compiled else self._sum
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] = self._step
         if mode.graph:
             with torch.inference_mode():
-                self._graph = capture(self._step, lambda: None)
+                self._replay = capture(self._step, lambda: None).replay
 
-    def _sum(self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    def _sum(
+        self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the summed loss and number of misclassified images (2,), and the logits."""
         inputs = (images.float() / 255 - mean).permute(0, 3, 1, 2)  # channels last in memory
         logits = self._mode.logits(self.model, inputs)
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.stack([loss, (logits.argmax(1) != labels).sum().float()])
+        return torch.stack([loss, (logits.argmax(1) != labels).sum().float()]), logits
 
     def _step(self) -> None:
         rows = self._rows
-        self._sums += self._batch_sums(self._images[rows], self._labels[rows], self._mean)
+        sums, self._logits = self._batch_sums(self._images[rows], self._labels[rows], self._mean)
+        self._sums += sums
 
     @torch.inference_mode()
-    def losses(
+    def checked_losses(
         self, weights: Mapping[str, np.ndarray], images: torch.Tensor, labels: torch.Tensor
-    ) -> list[float]:
-        """Returns the mean loss of one batch, whose mean image is zero, as a list.
+    ) -> tuple[list[float], torch.Tensor]:
+        """Evaluates one batch as `advance` does, with a CUDA graph by its replay.
+
+        The mean image is zero. The batch replaces images of the data set.
 
         Args:
           weights: variables, as in `PeerModel.load`.
           images: uint8 (batch, height, width, channels).
           labels: int64 (batch,).
+
+        Returns:
+          The mean loss, as a list of one, and the float32 logits.
         """
         self.model.load(weights)
-        sums = self._batch_sums(images, labels, torch.zeros_like(self._mean))
-        return [float(sums[0]) / len(labels)]
+        mean = self._mean.clone()
+        self._mean.zero_()
+        self._images[: len(images)] = images
+        self._labels[: len(labels)] = labels
+        self._rows.copy_(self._batches[0])
+        self._sums.zero_()
+        self._replay()
+        self._mean.copy_(mean)
+        return [float(self._sums[0]) / len(labels)], self._logits
 
     @torch.inference_mode()
     def advance(self) -> int:
         """Starts the evaluation of all images; returns their number."""
         for rows in self._batches:
             self._rows.copy_(rows)
-            if self._graph is None:
-                self._step()
-            else:
-                self._graph.replay()
+            self._replay()
         return len(self._images)
 
     def wait(self) -> None:

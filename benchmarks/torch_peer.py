@@ -8,12 +8,15 @@ a GPU, the whole step as a CUDA graph. Plain networks and residual networks with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+LEARNING_RATE = 0.1
 
 # Names of PyTorch's parameters and running statistics, by those of flaxres.
 STATE_NAMES = {
@@ -100,24 +103,29 @@ class PeerModel(nn.Module):
         self.load_state_dict(state)
 
 
-def random_crop_flip(images: torch.Tensor, pad: int, flip: bool) -> torch.Tensor:
+def random_crop_flip(
+    images: torch.Tensor, pad: int, flip: bool, enabled: torch.Tensor | None = None
+) -> torch.Tensor:
     """Takes random crops of zero-padded images and mirrors half of them.
 
     Args:
       images: (batch, height, width, channels).
       pad: width of the padding on each side, in pixels.
       flip: if False, no image is mirrored.
+      enabled: bool (); where False, the images are returned as they are. A CUDA graph reads it at
+        each replay. None is True.
     """
     if not pad and not flip:
         return images
     n, height, width, _ = images.shape
     padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-    top = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
-    left = torch.randint(0, 2 * pad + 1, (n, 1, 1), device=images.device)
+    offsets = torch.randint(0, 2 * pad + 1, (2, n, 1, 1), device=images.device)
+    top, left = offsets if enabled is None else torch.where(enabled, offsets, pad)
     rows = top + torch.arange(height, device=images.device)[:, None]
     columns = left + torch.arange(width, device=images.device)
     if flip:
         mirrored = torch.rand(n, 1, 1, device=images.device) < 0.5
+        mirrored = mirrored if enabled is None else mirrored & enabled
         columns = torch.where(mirrored, columns.flip(2), columns)
     batch = torch.arange(n, device=images.device)[:, None, None]
     return padded[batch, rows, columns]
@@ -168,7 +176,6 @@ class Training:
 
     Attributes:
       model: the model, in channels_last memory format.
-      loss: computes the mean loss and the number of misclassified images of a batch.
     """
 
     def __init__(
@@ -185,52 +192,45 @@ class Training:
         """
         self.model, self._mode, device = mode.prepare(model), mode, images.device
         self._images, self._augment = images, augment
+        self._augments = torch.tensor(True, device=device)
         self._labels = torch.randint(0, 10, (len(images),), device=device)
         self._mean = images.float().mean(0) / 255
         self._sums = torch.zeros(2, device=device)
+        self._logits = torch.zeros(batch_size, 10, device=device)
         self._rows = torch.zeros(batch_size, dtype=torch.long, device=device)
         self._order, self._position = torch.empty(0), 0
+        # A graph keeps the value that a number had at the capture, but reads a tensor again.
+        rate = torch.tensor(LEARNING_RATE, device=device) if mode.graph else LEARNING_RATE
         self._optimizer = torch.optim.SGD(
-            model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True
+            model.parameters(), rate, momentum=0.9, weight_decay=1e-4, fused=True
         )
-        self.loss = self._loss
-        self._prepare = self._prepare_batch
-        if mode.compiled:
-            self.loss = torch.compile(self._loss)
-            self._prepare = torch.compile(self._prepare_batch)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._loss = torch.compile(self._compute_loss) if mode.compiled else self._compute_loss
+        self._prepare = torch.compile(self._prepare_batch) if mode.compiled else self._prepare_batch
+        self._replay: Callable[[], None] = self._step
         if mode.graph:
-            self._graph = capture(self._step, lambda: self._optimizer.zero_grad(set_to_none=True))
+            clear = functools.partial(self._optimizer.zero_grad, set_to_none=True)
+            self._replay = capture(self._step, clear).replay
 
     def _prepare_batch(self, rows: torch.Tensor) -> torch.Tensor:
         images = self._images[rows].float() / 255 - self._mean
-        images = random_crop_flip(images, 4, True) if self._augment else images
+        if self._augment:
+            images = random_crop_flip(images, 4, True, self._augments)
         return images.permute(0, 3, 1, 2)  # the memory stays channels last
 
-    def _loss(
+    def _compute_loss(
         self, images: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Computes the mean loss, the number of misclassified images, and the logits of a batch."""
         logits = self._mode.logits(self.model, images)
-        return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
+        return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum(), logits.detach()
 
-    def restart(self, weights: Mapping[str, np.ndarray], learning_rate: float) -> None:
-        """Loads weights as `PeerModel.load` does, clears momentum and sets the learning rate."""
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self.model.load(weights)
-        for state in self._optimizer.state.values():
-            state["momentum_buffer"].zero_()
-
-    def train(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Runs a step on normalized images and returns the loss before the update."""
-        loss, wrong = self.loss(images, labels)
+    def _step(self) -> None:
+        labels = self._labels[self._rows]
+        loss, wrong, self._logits = self._loss(self._prepare(self._rows), labels)
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=not self._mode.graph)
         self._sums += torch.stack([loss.detach() * len(labels), wrong.float()])
-        return loss.detach()
-
-    def _step(self) -> None:
-        self.train(self._prepare(self._rows), self._labels[self._rows])
 
     def advance(self) -> int:
         """Starts a step on the next batch of the epoch's random order; returns 1."""
@@ -240,15 +240,71 @@ class Training:
             self._position = 0
         self._rows.copy_(self._order[self._position : self._position + batch_size])
         self._position += batch_size
-        if self._graph is None:
-            self._step()
-        else:
-            self._graph.replay()
+        self._replay()
         return 1
 
     def wait(self) -> None:
         """Returns when all steps are done."""
         self._sums.tolist()
+
+    def checked_losses(
+        self,
+        weights: Mapping[str, np.ndarray],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        steps: int,
+        learning_rate: float,
+    ) -> tuple[list[float], torch.Tensor]:
+        """Runs steps on one batch, as `advance` runs them, with a CUDA graph by its replays.
+
+        The mean image is zero, and there is no augmentation. The batch replaces images of the data
+        set.
+
+        Args:
+          weights: variables, as in `PeerModel.load`.
+          images: uint8 (batch, height, width, channels).
+          labels: int64 (batch,).
+          steps: number of steps.
+          learning_rate: learning rate of all steps.
+
+        Returns:
+          The mean loss of each step, before the update, and the float32 logits of the last one.
+        """
+        mean = self._mean.clone()
+        self._mean.zero_()
+        self._augments.fill_(False)
+        self._images[: len(images)] = images
+        self._labels[: len(labels)] = labels
+        self._rows.copy_(torch.arange(len(images), device=images.device))
+        self._restart(weights, learning_rate)
+        losses = []
+        for _ in range(steps):
+            self._sums.zero_()
+            self._replay()
+            losses.append(float(self._sums[0]) / len(images))
+        self._mean.copy_(mean)
+        self._augments.fill_(True)
+        return losses, self._logits
+
+    def _restart(self, weights: Mapping[str, np.ndarray], learning_rate: float) -> None:
+        """Loads weights as `PeerModel.load` does, clears momentum and sets the learning rate."""
+        (group,) = self._optimizer.param_groups
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+        self.model.load(weights)
+        for state in self._optimizer.state.values():
+            state["momentum_buffer"].zero_()
+
+
+def is_bfloat16(values: torch.Tensor) -> bool:
+    """Returns True if every value of a float32 tensor is a bfloat16 number.
+
+    Results computed in float32, or in TF32 with its sums in float32, are so only by chance: one
+    value in 65,536.
+    """
+    return torch.equal(values, values.bfloat16().float())
 
 
 def capture(function: Callable[[], None], prepare: Callable[[], None]) -> torch.cuda.CUDAGraph:

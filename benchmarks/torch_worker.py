@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
 from benchmarks.torch_evaluation import Evaluation
-from benchmarks.torch_peer import Mode, PeerModel, Training
+from benchmarks.torch_peer import Mode, PeerModel, Training, is_bfloat16
 
 
 def synchronize() -> None:
@@ -55,7 +55,7 @@ def measure_ceiling(dtype: str, size: int, copied: int) -> dict[str, float]:
 
 def checked_losses(
     task: Training | Evaluation, path: str, steps: int, learning_rate: float
-) -> dict[str, list[float]]:
+) -> dict[str, list[float] | bool]:
     """Computes the losses of the first steps, or that of an evaluation.
 
     Args:
@@ -63,16 +63,19 @@ def checked_losses(
       path: file with the weights and the batch, written by `benchmarks.flaxres_worker`.
       steps: number of steps.
       learning_rate: learning rate of all steps.
+
+    Returns:
+      'losses', and 'bfloat16', which is True if the logits were computed in bfloat16.
     """
     arrays = dict(np.load(path))
     device = next(task.model.parameters()).device
     images = torch.from_numpy(arrays.pop("images")).to(device)
     labels = torch.from_numpy(arrays.pop("labels")).to(device).long()
     if isinstance(task, Evaluation):
-        return {"losses": task.losses(arrays, images, labels)}
-    task.restart(arrays, learning_rate)
-    inputs = images.permute(0, 3, 1, 2).float() / 255
-    return {"losses": [float(task.train(inputs, labels)) for _ in range(steps)]}
+        losses, logits = task.checked_losses(arrays, images, labels)
+    else:
+        losses, logits = task.checked_losses(arrays, images, labels, steps, learning_rate)
+    return {"losses": losses, "bfloat16": is_bfloat16(logits)}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ the multiply-adds of the forward pass, and ten passes over the outputs of the co
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,20 +52,24 @@ CPU_CEILING, ACCELERATOR_CEILING = (2_048, 2**28), (8_192, 2**32)
 
 def compare(model: str) -> dict[str, Any]:
     """Runs the rounds for one model, prints a table and returns the results."""
-    implementations = start_all(model, "training")
+    implementations, left_out = start_all(model, "training")
     ready = implementations[0].worker.ready
     for implementation in implementations:  # first, so that nothing else counts as memory
         implementation.measure()
         implementation.seconds.clear()
     memory = {i.name: i.worker.ask(memory={}) for i in implementations}
-    differences = compare_losses(implementations) if CHECK.value else {}
+    differences = compare_losses(implementations, left_out) if CHECK.value else {}
     dtypes = list(dict.fromkeys(i.dtype for i in implementations))
     measured: dict[str, list[dict[str, float]]] = {dtype: [] for dtype in dtypes}
-    for _ in range(ROUNDS.value):
+    for number in range(ROUNDS.value):
         for implementation in implementations:
             implementation.measure()
         for dtype in dtypes:
             measured[dtype] += measure_ceilings(implementations, dtype)
+        speeds = ", ".join(f"{i.name} {1 / i.seconds[-1]:.3g}" for i in implementations)
+        print(
+            f"Round {number + 1} of {ROUNDS.value}, steps/s: {speeds}", file=sys.stderr, flush=True
+        )
     ceilings = {
         dtype: {name: max(c[name] for c in values) for name in ("flops", "bytes")}
         for dtype, values in measured.items()
@@ -85,6 +90,7 @@ def compare(model: str) -> dict[str, Any]:
         "image": [IMAGE_SIZE.value, IMAGE_SIZE.value, CHANNELS.value],
         "ceilings": ceilings,
         "implementations": results,
+        "left_out": left_out,
         "step_time_over_torch": times,
         "memory_over_torch_eager": memory_shares,
         "first_loss_differences": differences,

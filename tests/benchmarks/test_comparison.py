@@ -49,3 +49,7 @@ def test_memory_is_compared_with_eager_mode():
     memory["flaxres float32"]["device"] = memory["torch float32 eager"]["device"] = MIB
     memory["flaxres float32"]["device"] = 3 * MIB
     assert memory_ratios(IMPLEMENTATIONS[:3], memory) == {"float32": 3.0}
+    graphs = [implementation("torch", "float32", "graph-eager", 1.0)]
+    memory["torch float32 graph-eager"] = {"host": 0, "device": 6 * MIB}
+    assert memory_ratios([*IMPLEMENTATIONS[:3], *graphs], memory) == {"float32": 3.0}
+    assert memory_ratios([*IMPLEMENTATIONS[:1], *graphs], memory) == {"float32": 0.5}

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from benchmarks.process import Worker, timed_steps
+from benchmarks.process import MEMORY_VARIABLES, Worker, share_gpu, timed_steps
 
 SERVE = """
 from benchmarks.process import serve
@@ -24,6 +24,29 @@ def test_worker_reports_ready_and_answers():
 def test_error_of_a_failed_worker():
     with pytest.raises(RuntimeError, match="ValueError: no such model"):
         Worker([sys.executable, "-c", "raise ValueError('no such model')"], {})
+
+
+def test_a_worker_that_ends_in_a_request_tells_why():
+    serve = "from benchmarks.process import serve; import os, sys\n"
+    serve += "print('x' * 200_000, file=sys.stderr, flush=True)\n"  # more than a pipe holds
+    serve += "def fail():\n print('out of memory', file=sys.stderr, flush=True); os.abort()\n"
+    worker = Worker([sys.executable, "-c", serve + "serve({'fail': fail})"], {})
+    with pytest.raises(RuntimeError, match=r"out of memory \(ended by signal 6\)"):
+        worker.ask(fail={})
+
+
+def test_workers_share_the_memory_of_a_gpu(monkeypatch):
+    for name in MEMORY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert share_gpu() == {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    serve = "import os; from benchmarks.process import serve\nserve({}, value=os.environ.get(%r))"
+    worker = Worker([sys.executable, "-c", serve % MEMORY_VARIABLES[0]], {})
+    worker.close()
+    assert worker.ready["value"] == "false"
+    for name in MEMORY_VARIABLES:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, ".4")
+            assert share_gpu() == {}
 
 
 def test_timed_steps_include_the_wait(monkeypatch):
