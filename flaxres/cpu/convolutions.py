@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Float32
 from flaxres.cpu.kernel_files import DTYPES
 from flaxres.cpu.library import active_kernels, require_library
 
-NO_AFFINE = (np.zeros(0, np.float32),) * 2  # empty scale and shift: the images are not normalized
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 # Images are float32 or bfloat16.
@@ -123,9 +122,7 @@ def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Outputs:
       The results, in the dtype of the images.
     """
     result = convolution_result(x, kernel.shape, stride, pad)
-    return require_library(x.dtype).call(
-        "convolve", result, x, kernel, *NO_AFFINE, stride=stride, pad=pad
-    )
+    return require_library(x.dtype).call("convolve", result, x, kernel, stride=stride, pad=pad)
 
 
 def convolution_result(
@@ -187,7 +184,7 @@ def _convolve_backward(
 ) -> tuple[Images, Kernel]:
     x, kernel = residuals
     dx = input_gradient(x.shape, kernel, stride, pad, dy)
-    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy, NO_AFFINE)
+    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy)
 
 
 def kernel_gradient(
@@ -196,7 +193,7 @@ def kernel_gradient(
     pad: int,
     x: Images,
     dy: Outputs,
-    affine: Sequence[Float32[Array | np.ndarray, " _"]],
+    affine: Sequence[Float32[Array | np.ndarray, " _"]] = (),
 ) -> Float32[Array, "size size channels filters"]:
     """Returns the gradient of `convolve` with respect to its kernel.
 
@@ -206,7 +203,7 @@ def kernel_gradient(
       pad: number of zeros on each side of the image.
       x: images.
       dy: gradient with respect to the result of `convolve`.
-      affine: scale and shift; the convolution read ReLU(x * scale + shift). If empty, it read x.
+      affine: scale and shift if the convolution read ReLU(x * scale + shift); empty if it read x.
     """
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
     return require_library(x.dtype).call(
@@ -237,8 +234,8 @@ def input_gradient(
     missing = -channels % kernels.lanes  # channels to fill a vector register
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else kernel
     result = jax.ShapeDtypeStruct((*shape[:3], channels + missing), dy.dtype)
-    addend = jnp.zeros(0, dy.dtype) if add is None or missing else add
-    dx = kernels.call("input_gradient", result, dy, filled, addend, stride=stride, pad=pad)
+    addends = () if add is None or missing else (add,)
+    dx = kernels.call("input_gradient", result, dy, filled, *addends, stride=stride, pad=pad)
     if not missing:
         return dx
     return dx[..., :channels] if add is None else dx[..., :channels] + add
@@ -269,7 +266,7 @@ def _convolve_and_pass_backward(
 ) -> tuple[Images, Kernel]:
     (x, kernel), (dy, dx) = residuals, gradients
     dx = input_gradient(x.shape, kernel, stride, pad, dy, add=dx)
-    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy, NO_AFFINE)
+    return dx, kernel_gradient(kernel.shape, stride, pad, x, dy)
 
 
 convolve_and_pass.defvjp(_convolve_and_pass_forward, _convolve_and_pass_backward)

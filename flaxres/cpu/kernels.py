@@ -92,12 +92,11 @@ def normalize(
       epsilon: constant added to the variance.
       relu: if True, ReLU is applied last.
     """
-    addend = jnp.zeros(0, x.dtype) if add is None else add
+    addends = () if add is None else (add,)
     return require_library(x.dtype).call(
-        *("normalize", _like(x), x, scale, bias, mean, variance, addend),
+        *("normalize", _like(x), x, scale, bias, mean, variance, *addends),
         epsilon=np.float32(epsilon),
         relu=relu,
-        adds=add is not None,
     )
 
 
@@ -218,27 +217,27 @@ def _batch_norm_gradients(
 ) -> tuple[Images, Channels, Channels, Images | None]:
     """Returns the gradients of `batch_norm` with respect to x, scale, bias and add."""
     x, scale, bias, mean, variance, y = residuals
-    adds = y is not None
-    results = (_like(scale), _like(scale), jax.ShapeDtypeStruct(x.shape if adds else (0,), x.dtype))
-    # d is dy where the ReLU was positive, else 0. It is written to memory only if the layer has an
-    # `add`, whose gradient it is.
-    dscale, dbias, d = require_library(x.dtype).call(
-        *("norm_gradient_sums", results, dy, x, scale, bias, mean, variance),
-        jnp.zeros(0, x.dtype) if y is None else y,
+    # The gradient of `add` is dy where the ReLU was positive, else 0. Without an `add` it is not
+    # written to memory.
+    outputs = () if y is None else (y,)
+    results = (_like(scale), _like(scale), *map(_like, outputs))
+    dscale, dbias, *dadds = require_library(x.dtype).call(
+        *("norm_gradient_sums", results, dy, x, scale, bias, mean, variance, *outputs),
         epsilon=np.float32(epsilon),
         relu=relu,
-        adds=adds,
     )
+    dadd = dadds[0] if dadds else None
     count, totals = x.size // x.shape[3], (dscale, dbias)
     if axis is not None:
         count, totals = count * lax.axis_size(axis), lax.psum(totals, axis)
+    d = dy if dadd is None else dadd
     dx = require_library(x.dtype).call(
-        *("norm_gradient", _like(x), d if adds else dy, x, scale, bias, mean, variance, *totals),
+        *("norm_gradient", _like(x), d, x, scale, bias, mean, variance, *totals),
         count=count,
         epsilon=np.float32(epsilon),
-        relu=relu and not adds,
+        relu=relu and dadd is None,
     )
-    return dx, dscale, dbias, d if adds else None
+    return dx, dscale, dbias, dadd
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

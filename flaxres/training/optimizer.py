@@ -150,9 +150,10 @@ def learning_rate(config: ConfigDict, step: Int32[Array, ""], warmup: Warmup) ->
         progress = jnp.maximum(step - warmup_steps, 0) / (config.num_steps - warmup_steps)
         value = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
     else:
-        boundaries = jnp.asarray(config.boundaries, jnp.int32)
-        num_drops = jnp.sum(step >= boundaries)
-        value = config.learning_rate * jnp.float32(config.decay_factor) ** num_drops
+        value = jnp.float32(config.learning_rate)
+        if config.boundaries:
+            num_drops = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
+            value = config.learning_rate * jnp.float32(config.decay_factor) ** num_drops
     if warmup_steps:
         value = value * jnp.minimum((step + 1) / warmup_steps, 1)
     return jnp.where(warmup.active, config.warmup.learning_rate, value).astype(jnp.float32)

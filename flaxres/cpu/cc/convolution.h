@@ -79,10 +79,6 @@ struct Normalize {
 struct Prologue {
   const float *scale = nullptr, *shift = nullptr;
 
-  Prologue() = default;
-  Prologue(const Array<float>& scales, const Array<float>& shifts) {
-    if (scales.element_count()) scale = scales.data(), shift = shifts.data();
-  }
   // Returns the normalization of one of several models.
   Prologue of_model(const Convolution& c, int64_t model) const {
     Prologue result = *this;

@@ -93,20 +93,20 @@ static void convolve_images(const ThreadPool& pool, const Convolution& c, const 
   });
 }
 
-// Computes y = x * kernel, or ReLU(x * scale + shift) * kernel if scale and shift are not empty.
+// Computes y = x * kernel, or ReLU(x * scale + shift) * kernel if the call has scale and shift.
 template <class Value>
 static void convolve(const ThreadPool& pool, const Call& call) {
   const Array<Value> x = call.array<Value>(0), y = call.result<Value>(0);
   const Array<float> kernel = call.array(1);
   const Convolution c(x.dimensions(), kernel.dimensions(), y.dimensions(), call.integer("stride"),
                       call.integer("pad"), 1);
-  convolve_images(pool, c, x.data(), Prologue(call.array(2), call.array(3)),
+  convolve_images(pool, c, x.data(), Prologue{call.optional_data(2), call.optional_data(3)},
                   kernel.data(), static_cast<const Value*>(nullptr), y.data());
 }
 FLAXRES_FUNCTION(convolve);
 
 // Computes the gradient of the input: a convolution of dy with the kernel rotated by 180 degrees.
-// If the third array is not empty, it is added.
+// If the call has a third array, it is added.
 template <class Value>
 static void input_gradient(const ThreadPool& pool, const Call& call) {
   const Array<Value> dy = call.array<Value>(0), dx = call.result<Value>(0);
@@ -123,9 +123,7 @@ static void input_gradient(const ThreadPool& pool, const Call& call) {
     for (int64_t o = 0; o < c.in; ++o)
       for (int64_t k = 0; k < c.out; ++k) *rotated++ = from[i * tap + k * c.in + o];
   });
-  const Array<Value> add = call.array<Value>(2);
-  const Value* addend = add.element_count() ? add.data() : nullptr;
-  convolve_images(pool, c, dy.data(), Prologue(), to, addend, dx.data());
+  convolve_images(pool, c, dy.data(), Prologue(), to, call.optional_data<Value>(2), dx.data());
 }
 FLAXRES_FUNCTION(input_gradient);
 
@@ -149,7 +147,7 @@ static void kernel_gradient(const ThreadPool& pool, const Call& call) {
                                                  : winograd_tasks<2>(c, kParts);
   const CallMemory memory(c.models * parts * c.kernel());
   float* sums = memory.data();
-  const Prologue prologue(call.array(2), call.array(3));
+  const Prologue prologue{call.optional_data(2), call.optional_data(3)};
   parallel(pool, c.models * parts, [=](int64_t task) {
     float* partial = sums + task * c.kernel();
     const int64_t model = task / parts, part = task % parts;

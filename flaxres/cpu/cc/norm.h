@@ -109,17 +109,18 @@ static void normalize_pixels(const ThreadPool& pool, const BatchNorm& norm, cons
   });
 }
 
-// Computes y = norm(x), plus `add` if the flag `adds` is set, and its ReLU if `relu` is set.
+// Computes y = norm(x), plus a last array if the call has one, and its ReLU if `relu` is set.
 template <class Value>
 static void normalize(const ThreadPool& pool, const Call& call) {
-  const Array<Value> x = call.array<Value>(0), add = call.array<Value>(5);
-  const bool relu = call.flag("relu"), adds = call.flag("adds");
+  const Array<Value> x = call.array<Value>(0);
+  const Value* add = call.optional_data<Value>(5);
+  const bool relu = call.flag("relu");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 1);
-  const auto run = adds   ? normalize_pixels<true, true, Value>
+  const auto run = add    ? normalize_pixels<true, true, Value>
                    : relu ? normalize_pixels<true, false, Value>
                           : normalize_pixels<false, false, Value>;
-  run(pool, norm, affine, x.data(), add.data(), call.result<Value>(0).data());
+  run(pool, norm, affine, x.data(), add, call.result<Value>(0).data());
 }
 FLAXRES_FUNCTION(normalize);
 
@@ -148,19 +149,22 @@ static void sum_gradients(const ThreadPool& pool, const BatchNorm& norm, const A
   });
 }
 
-// Computes the gradients of gamma and beta, and if `adds` is set the gradient d of the added array.
+// Computes the gradients of gamma and beta. If the call has y, the result of a norm with an added
+// array, it also computes d, the gradient of that array.
 template <class Value>
 static void norm_gradient_sums(const ThreadPool& pool, const Call& call) {
-  const Array<Value> dy = call.array<Value>(0), x = call.array<Value>(1), y = call.array<Value>(6);
+  const Array<Value> dy = call.array<Value>(0), x = call.array<Value>(1);
+  const Value* y = call.optional_data<Value>(6);
+  Value* d = y ? call.result<Value>(2).data() : nullptr;
   const Array<float> mean = call.array(4), dgamma = call.result(0), dbeta = call.result(1);
-  const bool relu = call.flag("relu"), adds = call.flag("adds");
+  const bool relu = call.flag("relu");
   const BatchNorm norm(x.dimensions());
   const Affine affine(norm.all(), call, 2);
   std::vector<float> sums(norm.models * norm.parts * 2 * norm.channels);
-  const auto run = adds   ? sum_gradients<true, true, Value>
+  const auto run = y      ? sum_gradients<true, true, Value>
                    : relu ? sum_gradients<true, false, Value>
                           : sum_gradients<false, false, Value>;
-  run(pool, norm, affine, dy.data(), x.data(), y.data(), call.result<Value>(2).data(), sums.data());
+  run(pool, norm, affine, dy.data(), x.data(), y, d, sums.data());
   norm.total(sums, [&](int64_t c, double s, double t) {
     dgamma.data()[c] = (t - mean.data()[c] * s) * affine.inverse_std[c];
     dbeta.data()[c] = s;

@@ -49,7 +49,7 @@ class ThreadPool {
   }
 
   const XLA_FFI_Api* api_;
-  XLA_FFI_ExecutionContext* context_;
+  decltype(XLA_FFI_CallFrame::ctx) context_;  // jaxlib 0.11.2 renamed its type
 };
 
 // Sizes of an array in each dimension.
@@ -99,6 +99,11 @@ class Call {
   Array<Value> array(int64_t i) const {
     return Array<Value>(frame_->args.args[i]);
   }
+  // Returns the data of an argument that a call may lack, or null. Such arguments come last.
+  template <class Value = float>
+  const Value* optional_data(int64_t i) const {
+    return i < frame_->args.size ? array<Value>(i).data() : nullptr;
+  }
   template <class Value = float>
   Array<Value> result(int64_t i) const {
     return Array<Value>(frame_->rets.rets[i]);
@@ -127,7 +132,7 @@ class Call {
 // version of the interface instead.
 template <void function(const ThreadPool&, const Call&)>
 static XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame) {
-  XLA_FFI_Extension_Base* extension = frame->extension_start;
+  auto* extension = frame->extension_start;  // jaxlib 0.11.2 renamed its type
   if (extension != nullptr && extension->type == XLA_FFI_Extension_Metadata) {
     auto* metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(extension)->metadata;
     metadata->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR,
