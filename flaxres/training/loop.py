@@ -132,6 +132,7 @@ class TrainLoop:
             raise self._explain_divergence(error) from None
         finally:
             self._pipeline.close()
+            self._timer.close()
         if summary := self._pipeline.summary():
             self._terminal.log(summary)
         return signum or max_over_processes(stop.signum or 0)
@@ -154,9 +155,10 @@ class TrainLoop:
             if is_first:
                 self._finish(keep=0)
                 self._compile_steps(state, arrays, num_steps)
-            state, metrics = self._compiled[num_steps](
-                initial_state.result() if state is None else state, arrays, rows
-            )
+            if state is None:
+                state = initial_state.result()
+                self._restart_clocks()  # the first steps waited for the state
+            state, metrics = self._compiled[num_steps](state, arrays, rows)
             self.step += num_steps
             # Read once per dispatch, because a signal may arrive at any moment.
             signum = max_over_processes(stop.signum or 0)
@@ -216,6 +218,8 @@ class TrainLoop:
     ) -> Dispatch:
         """Launches what needs `state` before the next steps reuse its buffers."""
         log, evaluate, save = due(self._config, self.step)
+        if log or evaluate:
+            self._timer.watch_steps(self.step, metrics)
         evaluations = {}
         if evaluate:
             for name in self._pipeline.splits:
@@ -223,6 +227,8 @@ class TrainLoop:
         layers = None
         if is_layer_log_due(self._config, self.step):
             layers = self._launch_layers(state, self.step)
+        if log or evaluate:
+            self._timer.watch_pause(self.step, (evaluations, layers))
         snapshot = Snapshot(state) if save or is_stopping else None
         return Dispatch(self.step, metrics, log or evaluate, evaluations, snapshot, layers)
 
