@@ -117,7 +117,9 @@ def checked_losses(config: ConfigDict, path: str) -> CheckedLosses:
     np.savez(path, images=images, labels=labels, **weights)
     losses = []
     if TASK.value == "evaluation":
-        data = DeviceData(jnp.asarray(images), jnp.asarray(labels), np.zeros(shape, np.float32))
+        data = DeviceData.from_images(
+            jnp.asarray(images), jnp.asarray(labels), np.zeros(shape, np.float32)
+        )
         rows = np.arange(config.batch_size, dtype=np.int32)[None]
         losses.append(float(jax.jit(make_evaluate(model))(state, data, rows).loss))
     else:

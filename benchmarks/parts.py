@@ -32,7 +32,7 @@ def main() -> None:
     import jax
 
     from experiments.sweeps.throughput import Steps, random_dataset
-    from flaxres.data.augment import augment, normalize
+    from flaxres.data.augment import augment
 
     config = cli.get_config()
     dataset = random_dataset(image_shape(), 10, IMAGES.value)
@@ -43,9 +43,9 @@ def main() -> None:
 
     @jax.jit
     def prepare_batch(key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images = normalize(data.images[rows], data.mean)
+        images, labels = data.batch(rows)
         pad, flip = config.augment.pad, config.augment.flip
-        return augment(key, images, pad=pad, flip=flip), data.labels[rows]
+        return augment(key, images, pad=pad, flip=flip), labels
 
     def time_train_step() -> float:
         start, num_steps = time.perf_counter(), 0

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Key, Shaped, UInt8
+from jaxtyping import Array, Float, Float32, Int32, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
+from flaxres.platforms import traced_platform
 
 
 def normalize(
@@ -68,11 +69,38 @@ def random_crop(
     draw = functools.partial(jax.random.randint, minval=0, maxval=2 * pad + 1)
     offsets = draw_for_device(draw, key, (batch_size, 2), axis)
 
+    if traced_platform() == "tpu":
+        rows = _select_shift(padded, offsets[:, 0], axis=1, size=height)
+        return _select_shift(rows, offsets[:, 1], axis=2, size=width)
+
     def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], 0)
         return jax.lax.dynamic_slice(image, start, (height, width, channels))
 
     return jax.vmap(crop)(padded, offsets)
+
+
+def _select_shift(
+    images: Float[Array, "batch height width channels"],
+    offsets: Int32[Array, " batch"],
+    axis: int,
+    size: int,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Takes a slice of each image along one axis, as one selection for each possible offset.
+
+    A TPU would run a loop over the images for slices that start at different pixels.
+
+    Args:
+      images: images.
+      offsets: first pixel of each slice.
+      axis: axis of the slices: 1 for rows, 2 for columns.
+      size: length of the slices.
+    """
+    sliced = jax.lax.slice_in_dim(images, 0, size, axis=axis)
+    for offset in range(1, images.shape[axis] - size + 1):
+        shifted = jax.lax.slice_in_dim(images, offset, offset + size, axis=axis)
+        sliced = jnp.where((offsets == offset)[:, None, None, None], shifted, sliced)
+    return sliced
 
 
 def random_flip(

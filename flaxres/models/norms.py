@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -330,13 +331,14 @@ def pool_running_statistics(
     Returns:
       On every device, the running statistics that batch norm over the whole batch would have.
     """
-    device = traverse_util.flatten_dict(batch_stats)
+    if not jax.tree.leaves(batch_stats):
+        return batch_stats
+    # All layers are in one vector, because an all-reduce takes as long for one layer as for all.
+    device, unravel = ravel_pytree(batch_stats)
     pooled = jax.lax.pmean(device, axis)
-    deviation = {
-        path[:-1]: (device[path] - pooled[path]) ** 2 for path in device if path[-1] == "mean"
-    }
-    between = jax.lax.pmean(deviation, axis)
-    for path in device:
+    between = unravel(jax.lax.pmean((device - pooled) ** 2, axis))
+    flat, deviations = map(traverse_util.flatten_dict, (unravel(pooled), between))
+    for path in flat:
         if path[-1] == "var":
-            pooled[path] += between[path[:-1]] / (1 - momentum)
-    return traverse_util.unflatten_dict(pooled)
+            flat[path] += deviations[*path[:-1], "mean"] / (1 - momentum)
+    return traverse_util.unflatten_dict(flat)

@@ -121,7 +121,9 @@ class CompiledSteps:
 
     def put(self, split: Split) -> DeviceData:
         """Puts a split on every device, as uint8 images."""
-        return self.devices.replicate(DeviceData(split.images, split.labels, self._mean))
+        return self.devices.replicate(
+            DeviceData.from_images(split.images, split.labels, self._mean)
+        )
 
     @functools.cached_property
     def _mean(self) -> Float32[np.ndarray, "height width channels"]:
@@ -162,7 +164,7 @@ class CompiledSteps:
         """Returns the shapes, dtypes and shardings that `put` gives a split of `num_images`."""
         shape = self._dataset.image_shape
         data = DeviceData(
-            images=jax.ShapeDtypeStruct((num_images, *shape), np.uint8),
+            images=jax.ShapeDtypeStruct((num_images, math.prod(shape)), np.uint8),
             labels=jax.ShapeDtypeStruct((num_images,), np.int32),
             mean=jax.ShapeDtypeStruct(shape, np.float32),
         )
@@ -178,7 +180,7 @@ class CompiledSteps:
         shape, struct = self._dataset.image_shape, self.devices.batches_shape_struct
         mean = jax.ShapeDtypeStruct(shape, np.float32)
         return DeviceData(
-            images=struct((num_batches, process_size, *shape), np.uint8),
+            images=struct((num_batches, process_size, math.prod(shape)), np.uint8),
             labels=struct((num_batches, process_size), np.int32),
             mean=self.devices.replicated_shape_structs(mean),
         )

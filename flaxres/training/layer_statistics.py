@@ -17,7 +17,6 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int32
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import normalize
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
 from flaxres.training.steps import DeviceData, make_loss
@@ -88,7 +87,7 @@ class LayerStatistics:
         Returns:
           float32 (layers,) for each quantity, in the order of `names`.
         """
-        images, labels = normalize(arrays.images[rows[0]], arrays.mean), arrays.labels[rows[0]]
+        images, labels = arrays.batch(rows[0])
         loss = make_loss(self._model, self._config, state, images, labels, self._axis)
 
         def loss_with_offsets(

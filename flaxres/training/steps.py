@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import augment, normalize, pca_color_augmentation
@@ -38,8 +38,11 @@ class DeviceData:
     axes: (batches, images of a batch). The same structure holds NumPy arrays before they are put on
     the devices, shape structs, and flags that say which fields are sharded.
 
+    The pixels of an image are in one axis, because a TPU pads the last two axes of an array in
+    memory, and would copy images with few channels into another layout in every dispatch.
+
     Attributes:
-      images: uint8 (n, height, width, channels).
+      images: uint8 (n, height * width * channels).
       labels: int32 (n,).
       mean: float32 (height, width, channels), mean image of the training split.
     """
@@ -47,6 +50,23 @@ class DeviceData:
     images: Leaf
     labels: Leaf
     mean: Leaf
+
+    @classmethod
+    def from_images(
+        cls,
+        images: UInt8[Array | np.ndarray, "*n height width channels"],
+        labels: Int32[Array | np.ndarray, "*n"],
+        mean: Float32[Array | np.ndarray, "height width channels"],
+    ) -> DeviceData:
+        """Returns the structure with the pixels of each image in one axis."""
+        return cls(images.reshape(*labels.shape, -1), labels, mean)
+
+    def batch(
+        self, rows: Int32[Array | np.ndarray, " batch"]
+    ) -> tuple[Float32[Array, "batch height width channels"], Int32[Array, " batch"]]:
+        """Returns the normalized images and the labels with the given indices."""
+        images = self.images[rows].reshape(len(rows), *self.mean.shape)
+        return normalize(images, self.mean), self.labels[rows]
 
 
 # Inputs of a compiled step besides the train state: arrays, and int32 indices of the images of each
@@ -193,8 +213,7 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
     """
 
     def run_step(state: TrainState, arrays: DeviceData, rows: Int32[Array, " batch"]) -> TrainState:
-        images = normalize(arrays.images[rows], arrays.mean)
-        return train_step(state, images, arrays.labels[rows])[0]
+        return train_step(state, *arrays.batch(rows))[0]
 
     def train_steps(
         state: TrainState, arrays: DeviceData, indices: Int32[Array, "steps batch"]
@@ -222,14 +241,14 @@ def on_flat_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
       function: `function(state, arrays, rows)`, where `rows` are indices into the split.
 
     Returns:
-      The same function for `arrays` with images (batches, images of this device, ...). Its `rows`
-      are indices into the flattened images of all batches.
+      The same function for `arrays` with images (batches, images of this device, pixels). Its
+      `rows` are indices into the images of all batches.
     """
 
     def flat_function(
         state: TrainState, arrays: DeviceData, rows: Int32[Array, "batches batch"]
     ) -> PyTree:
-        images = arrays.images.reshape(-1, *arrays.images.shape[-3:])
+        images = arrays.images.reshape(-1, arrays.images.shape[-1])
         flat = dataclasses.replace(arrays, images=images, labels=arrays.labels.ravel())
         return function(state, flat, rows)
 
@@ -246,8 +265,7 @@ def make_evaluate(model: nn.Module, axis: str | None = None) -> Evaluate:
     def evaluate_batch(
         state: TrainState, arrays: DeviceData, rows: Int32[Array, " batch"]
     ) -> MetricSums:
-        images = normalize(arrays.images[rows], arrays.mean)
-        labels = arrays.labels[rows]
+        images, labels = arrays.batch(rows)
         logits: Any = model.apply(state.variables, images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return MetricSums.from_batch(losses, logits, labels, rows >= 0)

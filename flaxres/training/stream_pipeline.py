@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,9 +266,10 @@ class StreamPipeline:
         rows[:, shard * process_size : (shard + 1) * process_size] = np.where(
             batches.valid, np.tile(device_rows, process_size // device_size), -1
         )
+        data = DeviceData.from_images(batches.images, batches.labels, self._mean)
         put = self._devices.put_batches
         return (
-            DeviceData(put(batches.images), put(batches.labels), self._mean),
+            dataclasses.replace(data, images=put(data.images), labels=put(data.labels)),
             rows,
             batches.counts,
         )

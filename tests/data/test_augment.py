@@ -12,6 +12,7 @@ from flaxres.data.augment import (
     random_flip,
 )
 from flaxres.errors import ConfigError
+from flaxres.platforms import tracing_for
 
 
 def test_normalize_subtracts_the_mean_image_and_does_not_divide_by_a_deviation():
@@ -39,6 +40,18 @@ def test_crop_offsets_cover_0_to_8_evenly():
     padded = np.pad(np.asarray(numbered_images(1, size, size))[0, :, :, 0], pad)
     for crop, (row, column) in zip(crops[:200], offsets[:200], strict=True):
         np.testing.assert_array_equal(crop, padded[row : row + size, column : column + size])
+
+
+@pytest.mark.parametrize(("pad", "dtype"), [(4, "float32"), (2, "bfloat16"), (1, "float32")])
+def test_crops_by_selections_on_a_tpu_equal_slices_bit_for_bit(pad, dtype):
+    images = jax.random.normal(jax.random.key(1), (300, 7, 9, 3), dtype)
+    key = jax.random.key(2)
+    with tracing_for("tpu"):
+        jaxpr = str(jax.make_jaxpr(lambda key: random_crop(key, images, pad))(key))
+        crops = random_crop(key, images, pad)
+    assert "gather" not in jaxpr
+    assert "dynamic_slice" not in jaxpr
+    np.testing.assert_array_equal(crops, random_crop(key, images, pad))
 
 
 def test_flip_flips_half_of_the_images():

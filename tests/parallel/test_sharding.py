@@ -124,20 +124,30 @@ def test_pooled_statistics_equal_statistics_of_all_images(momentum):
     x = rng.normal(rng.normal(0, 3, (8, 1, 1, 1, 5)), 1, (8, 4, 3, 3, 5)).astype(np.float32)
     norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=momentum, epsilon=1e-5)()
     running = {"mean": jnp.full(5, 2.0), "var": jnp.full(5, 7.0)}
+    instance = {"instance_mean": jnp.arange(3.0), "instance_var": jnp.ones(3)}
     scale = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
 
     def update(images):
         variables = {"params": scale, "batch_stats": running}
         stats = norm.apply(variables, images[0], mutable=["batch_stats"])[1]["batch_stats"]
-        return pool_running_statistics({"norm": stats}, AXIS, momentum)
+        layers = {"norm": stats, "other": {"norm": stats}, "instance": instance}
+        return pool_running_statistics(layers, AXIS, momentum)
 
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     specs = {"in_specs": PartitionSpec(AXIS), "out_specs": PartitionSpec()}
-    pooled = jax.jit(jax.shard_map(update, mesh=mesh, check_vma=False, **specs))(x)["norm"]
+    mapped = jax.jit(jax.shard_map(update, mesh=mesh, check_vma=False, **specs))
+    assert mapped.lower(x).as_text().count("stablehlo.all_reduce") == 2  # not two for each layer
+    layers = mapped(x)
     joined = x.reshape(-1, 5)
     for name, statistic in (("mean", joined.mean(0)), ("var", joined.var(0))):
         expected = momentum * running[name] + (1 - momentum) * statistic
-        np.testing.assert_allclose(pooled[name], expected, rtol=1e-5)
+        np.testing.assert_allclose(layers["norm"][name], expected, rtol=1e-5)
+        np.testing.assert_array_equal(layers["other"]["norm"][name], layers["norm"][name])
+    jax.tree.map(np.testing.assert_array_equal, layers["instance"], instance)
+
+
+def test_models_without_statistics_have_nothing_to_pool():
+    assert pool_running_statistics({}, AXIS, 0.9) == {}
 
 
 @pytest.mark.parametrize(

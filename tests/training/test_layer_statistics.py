@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from flaxres.data import load_dataset
-from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
 from flaxres.run.records import read_metrics
@@ -52,8 +51,8 @@ def test_layers_are_in_order(small):
 def test_gradients_match_finite_differences(small):
     config, compiled_steps, arrays, state, record = small
     rows = compiled_steps.indices(0, 1)[0]
-    images = normalize(arrays.images[rows], arrays.mean)
-    loss = make_loss(create_model(config.model, 10), config, state, images, arrays.labels[rows])
+    images, labels = arrays.batch(rows)
+    loss = make_loss(create_model(config.model, 10), config, state, images, labels)
 
     @jax.jit
     def loss_with(layer_kernels):
@@ -78,8 +77,7 @@ def test_gradients_match_finite_differences(small):
 def test_backward_signal_and_activations_match_numpy(small):
     config, compiled_steps, arrays, state, record = small
     rows = compiled_steps.indices(0, 1)[0]
-    images = np.asarray(normalize(arrays.images[rows], arrays.mean))
-    labels = np.asarray(arrays.labels[rows])
+    images, labels = map(np.asarray, arrays.batch(rows))
     logits = create_model(config.model, 10).apply(
         state.variables, images, train=True, mutable=["batch_stats"]
     )[0]

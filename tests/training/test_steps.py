@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from flaxres.data import load_dataset
-from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.training.compiled_steps import CompiledSteps
@@ -106,7 +105,7 @@ def test_label_smoothing_applies_only_to_training(config):
     arrays = compiled_steps.put(dataset.test)
     rows = np.arange(40, dtype=np.int32)[None]
     evaluated = quick_jit(make_evaluate(model))(state, arrays, rows)
-    images = normalize(arrays.images[:40], arrays.mean)
+    images, _ = arrays.batch(rows[0])
     logits = quick_jit(functools.partial(model.apply, train=False))(state.variables, images)
     expected = cross_entropy(logits, arrays.labels[:40]).sum()
     np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
@@ -193,7 +192,7 @@ def test_evaluation_uses_running_statistics_and_no_augmentation(config, batches)
     test = compiled_steps.put(dataset.test)
     rows = np.array([4, 9, 200, -1, 7, -1], np.int32)
     sums = jax.jit(make_evaluate(model))(state, test, rows.reshape(batches, -1))
-    images = normalize(test.images, test.mean)
+    images, _ = test.batch(np.arange(len(test.labels), dtype=np.int32))
     logits = np.asarray(model.apply(state.variables, images, train=False))
     valid_rows = rows[rows >= 0]
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
