@@ -1,0 +1,313 @@
+"""Facts of a step compiled for devices that this machine need not have.
+
+python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:8
+python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=h100:1 --steps=100
+
+Compiles the step that `flaxres.main` would run on these devices and reads the compiled program:
+kernels, bytes, XLA's estimate of cycles (TPUs), all-reduces, memory, layouts, dtypes of products.
+Nothing is executed. The wheels in requirements-accelerators.txt contain the compilers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from benchmarks import named_devices
+from benchmarks.program_facts import program_facts
+from benchmarks.report import print_table, write_json
+from flaxres import cli
+from flaxres.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+    from jaxtyping import Int32
+    from PIL import Image
+
+    from flaxres.data import Dataset, StreamedDataset
+    from flaxres.training.compiled_steps import CompiledSteps
+
+DEVICES = flags.DEFINE_string(
+    "devices",
+    None,
+    f"Kind and number of the devices, such as v5e:8; kinds: {', '.join(named_devices.KINDS)}.",
+)
+STEP = flags.DEFINE_enum(
+    "step", "train", ["train", "evaluation", "layers"], "Step to compile; layers: layer statistics."
+)
+STEPS = flags.DEFINE_integer(
+    "steps",
+    2,
+    "Training steps in a dispatch. With 0 as many as in flaxres.main, usually 100.",
+    lower_bound=0,
+)
+IMAGES = flags.DEFINE_integer(
+    "images", None, "Images of the training split (default: those of the data set).", lower_bound=1
+)
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as v5e.json."
+)
+HLO = flags.DEFINE_string("hlo", None, "File for the HLO text of the program, such as v5e.txt.")
+
+# Size of the images, channels, classes and training images of data sets that need not be prepared.
+# Their catalog: tensorflow.org/datasets/catalog.
+DATA_SETS = {
+    "cifar10": (32, 3, 10, 50_000),
+    "cifar100": (32, 3, 100, 50_000),
+    "digits": (8, 1, 10, 1_437),
+    "imagenet2012": (224, 3, 1_000, 1_281_167),
+    "imagenette": (224, 3, 10, 9_469),
+}
+
+
+class BlankImages:
+    """A source of black images, for a stream of which only shapes are needed."""
+
+    def __init__(self, num_images: int, size: int):
+        """Describes a split of `num_images` images of `size` x `size` pixels."""
+        self._num_images, self._size = num_images, size
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Returns a black image and its label, 0."""
+        from PIL import Image
+
+        return Image.new("RGB", (self._size, self._size)), 0
+
+    read = load
+
+    def describe(self, index: int) -> str:
+        """Returns the name of an image."""
+        return f"blank image {index}"
+
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Returns all labels."""
+        return np.zeros(self._num_images, np.int32)
+
+
+def blank_dataset(config: ConfigDict, num_images: int | None = None) -> Dataset | StreamedDataset:
+    """Returns a data set with the shapes of the config's data set, streamed if that would be.
+
+    Args:
+      config: config of the run.
+      num_images: images of the training split, or None for those of the data set.
+
+    Raises:
+      UserError: the shapes of the data set are not known.
+    """
+    from flaxres.data import Dataset, Split
+    from flaxres.data.source import Sources
+    from flaxres.data.streamed import open_streamed
+
+    if config.dataset.name not in DATA_SETS:
+        raise UserError(
+            f"the data set must be one of {', '.join(DATA_SETS)}, got {config.dataset.name!r}; set "
+            "--config.dataset.name and --config.dataset.image_size"
+        )
+    size, channels, num_classes, default = DATA_SETS[config.dataset.name]
+    size, num_images = config.dataset.image_size or size, num_images or default
+    source, classes = BlankImages(num_images, size), tuple(map(str, range(num_classes)))
+    sources = Sources(config.dataset.name, source, source, classes, channels)
+    if streamed := open_streamed(config, sources):
+        return streamed
+    # Broadcast from one element, so that they take no memory.
+    images = np.broadcast_to(np.uint8(0), (num_images, size, size, channels))
+    split = Split(images, np.broadcast_to(np.int32(0), num_images))
+    return Dataset(config.dataset.name, split, split, num_classes)
+
+
+def lower(
+    compiled_steps: CompiledSteps,
+    dataset: Dataset | StreamedDataset,
+    config: ConfigDict,
+    step: str,
+    num_steps: int,
+) -> tuple[jax.stages.Lowered, int]:
+    """Lowers a step for the devices.
+
+    Args:
+      compiled_steps: the steps of the config.
+      dataset: data set of the config.
+      config: config of the run.
+      step: 'train', 'evaluation' or 'layers'.
+      num_steps: training steps in a dispatch; 0 for the default of the config.
+
+    Returns:
+      The lowered step, and the number of batches in it.
+    """
+    from flaxres.data import StreamedDataset
+    from flaxres.data.sampler import evaluation_batches
+
+    state, devices = compiled_steps.state_structs(), compiled_steps.devices
+    num_processes = devices.process_shard[1]
+    streams = isinstance(dataset, StreamedDataset)
+    if step == "evaluation":
+        rows = evaluation_batches(len(dataset.train), config.eval_batch_size, devices.num_devices)
+        if streams:
+            rows = rows[:1]
+            arrays = compiled_steps.batch_structs(1, rows.shape[1] // num_processes)
+        else:
+            rows = rows[:1] if devices.platform == "cpu" else rows
+            arrays = compiled_steps.split_structs(len(dataset.train))
+        return compiled_steps.lower_evaluation(state, arrays, rows), len(rows)
+    num_steps = num_steps or compiled_steps.steps_per_dispatch
+    num_steps = num_steps if step == "train" else 1
+    if streams:
+        arrays = compiled_steps.batch_structs(num_steps, config.batch_size // num_processes)
+    else:
+        arrays = compiled_steps.split_structs(len(dataset.train))
+    if step == "layers":
+        return compiled_steps.lower_layer_statistics(state, arrays), 1
+    return compiled_steps.lower_train_steps(state, arrays, num_steps), num_steps
+
+
+def compile_program(
+    config: ConfigDict,
+    devices: list[jax.Device],
+    step: str = "train",
+    num_steps: int = 0,
+    num_images: int | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Compiles a step for devices and returns its facts.
+
+    Args:
+      config: config of the run.
+      devices: the devices.
+      step: 'train', 'evaluation' or 'layers'.
+      num_steps: training steps in a dispatch; 0 for the default of the config.
+      num_images: images of the training split, or None for those of the data set.
+
+    Returns:
+      The facts by name, and the HLO text of the program.
+
+    Raises:
+      UserError: the config cannot run on these devices.
+    """
+    import jax
+
+    from flaxres.parallel.sharding import Devices
+    from flaxres.training.compiled_steps import CompiledSteps
+
+    jax.config.update("jax_enable_compilation_cache", False)  # XLA cannot read such programs back
+    dataset = blank_dataset(config, num_images)
+    compiled_steps = CompiledSteps(config, dataset, Devices(devices, config.parallelism))
+    lowered, num_steps = lower(compiled_steps, dataset, config, step, num_steps)
+    start = time.process_time()
+    compiled = lowered.compile()
+    seconds = time.process_time() - start
+    text = compiled.as_text()
+    assert text is not None
+    batch_size = config.eval_batch_size if step == "evaluation" else config.batch_size
+    leaves = jax.tree.leaves(lowered.args_info)
+    facts = program_facts(text, num_steps, batch_size // len(devices))
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "hosts": len({device.process_index for device in devices}),
+        "steps": num_steps,
+        "images_on_a_device": batch_size // len(devices),
+        **dataclasses.asdict(facts),
+        "donated": sum(leaf.donated for leaf in leaves),
+        "memory": memory(compiled),
+        "compilation_cpu_seconds": seconds,
+        "jax": jax.__version__,
+    }, text
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes on one device while a program runs.
+
+    Returns:
+      'arguments', 'results' besides those in donated buffers, 'aliased', 'temporaries', 'code', and
+      'peak', the sum of all except 'aliased' and 'code'.
+    """
+    analysis = compiled.memory_analysis()
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return {
+        "peak": analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        "results": results,
+        "aliased": analysis.alias_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
+    }
+
+
+def table_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns names and values of the facts that have one value, for a table."""
+
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if value == int(value) or value >= 1_000 else f"{value:,.2f}"
+
+    def counts(values: dict[str, float]) -> str:
+        return ", ".join(f"{number(count)} {name}" for name, count in values.items()) or "none"
+
+    rows = [("kernels a step", number(facts["kernels"]))]
+    rows += [("MB read and written a step", number(facts["bytes"] / 1e6))]
+    if facts["megacycles"]:
+        rows += [("Mcycles a step (XLA's estimate)", number(facts["megacycles"]))]
+        rows += [("of these, in loops of a step", number(facts["loop_megacycles"]))]
+        rows += [("Mcycles a dispatch besides its steps", number(facts["dispatch_megacycles"]))]
+    rows += [
+        ("kernels a dispatch besides its steps", number(facts["dispatch_kernels"])),
+        ("MB a dispatch besides its steps", number(facts["dispatch_bytes"] / 1e6)),
+        ("all-reduces a step", number(facts["all_reduces"])),
+        ("elements of the all-reduces", number(facts["all_reduced_elements"])),
+        ("other collectives a step", counts(facts["other_collectives"])),
+    ]
+    rows += [(f"MB {name}", number(size / 1e6)) for name, size in facts["memory"].items()]
+    return [
+        *rows,
+        ("donated arrays, reused", f"{facts['donated']}, {facts['aliased']}"),
+        ("copies of the data set", ", ".join(facts["data_set_copies"]) or "none"),
+        ("layouts of feature maps", counts(facts["layouts"])),
+        ("copies, transposes of feature maps", counts(facts["layout_changes"])),
+        ("products a step", counts(facts["products"])),
+        ("custom calls", counts(facts["custom_calls"])),
+        ("host transfers", counts(facts["host_transfers"])),
+    ]
+
+
+def compile_flags() -> tuple[dict[str, Any], str]:
+    """Compiles the program of the flags; returns its facts and its HLO text.
+
+    Raises:
+      UserError: the flags are wrong, or the compiler of the devices is not installed.
+    """
+    from flaxres.config import check_config
+
+    if not DEVICES.value:
+        raise UserError("--devices is missing; give it a kind and a number, such as v5e:8")
+    config = cli.get_config()
+    check_config(config)
+    devices = named_devices.named_devices(DEVICES.value)
+    facts, text = compile_program(config, devices, STEP.value, STEPS.value, IMAGES.value)
+    facts = {"name": DEVICES.value, "step": STEP.value, **facts, "config": config.to_dict()}
+    return facts, text
+
+
+def main() -> None:
+    """Compiles the program of the flags, prints its facts and writes them."""
+    with named_devices.quiet_compilers():
+        facts, text = compile_flags()
+    if HLO.value:
+        Path(HLO.value).write_text(text)
+    config = facts["config"]
+    model = f"{config['model']['name']}-{config['model']['depth']}"
+    title = f"{model}, {config['dtype']}, {facts['name']}, {facts['step']}, {facts['steps']} steps"
+    print_table(title, ("", "value"), table_rows(facts))
+    write_json(JSON.value, facts)
+
+
+if __name__ == "__main__":
+    named_devices.prepare_jax()
+    cli.define_config("configs/cifar10.py:resnet-20")
+    cli.run(main, trains=False)

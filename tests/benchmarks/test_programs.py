@@ -1,0 +1,62 @@
+import json
+
+import jax
+import pytest
+
+from tests.conftest import small_config
+
+pytestmark = pytest.mark.usefixtures("isolated_flags", "quick_compilation")
+
+
+@pytest.fixture
+def programs():
+    from benchmarks import programs
+
+    return programs
+
+
+def test_a_train_step_of_this_machine(programs, monkeypatch):
+    monkeypatch.setenv("FLAXRES_CPU_KERNELS", "0")
+    config = small_config()
+    facts, text = programs.compile_program(config, jax.devices()[:1], num_steps=2)
+    assert facts["steps"] == 2
+    assert facts["images_on_a_device"] == config.batch_size
+    assert facts["all_reduces"] == 0
+    assert facts["donated"] == facts["aliased"] > 0
+    assert facts["host_transfers"] == {}
+    assert facts["memory"]["arguments"] > 1_437 * 64  # the digits
+    assert text.startswith("HloModule")
+    rows = dict(programs.table_rows(facts))
+    assert rows["all-reduces a step"] == "0"
+    assert rows["host transfers"] == "none"
+    json.dumps(facts)
+
+
+def test_evaluation_and_layer_statistics(programs):
+    for step in ("evaluation", "layers"):
+        facts, _ = programs.compile_program(small_config(), jax.devices()[:1], step)
+        assert facts["steps"] == 1
+        assert facts["donated"] == 0
+
+
+def test_a_streamed_data_set_is_not_built(programs):
+    from configs import imagenet
+    from flaxres.data import StreamedDataset
+
+    dataset = programs.blank_dataset(imagenet.get_config("resnet-18"))
+    assert isinstance(dataset, StreamedDataset)
+    assert dataset.image_shape == (224, 224, 3)
+    assert len(dataset.train) == 1_281_167
+
+
+def test_unknown_data_set(programs):
+    config = small_config()
+    config.dataset.name = "folder"
+    with pytest.raises(programs.UserError, match="must be one of cifar10"):
+        programs.blank_dataset(config)
+
+
+def test_devices_are_needed(python):
+    outcome = python("-m", "benchmarks.programs", "--config=configs/digits.py:resnet-8")
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1].startswith("error: --devices is missing")
