@@ -8,7 +8,13 @@ import pytest
 from configs import cifar10, digits, imagenet
 from flaxres import memory_estimate
 from flaxres.errors import ConfigError
-from flaxres.memory_estimate import Memory, check_crop_memory, check_memory, host_memory
+from flaxres.memory_estimate import (
+    Memory,
+    check_crop_memory,
+    check_memory,
+    check_stream_memory,
+    host_memory,
+)
 
 GIB = 2**30
 
@@ -100,3 +106,15 @@ def test_test_time_crops_that_need_too_much_memory_are_refused():
 def test_the_memory_of_this_machine(monkeypatch):
     monkeypatch.undo()
     assert 2**28 < host_memory() < 2**50
+
+
+def test_streamed_images_of_two_dispatches_must_fit(monkeypatch):
+    config = make(imagenet.get_config(), steps_per_dispatch=300)
+    monkeypatch.setattr(memory_estimate, "device_memory", lambda: (Memory(16 * GIB), 1))
+    check_stream_memory(config, 8 * GIB)
+    message = (
+        r"at least 16\.?\d* GiB of memory for the images of two dispatches, and the device has"
+    )
+    with pytest.raises(ConfigError, match=message) as raised:
+        check_stream_memory(config, 8 * GIB + 1)
+    assert str(raised.value).endswith("lower steps_per_dispatch, which is 300")

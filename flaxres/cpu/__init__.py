@@ -9,7 +9,7 @@ Imported by `flaxres.parallel`, `flaxres.data`, `flaxres.models` and above; impo
 `flaxres.errors` and `flaxres.files`.
 """
 
-from flaxres.cpu.platforms import runs_on_cpu
+from flaxres.cpu.detection import runs_on_cpu
 from flaxres.cpu.settings import (
     execute_asynchronously,
     release_free_memory,

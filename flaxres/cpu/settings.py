@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import KERNELS
-from flaxres.cpu.platforms import runs_on_cpu
+from flaxres.cpu.detection import runs_on_cpu
 
 KERNELS_SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
 

@@ -53,6 +53,7 @@ class CompiledSteps:
     Attributes:
       devices: the devices of the run.
       steps_per_dispatch: number of steps in one dispatch.
+      streamed_bytes: bytes of the streamed images of a dispatch on one device; 0 for a loaded set.
       initialization: the state before the first step.
     """
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from flaxres.cpu import platforms
+from flaxres.cpu import detection
 
 GVNIC = {"vendor": "0x1ae0", "class": "0x020000"}  # Google's network card
 NVME = {"vendor": "0x1ae0", "class": "0x010802"}
@@ -34,7 +34,7 @@ MACHINES = {
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Returns a function that makes only the given plugins importable; removes JAX's variables."""
-    for name in ("JAX_PLATFORMS", "TPU_LIBRARY_PATH", *platforms.TPU_VARIABLES):
+    for name in ("JAX_PLATFORMS", "TPU_LIBRARY_PATH", *detection.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     standard_library = [path for path in sys.path if "site-packages" not in path]
     packages = tmp_path / "packages"
@@ -66,7 +66,7 @@ def make_machine(root, files=(), devices=()):
 @pytest.mark.parametrize(("plugins", "files", "expected"), MACHINES.values(), ids=MACHINES)
 def test_devices_of_installed_plugins(install, tmp_path, plugins, files, expected):
     install(*plugins)
-    assert platforms.runs_on_cpu(make_machine(tmp_path, files)) is expected
+    assert detection.runs_on_cpu(make_machine(tmp_path, files)) is expected
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_devices_of_installed_plugins(install, tmp_path, plugins, files, expecte
 )
 def test_a_tpu_on_the_pci_bus(install, tmp_path, devices, expected):
     install("libtpu")
-    assert platforms.runs_on_cpu(make_machine(tmp_path, devices=devices)) is expected
+    assert detection.runs_on_cpu(make_machine(tmp_path, devices=devices)) is expected
 
 
 def test_a_tpu_that_the_environment_describes(install, tmp_path, monkeypatch):
@@ -82,17 +82,17 @@ def test_a_tpu_that_the_environment_describes(install, tmp_path, monkeypatch):
     # JAX sets these itself on a machine without a TPU, and the processes that it starts have them.
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")
-    assert platforms.runs_on_cpu(tmp_path)
+    assert detection.runs_on_cpu(tmp_path)
     monkeypatch.setenv("TPU_WORKER_ID", "0")
-    assert not platforms.runs_on_cpu(tmp_path)
+    assert not detection.runs_on_cpu(tmp_path)
 
 
 def test_a_tpu_library_that_is_not_installed(install, tmp_path, monkeypatch):
     install()
     make_machine(tmp_path, ["dev/accel0"])
-    assert platforms.runs_on_cpu(tmp_path)
+    assert detection.runs_on_cpu(tmp_path)
     monkeypatch.setenv("TPU_LIBRARY_PATH", "/lib/libtpu.so")
-    assert not platforms.runs_on_cpu(tmp_path)
+    assert not detection.runs_on_cpu(tmp_path)
 
 
 def test_plugins_without_a_module_in_the_namespace(install, tmp_path, monkeypatch):
@@ -102,11 +102,11 @@ def test_plugins_without_a_module_in_the_namespace(install, tmp_path, monkeypatc
     (distribution / "METADATA").write_text("Name: some_plugin\nVersion: 1.0\n")
     entry_points = distribution / "entry_points.txt"
     entry_points.write_text("[jax_plugins]\nsome = company.some_plugin\n")
-    assert not platforms.runs_on_cpu(tmp_path)
+    assert not detection.runs_on_cpu(tmp_path)
     entry_points.write_text("[jax_plugins]\nxla_cuda12 = jax_plugins.xla_cuda12\n")
-    assert platforms.runs_on_cpu(tmp_path)
+    assert detection.runs_on_cpu(tmp_path)
     monkeypatch.setenv("PJRT_NAMES_AND_LIBRARY_PATHS", "some:/lib/some.so")
-    assert not platforms.runs_on_cpu(tmp_path)
+    assert not detection.runs_on_cpu(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,6 @@ def test_plugins_without_a_module_in_the_namespace(install, tmp_path, monkeypatc
 def test_jax_platforms(install, tmp_path, monkeypatch, value, on_cpu_machine, on_nvidia_machine):
     install("libtpu", "xla_cuda12")
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", value)
-    assert platforms.runs_on_cpu(tmp_path) is on_cpu_machine
+    assert detection.runs_on_cpu(tmp_path) is on_cpu_machine
     make_machine(tmp_path, ["dev/nvidia0"])
-    assert platforms.runs_on_cpu(tmp_path) is on_nvidia_machine
+    assert detection.runs_on_cpu(tmp_path) is on_nvidia_machine

@@ -1,0 +1,252 @@
+"""Estimated step time on many chips, from compiled programs and the latencies of the links.
+
+python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:1 --json=one.json
+python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:8 --json=many.json
+python -m benchmarks.pod_cost --one=one.json --many=many.json
+
+A step takes the time of its computation and that of its all-reduces. The computation is linear in
+the images of a chip; the two programs, which have different numbers of images on a chip, give the
+line. All-reduces wait for one another, as in batch norm with bn_scope='global', and do not overlap
+with the computation. Nothing is measured: read the result as an order of magnitude.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks.report import print_table, write_json
+from flaxres import cli
+from flaxres.errors import ConfigError, one_line
+
+ONE = flags.DEFINE_string("one", None, "JSON of benchmarks.programs for one chip.", required=True)
+MANY = flags.DEFINE_string(
+    "many", None, "JSON of benchmarks.programs for several chips.", required=True
+)
+CHIPS = flags.DEFINE_list("chips", ["8", "32", "256"], "Numbers of chips, such as 8,32.")
+BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", ["128", "1024", "8192"], "Images per step, such as 128,1024."
+)
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as cost.json."
+)
+
+MAX_IMAGES_ON_A_CHIP = 2**20  # of the search for the batch size that scales
+FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Speed of a chip and of the links between chips.
+
+    Attributes:
+      clock: cycles per second to which XLA's static cycles refer; 0 if XLA states none.
+      memory_bandwidth: bytes per second that a chip reads and writes.
+      launch_seconds: time from the start of a kernel to that of the next, if both are empty.
+      link_bandwidth: bytes per second that a chip sends to others during an all-reduce.
+      base_latency: seconds of an all-reduce without any hop.
+      hop_latency: seconds of a hop between neighboring chips of a node or torus.
+      node_size: chips that hops of `hop_latency` connect; 0 for a torus of any size.
+      node_hop_latency: seconds of a hop between nodes.
+    """
+
+    clock: float
+    memory_bandwidth: float
+    launch_seconds: float
+    link_bandwidth: float
+    base_latency: float
+    hop_latency: float
+    node_size: int = 0
+    node_hop_latency: float = 0.0
+
+    def compute_seconds(self, program: Mapping[str, Any]) -> float:
+        """Returns the time of one step of a program without its all-reduces."""
+        seconds = program["bytes"] / self.memory_bandwidth
+        if self.clock:
+            return max(seconds, 1e6 * program["megacycles"] / self.clock)
+        return max(seconds, program["kernels"] * self.launch_seconds)
+
+    def all_reduce_seconds(self, chips: int, num_bytes: float) -> float:
+        """Returns the time of one all-reduce.
+
+        Args:
+          chips: number of chips.
+          num_bytes: bytes of the array on each chip.
+        """
+        if chips == 1:
+            return 0.0
+        transfer = 2 * num_bytes * (chips - 1) / chips / self.link_bandwidth
+        return self.base_latency + self._hop_seconds(chips) + transfer
+
+    def _hop_seconds(self, chips: int) -> float:
+        if not self.node_size:
+            # To the farthest chip of a square torus and back, along both axes.
+            return 2 * 2 * (math.isqrt(chips - 1) + 1) / 2 * self.hop_latency
+        inside = min(chips, self.node_size) - 1
+        nodes = -(-chips // self.node_size)
+        return 2 * (inside * self.hop_latency + math.log2(nodes) * self.node_hop_latency)
+
+
+CHIPS_BY_NAME = {
+    # Google Cloud, "TPU v5e": 197 TFLOP/s from four units of 128 x 128 multiply-adds, 819 GB/s, and
+    # 400 GB/s in both directions together. A hop takes about 1 us: Austin et al. 2025, "How to
+    # Scale Your Model", part 3.
+    "v5e": Chip(
+        clock=197e12 / (4 * 128 * 128 * 2),
+        memory_bandwidth=819e9,
+        launch_seconds=0.0,
+        link_bandwidth=200e9,
+        base_latency=0.0,
+        hop_latency=1e-6,
+    ),
+    # NVIDIA, "H100 SXM": 3.35 TB/s, NVLink with 450 GB/s in each direction, 400 Gbit/s InfiniBand.
+    # Latencies: NCCL 2.18, src/graph/tuning.cc, tree with protocol LL. A kernel in a CUDA graph
+    # takes 2 us or more: an assumption.
+    "h100": Chip(
+        clock=0.0,
+        memory_bandwidth=3.35e12,
+        launch_seconds=2e-6,
+        link_bandwidth=50e9,
+        base_latency=6.8e-6,
+        hop_latency=0.6e-6,
+        node_size=8,
+        node_hop_latency=5e-6,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """Cost of a step as a function of the chips and the batch size.
+
+    Attributes:
+      chip: the chip.
+      fixed_seconds: computation that does not depend on the number of images.
+      image_seconds: computation for each image on a chip.
+      all_reduces: number of all-reduces in a step.
+      all_reduced_bytes: bytes that they carry together.
+    """
+
+    chip: Chip
+    fixed_seconds: float
+    image_seconds: float
+    all_reduces: float
+    all_reduced_bytes: float
+
+    @classmethod
+    def from_programs(cls, one: Mapping[str, Any], many: Mapping[str, Any]) -> StepCost:
+        """Derives the cost from two compiled programs of the same model.
+
+        Args:
+          one: facts of the program for one chip.
+          many: facts of the program for several chips, with fewer images on each.
+
+        Raises:
+          ConfigError: the programs do not belong together, or the chip is unknown.
+        """
+        kind = one["name"].partition(":")[0]
+        if kind not in CHIPS_BY_NAME or many["name"].partition(":")[0] != kind:
+            kinds = " or ".join(CHIPS_BY_NAME)
+            raise ConfigError(
+                f"--one and --many must be programs for one kind of chip, {kinds}, got "
+                f"{one['name']} and {many['name']}"
+            )
+        images = one["images_on_a_device"], many["images_on_a_device"]
+        if one["devices"] != 1 or many["devices"] == 1 or images[0] <= images[1]:
+            raise ConfigError(
+                "--one must be a program for one chip, and --many one for several chips with fewer "
+                f"images on each, got {one['name']} with {images[0]} and {many['name']} with "
+                f"{images[1]} images on a chip"
+            )
+        chip = CHIPS_BY_NAME[kind]
+        seconds = chip.compute_seconds(one), chip.compute_seconds(many)
+        slope = max(0.0, (seconds[0] - seconds[1]) / (images[0] - images[1]))
+        return cls(
+            chip=chip,
+            fixed_seconds=max(0.0, seconds[0] - slope * images[0]),
+            image_seconds=slope,
+            all_reduces=many["all_reduces"],
+            all_reduced_bytes=FLOAT32_BYTES * many["all_reduced_elements"],
+        )
+
+    def step_seconds(self, chips: int, batch_size: int) -> float:
+        """Returns the time of a step."""
+        compute = self.fixed_seconds + self.image_seconds * batch_size / chips
+        mean_bytes = self.all_reduced_bytes / max(1, self.all_reduces)
+        return compute + self.all_reduces * self.chip.all_reduce_seconds(chips, mean_bytes)
+
+    def speedup(self, chips: int, batch_size: int) -> float:
+        """Returns how many times faster a step is than on one chip."""
+        return self.step_seconds(1, batch_size) / self.step_seconds(chips, batch_size)
+
+    def scaling_batch_size(self, chips: int) -> int | None:
+        """Returns the smallest batch size, a power of two, at which half of the chips is not lost.
+
+        The speedup is then at least half the number of chips. None if no batch size reaches it.
+        """
+        images = 1
+        while images <= MAX_IMAGES_ON_A_CHIP:
+            batch_size = images * chips
+            if self.speedup(chips, batch_size) >= chips / 2:
+                return batch_size
+            images *= 2
+        return None
+
+
+def read_program(path: str) -> dict[str, Any]:
+    """Reads the JSON file of `benchmarks.programs`.
+
+    Raises:
+      ConfigError: the file cannot be read, or has other content.
+    """
+    needed = {"name", "devices", "images_on_a_device", "bytes", "all_reduces"}
+    try:
+        program: dict[str, Any] = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from None
+    if not isinstance(program, dict) or not needed <= program.keys():
+        raise ConfigError(f"{path} is not a result of benchmarks.programs")
+    return program
+
+
+def positive_integers(flag: flags.FlagHolder[list[str]]) -> list[int]:
+    """Parses a flag with a list of integers of at least 1.
+
+    Raises:
+      ConfigError: an item is something else.
+    """
+    if not all(item.isdecimal() and int(item) >= 1 for item in flag.value):
+        raise ConfigError(f"--{flag.name} must list integers of at least 1, got {flag.value}")
+    return [int(item) for item in flag.value]
+
+
+def main() -> None:
+    """Prints a table of step times and speedups, and writes the result."""
+    one, many = read_program(ONE.value), read_program(MANY.value)
+    cost = StepCost.from_programs(one, many)
+    batch_sizes, rows, results = positive_integers(BATCH_SIZES), [], []
+    for chips in positive_integers(CHIPS):
+        row: list[Any] = [f"{chips}"]
+        for batch_size in batch_sizes:
+            seconds, speedup = cost.step_seconds(chips, batch_size), cost.speedup(chips, batch_size)
+            row.append(f"{1e3 * seconds:.2f} ms, {speedup:.1f}x")
+            results.append({"chips": chips, "batch_size": batch_size, "seconds": seconds})
+        scaling = cost.scaling_batch_size(chips)
+        row.append("none" if scaling is None else f"{scaling:,}")
+        rows.append(row)
+    print_table(
+        f"estimated step on {one['device']}, {many['all_reduces']:.0f} all-reduces",
+        ("chips", *(f"batch {size:,}" for size in batch_sizes), "half efficient from batch"),
+        rows,
+    )
+    write_json(JSON.value, {"cost": dataclasses.asdict(cost), "steps": results})
+
+
+if __name__ == "__main__":
+    cli.run(main, trains=False)
