@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 
 from flaxres.cpu.build import Build
-from flaxres.cpu.kernel_files import KERNELS
 from flaxres.cpu.detection import runs_on_cpu
+from flaxres.cpu.kernel_files import KERNELS
 
 KERNELS_SWITCH = "FLAXRES_CPU_KERNELS"  # environment variable; 0 disables the kernels
 

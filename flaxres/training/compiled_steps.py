@@ -110,12 +110,12 @@ class CompiledSteps:
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
         self._compiled: dict[tuple, CompiledStep] = {}
-        streamed_bytes = 0
+        step_bytes = 0  # streamed images of one step on one device
         if isinstance(dataset, StreamedDataset):
-            streamed_bytes = (
-                config.batch_size // devices.num_devices * math.prod(dataset.image_shape)
-            )
-        self.steps_per_dispatch = steps_per_dispatch(config, devices.platform, streamed_bytes)
+            device_batch = config.batch_size // devices.num_devices
+            step_bytes = device_batch * math.prod(dataset.image_shape)
+        self.steps_per_dispatch = steps_per_dispatch(config, devices.platform, step_bytes)
+        self.streamed_bytes = self.steps_per_dispatch * step_bytes
         self.initialization = Initialization(
             model, optimizer, config, dataset.image_shape, self.devices
         )
