@@ -61,6 +61,19 @@ class MetricSums:
             jnp.sum(weights, dtype=jnp.int32),
         )
 
+    def sum_over_devices(self, axis: str) -> MetricSums:
+        """Returns the sums over all devices, for at most 2**24 images.
+
+        The numbers of images are added as float32, in which they are exact, because XLA can then
+        join the all-reduce with that of the gradients.
+
+        Args:
+          axis: name of the device axis.
+        """
+        as_float = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), self)
+        total = jax.lax.psum(as_float, axis)
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, self)
+
     def __add__(self, other: MetricSums) -> MetricSums:
         return jax.tree.map(jnp.add, self, other)
 

@@ -106,7 +106,7 @@ def make_train_step(
         sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
-            sums = jax.lax.psum(sums, axis)
+            sums = sums.sum_over_devices(axis)
             if config.bn_scope == "device":
                 batch_stats = pool_running_statistics(batch_stats, axis, config.model.norm_momentum)
         step_learning_rate = learning_rate(config, state.step, state.warmup)
