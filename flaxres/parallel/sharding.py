@@ -141,7 +141,7 @@ class Devices:
 
     @property
     def lowers_shapes(self) -> bool:
-        """True if `lower` accepts shapes of the state; pmap over processes needs its arrays."""
+        """True if `lower` accepts shapes of arrays; pmap over processes needs the arrays."""
         return not self._pmap or self.process_shard[1] == 1
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -241,11 +241,15 @@ class Devices:
                 check_vma=False,
             )
             mapped = jax.jit(shard, donate_argnums=donated)
-        row_structs = jax.ShapeDtypeStruct(
-            self._rows_shape(rows.shape), rows.dtype, sharding=self._batch_sharded
-        )
+        device_rows: Any
+        if self.lowers_shapes:
+            device_rows = jax.ShapeDtypeStruct(
+                self._rows_shape(rows.shape), rows.dtype, sharding=self._batch_sharded
+            )
+        else:
+            device_rows = self._put_rows(rows)
         with tracing_for(self.platform):
-            return mapped.lower(state, arrays, row_structs)
+            return mapped.lower(state, arrays, device_rows)
 
     def compile(self, lowered: jax.stages.Lowered) -> CompiledStep:
         """Compiles a function that `lower` has lowered.
