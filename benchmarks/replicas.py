@@ -9,7 +9,6 @@ each). Prints medians and ranges over the rounds, and the ratio of the last two.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,9 +17,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks.process import open_pipe
+from benchmarks.process import open_pipe, share_gpu
+from benchmarks.report import write_json
 from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
+from flaxres.errors import UserError
 
 REPLICAS = flags.DEFINE_integer(
     "replicas", 2, "Number of seeds trained at the same time.", lower_bound=1
@@ -29,6 +30,9 @@ ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Number of rounds; each measures all three ways.", lower_bound=1
 )
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and way.", lower_bound=0)
+JSON = flags.DEFINE_string(
+    "json", None, "File for the result as JSON, which is printed otherwise; such as replicas.json."
+)
 WORKER = flags.DEFINE_bool("worker", False, "Internal: run as one of the worker processes.")
 cli.define_config("configs/digits.py:resnet-20")
 
@@ -49,13 +53,31 @@ def start_workers(count: int) -> list[subprocess.Popen[str]]:
     workers = []
     for i in range(count):
         command = [sys.executable, "-m", "benchmarks.replicas", *sys.argv[1:], "--worker"]
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        worker = subprocess.Popen(
+            command,
+            env={**os.environ, **share_gpu()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         if runs_on_cpu():
             os.sched_setaffinity(worker.pid, cores[i::count] or cores)
         workers.append(worker)
     for worker in workers:
-        open_pipe(worker.stdout).readline()
+        _read_line(worker)
     return workers
+
+
+def _read_line(worker: subprocess.Popen[str]) -> str:
+    """Reads a line of a worker, which prints its errors itself.
+
+    Raises:
+      UserError: the worker has ended.
+    """
+    line = open_pipe(worker.stdout).readline()
+    if not line:
+        raise UserError(f"a process with one seed ended with exit code {worker.wait()} (see above)")
+    return line
 
 
 def measure_workers(workers: list[subprocess.Popen[str]]) -> float:
@@ -64,15 +86,16 @@ def measure_workers(workers: list[subprocess.Popen[str]]) -> float:
         stdin = open_pipe(worker.stdin)
         stdin.write("\n")
         stdin.flush()
-    return sum(float(open_pipe(worker.stdout).readline()) for worker in workers)
+    return sum(float(_read_line(worker)) for worker in workers)
 
 
 def main() -> None:
-    """Runs the rounds and prints one JSON object."""
+    """Runs the rounds and writes one JSON object."""
     config = cli.get_config()
     if WORKER.value:
         serve(config)
         return
+    os.environ.update(share_gpu())  # JAX's backend has not started yet
     import jax
 
     k = REPLICAS.value
@@ -103,7 +126,7 @@ def main() -> None:
             "max": round(float(ratios.max()), 2),
         },
     }
-    print(json.dumps(result))
+    write_json(JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -95,41 +95,47 @@ class Steps:
         jax.block_until_ready(self._sums)
 
 
-def make_step(config: ConfigDict) -> Callable[[], None]:
-    """Compiles a training step for random images and runs it once.
+def make_step(config: ConfigDict) -> Callable[[], int]:
+    """Compiles the training steps of a dispatch for random images and runs them once.
+
+    On a CPU a dispatch has one step. On other devices it has as many as in `flaxres.main`, because
+    there the launch of a single step takes longer than the step.
 
     Returns:
-      A function that runs one step and waits for its result.
+      A function that runs a dispatch, waits for its results and returns its number of steps.
 
     Raises:
       UserError: the config cannot be run on this machine.
     """
+    import jax
+
     from flaxres.data import dataset_shape
 
     config = config.copy_and_resolve_references()
-    config.steps_per_dispatch = 1
+    if jax.default_backend() == "cpu":
+        config.steps_per_dispatch = 1
     steps = Steps(config, random_dataset(*dataset_shape(config.dataset), config.batch_size))
     steps.compile()
 
-    def advance() -> None:
-        steps.advance()
+    def advance() -> int:
+        size = steps.advance()
         steps.wait()
+        return size
 
     advance()
     return advance
 
 
-def steps_per_second(advance: Callable[[], None], seconds: float) -> float:
-    """Returns the number of calls of `advance` per second.
+def steps_per_second(advance: Callable[[], int], seconds: float) -> float:
+    """Returns the number of steps per second.
 
     Args:
-      advance: function that runs one step.
+      advance: function that runs some steps and returns their number.
       seconds: minimum duration of the measurement.
     """
     start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        advance()
-        steps += 1
+        steps += advance()
     return steps / (time.perf_counter() - start)
 
 
@@ -137,7 +143,7 @@ def measure(config: ConfigDict) -> dict[str, float]:
     """Measures the time of the compilation and of a training step on random images.
 
     Returns:
-      'start': seconds until the end of the first step; 'step': seconds of each further step.
+      'start': seconds until the end of the first dispatch; 'step': seconds of each further step.
 
     Raises:
       UserError: the config cannot be run on this machine.
