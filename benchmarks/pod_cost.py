@@ -4,10 +4,12 @@ python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5
 python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:8 --json=many.json
 python -m benchmarks.pod_cost --one=one.json --many=many.json
 
-A step takes the time of its computation and that of its all-reduces. The computation is linear in
-the images of a chip; the two programs, which have different numbers of images on a chip, give the
-line. All-reduces wait for one another, as in batch norm with bn_scope='global', and do not overlap
-with the computation. Nothing is measured: read the result as an order of magnitude.
+A step takes the time of its computation and that of its all-reduces. The computation is limited by
+memory bandwidth, by XLA's static cycles (TPUs) or by the launches of kernels (GPUs). Bytes and
+cycles are linear in the images of a chip; the two programs, which have different numbers of images
+on a chip, give the line. All-reduces wait for one another, as in batch norm with bn_scope='global',
+and do not overlap with the computation. Nothing is measured: read the result as an order of
+magnitude.
 """
 
 from __future__ import annotations
@@ -65,13 +67,6 @@ class Chip:
     node_size: int = 0
     node_hop_latency: float = 0.0
 
-    def compute_seconds(self, program: Mapping[str, Any]) -> float:
-        """Returns the time of one step of a program without its all-reduces."""
-        seconds = program["bytes"] / self.memory_bandwidth
-        if self.clock:
-            return max(seconds, 1e6 * program["megacycles"] / self.clock)
-        return max(seconds, program["kernels"] * self.launch_seconds)
-
     def all_reduce_seconds(self, chips: int, num_bytes: float) -> float:
         """Returns the time of one all-reduce.
 
@@ -122,20 +117,41 @@ CHIPS_BY_NAME = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Line:
+    """A quantity that is linear in the images of a chip."""
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, one: Mapping[str, Any], many: Mapping[str, Any], name: str) -> Line:
+        """Returns the line of a fact through two programs; it does not fall."""
+        images = one["images_on_a_device"], many["images_on_a_device"]
+        slope = max(0.0, (one[name] - many[name]) / (images[0] - images[1]))
+        return cls(max(0.0, one[name] - slope * images[0]), slope)
+
+    def at(self, images: float) -> float:
+        """Returns the value for a number of images."""
+        return self.fixed + self.slope * images
+
+
+@dataclasses.dataclass(frozen=True)
 class StepCost:
     """Cost of a step as a function of the chips and the batch size.
 
     Attributes:
       chip: the chip.
-      fixed_seconds: computation that does not depend on the number of images.
-      image_seconds: computation for each image on a chip.
-      all_reduces: number of all-reduces in a step.
+      num_bytes: bytes that a step reads and writes.
+      megacycles: XLA's static cycles of a step, in millions.
+      kernels: kernels of a step on one chip, and on several.
+      all_reduces: number of all-reduces in a step on several chips.
       all_reduced_bytes: bytes that they carry together.
     """
 
     chip: Chip
-    fixed_seconds: float
-    image_seconds: float
+    num_bytes: Line
+    megacycles: Line
+    kernels: tuple[float, float]
     all_reduces: float
     all_reduced_bytes: float
 
@@ -164,20 +180,33 @@ class StepCost:
                 f"images on each, got {one['name']} with {images[0]} and {many['name']} with "
                 f"{images[1]} images on a chip"
             )
-        chip = CHIPS_BY_NAME[kind]
-        seconds = chip.compute_seconds(one), chip.compute_seconds(many)
-        slope = max(0.0, (seconds[0] - seconds[1]) / (images[0] - images[1]))
         return cls(
-            chip=chip,
-            fixed_seconds=max(0.0, seconds[0] - slope * images[0]),
-            image_seconds=slope,
+            chip=CHIPS_BY_NAME[kind],
+            num_bytes=Line.through(one, many, "bytes"),
+            megacycles=Line.through(one, many, "megacycles"),
+            kernels=(one["kernels"], many["kernels"]),
             all_reduces=many["all_reduces"],
             all_reduced_bytes=FLOAT32_BYTES * many["all_reduced_elements"],
         )
 
+    def compute_seconds(self, chips: int, images: float) -> float:
+        """Returns the time of a step without its all-reduces.
+
+        Args:
+          chips: number of chips.
+          images: images of a step on each chip.
+        """
+        chip = self.chip
+        cycles = 1e6 * self.megacycles.at(images)
+        return max(
+            self.num_bytes.at(images) / chip.memory_bandwidth,
+            cycles / chip.clock if chip.clock else 0.0,
+            self.kernels[chips > 1] * chip.launch_seconds,
+        )
+
     def step_seconds(self, chips: int, batch_size: int) -> float:
         """Returns the time of a step."""
-        compute = self.fixed_seconds + self.image_seconds * batch_size / chips
+        compute = self.compute_seconds(chips, batch_size / chips)
         mean_bytes = self.all_reduced_bytes / max(1, self.all_reduces)
         return compute + self.all_reduces * self.chip.all_reduce_seconds(chips, mean_bytes)
 
