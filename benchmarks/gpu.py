@@ -2,76 +2,158 @@
 
 python -m benchmarks.gpu --out=DIRECTORY
 
-Runs the commands below in order of importance and skips those that do not fit in the time. The
-output and JSON of each command are written to the directory as soon as it ends.
+Runs the parts of `make_parts` in order of importance. Each has a time limit. A part that fails or
+is cut off does not end the others, and one that does not fit in the remaining time is skipped.
+Rerun the command with the same --out to run what is not done. The directory holds:
+
+- NAME.txt: the output of a part, written while it runs,
+- NAME.json: its result,
+- summary.json and summary.txt: the state of each part, written before and after it.
+
+Exits with 1 if a part failed or was cut off. --rehearse runs all parts with small models, few
+images and one short round, to try the command on another machine; its figures mean nothing.
 """
 
 from __future__ import annotations
 
-import subprocess
+import dataclasses
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks.part_runner import Part, run_parts
 from flaxres import cli
+from flaxres.cpu import runs_on_cpu
 
 OUT = flags.DEFINE_string("out", "runs/gpu", "Directory for the results.")
 MINUTES = flags.DEFINE_float(
-    "minutes", 9.5, "Time limit in minutes; the command that is then running is stopped."
+    "minutes", 9.5, "Time limit in minutes; the part that is then running is cut off."
 )
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
+REHEARSE = flags.DEFINE_bool("rehearse", False, "Run all parts with the smallest sizes.")
 
-STEP = ("benchmarks.train_step", "--dtypes=bfloat16", "--rounds=5", "--seconds=2", "--nocold")
-CIFAR = "--config=configs/cifar10.py"
-COMMANDS = {
-    "step_128": (*STEP, "--models=resnet-20,resnet-56"),
-    "kernels_20": ("benchmarks.kernels", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
-    "step_1024": (*STEP, "--models=resnet-20,resnet-56", "--batch_size=1024"),
-    "kernels_56": ("benchmarks.kernels", f"{CIFAR}:resnet-56", "--config.dtype=bfloat16"),
-    "step_float32": (
-        *(*STEP[:1], "--dtypes=float32", "--rounds=3", "--seconds=2", "--nocold"),
-        "--models=resnet-20",
-    ),
-    "parts": ("benchmarks.parts", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16", "--steps=500"),
-    "depth": (
-        *("benchmarks.scaling", "--over=depth", "--values=20,56,110", "--models=resnet"),
-        *("--rounds=3", "--seconds=1", "--fields=dtype=bfloat16"),
-    ),
-    "replicas": (
-        *("benchmarks.replicas", f"{CIFAR}:resnet-20", "--config.dtype=bfloat16"),
-        *("--config.dataset.name=digits", "--replicas=4", "--rounds=3"),
-    ),
-}
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of the models and measurements.
+
+    Attributes:
+      models: names of the models, the shallow one first.
+      batches: images per step, the default first.
+      check_batch: images per step of `benchmarks.device_check`.
+      modes: modes of PyTorch.
+      rounds: number of rounds.
+      seconds: seconds of steps in a round.
+      images: flags for the number of images.
+      steps: steps in a round of `benchmarks.parts`.
+      depths: depths of `benchmarks.scaling`.
+      replicas: seeds of `benchmarks.replicas`.
+    """
+
+    models: tuple[str, str] = ("resnet-20", "resnet-56")
+    batches: tuple[int, int] = (128, 1_024)
+    check_batch: int = 128
+    modes: str = "eager,compiled,graph-eager,graph-compiled"
+    rounds: int = 3
+    seconds: float = 2.0
+    images: tuple[str, ...] = ()
+    steps: int = 500
+    depths: str = "20,56,110"
+    replicas: int = 4
+
+
+REHEARSAL = Sizes(
+    models=("resnet-8", "resnet-14"),
+    batches=(8, 16),
+    check_batch=32,  # rounding errors grow in smaller batches
+    modes="eager,graph-eager",  # torch.compile takes minutes on a CPU
+    rounds=1,
+    seconds=0.05,
+    images=("--images=64",),
+    steps=2,
+    depths="8,14",
+    replicas=2,
+)
+
+
+def make_parts(out: Path, torch_python: str, sizes: Sizes) -> list[Part]:
+    """Returns the parts, the most important first.
+
+    Args:
+      out: directory for the results.
+      torch_python: Python interpreter that has PyTorch.
+      sizes: sizes of the models and measurements.
+    """
+    rounds, seconds = f"--rounds={sizes.rounds}", f"--seconds={sizes.seconds}"
+    shallow, deep = sizes.models
+    small, large = sizes.batches
+    configs = {model: f"--config=configs/cifar10.py:{model}" for model in sizes.models}
+    half = "--config.dtype=bfloat16"
+    batch = f"--config.batch_size={small}"
+
+    def part(name: str, limit: float, least: float, module: str, *options: str) -> Part:
+        json_file = f"--json={out / name}.json"
+        command = (sys.executable, "-m", f"benchmarks.{module}", *options, json_file)
+        return Part(name, command, limit, least)
+
+    def step(model: str, dtype: str, size: int) -> Part:
+        return part(
+            *(f"step_{model}_{dtype}_{size}", 240, 60, "train_step", f"--models={model}"),
+            *(f"--dtypes={dtype}", f"--batch_size={size}", f"--modes={sizes.modes}"),
+            *(rounds, seconds, "--nocold", f"--torch_python={torch_python}"),
+        )
+
+    def kernels(name: str, model: str, *options: str) -> Part:
+        profile = part(
+            name, 120, 40, "kernels", configs[model], half, batch, *sizes.images, *options
+        )
+        return dataclasses.replace(profile, needs="a profile needs a GPU or TPU")
+
+    return [
+        part(
+            *("device_check", 150, 40, "device_check", configs[shallow]),
+            f"--config.batch_size={sizes.check_batch}",
+        ),
+        *(step(model, "bfloat16", size) for size in (small, large) for model in sizes.models),
+        *(step(model, "float32", size) for size in (small, large) for model in sizes.models),
+        kernels("kernels_shallow", shallow),
+        kernels("kernels_shallow_graphs", shallow, "--cuda_graphs"),
+        kernels("kernels_deep", deep),
+        part(
+            *("parts", 120, 40, "parts", configs[shallow], half, batch, *sizes.images, rounds),
+            f"--steps={sizes.steps}",
+        ),
+        part(
+            *("depth", 180, 60, "scaling", "--over=depth", f"--values={sizes.depths}"),
+            *("--models=resnet", "--dtypes=bfloat16", f"--batch_size={small}", rounds, seconds),
+        ),
+        part(
+            *("replicas", 180, 60, "replicas", configs[shallow], half, batch),
+            *("--config.dataset.name=digits", f"--replicas={sizes.replicas}", rounds, seconds),
+        ),
+    ]
 
 
 def main() -> None:
-    """Runs the commands until the time limit."""
-    out, deadline = Path(OUT.value), time.monotonic() + 60 * MINUTES.value
+    """Runs the parts until the time limit.
+
+    Raises:
+      UserError: a part failed or was cut off.
+    """
+    deadline = time.monotonic() + 60 * MINUTES.value
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    for name, (module, *arguments) in COMMANDS.items():
-        if module == "benchmarks.train_step":
-            arguments.append(f"--torch_python={TORCH_PYTHON.value}")
-        if module != "benchmarks.replicas":
-            arguments.append(f"--json={out / name}.json")
-        print(f"== {name}: python -m {module} {' '.join(arguments)}", flush=True)
-        try:
-            result = subprocess.run(
-                [sys.executable, "-m", module, *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=deadline - time.monotonic(),
-                check=False,
-            )
-        except (subprocess.TimeoutExpired, ValueError):
-            print(f"Stopped at the time limit of {MINUTES.value:g} minutes.", flush=True)
-            return
-        (out / f"{name}.txt").write_text(result.stdout)
-        print(result.stdout[-4_000:], flush=True)
+    parts: Sequence[Part] = make_parts(
+        out, TORCH_PYTHON.value, REHEARSAL if REHEARSE.value else Sizes()
+    )
+    run_parts(parts, out, deadline, on_cpu=runs_on_cpu())
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def isolated_flags():
     remaining = set(values)
     yield
     values.remove_flag_values(set(values) - remaining)
-    for name in set(sys.modules) - modules:
+    for name in sorted(set(sys.modules) - modules, reverse=True):  # modules before their packages
         if name.startswith(PROGRAMS):
             del sys.modules[name]
             package, _, attribute = name.rpartition(".")

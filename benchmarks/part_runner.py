@@ -1,0 +1,193 @@
+"""Commands that run one after another within a time limit, and a summary of their states."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flaxres.errors import UserError
+from flaxres.files import write_atomically
+from flaxres.run.preemption import PARENT_VARIABLE
+
+# States of a part.
+WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+CUT_OFF, SKIPPED = "cut off", "skipped"
+STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
+PRINTED = 4_000  # characters of a part's output that are printed at its end
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A command with a time limit.
+
+    Attributes:
+      name: name of its files.
+      command: program and arguments.
+      limit: longest time that it may run, in seconds.
+      least: shortest remaining time, in seconds, in which it is worth starting.
+      needs: why it cannot run on a CPU; '' if it can.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    least: float
+    needs: str = ""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of a part.
+
+    Attributes:
+      name: name of the part.
+      command: its command.
+      on_cpu: True if JAX ran on a CPU.
+      state: one of the states above.
+      detail: why it is in this state.
+      exit_code: exit code of the command, negative for a signal; None if it has not ended.
+      seconds: seconds that it ran.
+    """
+
+    name: str
+    command: list[str]
+    on_cpu: bool
+    state: str = WAITING
+    detail: str = ""
+    exit_code: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        seconds = "" if self.seconds is None else f"{self.seconds:.0f} s"
+        return f"{self.name:32} {self.state:8} {seconds:>6}  {self.detail}".rstrip()
+
+
+def run_parts(
+    parts: Sequence[Part],
+    out: Path,
+    deadline: float,
+    on_cpu: bool,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Runs the parts that are not done, and writes the summary before and after each.
+
+    Args:
+      parts: the parts, in order.
+      out: directory for NAME.txt of each part, summary.json and summary.txt.
+      deadline: time of the clock at which the running part is cut off.
+      on_cpu: True if JAX runs on a CPU.
+      clock: returns the time in seconds.
+
+    Raises:
+      UserError: a part failed or was cut off, or the summary of an earlier run cannot be read.
+    """
+    earlier = _read_summary(out)
+    outcomes = [Outcome(part.name, list(part.command), on_cpu) for part in parts]
+    for i, outcome in enumerate(outcomes):
+        found = earlier.get(outcome.name)
+        if found and (found.command, found.on_cpu) == (outcome.command, on_cpu):
+            outcomes[i] = found if found.state == DONE else outcome
+    for part, outcome in zip(parts, outcomes, strict=True):
+        remaining = deadline - clock()
+        if outcome.state == DONE:
+            print(f"== {part.name}: done by an earlier run", flush=True)
+        elif on_cpu and part.needs:
+            outcome.state, outcome.detail = SKIPPED, part.needs
+        elif remaining < part.least:
+            left = f"{max(0.0, remaining):.0f} s are left"
+            outcome.state, outcome.detail = SKIPPED, f"needs {part.least:.0f} s, {left}"
+        else:
+            try:
+                _run(part, outcome, out, min(part.limit, remaining), outcomes)
+            finally:  # also when this process is stopped
+                _write_summary(out, outcomes)
+            continue
+        if outcome.state == SKIPPED:
+            print(f"== {part.name}: skipped, {outcome.detail}", flush=True)
+        _write_summary(out, outcomes)
+    print("\n".join(map(str, outcomes)), flush=True)
+    if bad := [outcome.name for outcome in outcomes if outcome.state in (FAILED, CUT_OFF)]:
+        raise UserError(f"failed or cut off: {', '.join(bad)}; see {out / 'summary.txt'}")
+
+
+def _run(
+    part: Part, outcome: Outcome, out: Path, limit: float, outcomes: Sequence[Outcome]
+) -> None:
+    """Runs a part and changes its outcome; its output goes to a file while it runs."""
+    print(f"== {part.name}: {' '.join(part.command)}", flush=True)
+    path = out / f"{part.name}.txt"
+    (out / f"{part.name}.json").unlink(missing_ok=True)  # of an earlier run
+    outcome.state = RUNNING
+    _write_summary(out, outcomes)
+    start = time.monotonic()
+    try:
+        with path.open("wb") as file:
+            process = subprocess.Popen(
+                part.command,
+                # Ends with this process. A session of its own, so that its workers can be ended.
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            outcome.exit_code = process.wait(limit)
+            outcome.state = FAILED if outcome.exit_code else DONE
+            outcome.detail = f"exit code {outcome.exit_code}" if outcome.exit_code else ""
+        except subprocess.TimeoutExpired:
+            outcome.state, outcome.detail = CUT_OFF, f"after {limit:.0f} s"
+        except BaseException:
+            outcome.state, outcome.detail = CUT_OFF, "the run was stopped"
+            raise
+        finally:
+            _end(process)
+    except OSError as error:
+        outcome.state, outcome.detail = FAILED, str(error)
+    finally:
+        outcome.seconds = time.monotonic() - start
+        text = path.read_text(errors="replace") if path.exists() else ""
+        lines = text.strip().splitlines()
+        if outcome.state != DONE and lines:
+            outcome.detail += f": {lines[-1].strip()}"
+        print(text[-PRINTED:], flush=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and the others of its session."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signum)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _read_summary(out: Path) -> dict[str, Outcome]:
+    """Returns the outcomes of an earlier run by name; {} if there was none."""
+    path = out / "summary.json"
+    try:
+        parts = json.loads(path.read_text())["parts"]
+        return {entry["name"]: Outcome(**entry) for entry in parts}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove it or set another --out"
+        ) from None
+
+
+def _write_summary(out: Path, outcomes: Sequence[Outcome]) -> None:
+    parts = [dataclasses.asdict(outcome) for outcome in outcomes]
+    write_atomically(out / "summary.json", json.dumps({"parts": parts}, indent=1) + "\n")
+    write_atomically(out / "summary.txt", "\n".join(map(str, outcomes)) + "\n")
