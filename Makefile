@@ -5,7 +5,8 @@ BIN := .venv/bin
 # Modules start in the order of their names: sorted by size, the few with long tests would come last.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: degradation test test-fast test-prepare test-nets test-cluster benchmark lint clean
+.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster benchmark \
+  lint clean
 .DELETE_ON_ERROR:
 
 # The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
@@ -19,6 +20,16 @@ test: lint
 # All tests except the slow ones.
 test-fast: .venv/dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster and not nets"
+
+# Tests on several devices and of the CPU kernels, with the oldest and the newest JAX that
+# requirements.txt allows, each in an environment of its own. The newest needs Python 3.12 or newer:
+# make test-jax-versions PYTHON=python3.12
+DEVICE_TESTS := tests/cpu tests/parallel tests/training tests/evaluation/test_evaluator.py
+# These environments lack PyTorch.
+WITHOUT_TORCH := --ignore=tests/training/test_optimizer.py
+test-jax-versions: .venv/jax-oldest/installed .venv/jax-newest/installed
+	.venv/jax-oldest/bin/python -m pytest $(PARALLEL) $(DEVICE_TESTS) $(WITHOUT_TORCH)
+	.venv/jax-newest/bin/python -m pytest $(PARALLEL) $(DEVICE_TESTS) $(WITHOUT_TORCH)
 
 # Tests of preparing a TFDS data set, which needs TensorFlow.
 test-prepare: .venv/prepare
@@ -70,6 +81,17 @@ lint: .venv/dev
 
 .venv/benchmarks: .venv/dev requirements-benchmarks.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-benchmarks.txt
+	@touch $@
+
+OLDEST_JAX := $(shell sed -n 's/^jax>=\([0-9.]*\).*/\1/p' requirements.txt)
+.venv/jax-oldest/installed: JAX := jax==$(OLDEST_JAX)
+.venv/jax-%/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "error: the newest JAX needs Python 3.12 or newer, $(PYTHON) is $$($(PYTHON) -V); run make test-jax-versions PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	grep -v '^torch' requirements-dev.txt > $(@D)/requirements-dev.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --upgrade -r requirements.txt \
+	  -r $(@D)/requirements-dev.txt $(JAX)
 	@touch $@
 
 clean:
