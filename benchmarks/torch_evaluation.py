@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.torch_peer import Mode, PeerModel, capture
+from benchmarks.torch_peer import Mode, PeerModel
+from benchmarks.torch_training import capture
 
 
 class Evaluation:

@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
 from benchmarks.torch_evaluation import Evaluation
-from benchmarks.torch_peer import Mode, PeerModel, Training, is_bfloat16
+from benchmarks.torch_peer import Mode, PeerModel
+from benchmarks.torch_training import Training, is_bfloat16
 
 
 def synchronize() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch")
 torch_peer = pytest.importorskip("benchmarks.torch_peer")
+torch_training = pytest.importorskip("benchmarks.torch_training")
 torch_evaluation = pytest.importorskip("benchmarks.torch_evaluation")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
@@ -51,7 +52,7 @@ def record(function, prepare):
 
 @pytest.fixture(autouse=True)
 def recorded_graphs(monkeypatch):
-    monkeypatch.setattr(torch_peer, "capture", record)
+    monkeypatch.setattr(torch_training, "capture", record)
     monkeypatch.setattr(torch_evaluation, "capture", record)
 
 
@@ -83,12 +84,12 @@ def make_batch(size=16):
 def training_losses(mode, dtype):
     model, weights = make_model_and_weights()
     images = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8)
-    training = torch_peer.Training(model, torch_peer.Mode.parse(mode, dtype), 16, images, True)
+    training = torch_training.Training(model, torch_peer.Mode.parse(mode, dtype), 16, images, True)
     training.advance()
     losses, logits = training.checked_losses(weights, *make_batch(), 3, LEARNING_RATE)
     training.advance()
     training.wait()
-    return losses, torch_peer.is_bfloat16(logits)
+    return losses, torch_training.is_bfloat16(logits)
 
 
 def plain_losses():
@@ -140,7 +141,7 @@ def test_losses_of_evaluation(prefix, dtype):
         evaluation = torch_evaluation.Evaluation(model, mode, 16, images)
         assert evaluation.advance() == 64
         losses, logits = evaluation.checked_losses(weights, *make_batch())
-        assert torch_peer.is_bfloat16(logits) == (dtype == "bfloat16")
+        assert torch_training.is_bfloat16(logits) == (dtype == "bfloat16")
         model.load(weights)
         inputs = make_batch()[0].permute(0, 3, 1, 2).float() / 255
         expected = torch.nn.functional.cross_entropy(model.float()(inputs), make_batch()[1]).item()
