@@ -1,15 +1,15 @@
 """Estimated step time on many chips, from compiled programs and the latencies of the links.
 
-python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:1 --json=one.json
-python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:8 --json=many.json
-python -m benchmarks.pod_cost --one=one.json --many=many.json
+python -m benchmarks.programs --devices=v5e:1 --json=a.json
+python -m benchmarks.programs --devices=v5e:1 --config.batch_size=1024 --json=b.json
+python -m benchmarks.programs --devices=v5e:8 --json=c.json
+python -m benchmarks.pod_cost --programs=a.json,b.json,c.json
 
 A step takes the time of its computation and that of its all-reduces. The computation is limited by
 memory bandwidth, by XLA's static cycles (TPUs) or by the launches of kernels (GPUs). Bytes and
-cycles are linear in the images of a chip; the two programs, which have different numbers of images
-on a chip, give the line. All-reduces wait for one another, as in batch norm with bn_scope='global',
-and do not overlap with the computation. Nothing is measured: read the result as an order of
-magnitude.
+cycles are interpolated between the programs, by the images on a chip. All-reduces wait for one
+another, as in batch norm with bn_scope='global', and do not overlap with the computation. Nothing
+is measured: read the result as an order of magnitude.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from benchmarks.report import print_table, write_json
 from flaxres import cli
 from flaxres.errors import ConfigError, one_line
 
-ONE = flags.DEFINE_string("one", None, "JSON of benchmarks.programs for one chip.", required=True)
-MANY = flags.DEFINE_string(
-    "many", None, "JSON of benchmarks.programs for several chips.", required=True
+PROGRAMS = flags.DEFINE_list(
+    "programs",
+    None,
+    "JSON files of benchmarks.programs: one chip with different batch sizes, and several chips.",
+    required=True,
 )
 CHIPS = flags.DEFINE_list("chips", ["8", "32", "256"], "Numbers of chips, such as 8,32.")
 BATCH_SIZES = flags.DEFINE_list(
@@ -117,77 +120,73 @@ CHIPS_BY_NAME = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """A quantity that is linear in the images of a chip."""
-
-    fixed: float
-    slope: float
-
-    @classmethod
-    def through(cls, one: Mapping[str, Any], many: Mapping[str, Any], name: str) -> Line:
-        """Returns the line of a fact through two programs; it does not fall."""
-        images = one["images_on_a_device"], many["images_on_a_device"]
-        slope = max(0.0, (one[name] - many[name]) / (images[0] - images[1]))
-        return cls(max(0.0, one[name] - slope * images[0]), slope)
-
-    def at(self, images: float) -> float:
-        """Returns the value for a number of images."""
-        return self.fixed + self.slope * images
-
-
-@dataclasses.dataclass(frozen=True)
 class StepCost:
     """Cost of a step as a function of the chips and the batch size.
 
     Attributes:
       chip: the chip.
-      num_bytes: bytes that a step reads and writes.
-      megacycles: XLA's static cycles of a step, in millions.
+      images: images on a chip in each program, ascending.
+      num_bytes: bytes that a step of each program reads and writes.
+      megacycles: XLA's static cycles of a step of each program, in millions.
       kernels: kernels of a step on one chip, and on several.
       all_reduces: number of all-reduces in a step on several chips.
       all_reduced_bytes: bytes that they carry together.
     """
 
     chip: Chip
-    num_bytes: Line
-    megacycles: Line
+    images: tuple[float, ...]
+    num_bytes: tuple[float, ...]
+    megacycles: tuple[float, ...]
     kernels: tuple[float, float]
     all_reduces: float
     all_reduced_bytes: float
 
     @classmethod
-    def from_programs(cls, one: Mapping[str, Any], many: Mapping[str, Any]) -> StepCost:
-        """Derives the cost from two compiled programs of the same model.
+    def from_programs(cls, programs: Sequence[Mapping[str, Any]]) -> StepCost:
+        """Derives the cost from compiled programs of one model.
 
         Args:
-          one: facts of the program for one chip.
-          many: facts of the program for several chips, with fewer images on each.
+          programs: facts of at least one program for one chip and one for several, with different
+            numbers of images on a chip.
 
         Raises:
           ConfigError: the programs do not belong together, or the chip is unknown.
         """
-        kind = one["name"].partition(":")[0]
-        if kind not in CHIPS_BY_NAME or many["name"].partition(":")[0] != kind:
-            kinds = " or ".join(CHIPS_BY_NAME)
+        kinds = {program["name"].partition(":")[0] for program in programs}
+        if len(kinds) != 1 or not kinds <= CHIPS_BY_NAME.keys():
             raise ConfigError(
-                f"--one and --many must be programs for one kind of chip, {kinds}, got "
-                f"{one['name']} and {many['name']}"
+                "--programs must be for one kind of chip, "
+                f"{' or '.join(CHIPS_BY_NAME)}, got {', '.join(p['name'] for p in programs)}"
             )
-        images = one["images_on_a_device"], many["images_on_a_device"]
-        if one["devices"] != 1 or many["devices"] == 1 or images[0] <= images[1]:
+        programs = sorted(programs, key=lambda program: program["images_on_a_device"])
+        single = [program for program in programs if program["devices"] == 1]
+        several = [program for program in programs if program["devices"] > 1]
+        images = tuple(program["images_on_a_device"] for program in programs)
+        if not single or not several or len(set(images)) < len(images):
+            names = ", ".join(
+                f"{p['name']} with {p['images_on_a_device']} images" for p in programs
+            )
             raise ConfigError(
-                "--one must be a program for one chip, and --many one for several chips with fewer "
-                f"images on each, got {one['name']} with {images[0]} and {many['name']} with "
-                f"{images[1]} images on a chip"
+                "--programs must have one for one chip and one for several, with different numbers "
+                f"of images on a chip, got {names}"
             )
+        many = several[-1]
         return cls(
-            chip=CHIPS_BY_NAME[kind],
-            num_bytes=Line.through(one, many, "bytes"),
-            megacycles=Line.through(one, many, "megacycles"),
-            kernels=(one["kernels"], many["kernels"]),
+            chip=CHIPS_BY_NAME[kinds.pop()],
+            images=images,
+            num_bytes=tuple(program["bytes"] for program in programs),
+            megacycles=tuple(program["megacycles"] for program in programs),
+            kernels=(single[-1]["kernels"], many["kernels"]),
             all_reduces=many["all_reduces"],
             all_reduced_bytes=FLOAT32_BYTES * many["all_reduced_elements"],
         )
+
+    def _interpolate(self, values: tuple[float, ...], images: float) -> float:
+        """Returns a quantity for a number of images; beyond the last program it grows on."""
+        if images <= self.images[-1]:
+            return float(np.interp(images, self.images, values))
+        slope = (values[-1] - values[-2]) / (self.images[-1] - self.images[-2])
+        return values[-1] + max(0.0, slope) * (images - self.images[-1])
 
     def compute_seconds(self, chips: int, images: float) -> float:
         """Returns the time of a step without its all-reduces.
@@ -197,9 +196,9 @@ class StepCost:
           images: images of a step on each chip.
         """
         chip = self.chip
-        cycles = 1e6 * self.megacycles.at(images)
+        cycles = 1e6 * self._interpolate(self.megacycles, images)
         return max(
-            self.num_bytes.at(images) / chip.memory_bandwidth,
+            self._interpolate(self.num_bytes, images) / chip.memory_bandwidth,
             cycles / chip.clock if chip.clock else 0.0,
             self.kernels[chips > 1] * chip.launch_seconds,
         )
@@ -234,7 +233,10 @@ def read_program(path: str) -> dict[str, Any]:
     Raises:
       ConfigError: the file cannot be read, or has other content.
     """
-    needed = {"name", "devices", "images_on_a_device", "bytes", "all_reduces"}
+    needed = {
+        *("name", "device", "devices", "images_on_a_device", "bytes", "megacycles", "kernels"),
+        *("all_reduces", "all_reduced_elements"),
+    }
     try:
         program: dict[str, Any] = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -257,8 +259,8 @@ def positive_integers(flag: flags.FlagHolder[list[str]]) -> list[int]:
 
 def main() -> None:
     """Prints a table of step times and speedups, and writes the result."""
-    one, many = read_program(ONE.value), read_program(MANY.value)
-    cost = StepCost.from_programs(one, many)
+    programs = [read_program(path) for path in PROGRAMS.value]
+    cost = StepCost.from_programs(programs)
     batch_sizes, rows, results = positive_integers(BATCH_SIZES), [], []
     for chips in positive_integers(CHIPS):
         row: list[Any] = [f"{chips}"]
@@ -270,7 +272,7 @@ def main() -> None:
         row.append("none" if scaling is None else f"{scaling:,}")
         rows.append(row)
     print_table(
-        f"estimated step on {one['device']}, {many['all_reduces']:.0f} all-reduces",
+        f"estimated step on {programs[0]['device']}, {cost.all_reduces:.0f} all-reduces",
         ("chips", *(f"batch {size:,}" for size in batch_sizes), "half efficient from batch"),
         rows,
     )

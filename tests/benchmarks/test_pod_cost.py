@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.pod_cost import CHIPS_BY_NAME, Chip, Line, StepCost, read_program
+from benchmarks.pod_cost import CHIPS_BY_NAME, Chip, StepCost, read_program
 from flaxres.errors import ConfigError
 
 
@@ -14,16 +14,20 @@ def program(name, devices, images, **changes):
     return {**facts, "name": f"{name}:{devices}", "devices": devices, **changes}
 
 
-def test_computation_is_a_line_through_both_programs():
-    """1.5 GHz: 3 Mcycles are 2 ms for 128 images, 1.5 Mcycles are 1 ms for 16."""
+def test_computation_is_interpolated_between_programs():
+    """Programs of 1, 2 and 9 ms for 16, 128 and 1,024 images on a chip."""
     clock = CHIPS_BY_NAME["v5e"].clock / 1e6
     cost = StepCost.from_programs(
-        program("v5e", 1, 128, megacycles=2e-3 * clock),
-        program("v5e", 8, 16, megacycles=1e-3 * clock),
+        [
+            program("v5e", 1, 128, megacycles=2e-3 * clock),
+            program("v5e", 1, 1024, megacycles=9e-3 * clock),
+            program("v5e", 8, 16, megacycles=1e-3 * clock),
+        ]
     )
-    assert cost.megacycles.slope == pytest.approx(1e-3 * clock / 112)
     assert cost.step_seconds(1, 128) == pytest.approx(2e-3)
-    assert cost.step_seconds(8, 128) == pytest.approx(1e-3)
+    assert cost.step_seconds(1, 72) == pytest.approx(1.5e-3)
+    assert cost.step_seconds(1, 1920) == pytest.approx(16e-3)
+    assert cost.step_seconds(8, 8) == pytest.approx(1e-3)
     assert cost.speedup(8, 128) == pytest.approx(2)
 
 
@@ -44,19 +48,20 @@ def test_all_reduces_of_a_torus_cross_both_axes():
 def test_batch_size_that_scales():
     """A step takes 1 ms for each image and 7 ms for its all-reduces on two chips."""
     chip = Chip(0.0, 1e3, 1e-3, 1.0, base_latency=7e-3, hop_latency=0.0, node_size=8)
-    cost = StepCost(chip, Line(0.0, 1.0), Line(0.0, 0.0), (1, 1), 1, 0.0)
+    cost = StepCost(chip, (1, 2), (1, 2), (0, 0), (1, 1), 1, 0.0)
     assert cost.step_seconds(2, 16) == pytest.approx(15e-3)
     assert cost.scaling_batch_size(2) == 16  # 16 / 15; with 8 images it is 8 / 11
-    no_work = StepCost(chip, Line(1.0, 0.0), Line(0.0, 0.0), (1, 1), 1, 0.0)
+    no_work = StepCost(chip, (1, 2), (1, 1), (0, 0), (1, 1), 1, 0.0)
     assert no_work.scaling_batch_size(4) is None
 
 
 def test_a_gpu_waits_for_launches_of_small_kernels():
     """367 launches of 2 us take 734 us; 857 MB of 128 images at 3.35 TB/s take 256 us."""
-    facts = {"bytes": 857e6, "kernels": 367.0}
     cost = StepCost.from_programs(
-        program("h100", 1, 128, **facts),
-        program("h100", 8, 16, bytes=857e6 / 8, kernels=400.0),
+        [
+            program("h100", 1, 128, bytes=857e6, kernels=367.0),
+            program("h100", 8, 16, bytes=857e6 / 8, kernels=400.0),
+        ]
     )
     assert cost.step_seconds(1, 128) == pytest.approx(734e-6)
     assert cost.step_seconds(1, 1280) == pytest.approx(8570e6 / 3.35e12)
@@ -64,17 +69,17 @@ def test_a_gpu_waits_for_launches_of_small_kernels():
 
 
 @pytest.mark.parametrize(
-    ("one", "many"),
+    "programs",
     [
-        (program("v5e", 1, 128), program("h100", 8, 16)),
-        (program("v4", 1, 128), program("v4", 8, 16)),
-        (program("v5e", 1, 128), program("v5e", 1, 128)),
-        (program("v5e", 8, 16), program("v5e", 8, 16)),
+        [program("v5e", 1, 128), program("h100", 8, 16)],
+        [program("v4", 1, 128), program("v4", 8, 16)],
+        [program("v5e", 1, 128), program("v5e", 1, 64)],
+        [program("v5e", 1, 16), program("v5e", 8, 16)],
     ],
 )
-def test_programs_that_do_not_belong_together(one, many):
-    with pytest.raises(ConfigError, match="--one"):
-        StepCost.from_programs(one, many)
+def test_programs_that_do_not_belong_together(programs):
+    with pytest.raises(ConfigError, match="--programs"):
+        StepCost.from_programs(programs)
 
 
 def test_files_that_are_no_programs(tmp_path):
