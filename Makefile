@@ -1,12 +1,13 @@
 # Each target first sets up what it needs in .venv. PYTHON selects the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+ACCELERATORS := .venv/accelerators
 # Tests run on up to four cores. The tests of a module stay together, because they share fixtures.
 # Modules start in the order of their names: sorted by size, the few with long tests would come last.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster benchmark \
-  lint clean
+.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster \
+  test-accelerators test-accelerators-all benchmark lint clean
 .DELETE_ON_ERROR:
 
 # The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
@@ -19,7 +20,8 @@ test: lint
 
 # All tests except the slow ones.
 test-fast: .venv/dev
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not cluster and not nets"
+	$(BIN)/python -m pytest $(PARALLEL) \
+	  -m "not (slow or cluster or nets or accelerators or accelerators_all)"
 
 # Tests on several devices and of the CPU kernels, with the oldest and the newest JAX that
 # requirements.txt allows, each in an environment of its own. The newest needs Python 3.12 or newer:
@@ -44,6 +46,16 @@ test-nets: .venv/dev
 # the system (Debian: apt install slurm-wlm munge) and need root; otherwise their tests are skipped.
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster
+
+# Compiles steps for TPUs and GPUs without having them and tests facts of the programs; two minutes
+# on two cores, and one for the compilers. Two programs at a time, because each needs up to 1.3 GB.
+test-accelerators: $(ACCELERATORS)/installed
+	$(ACCELERATORS)/bin/python -m pytest -n 2 --dist loadgroup tests/accelerators \
+	  -m "not accelerators_all"
+
+# The same for all combinations of devices, models, dtypes and parallelism; an hour on two cores.
+test-accelerators-all: $(ACCELERATORS)/installed
+	$(ACCELERATORS)/bin/python -m pytest -n 2 --dist loadgroup tests/accelerators -m ""
 
 # Compares the train step and evaluation with PyTorch's; half an hour on an idle machine.
 benchmark: .venv/benchmarks
@@ -92,6 +104,15 @@ OLDEST_JAX := $(shell sed -n 's/^jax>=\([0-9.]*\).*/\1/p' requirements.txt)
 	grep -v '^torch' requirements-dev.txt > $(@D)/requirements-dev.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --upgrade -r requirements.txt \
 	  -r $(@D)/requirements-dev.txt $(JAX)
+	@touch $@
+
+# The compilers for TPUs and GPUs are large and fix the version of JAX.
+$(ACCELERATORS)/installed: requirements.txt requirements-dev.txt requirements-accelerators.txt
+	@echo "setting up $(ACCELERATORS) (once, about a minute)"
+	$(PYTHON) -m venv $(@D)
+	grep -v '^torch' requirements-dev.txt > $(@D)/requirements-dev.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  -r $(@D)/requirements-dev.txt -r requirements-accelerators.txt
 	@touch $@
 
 clean:

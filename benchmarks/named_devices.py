@@ -146,7 +146,7 @@ def parse_name(name: str) -> tuple[Kind, int]:
 
 
 def missing_wheels(name: str) -> str | None:
-    """Returns what must be installed to compile for the named devices, or None."""
+    """Returns the wheels that are missing to compile for devices and how to get them, or None."""
     kind, _ = parse_name(name)
     if kind.platform == "tpu":
         missing = importlib.util.find_spec("libtpu") is None
@@ -156,7 +156,7 @@ def missing_wheels(name: str) -> str | None:
         paths = (plugins and plugins.submodule_search_locations) or []
         missing = not any(os.path.isdir(os.path.join(path, "xla_cuda12")) for path in paths)
         wheels = "jax-cuda12-plugin and jax-cuda12-pjrt"
-    return f"{wheels}, which compile for {name}: pip install -r {REQUIREMENTS}" * missing or None
+    return f"{wheels}; run pip install -r {REQUIREMENTS}" if missing else None
 
 
 def named_devices(name: str) -> list[jax.Device]:
@@ -172,13 +172,15 @@ def named_devices(name: str) -> list[jax.Device]:
 
     kind, count = parse_name(name)
     if missing := missing_wheels(name):
-        raise UserError(f"--devices={name} needs {missing}")
+        raise UserError(f"compiling for {name} needs {missing}")
     if kind.platform == "tpu":
         shape = next(
             shape for shape in kind.topologies if math.prod(map(int, shape.split("x"))) >= count
         )
         topology = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{name.partition(':')[0]}:{shape}"
+            platform="tpu",
+            topology_name=f"{name.partition(':')[0]}:{shape}",
+            chips_per_host_bounds=(2, 4, 1) if shape == "2x4" else (2, 2, 1),
         )
     else:
         hosts = -(-count // GPUS_IN_A_MACHINE)

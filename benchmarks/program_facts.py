@@ -55,6 +55,7 @@ class ProgramFacts:
       dispatch_megacycles: estimate of the cycles of a dispatch besides its steps, in millions.
       all_reduces: all-reduces of a step.
       all_reduced_elements: elements that the all-reduces of a step add up.
+      dispatch_all_reduces: all-reduces of a dispatch besides those of its steps.
       other_collectives: other collectives of a step by opcode.
       custom_calls: custom calls in the program by target.
       host_transfers: callbacks, transfers and feeds between host and device, by opcode or target.
@@ -75,6 +76,7 @@ class ProgramFacts:
     dispatch_megacycles: float
     all_reduces: float
     all_reduced_elements: float
+    dispatch_all_reduces: int
     other_collectives: dict[str, float]
     custom_calls: dict[str, int]
     host_transfers: dict[str, int]
@@ -144,6 +146,9 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
         dispatch_megacycles=sum(w.count * cycles(w.instruction) for w in once) / 1e6,
         all_reduces=by_kind.pop("all-reduce", 0.0),
         all_reduced_elements=all_reduced / num_steps,
+        dispatch_all_reduces=sum(
+            work.count for work in once if collective(work.instruction) == "all-reduce"
+        ),
         other_collectives=by_kind,
         custom_calls=dict(sorted(targets.items())),
         host_transfers=host_transfers(instructions),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from flaxres.data import Dataset, StreamedDataset
     from flaxres.training.compiled_steps import CompiledSteps
+    from flaxres.training.steps import DeviceData
 
 DEVICES = flags.DEFINE_string(
     "devices",
@@ -47,6 +48,12 @@ STEPS = flags.DEFINE_integer(
     "Training steps in a dispatch. With 0 as many as in flaxres.main, usually 100.",
     lower_bound=0,
 )
+FAST = flags.DEFINE_bool(
+    "fast",
+    False,
+    "Compile with the least optimization, for a TPU in a third of the time. Kernels, bytes, cycles "
+    "and memory are then not those of a real run; the other facts are.",
+)
 IMAGES = flags.DEFINE_integer(
     "images", None, "Images of the training split (default: those of the data set).", lower_bound=1
 )
@@ -55,6 +62,7 @@ JSON = flags.DEFINE_string(
 )
 HLO = flags.DEFINE_string("hlo", None, "File for the HLO text of the program, such as v5e.txt.")
 
+LEAST_EFFORT = -1.0  # of XLA, to make a program fast; the default is 0
 # Size of the images, channels, classes and training images of data sets that need not be prepared.
 # Their catalog: tensorflow.org/datasets/catalog.
 DATA_SETS = {
@@ -124,13 +132,30 @@ def blank_dataset(config: ConfigDict, num_images: int | None = None) -> Dataset 
     return Dataset(config.dataset.name, split, split, num_classes)
 
 
+@dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """A step that is lowered for devices.
+
+    Attributes:
+      lowered: the lowered function.
+      num_steps: number of steps, or of evaluated batches, in it.
+      batch_size: images of a step on all devices.
+      num_donated: number of arrays whose buffers the results may reuse.
+    """
+
+    lowered: jax.stages.Lowered
+    num_steps: int
+    batch_size: int
+    num_donated: int = 0
+
+
 def lower(
     compiled_steps: CompiledSteps,
     dataset: Dataset | StreamedDataset,
     config: ConfigDict,
     step: str,
     num_steps: int,
-) -> tuple[jax.stages.Lowered, int]:
+) -> LoweredStep:
     """Lowers a step for the devices.
 
     Args:
@@ -139,34 +164,33 @@ def lower(
       config: config of the run.
       step: 'train', 'evaluation' or 'layers'.
       num_steps: training steps in a dispatch; 0 for the default of the config.
-
-    Returns:
-      The lowered step, and the number of batches in it.
     """
+    import jax
+
     from flaxres.data import StreamedDataset
     from flaxres.data.sampler import evaluation_batches
 
     state, devices = compiled_steps.state_structs(), compiled_steps.devices
-    num_processes = devices.process_shard[1]
-    streams = isinstance(dataset, StreamedDataset)
+
+    def arrays(num_batches: int, batch_size: int) -> DeviceData:
+        if isinstance(dataset, StreamedDataset):
+            return compiled_steps.batch_structs(num_batches, batch_size // devices.process_shard[1])
+        return compiled_steps.split_structs(len(dataset.train))
+
     if step == "evaluation":
         rows = evaluation_batches(len(dataset.train), config.eval_batch_size, devices.num_devices)
-        if streams:
+        if isinstance(dataset, StreamedDataset) or devices.platform == "cpu":
             rows = rows[:1]
-            arrays = compiled_steps.batch_structs(1, rows.shape[1] // num_processes)
-        else:
-            rows = rows[:1] if devices.platform == "cpu" else rows
-            arrays = compiled_steps.split_structs(len(dataset.train))
-        return compiled_steps.lower_evaluation(state, arrays, rows), len(rows)
-    num_steps = num_steps or compiled_steps.steps_per_dispatch
-    num_steps = num_steps if step == "train" else 1
-    if streams:
-        arrays = compiled_steps.batch_structs(num_steps, config.batch_size // num_processes)
-    else:
-        arrays = compiled_steps.split_structs(len(dataset.train))
+        lowered = compiled_steps.lower_evaluation(state, arrays(1, rows.shape[1]), rows)
+        return LoweredStep(lowered, *rows.shape)
     if step == "layers":
-        return compiled_steps.lower_layer_statistics(state, arrays), 1
-    return compiled_steps.lower_train_steps(state, arrays, num_steps), num_steps
+        lowered = compiled_steps.lower_layer_statistics(state, arrays(1, config.batch_size))
+        return LoweredStep(lowered, 1, config.batch_size)
+    num_steps = num_steps or compiled_steps.steps_per_dispatch
+    lowered = compiled_steps.lower_train_steps(
+        state, arrays(num_steps, config.batch_size), num_steps
+    )
+    return LoweredStep(lowered, num_steps, config.batch_size, len(jax.tree.leaves(state)))
 
 
 def compile_program(
@@ -175,6 +199,7 @@ def compile_program(
     step: str = "train",
     num_steps: int = 0,
     num_images: int | None = None,
+    fast: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Compiles a step for devices and returns its facts.
 
@@ -184,6 +209,7 @@ def compile_program(
       step: 'train', 'evaluation' or 'layers'.
       num_steps: training steps in a dispatch; 0 for the default of the config.
       num_images: images of the training split, or None for those of the data set.
+      fast: if True, XLA compiles with the least optimization.
 
     Returns:
       The facts by name, and the HLO text of the program.
@@ -197,25 +223,25 @@ def compile_program(
     from flaxres.training.compiled_steps import CompiledSteps
 
     jax.config.update("jax_enable_compilation_cache", False)  # XLA cannot read such programs back
+    jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if fast else 0.0)
     dataset = blank_dataset(config, num_images)
     compiled_steps = CompiledSteps(config, dataset, Devices(devices, config.parallelism))
-    lowered, num_steps = lower(compiled_steps, dataset, config, step, num_steps)
+    lowered_step = lower(compiled_steps, dataset, config, step, num_steps)
+    local_batch = lowered_step.batch_size // len(devices)
     start = time.process_time()
-    compiled = lowered.compile()
+    compiled = lowered_step.lowered.compile()
     seconds = time.process_time() - start
     text = compiled.as_text()
     assert text is not None
-    batch_size = config.eval_batch_size if step == "evaluation" else config.batch_size
-    leaves = jax.tree.leaves(lowered.args_info)
-    facts = program_facts(text, num_steps, batch_size // len(devices))
+    facts = program_facts(text, lowered_step.num_steps, local_batch)
     return {
         "device": devices[0].device_kind,
         "devices": len(devices),
         "hosts": len({device.process_index for device in devices}),
-        "steps": num_steps,
-        "images_on_a_device": batch_size // len(devices),
+        "steps": lowered_step.num_steps,
+        "images_on_a_device": local_batch,
         **dataclasses.asdict(facts),
-        "donated": sum(leaf.donated for leaf in leaves),
+        "donated": lowered_step.num_donated,
         "memory": memory(compiled),
         "compilation_cpu_seconds": seconds,
         "jax": jax.__version__,
@@ -261,6 +287,7 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("MB a dispatch besides its steps", number(facts["dispatch_bytes"] / 1e6)),
         ("all-reduces a step", number(facts["all_reduces"])),
         ("elements of the all-reduces", number(facts["all_reduced_elements"])),
+        ("all-reduces a dispatch besides its steps", number(facts["dispatch_all_reduces"])),
         ("other collectives a step", counts(facts["other_collectives"])),
     ]
     rows += [(f"MB {name}", number(size / 1e6)) for name, size in facts["memory"].items()]
@@ -269,7 +296,7 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("donated arrays, reused", f"{facts['donated']}, {facts['aliased']}"),
         ("copies of the data set", ", ".join(facts["data_set_copies"]) or "none"),
         ("layouts of feature maps", counts(facts["layouts"])),
-        ("copies, transposes of feature maps", counts(facts["layout_changes"])),
+        ("copies, transposes of feature maps", number(sum(facts["layout_changes"].values()))),
         ("products a step", counts(facts["products"])),
         ("custom calls", counts(facts["custom_calls"])),
         ("host transfers", counts(facts["host_transfers"])),
@@ -289,7 +316,9 @@ def compile_flags() -> tuple[dict[str, Any], str]:
     config = cli.get_config()
     check_config(config)
     devices = named_devices.named_devices(DEVICES.value)
-    facts, text = compile_program(config, devices, STEP.value, STEPS.value, IMAGES.value)
+    facts, text = compile_program(
+        config, devices, STEP.value, STEPS.value, IMAGES.value, FAST.value
+    )
     facts = {"name": DEVICES.value, "step": STEP.value, **facts, "config": config.to_dict()}
     return facts, text
 

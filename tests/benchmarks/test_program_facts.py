@@ -93,6 +93,7 @@ def test_bytes(gpu):
 def test_products_collectives_and_calls(gpu):
     assert gpu.products == {"convolution bf16 x bf16 -> bf16": 1}
     assert (gpu.all_reduces, gpu.all_reduced_elements) == (1, 432)
+    assert gpu.dispatch_all_reduces == 0
     assert gpu.other_collectives == {}
     assert gpu.custom_calls == {"__cudnn$convForward": 1, "less": 1}
     assert gpu.host_transfers == {}
