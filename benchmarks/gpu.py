@@ -131,7 +131,7 @@ def make_parts(out: Path, torch_python: str, sizes: Sizes) -> list[Part]:
         ),
         part(
             *("depth", 180, 60, "scaling", "--over=depth", f"--values={sizes.depths}"),
-            *("--models=resnet", "--dtypes=bfloat16", f"--batch_size={small}", rounds, seconds),
+            *(f"--models={shallow}", "--dtypes=bfloat16", f"--batch_size={small}", rounds, seconds),
         ),
         part(
             *("replicas", 180, 60, "replicas", configs[shallow], half, batch),

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.process import open_pipe, share_gpu
-from benchmarks.report import write_json
+from benchmarks.report import Spread, print_table, write_json
 from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
 from flaxres.errors import UserError
@@ -90,7 +90,7 @@ def measure_workers(workers: list[subprocess.Popen[str]]) -> float:
 
 
 def main() -> None:
-    """Runs the rounds and writes one JSON object."""
+    """Runs the rounds, prints a table and writes one JSON object."""
     config = cli.get_config()
     if WORKER.value:
         serve(config)
@@ -126,6 +126,9 @@ def main() -> None:
             "max": round(float(ratios.max()), 2),
         },
     }
+    names = {"one": "one seed", "vmap": f"{k} seeds, vmap", "processes": f"{k} processes"}
+    rows = [(names[name], Spread.from_values(values)) for name, values in speeds.items()]
+    print_table(f"{result['device']}, batch size {batch_size}", ("", "images/s"), rows)
     write_json(JSON.value, result)
 
 

@@ -224,7 +224,8 @@ def test_a_run_that_is_stopped_leaves_output_and_summary(runner, signum, state):
 def test_the_check_is_first_and_bfloat16_precedes_float32(tmp_path):
     from benchmarks.gpu import REHEARSAL, Sizes, make_parts
 
-    names = [part.name for part in make_parts(tmp_path, "python", Sizes())]
+    parts = make_parts(tmp_path, "python", Sizes())
+    names = [part.name for part in parts]
     assert names[:5] == [
         "device_check",
         "step_resnet-20_bfloat16_128",
