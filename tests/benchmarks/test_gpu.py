@@ -223,6 +223,7 @@ def test_a_run_that_is_stopped_leaves_output_and_summary(runner, signum, state):
 @pytest.mark.usefixtures("isolated_flags")
 def test_the_check_is_first_and_bfloat16_precedes_float32(tmp_path):
     from benchmarks.gpu import REHEARSAL, Sizes, make_parts
+    from flaxres import cli
 
     parts = make_parts(tmp_path, "python", Sizes())
     names = [part.name for part in parts]
@@ -235,3 +236,8 @@ def test_the_check_is_first_and_bfloat16_precedes_float32(tmp_path):
     ]
     assert all(name.startswith("step_") and "float32" in name for name in names[5:9])
     assert len(set(names)) == len(names) == len(make_parts(tmp_path, "python", REHEARSAL))
+    for part in parts:
+        assert part.least <= part.limit
+        for argument in part.command:
+            if argument.startswith("--models="):
+                cli.check_models([argument.removeprefix("--models=")])
