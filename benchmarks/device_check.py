@@ -1,6 +1,6 @@
 """Check that float32 train steps on a GPU or TPU equal those of the CPU.
 
-python -m benchmarks.device_check --json=device_check.json
+python -m benchmarks.device_check --config=configs/cifar10.py:resnet-20 --json=device_check.json
 
 Runs the train step of `flaxres.main`, including sampling and augmentation, on random images: one
 step, then two more in one dispatch. A second process runs the same on the CPU, step by step and

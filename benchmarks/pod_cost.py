@@ -1,8 +1,9 @@
 """Estimated step time on many chips, from compiled programs and the latencies of the links.
 
-python -m benchmarks.programs --devices=v5e:1 --json=a.json
-python -m benchmarks.programs --devices=v5e:1 --config.batch_size=1024 --json=b.json
-python -m benchmarks.programs --devices=v5e:8 --json=c.json
+PROGRAMS="benchmarks.programs --config=configs/cifar10.py:resnet-20 --config.dtype=bfloat16"
+python -m $PROGRAMS --devices=v5e:1 --json=a.json
+python -m $PROGRAMS --devices=v5e:1 --config.batch_size=1024 --json=b.json
+python -m $PROGRAMS --devices=v5e:8 --json=c.json
 python -m benchmarks.pod_cost --programs=a.json,b.json,c.json
 
 A step takes the time of its computation and that of its all-reduces. The computation is limited by
@@ -26,6 +27,7 @@ from absl import flags
 
 from benchmarks.report import print_table, write_json
 from flaxres import cli
+from flaxres.config import flatten
 from flaxres.errors import ConfigError, one_line
 
 PROGRAMS = flags.DEFINE_list(
@@ -42,6 +44,15 @@ JSON = flags.DEFINE_string(
     "json", None, "File for the result as JSON, which is printed otherwise; such as cost.json."
 )
 
+# Facts of a program by their types, as in its JSON file.
+FACTS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "step", "device"), str),
+    "config": dict,
+    "devices": int,
+    **dict.fromkeys(("images_on_a_device", "bytes", "megacycles", "kernels"), (int, float)),
+    **dict.fromkeys(("all_reduces", "all_reduced_elements"), (int, float)),
+}
+VARIED_FIELDS = ("batch_size", "bn_scope")  # of the configs of programs that belong together
 MAX_IMAGES_ON_A_CHIP = 2**20  # of the search for the batch size that scales
 FLOAT32_BYTES = 4
 
@@ -158,6 +169,11 @@ class StepCost:
                 "--programs must be for one kind of chip, "
                 f"{' or '.join(CHIPS_BY_NAME)}, got {', '.join(p['name'] for p in programs)}"
             )
+        if different := _different_fields(programs):
+            raise ConfigError(
+                f"--programs must have equal configs except for {' and '.join(VARIED_FIELDS)}, but "
+                f"they differ in {', '.join(different)}"
+            )
         programs = sorted(programs, key=lambda program: program["images_on_a_device"])
         single = [program for program in programs if program["devices"] == 1]
         several = [program for program in programs if program["devices"] > 1]
@@ -227,22 +243,33 @@ class StepCost:
         return None
 
 
+def _different_fields(programs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the fields in which programs differ that must not, such as 'step' or 'dtype'."""
+    one, *others = ({"step": p["step"], **flatten(p["config"])} for p in programs)
+    names = one.keys() | {name for other in others for name in other}
+    return sorted(
+        name
+        for name in names - set(VARIED_FIELDS)
+        if any(other.get(name) != one.get(name) for other in others)
+    )
+
+
 def read_program(path: str) -> dict[str, Any]:
     """Reads the JSON file of `benchmarks.programs`.
 
     Raises:
       ConfigError: the file cannot be read, or has other content.
     """
-    needed = {
-        *("name", "device", "devices", "images_on_a_device", "bytes", "megacycles", "kernels"),
-        *("all_reduces", "all_reduced_elements"),
-    }
     try:
         program: dict[str, Any] = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from None
-    if not isinstance(program, dict) or not needed <= program.keys():
+    if not isinstance(program, dict) or not all(
+        isinstance(program.get(name), kind) for name, kind in FACTS.items()
+    ):
         raise ConfigError(f"{path} is not a result of benchmarks.programs")
+    if program.get("fast"):
+        raise ConfigError(f"{path} was compiled with --fast, so its kernels are not those of a run")
     return program
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import named_devices
 from benchmarks.program_facts import program_facts
-from benchmarks.report import print_table, write_json
+from benchmarks.report import print_table, write_json, write_text
 from flaxres import cli
 from flaxres.errors import UserError
 
@@ -319,8 +318,8 @@ def compile_flags() -> tuple[dict[str, Any], str]:
     facts, text = compile_program(
         config, devices, STEP.value, STEPS.value, IMAGES.value, FAST.value
     )
-    facts = {"name": DEVICES.value, "step": STEP.value, **facts, "config": config.to_dict()}
-    return facts, text
+    given = {"name": DEVICES.value, "step": STEP.value, "fast": FAST.value}
+    return {**given, **facts, "config": config.to_dict()}, text
 
 
 def main() -> None:
@@ -328,7 +327,7 @@ def main() -> None:
     with named_devices.quiet_compilers():
         facts, text = compile_flags()
     if HLO.value:
-        Path(HLO.value).write_text(text)
+        write_text(HLO.value, text)
     config = facts["config"]
     model = f"{config['model']['name']}-{config['model']['depth']}"
     title = f"{model}, {config['dtype']}, {facts['name']}, {facts['step']}, {facts['steps']} steps"

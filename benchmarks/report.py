@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from flaxres.errors import UserError
+
 FILE_WIDTH = 200  # columns of a table in a file or a pipe
 
 
@@ -52,10 +54,26 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def write_json(path: str | None, result: Any) -> None:
-    """Writes a result as one line of JSON to a file or, if there is no path, prints it."""
+    """Writes a result as one line of JSON to a file or, if there is no path, prints it.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     text = json.dumps(result, default=dataclasses.asdict)
-    if not path:
+    if path:
+        write_text(path, text + "\n")
+    else:
         print(text, flush=True)
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text to a file, whose directory is created.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None

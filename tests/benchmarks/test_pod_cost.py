@@ -11,6 +11,7 @@ from flaxres.errors import ConfigError
 def program(name, devices, images, **changes):
     facts = {"bytes": 0.0, "megacycles": 0.0, "kernels": 0.0, "all_reduces": 0.0}
     facts |= {"all_reduced_elements": 0.0, "device": name, "images_on_a_device": images}
+    facts |= {"step": "train", "config": {"dtype": "float32", "batch_size": devices * images}}
     return {**facts, "name": f"{name}:{devices}", "devices": devices, **changes}
 
 
@@ -75,6 +76,8 @@ def test_a_gpu_waits_for_launches_of_small_kernels():
         [program("v4", 1, 128), program("v4", 8, 16)],
         [program("v5e", 1, 128), program("v5e", 1, 64)],
         [program("v5e", 1, 16), program("v5e", 8, 16)],
+        [program("v5e", 1, 128), program("v5e", 8, 16, step="evaluation")],
+        [program("v5e", 1, 128), program("v5e", 8, 16, config={"dtype": "bfloat16"})],
     ],
 )
 def test_programs_that_do_not_belong_together(programs):
@@ -84,9 +87,15 @@ def test_programs_that_do_not_belong_together(programs):
 
 def test_files_that_are_no_programs(tmp_path):
     path = tmp_path / "x.json"
-    for text in ("", "[]", json.dumps({"name": "v5e:1"})):
+    wrong_type = program("v5e", 1, 128, bytes="1")
+    for text in ("", "[]", json.dumps({"name": "v5e:1"}), json.dumps(wrong_type)):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"x\.json"):
             read_program(str(path))
+    path.write_text(json.dumps(program("v5e", 1, 128)))
+    assert read_program(str(path))["images_on_a_device"] == 128
+    path.write_text(json.dumps(program("v5e", 1, 128, fast=True)))
+    with pytest.raises(ConfigError, match=r"x\.json was compiled with --fast"):
+        read_program(str(path))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_program(str(tmp_path / "missing.json"))

@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from benchmarks.report import Spread, write_json
+from flaxres.errors import UserError
 
 
 def test_spread_has_median_and_quartiles():
@@ -21,3 +24,10 @@ def test_result_is_written_or_printed(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     write_json(None, result)
     assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_result_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "result.json"):
+        with pytest.raises(UserError, match="cannot be written"):
+            write_json(str(path), {})
