@@ -82,6 +82,8 @@ def initialize(
             message = f"waiting at {address} for {count - 1} more processes"
             print(message, file=sys.stderr, flush=True)
         arguments = dict(zip(SETTING_NAMES, settings, strict=True))
+    if _has_node_to_itself(os.environ):
+        arguments["local_device_ids"] = ()  # all of them; JAX would use one GPU for each task
     # JAX's preemption service would replace the SIGTERM handler of `flaxres.run.preemption`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -90,6 +92,15 @@ def initialize(
         raise DistributedError(
             f"could not join the other processes of the run: {one_line(error)}"
         ) from error
+
+
+def _has_node_to_itself(environment: Mapping[str, str]) -> bool:
+    """Returns True if this process is the only task of its SLURM step on its node."""
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return False
+    names = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+    num_tasks, num_nodes = (environment.get(name) for name in names)
+    return num_tasks is not None and num_tasks == num_nodes
 
 
 def _is_valid(address: str, num_processes: int, process_id: int) -> bool:
@@ -146,7 +157,8 @@ def settings_from_environment(environment: Mapping[str, str]) -> Settings | None
             ) from None
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return AUTO, None, None
-    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+    pod_variables = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+    if any("," in environment.get(name, "") for name in pod_variables):
         return AUTO, None, None
     return None
 

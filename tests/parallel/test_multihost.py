@@ -130,6 +130,9 @@ def test_an_error_ends_all_processes_with_one_line_each(tmp_path):
         ({"SLURM_NTASKS": "4"}, None),  # an allocation without a step of several tasks
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_STEP_NUM_TASKS": "2"}, ("auto", None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, ("auto", None, None)),
+        ({"TPU_PROCESS_ADDRESSES": "10.0.0.1:8476,10.0.0.2:8476"}, ("auto", None, None)),
         ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, ("auto", None, None)),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         (
@@ -174,3 +177,32 @@ def test_processes_with_different_data_stop_together(monkeypatch):
     with pytest.raises(DistributedError, match="have different data") as caught:
         multihost.check_same_on_all_processes("f" * 64, "data")
     assert caught.value.on_all_processes
+
+
+@pytest.mark.parametrize(
+    ("changes", "visible"),
+    [
+        ({}, "all"),  # one task on each of two nodes
+        ({"SLURM_STEP_NUM_NODES": "1"}, "0"),  # two tasks on a node
+        ({"JAX_LOCAL_DEVICE_IDS": "0,1"}, "0,1"),
+    ],
+)
+def test_a_task_that_has_a_node_to_itself_uses_all_gpus(changes, visible):
+    """Reads which GPUs JAX lets the first process see; the others need not exist for that."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import jax; from flaxres.parallel.multihost import initialize\n"
+        f"initialize('localhost:{port}', 1, 0)\n"
+        "print(jax.config.jax_cuda_visible_devices)"
+    )
+    slurm = {
+        **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+        "SLURM_STEP_NUM_NODES": "2",
+    }
+    environment = {**os.environ, **slurm, **changes}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == visible, result.stderr
