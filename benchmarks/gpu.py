@@ -31,7 +31,10 @@ from flaxres.cpu import runs_on_cpu
 
 OUT = flags.DEFINE_string("out", "runs/gpu", "Directory for the results.")
 MINUTES = flags.DEFINE_float(
-    "minutes", 9.5, "Time limit in minutes; the part that is then running is cut off."
+    "minutes",
+    9.5,
+    "Time limit in minutes; the part that is then running is cut off.",
+    lower_bound=1,  # a part needs 40 s or more
 )
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
@@ -149,7 +152,6 @@ def main() -> None:
     deadline = time.monotonic() + 60 * MINUTES.value
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     out = Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
     parts: Sequence[Part] = make_parts(
         out, TORCH_PYTHON.value, REHEARSAL if REHEARSE.value else Sizes()
     )

@@ -85,14 +85,27 @@ def run_parts(
       clock: returns the time in seconds.
 
     Raises:
-      UserError: a part failed or was cut off, or the summary of an earlier run cannot be read.
+      UserError: a part failed or was cut off, the summary of an earlier run cannot be read, or a
+        file cannot be written.
     """
+    try:
+        _run_parts(parts, out, deadline, on_cpu, clock)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}); set another --out") from None
+
+
+def _run_parts(
+    parts: Sequence[Part], out: Path, deadline: float, on_cpu: bool, clock: Callable[[], float]
+) -> None:
+    """Does what `run_parts` says, with OSError for files that cannot be written."""
+    out.mkdir(parents=True, exist_ok=True)
     earlier = _read_summary(out)
     outcomes = [Outcome(part.name, list(part.command), on_cpu) for part in parts]
     for i, outcome in enumerate(outcomes):
         found = earlier.get(outcome.name)
         if found and (found.command, found.on_cpu) == (outcome.command, on_cpu):
-            outcomes[i] = found if found.state == DONE else outcome
+            has_result = (out / f"{found.name}.json").is_file()
+            outcomes[i] = found if found.state == DONE and has_result else outcome
     for part, outcome in zip(parts, outcomes, strict=True):
         remaining = deadline - clock()
         if outcome.state == DONE:

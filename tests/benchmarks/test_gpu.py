@@ -184,6 +184,25 @@ def test_a_part_with_another_command_runs_again(runner):
     assert runner.started() == ["b"]
 
 
+def test_a_part_whose_result_was_removed_runs_again(runner):
+    parts = [runner.part(name, 10) for name in "ab"]
+    runner.run(parts)
+    (runner.out / "a.json").unlink()
+    runner.run(parts)
+    assert runner.started() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "summary.txt"])
+def test_a_file_that_cannot_be_written(runner, name):
+    (runner.out / name).mkdir()
+    assert "cannot be written" in runner.run([runner.part("a", 10)])
+
+
+def test_a_directory_that_cannot_be_made(runner):
+    runner.out = runner.log / "out"
+    assert "cannot be written" in runner.run([])
+
+
 def test_a_summary_that_cannot_be_read(runner):
     (runner.out / "summary.json").write_text('{"parts": [{"name"')
     assert "remove it or set another --out" in runner.run([runner.part("a", 10)])
