@@ -25,6 +25,7 @@ from benchmarks.report import print_table, write_json
 from flaxres import cli
 from flaxres.cpu.settings import KERNELS_SWITCH
 from flaxres.errors import UserError
+from flaxres.run.preemption import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -120,8 +121,11 @@ def check_config(config: ConfigDict) -> ConfigDict:
 
 
 def run_reference(path: Path) -> subprocess.Popen[str]:
-    """Starts the process that runs the steps on the CPU and writes them to a file."""
-    variables = {"JAX_PLATFORMS": "cpu", KERNELS_SWITCH: "0"}
+    """Starts the process that runs the steps on the CPU and writes them to a file.
+
+    It ends with this process.
+    """
+    variables = {"JAX_PLATFORMS": "cpu", KERNELS_SWITCH: "0", PARENT_VARIABLE: str(os.getpid())}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.device_check", *sys.argv[1:], f"--reference={path}"],
         env={**os.environ, **variables},

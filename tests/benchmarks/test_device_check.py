@@ -1,5 +1,10 @@
 """Comparison of train steps on a device with those of the CPU."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -87,3 +92,36 @@ def test_bfloat16_and_tf32_are_noticed(device_check, monkeypatch):
     assert not too_large(device_check, device_check.compare(exact, reference))
     differences = device_check.compare(rounded, reference)
     assert (1, "statistics") in too_large(device_check, differences)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_the_process_on_the_cpu_ends_with_the_check():
+    command = ["benchmarks.device_check", "--config=configs/cifar10.py:resnet-8"]
+    process = subprocess.Popen([sys.executable, "-m", *command])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def reference():
+        for pid in map(int, children.read_text().split()):
+            if "--reference=" in command_line(pid):
+                return pid
+        return None
+
+    wait_for(reference)
+    pid = reference()
+    process.kill()
+    process.wait()
+    wait_for(lambda: "--reference=" not in command_line(pid))
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
