@@ -119,8 +119,8 @@ def test_optimized_programs_of_a_tpu(program):
     checks.check_layouts(program, found)
     checks.check_products(program, found)
     checks.check_all_reduces(program, found)
-    # Feature maps stay in the fast memory, so the main memory sees less than one pass over them.
-    assert found["bytes"] < checks.feature_map_bytes(program)
+    # Feature maps stay in the fast memory; the rest is less than two of some 14 passes over them.
+    assert found["bytes"] < 2 * checks.feature_map_bytes(program)
     # The data set is not laid out anew, and there is no loop over the images of a batch.
     assert found["dispatch_megacycles"] < 0.1
     assert found["loop_megacycles"] == 0
