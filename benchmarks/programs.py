@@ -22,7 +22,7 @@ from benchmarks import named_devices
 from benchmarks.program_facts import program_facts
 from benchmarks.report import print_table, write_json, write_text
 from flaxres import cli
-from flaxres.errors import UserError
+from flaxres.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     import jax
@@ -224,7 +224,13 @@ def compile_program(
     jax.config.update("jax_enable_compilation_cache", False)  # XLA cannot read such programs back
     jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if fast else 0.0)
     dataset = blank_dataset(config, num_images)
-    compiled_steps = CompiledSteps(config, dataset, Devices(devices, config.parallelism))
+    mesh = Devices(devices, config.parallelism)
+    if not mesh.lowers_shapes:
+        raise ConfigError(
+            "parallelism must be jit for devices of several hosts: pmap is lowered with arrays on "
+            f"the devices, and this machine does not have them; got {config.parallelism!r}"
+        )
+    compiled_steps = CompiledSteps(config, dataset, mesh)
     lowered_step = lower(compiled_steps, dataset, config, step, num_steps)
     local_batch = lowered_step.batch_size // len(devices)
     start = time.process_time()

@@ -82,28 +82,33 @@ def parameters(programs):
     ]
 
 
-@functools.cache
-def facts(program):
-    """Compiles a program in a process of its own; returns its facts."""
+def run(program, *arguments):
+    """Compiles a program in a process of its own; returns the ended process."""
     fields = {
         "dtype": program.dtype,
         "bn_scope": program.bn_scope,
         "parallelism": program.parallelism,
         **dict(program.fields),
     }
+    command = [
+        *(sys.executable, "-m", "benchmarks.programs", *arguments),
+        *(f"--config={program.config}:{program.model}", f"--devices={program.devices}"),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *(f"--step={program.step}", f"--fast={program.fast}"),
+    ]
+    # The flags of the tests are for a CPU.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+@functools.cache
+def facts(program):
+    """Compiles a program and returns its facts."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "facts.json"
-        command = [
-            *(sys.executable, "-m", "benchmarks.programs", f"--json={path}"),
-            *(f"--config={program.config}:{program.model}", f"--devices={program.devices}"),
-            *(f"--config.{name}={value}" for name, value in fields.items()),
-            *(f"--step={program.step}", f"--fast={program.fast}"),
-        ]
-        # The flags of the tests are for a CPU.
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-        outcome = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
-        )
+        outcome = run(program, f"--json={path}")
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         assert outcome.stderr == ""  # the compilers are quiet
         return json.loads(path.read_text())

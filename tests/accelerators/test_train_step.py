@@ -3,7 +3,7 @@
 import pytest
 
 from tests.accelerators import checks
-from tests.accelerators.programs import Program, facts, parameters
+from tests.accelerators.programs import Program, facts, parameters, run
 
 # Part of `make test` where the compilers are installed: half a minute of one core.
 FEW = [Program("v5e:8"), Program("h100:8")]
@@ -47,6 +47,15 @@ def test_few_train_steps(program):
 @pytest.mark.parametrize("program", parameters(SOME))
 def test_some_train_steps(program):
     check(program)
+
+
+@pytest.mark.accelerators
+@pytest.mark.parametrize("program", parameters([Program("h100:16", parallelism="pmap")]))
+def test_pmap_on_several_hosts_is_refused(program):
+    outcome = run(program)
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: parallelism must be jit")
+    assert outcome.stderr.count("\n") == 1
 
 
 @pytest.mark.accelerators_all
