@@ -39,8 +39,7 @@ PLOT_ONLY = flags.DEFINE_bool(
     "plot_only", False, "Collect tables and figures without training, also while runs are running."
 )
 cli.define_config("configs/digits.py")
-flags.adopt_module_key_flags(cli)  # --help shows these flags
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(launch)  # --help shows these flags
 
 
 def plan_runs() -> list[Plan]:

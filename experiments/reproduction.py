@@ -70,8 +70,7 @@ PLOT_ONLY = flags.DEFINE_bool(
     "plot_only", False, "Collect tables and figures without training, also while runs are running."
 )
 cli.define_config("configs/cifar10.py")
-flags.adopt_module_key_flags(cli)  # --help shows these flags
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(launch)  # --help shows these flags
 
 
 def plans_by_priority() -> list[Plan]:

@@ -45,6 +45,8 @@ def define_config(example: str) -> None:
             f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
             "--config.seed=1.",
         )
+        # --help of the program lists the flag, as if the program had defined it.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])
     except UserError as error:
         _exit(f"error: {error}", error.exit_code)
 

@@ -115,7 +115,6 @@ PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Index of this process, from 0, with --coordinator_address=HOST:PORT."
 )
 cli.define_config("configs/cifar10.py:resnet-56")
-flags.adopt_module_key_flags(cli)  # --help shows these flags
 
 # Flags that only some modes read, with these modes.
 FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...] = (
