@@ -1,6 +1,6 @@
 """Fast training on a CPU: XLA settings, memory allocation, kernels and the compilation cache.
 
-Nothing here affects training on accelerators. `platforms` predicts whether JAX will run on the CPU.
+Nothing here affects training on accelerators. `detection` predicts whether JAX will run on the CPU.
 `settings` configures XLA and the memory allocator before JAX starts. `build` compiles the kernels
 in cc/ with the user's C++ compiler, `library` loads them, and `kernels` calls them instead of XLA's
 operations. `trusted` checks that nobody else can write what is loaded.

@@ -1,7 +1,7 @@
 """Prediction of whether JAX will run on the CPU, before JAX is imported.
 
-In doubt, an accelerator is assumed: XLA flags for the CPU end a process whose plugin for an
-accelerator does not know them.
+If unsure, it assumes an accelerator: a plugin for an accelerator aborts the process if it meets XLA
+flags for the CPU that it does not know.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from pathlib import Path
 # /dev/nvidia0, /dev/nvidiactl and /dev/dxg (jax/_src/hardware_utils.py).
 NVIDIA_FILES = ("dev/nvidia*", "dev/dxg")
 AMD_FILES = ("dev/kfd", "sys/class/kfd/kfd/topology/nodes/*", "dev/dxg")
-TPU_FILES = ("dev/accel[0-9]*", "dev/vfio/[0-9]*")  # up to TPU v4; since TPU v5
+# First pattern: up to TPU v4; second: TPU v5 and newer.
+TPU_FILES = ("dev/accel[0-9]*", "dev/vfio/[0-9]*")
 
 GOOGLE_VENDOR = "0x1ae0"  # PCI vendor, as in jax/_src/hardware_utils.py
-# PCI base classes of the disks and network cards that Google's virtual machines have too.
+# Google's virtual machines without a TPU have disks and network cards of the same vendor; these are
+# their PCI base classes.
 STORAGE_AND_NETWORK = ("0x01", "0x02")
 
-# Variables that describe a TPU to JAX. JAX itself sets others on every machine, and the processes
-# that it starts inherit them (TPU_SKIP_MDS_QUERY, TPU_LIBRARY_PATH).
+# Variables that describe a TPU to JAX. TPU_SKIP_MDS_QUERY and TPU_LIBRARY_PATH are not listed,
+# because JAX sets them on every machine and child processes inherit them.
 TPU_VARIABLES = (
     "JAX_FORCE_TPU_INIT",
     "TPU_ACCELERATOR_TYPE",
@@ -38,8 +40,8 @@ TPU_VARIABLES = (
 def runs_on_cpu(root: Path = Path("/")) -> bool:
     """Returns True if JAX will run on the CPU.
 
-    JAX_PLATFORMS decides. If it is not set, JAX runs on the CPU if this machine has no accelerator
-    for which a plugin is installed.
+    If JAX_PLATFORMS is set, its first available platform decides. Otherwise JAX runs on the CPU,
+    unless the machine has a device for which a plugin is installed.
 
     Args:
       root: directory that contains dev and sys.
@@ -49,7 +51,7 @@ def runs_on_cpu(root: Path = Path("/")) -> bool:
             name for name in platforms.split(",") if name != "cuda" or _exists(root, NVIDIA_FILES)
         ]
         return available[:1] == ["cpu"]  # the first one is JAX's default
-    if os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS"):  # further plugins
+    if os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS"):  # names plugins by path
         return False
     return not (_may_use_tpu(root) or any(_may_use(name, root) for name in _plugin_names()))
 
@@ -68,7 +70,10 @@ def _may_use_tpu(root: Path) -> bool:
 
 
 def _plugin_names() -> set[str]:
-    """Returns the modules of installed plugins, which JAX finds in the same two ways."""
+    """Returns the module names of installed plugins.
+
+    Finds them as JAX does, in the package `jax_plugins` and by entry points.
+    """
     package = importlib.util.find_spec("jax_plugins")
     paths = (package and package.submodule_search_locations) or []
     entry_points = importlib.metadata.entry_points(group="jax_plugins")
@@ -77,7 +82,7 @@ def _plugin_names() -> set[str]:
 
 
 def _may_use(plugin: str, root: Path) -> bool:
-    """Returns True if a plugin could find a device; unknown plugins always could."""
+    """Returns True if a plugin could find a device; True for an unknown plugin."""
     if plugin.startswith("xla_cuda"):
         return _exists(root, NVIDIA_FILES)
     if plugin.startswith("xla_rocm"):
@@ -90,7 +95,7 @@ def _exists(root: Path, patterns: tuple[str, ...]) -> bool:
 
 
 def _read(path: Path) -> str:
-    """Returns the content of a file of the kernel; an empty text if it cannot be read."""
+    """Returns the text of a file in /sys, or '' if it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:

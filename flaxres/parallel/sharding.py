@@ -29,17 +29,18 @@ AXIS = "data"
 BATCH_SHARDED = PartitionSpec(None, AXIS)  # for arrays of shape (batches, batch_size, ...)
 REPLICATED = PartitionSpec()
 
-# (state, arrays, rows) -> tree, with rows int32 (batches, batch_size).
+# (state, arrays, rows) -> tree.
+# rows: int32 (batches, batch_size), indices of the images in `arrays`.
 StepFunction = Callable[[PyTree, PyTree, Any], PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step function that is compiled for all devices; called as `step(state, arrays, rows)`.
+    """A compiled step function, called as `step(state, arrays, rows)`.
 
     Attributes:
       call: launches the step; `rows` are the batches of all processes as a NumPy array.
-      executable: the compiled function of JAX.
+      executable: JAX's compiled function.
     """
 
     call: StepFunction
@@ -97,9 +98,8 @@ def select_devices(num_devices: int) -> list[jax.Device]:
 class Devices:
     """The devices that train one model, across all processes.
 
-    They need not be attached to this machine: `lower`, `compile` and the methods that return shape
-    structs accept devices of a topology that only a compiler knows
-    (`jax.experimental.topologies`).
+    The devices may come from a topology description (`jax.experimental.topologies`) instead of this
+    machine; `lower`, `compile` and the methods that return shape structs accept them.
 
     Attributes:
       num_devices: number of devices in all processes.
@@ -112,7 +112,7 @@ class Devices:
         """Builds a mesh of devices.
 
         Args:
-          devices: the devices, those of a process together; each process has equally many.
+          devices: devices, grouped by process, with the same number in each process.
           parallelism: 'jit' or 'pmap'.
         """
         self._devices = list(devices)
@@ -128,10 +128,10 @@ class Devices:
         self.synchronous = self.num_devices > 1 and self.platform == "cpu"
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Checks that the devices divide a batch evenly.
+        """Checks that the batch size is a multiple of the number of devices.
 
         Raises:
-          ConfigError: they do not.
+          ConfigError: it is not.
         """
         if batch_size % self.num_devices:
             raise ConfigError(
@@ -140,8 +140,8 @@ class Devices:
             )
 
     @property
-    def lowers_shapes(self) -> bool:
-        """True if `lower` accepts shapes of arrays; pmap over processes needs the arrays."""
+    def can_lower_shapes(self) -> bool:
+        """True if `lower` accepts shape structs; pmap over several processes needs arrays."""
         return not self._pmap or self.process_shard[1] == 1
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -156,8 +156,8 @@ class Devices:
             host,
         )
 
-    def replicated_shape_structs(self, tree: PyTree) -> PyTree:
-        """Returns the shapes, dtypes and shardings that `replicate` gives a tree.
+    def replicated_structs(self, tree: PyTree) -> PyTree:
+        """Returns shape structs of the result of `replicate`.
 
         Args:
           tree: arrays or shape structs.
@@ -176,8 +176,7 @@ class Devices:
           array: this process's slice of the batches; must not be modified afterwards.
 
         Returns:
-          The batches of all processes, for a function that `lower` made with `sharded` true for
-          this array.
+          The batches of all processes, as a function lowered with `sharded=True` expects them.
         """
         shape = self._global_shape(array.shape)
         local_shape = (len(array), shape[1] // self.process_shard[1], *shape[2:])
@@ -185,10 +184,10 @@ class Devices:
             self._batch_sharded, array.reshape(local_shape), shape
         )
 
-    def batches_shape_struct(
+    def batches_struct(
         self, shape: tuple[int, ...], dtype: np.dtype | type[np.generic]
     ) -> jax.ShapeDtypeStruct:
-        """Returns the shape, dtype and sharding that `put_batches` gives an array.
+        """Returns the shape struct of the result of `put_batches`.
 
         Args:
           shape: (batches, process_batch, ...), shape of the array in this process.
@@ -216,8 +215,8 @@ class Devices:
         """Traces and lowers `function(state, arrays, rows)` for all devices.
 
         Args:
-          function: returns a tree that is equal on all devices.
-          state: train state with the shapes to compile for, or shape structs of it.
+          function: step function for one device, whose result is equal on all devices.
+          state: train state, or shape structs of it.
           arrays: arrays, or shape structs of them.
           rows: batches of all processes; only their shape matters.
           donate: if True, the result may reuse the buffers of the state.
@@ -232,7 +231,7 @@ class Devices:
             array_specs = jax.tree.map(
                 lambda is_sharded: BATCH_SHARDED if is_sharded else REPLICATED, sharded
             )
-            # Without the check of varying values, gradients are per device, as with pmap.
+            # check_vma=False keeps gradients per device, as with pmap.
             shard = jax.shard_map(
                 function,
                 mesh=self._mesh,
@@ -242,7 +241,7 @@ class Devices:
             )
             mapped = jax.jit(shard, donate_argnums=donated)
         device_rows: Any
-        if self.lowers_shapes:
+        if self.can_lower_shapes:
             device_rows = jax.ShapeDtypeStruct(
                 self._rows_shape(rows.shape), rows.dtype, sharding=self._batch_sharded
             )
@@ -252,14 +251,14 @@ class Devices:
             return mapped.lower(state, arrays, device_rows)
 
     def compile(self, lowered: jax.stages.Lowered) -> CompiledStep:
-        """Compiles a function that `lower` has lowered.
+        """Compiles the result of `lower`.
 
         Returns:
           The compiled function. Its `rows` are the batches of all processes as a NumPy array; each
           process puts only its own shard on its devices.
         """
         compiled = lowered.compile()
-        cpu.release_free_memory()  # that of the compilation
+        cpu.release_free_memory()  # memory freed by the compiler
 
         def call(
             state: PyTree, arrays: PyTree, rows: Int32[np.ndarray, "*replicas batches batch_size"]

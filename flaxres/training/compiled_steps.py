@@ -53,8 +53,9 @@ class CompiledSteps:
     Attributes:
       devices: the devices of the run.
       steps_per_dispatch: number of steps in one dispatch.
-      streamed_bytes: bytes of the streamed images of a dispatch on one device; 0 for a loaded set.
-      initialization: the state before the first step.
+      streamed_bytes: bytes of the streamed images of a dispatch on one device; 0 for a data set
+        that is in memory.
+      initialization: computes the state before the first step.
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class CompiledSteps:
         Args:
           config: config of the run.
           dataset: data set of the run, loaded or streamed.
-          devices: devices to compile for; None for the `config.num_devices` devices of each process
-            of this run.
+          devices: devices to compile for (default: the first `config.num_devices` devices of each
+            process).
 
         Raises:
           ConfigError: the batch is larger than the training split, the model or the augmentation
@@ -145,8 +146,8 @@ class CompiledSteps:
         return self.initialization.state_shape
 
     def state_structs(self) -> TrainState:
-        """Returns shapes, dtypes and shardings of the train state on the devices."""
-        return self.devices.replicated_shape_structs(self.state_shape)
+        """Returns shape structs of the train state on the devices."""
+        return self.devices.replicated_structs(self.state_shape)
 
     def info(self) -> dict[str, Any]:
         """Returns the contents of info.json: number of parameters, devices, versions and commit."""
@@ -162,28 +163,28 @@ class CompiledSteps:
         }
 
     def split_structs(self, num_images: int) -> DeviceData:
-        """Returns the shapes, dtypes and shardings that `put` gives a split of `num_images`."""
+        """Returns shape structs of the result of `put` for a split of `num_images` images."""
         shape = self._dataset.image_shape
         data = DeviceData(
             images=jax.ShapeDtypeStruct((num_images, math.prod(shape)), np.uint8),
             labels=jax.ShapeDtypeStruct((num_images,), np.int32),
             mean=jax.ShapeDtypeStruct(shape, np.float32),
         )
-        return self.devices.replicated_shape_structs(data)
+        return self.devices.replicated_structs(data)
 
-    def batch_structs(self, num_batches: int, process_size: int) -> DeviceData:
-        """Returns the shapes, dtypes and shardings of streamed batches on the devices.
+    def batch_structs(self, num_batches: int, process_batch: int) -> DeviceData:
+        """Returns shape structs of streamed batches on the devices.
 
         Args:
           num_batches: number of batches.
-          process_size: images of a batch that this process loads.
+          process_batch: images of a batch that this process loads.
         """
-        shape, struct = self._dataset.image_shape, self.devices.batches_shape_struct
+        shape, struct = self._dataset.image_shape, self.devices.batches_struct
         mean = jax.ShapeDtypeStruct(shape, np.float32)
         return DeviceData(
-            images=struct((num_batches, process_size, math.prod(shape)), np.uint8),
-            labels=struct((num_batches, process_size), np.int32),
-            mean=self.devices.replicated_shape_structs(mean),
+            images=struct((num_batches, process_batch, math.prod(shape)), np.uint8),
+            labels=struct((num_batches, process_batch), np.int32),
+            mean=self.devices.replicated_structs(mean),
         )
 
     def lower_train_steps(
@@ -192,8 +193,8 @@ class CompiledSteps:
         """Traces and lowers a dispatch of `num_steps` training steps.
 
         Args:
-          state: train state, or its shapes (`state_structs`).
-          arrays: the training split or streamed batches, or their shapes.
+          state: train state, or shape structs of it.
+          arrays: the training split or streamed batches, or shape structs of them.
           num_steps: number of steps in the dispatch.
         """
         rows = self.indices(0, num_steps)
@@ -202,7 +203,7 @@ class CompiledSteps:
     def compile_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
     ) -> CompiledStep:
-        """Compiles what `lower_train_steps` returns. The compiled function is cached.
+        """Returns the compiled training steps, compiling them on first use.
 
         Returns:
           `train_steps(state, arrays, rows) -> (state, metrics)`, which donates its `state`.
@@ -224,9 +225,9 @@ class CompiledSteps:
 
         Args:
           function: `function(state, arrays, rows)` for one device, with a whole split as `arrays`.
-          state: train state, or its shapes.
-          arrays: a whole split, replicated, or streamed batches, sharded over the devices; or their
-            shapes.
+          state: train state, or shape structs of it.
+          arrays: a whole split, replicated, or streamed batches, sharded over the devices; or shape
+            structs of them.
           rows: int32 (batches, batch_size), indices of the images; only their shape matters.
           donate: if True, the result reuses the buffers of `state`.
         """
@@ -279,8 +280,8 @@ class CompiledSteps:
         """Traces and lowers one dispatch of an evaluation.
 
         Args:
-          state: train state, or its shapes.
-          arrays: a whole split or streamed batches, or their shapes.
+          state: train state, or shape structs of it.
+          arrays: a whole split or streamed batches, or shape structs of them.
           rows: indices of the images of one dispatch; needed for streamed batches only.
         """
         rows = self._evaluation_rows(arrays)[0] if rows is None else rows
@@ -292,7 +293,7 @@ class CompiledSteps:
         arrays: DeviceData,
         rows: Int32[np.ndarray, "batches batch_size"] | None = None,
     ) -> CompiledStep:
-        """Compiles what `lower_evaluation` returns. The compiled function is cached."""
+        """Returns the compiled evaluation, compiling it on first use."""
         return self._compile(
             ("evaluation", arrays.labels.shape, None if rows is None else rows.shape),
             lambda: self.lower_evaluation(state, arrays, rows),
@@ -307,13 +308,13 @@ class CompiledSteps:
         """Traces and lowers the layer statistics.
 
         Args:
-          state: train state, or its shapes.
-          arrays: the training split or a streamed batch, or their shapes.
+          state: train state, or shape structs of it.
+          arrays: the training split or a streamed batch, or shape structs of them.
         """
         return self._lower(self.layer_statistics, state, arrays, self.indices(0, 1))
 
     def compile_layer_statistics(self, state: TrainState, arrays: DeviceData) -> CompiledStep:
-        """Compiles the layer statistics. The compiled function is cached."""
+        """Returns the compiled layer statistics, compiling them on first use."""
         return self._compile(
             ("layers", arrays.labels.shape), lambda: self.lower_layer_statistics(state, arrays)
         )
@@ -337,7 +338,10 @@ class CompiledSteps:
         return self.compile_layer_statistics(state, arrays)(state, arrays, rows)
 
     def _evaluation_rows(self, arrays: DeviceData) -> list[Int32[np.ndarray, "batches batch_size"]]:
-        """Returns the rows of each dispatch of an evaluation: one batch on a CPU, else all."""
+        """Returns the rows of each dispatch of an evaluation.
+
+        A dispatch has one batch on a CPU; otherwise one dispatch has all batches.
+        """
         rows = evaluation_batches(
             len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
         )

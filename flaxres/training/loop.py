@@ -141,7 +141,7 @@ class TrainLoop:
         config = self._config
         max_steps = self._compiled_steps.steps_per_dispatch
         state, signum = None, 0
-        if not self._compiled_steps.devices.lowers_shapes:
+        if not self._compiled_steps.devices.can_lower_shapes:
             state = initial_state.result()
         if self.step < config.num_steps:
             self._pipeline.start(self.step, max_steps)

@@ -140,8 +140,8 @@ class StreamPipeline:
     def compile_evaluation(self, state: TrainState) -> None:
         """Compiles the evaluation of each split."""
         for batches in self._schedule.eval_batches.values():
-            process_size = len(self._schedule.process_rows(batches[0]))
-            arrays = self._compiled_steps.batch_structs(1, process_size)
+            process_batch = len(self._schedule.process_rows(batches[0]))
+            arrays = self._compiled_steps.batch_structs(1, process_batch)
             self._compiled_steps.compile_evaluation(state, arrays, batches[:1])
 
     def launch_evaluation(self, state: TrainState, split: str) -> list[MetricSums]:
@@ -255,16 +255,16 @@ class StreamPipeline:
           The arrays on the devices; the rows of the whole batches, -1 for images that are not
           valid; and the counts of the batches.
         """
-        num_batches, process_size = batches.labels.shape
+        num_batches, process_batch = batches.labels.shape
         shard, num_shards = self._devices.process_shard
-        device_size = process_size * num_shards // self._devices.num_devices
+        device_size = process_batch * num_shards // self._devices.num_devices
         # On each device, rows count the images of all batches from 0.
         device_rows = np.arange(num_batches * device_size, dtype=np.int32)
         device_rows = device_rows.reshape(num_batches, device_size)
         # Every process fills in the rows of its own shard only.
-        rows = np.full((num_batches, process_size * num_shards), -1, np.int32)
-        rows[:, shard * process_size : (shard + 1) * process_size] = np.where(
-            batches.valid, np.tile(device_rows, process_size // device_size), -1
+        rows = np.full((num_batches, process_batch * num_shards), -1, np.int32)
+        rows[:, shard * process_batch : (shard + 1) * process_batch] = np.where(
+            batches.valid, np.tile(device_rows, process_batch // device_size), -1
         )
         data = DeviceData.from_images(batches.images, batches.labels, self._mean)
         put = self._devices.put_batches
