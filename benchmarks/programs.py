@@ -225,7 +225,7 @@ def compile_program(
     jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if fast else 0.0)
     dataset = blank_dataset(config, num_images)
     mesh = Devices(devices, config.parallelism)
-    if not mesh.lowers_shapes:
+    if not mesh.can_lower_shapes:
         raise ConfigError(
             "parallelism must be jit for devices of several hosts: pmap is lowered with arrays on "
             f"the devices, and this machine does not have them; got {config.parallelism!r}"
