@@ -26,7 +26,7 @@ from absl import flags
 
 from benchmarks.process import Worker
 from benchmarks.torch_cache import torch_environment
-from benchmarks.torch_command import torch_command
+from benchmarks.torch_command import check_torch, torch_command
 from flaxres import cli
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.settings import MALLOC_TUNABLES
@@ -68,7 +68,7 @@ SECONDS = flags.DEFINE_float(
 CHECK = flags.DEFINE_bool("check", True, "Compare the losses of the first steps.")
 COLD = flags.DEFINE_bool("cold", True, "Also time a start with empty compilation caches.")
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as result.json."
+    "json", None, "File for the JSON result, e.g. result.json (default: print it)."
 )
 
 Task = Literal["training", "evaluation"]
@@ -192,8 +192,11 @@ def start_all(model: str, task: Task) -> tuple[list[Implementation], dict[str, s
       implementation that is left out, the error.
 
     Raises:
+      ConfigError: PyTorch is not installed.
       UserError: flaxres fails, or PyTorch fails in all modes.
     """
+    if AGAINST.value == "torch":
+        check_torch(TORCH_PYTHON.value)
     environment = torch_environment()
     if runs_on_cpu() and sys.platform == "linux":
         environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES  # as flaxres sets them for itself
@@ -225,8 +228,8 @@ def start_all(model: str, task: Task) -> tuple[list[Implementation], dict[str, s
                 leave_out(left_out, f"torch {dtype} {mode}", str(error))
     if AGAINST.value == "torch" and all(i.framework == "flaxres" for i in implementations):
         raise UserError(
-            f"PyTorch failed in every mode (see above) with {TORCH_PYTHON.value}; pip install "
-            "torch there, or name another interpreter with --torch_python"
+            f"PyTorch failed in every mode (see above) with {TORCH_PYTHON.value}; name another "
+            "interpreter with --torch_python"
         )
     return implementations, left_out
 

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from benchmarks.process import Worker
 from benchmarks.report import Spread, print_table, write_json
 from benchmarks.torch_cache import torch_environment
-from benchmarks.torch_command import torch_command
+from benchmarks.torch_command import check_torch, torch_command
 from flaxres import cli
 from flaxres.errors import ConfigError, UserError
 
@@ -39,7 +39,9 @@ AGAINST = flags.DEFINE_enum(
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as startup.json.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the JSON result, e.g. startup.json (default: print it)."
+)
 cli.define_config("configs/digits.py:resnet-20")
 
 POLL_SECONDS = 0.002  # between two looks at metrics.jsonl
@@ -133,7 +135,10 @@ def main() -> None:
     config = cli.get_config()
     given = [argument for argument in sys.argv[1:] if argument.lstrip("-").startswith("config")]
     command = [sys.executable, "-m", "flaxres.main", *given, "--config.log_every=1"]
-    peer = peer_command(config) if AGAINST.value == "torch" else None
+    peer = None
+    if AGAINST.value == "torch":
+        check_torch(TORCH_PYTHON.value)
+        peer = peer_command(config)
     seconds: dict[str, list[float]] = {"flaxres cold": [], "flaxres warm": []}
     with tempfile.TemporaryDirectory() as filled:
         flaxres_seconds(command, filled)
