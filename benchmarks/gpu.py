@@ -1,10 +1,10 @@
 """All benchmarks for a GPU in one run of at most ten minutes.
 
-python -m benchmarks.gpu --out=DIRECTORY
+python -m benchmarks.gpu
 
 Runs the parts of `make_parts` in order of importance. Each has a time limit. A part that fails or
 is cut off does not end the others, and one that does not fit in the remaining time is skipped.
-Rerun the command with the same --out to run what is not done. The directory holds:
+Rerun the command to run what is not done. The directory of --out (default: runs/gpu) holds:
 
 - NAME.txt: the output of a part, written while it runs,
 - NAME.json: its result,
@@ -57,6 +57,7 @@ class Sizes:
       steps: steps in a round of `benchmarks.parts`.
       depths: depths of `benchmarks.scaling`.
       replicas: seeds of `benchmarks.replicas`.
+      min_seconds: time in which a part is worth starting; None for a value for each part.
     """
 
     models: tuple[str, str] = ("resnet-20", "resnet-56")
@@ -69,6 +70,7 @@ class Sizes:
     steps: int = 500
     depths: str = "20,56,110"
     replicas: int = 4
+    min_seconds: float | None = None
 
 
 REHEARSAL = Sizes(
@@ -82,6 +84,7 @@ REHEARSAL = Sizes(
     steps=2,
     depths="8,14",
     replicas=2,
+    min_seconds=10.0,
 )
 
 
@@ -100,10 +103,10 @@ def make_parts(out: Path, torch_python: str, sizes: Sizes) -> list[Part]:
     half = "--config.dtype=bfloat16"
     batch = f"--config.batch_size={small}"
 
-    def part(name: str, limit: float, least: float, module: str, *options: str) -> Part:
+    def part(name: str, limit: float, minimum: float, module: str, *options: str) -> Part:
         json_file = f"--json={out / name}.json"
         command = (sys.executable, "-m", f"benchmarks.{module}", *options, json_file)
-        return Part(name, command, limit, least)
+        return Part(name, command, limit, sizes.min_seconds or minimum)
 
     def step(model: str, dtype: str, size: int) -> Part:
         return part(
@@ -116,7 +119,7 @@ def make_parts(out: Path, torch_python: str, sizes: Sizes) -> list[Part]:
         profile = part(
             name, 120, 40, "kernels", configs[model], half, batch, *sizes.images, *options
         )
-        return dataclasses.replace(profile, needs="a profile needs a GPU or TPU")
+        return dataclasses.replace(profile, cpu_skip_reason="a profile needs a GPU or TPU")
 
     return [
         part(

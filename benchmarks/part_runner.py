@@ -19,7 +19,7 @@ from flaxres.run.preemption import PARENT_VARIABLE
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 CUT_OFF, SKIPPED = "cut off", "skipped"
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
-PRINTED = 4_000  # characters of a part's output that are printed at its end
+MAX_PRINTED_CHARACTERS = 4_000  # of the end of a part's output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +29,30 @@ class Part:
     Attributes:
       name: name of its files.
       command: program and arguments.
-      limit: longest time that it may run, in seconds.
-      least: shortest remaining time, in seconds, in which it is worth starting.
-      needs: why it cannot run on a CPU; '' if it can.
+      max_seconds: time limit.
+      min_seconds: the part is skipped if less time remains.
+      cpu_skip_reason: why the part cannot run on a CPU, or ''.
     """
 
     name: str
     command: tuple[str, ...]
-    limit: float
-    least: float
-    needs: str = ""
+    max_seconds: float
+    min_seconds: float
+    cpu_skip_reason: str = ""
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a part.
+    """State of a part and how it ended.
 
     Attributes:
       name: name of the part.
       command: its command.
       on_cpu: True if JAX ran on a CPU.
       state: one of the states above.
-      detail: why it is in this state.
+      detail: reason for the state.
       exit_code: exit code of the command, negative for a signal; None if it has not ended.
-      seconds: seconds that it ran.
+      seconds: run time in seconds.
     """
 
     name: str
@@ -80,7 +80,7 @@ def run_parts(
     Args:
       parts: the parts, in order.
       out: directory for NAME.txt of each part, summary.json and summary.txt.
-      deadline: time of the clock at which the running part is cut off.
+      deadline: value of `clock` at which the running part is cut off.
       on_cpu: True if JAX runs on a CPU.
       clock: returns the time in seconds.
 
@@ -106,18 +106,20 @@ def _run_parts(
         if found and (found.command, found.on_cpu) == (outcome.command, on_cpu):
             has_result = (out / f"{found.name}.json").is_file()
             outcomes[i] = found if found.state == DONE and has_result else outcome
+    num_left = 0
     for part, outcome in zip(parts, outcomes, strict=True):
         remaining = deadline - clock()
         if outcome.state == DONE:
             print(f"== {part.name}: done by an earlier run", flush=True)
-        elif on_cpu and part.needs:
-            outcome.state, outcome.detail = SKIPPED, part.needs
-        elif remaining < part.least:
+        elif on_cpu and part.cpu_skip_reason:
+            outcome.state, outcome.detail = SKIPPED, part.cpu_skip_reason
+        elif remaining < part.min_seconds:
+            num_left += 1
             left = f"{max(0.0, remaining):.0f} s are left"
-            outcome.state, outcome.detail = SKIPPED, f"needs {part.least:.0f} s, {left}"
+            outcome.state, outcome.detail = SKIPPED, f"needs {part.min_seconds:.0f} s, {left}"
         else:
             try:
-                _run(part, outcome, out, min(part.limit, remaining), outcomes)
+                _run(part, outcome, out, min(part.max_seconds, remaining), outcomes)
             finally:  # also when this process is stopped
                 _write_summary(out, outcomes)
             continue
@@ -125,17 +127,24 @@ def _run_parts(
             print(f"== {part.name}: skipped, {outcome.detail}", flush=True)
         _write_summary(out, outcomes)
     print("\n".join(map(str, outcomes)), flush=True)
+    last_line = f"Results are in {out}."
+    if num_left:
+        parts_left = f"{num_left} part{'s' * (num_left > 1)} did not fit into the time"
+        last_line += f" {parts_left}; rerun the command to run {'them' if num_left > 1 else 'it'}."
+    print(last_line, flush=True)
     if bad := [outcome.name for outcome in outcomes if outcome.state in (FAILED, CUT_OFF)]:
-        raise UserError(f"failed or cut off: {', '.join(bad)}; see {out / 'summary.txt'}")
+        raise UserError(
+            f"parts failed or were cut off: {', '.join(bad)}. See {out / 'summary.txt'}."
+        )
 
 
 def _run(
     part: Part, outcome: Outcome, out: Path, limit: float, outcomes: Sequence[Outcome]
 ) -> None:
-    """Runs a part and changes its outcome; its output goes to a file while it runs."""
+    """Runs a part and updates its outcome. Its output is written to NAME.txt while it runs."""
     print(f"== {part.name}: {' '.join(part.command)}", flush=True)
     path = out / f"{part.name}.txt"
-    (out / f"{part.name}.json").unlink(missing_ok=True)  # of an earlier run
+    (out / f"{part.name}.json").unlink(missing_ok=True)  # left by an earlier run
     outcome.state = RUNNING
     _write_summary(out, outcomes)
     start = time.monotonic()
@@ -143,7 +152,8 @@ def _run(
         with path.open("wb") as file:
             process = subprocess.Popen(
                 part.command,
-                # Ends with this process. A session of its own, so that its workers can be ended.
+                # PARENT_VARIABLE ends the part with this process. The new session lets `_end` stop
+                # its workers too.
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -169,11 +179,11 @@ def _run(
         lines = text.strip().splitlines()
         if outcome.state != DONE and lines:
             outcome.detail += f": {lines[-1].strip()}"
-        print(text[-PRINTED:], flush=True)
+        print(text[-MAX_PRINTED_CHARACTERS:], flush=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and the others of its session."""
+    """Stops a process and all others of its session."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signum)

@@ -38,7 +38,7 @@ class Runner:
             f"{end}\n"
             f"open({str(self.out / name)!r} + '.json', 'w').write('[1]')\n"
         )
-        options = {"limit": 60.0, "least": 5.0} | options
+        options = {"max_seconds": 60.0, "min_seconds": 5.0} | options
         return Part(name, (sys.executable, "-c", code), **options)
 
     def run(self, parts, seconds=1_000.0, on_cpu=False):
@@ -87,7 +87,7 @@ def test_parts_run_in_order(runner, capsys):
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 2, 3])
-def test_the_time_ends_after_each_part_and_a_second_run_does_the_rest(runner, num_done):
+def test_the_time_ends_after_each_part_and_a_second_run_does_the_rest(runner, num_done, capsys):
     parts = [runner.part(name, 100) for name in "abc"]
     assert runner.run(parts, 100 * num_done + 4) is None
     done, skipped = "abc"[:num_done], "abc"[num_done:]
@@ -97,6 +97,14 @@ def test_the_time_ends_after_each_part_and_a_second_run_does_the_rest(runner, nu
         assert runner.detail(name) == "needs 5 s, 4 s are left"
     results = [f"{name}.{suffix}" for name in done for suffix in ("json", "txt")]
     assert runner.files() == sorted([*results, "summary.json", "summary.txt"])
+    rest = {
+        0: "",
+        1: " 1 part did not fit into the time; rerun the command to run it.",
+        2: " 2 parts did not fit into the time; rerun the command to run them.",
+        3: " 3 parts did not fit into the time; rerun the command to run them.",
+    }[len(skipped)]
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line == f"Results are in {runner.out}.{rest}"
     assert runner.run(parts) is None
     assert runner.started() == list(skipped)
     assert runner.states() == dict.fromkeys("abc", "done")
@@ -114,7 +122,7 @@ def test_a_failure_does_not_end_the_others_and_is_tried_again(runner):
     ]
     (runner.out / "b.json").write_text("of an earlier run")
     message = runner.run(parts)
-    assert message == f"failed or cut off: b, c, d; see {runner.out / 'summary.txt'}"
+    assert message == f"parts failed or were cut off: b, c, d. See {runner.out / 'summary.txt'}."
     assert runner.states() == {
         "a": "done",
         "b": "failed",
@@ -128,7 +136,7 @@ def test_a_failure_does_not_end_the_others_and_is_tried_again(runner):
     assert (runner.out / "b.txt").read_text() == "output of b\nerror: out of memory\n"
     assert "b.json" not in runner.files()
     mended.touch()
-    assert runner.run(parts).startswith("failed or cut off: c, d;")
+    assert runner.run(parts).startswith("parts failed or were cut off: c, d.")
     assert runner.started() == ["b", "c"]
     assert runner.states()["b"] == "done"
 
@@ -144,8 +152,8 @@ def test_a_part_is_cut_off_at_its_limit_and_leaves_its_output(runner):
         "print('half of the table', flush=True)\n"
         "time.sleep(60)"
     )
-    parts = [runner.part("a", 10, waits, limit=5.0), runner.part("b", 10)]
-    assert runner.run(parts).startswith("failed or cut off: a;")
+    parts = [runner.part("a", 10, waits, max_seconds=5.0), runner.part("b", 10)]
+    assert runner.run(parts).startswith("parts failed or were cut off: a.")
     assert runner.states() == {"a": "cut off", "b": "done"}
     assert runner.detail("a") == "after 5 s: half of the table"
     assert (runner.out / "a.txt").read_text() == "output of a\nhalf of the table\n"
@@ -164,13 +172,16 @@ def is_running(pid):
 
 
 def test_the_last_part_has_the_remaining_time(runner):
-    parts = [runner.part("a", 100), runner.part("b", 0, "time.sleep(60)", least=1.0)]
+    parts = [runner.part("a", 100), runner.part("b", 0, "time.sleep(60)", min_seconds=1.0)]
     runner.run(parts, 102)
     assert runner.detail("b") == "after 2 s: output of b"
 
 
 def test_parts_for_accelerators_are_skipped_on_a_cpu(runner):
-    parts = [runner.part("a", 10, needs="a profile needs a GPU or TPU"), runner.part("b", 10)]
+    parts = [
+        runner.part("a", 10, cpu_skip_reason="a profile needs a GPU or TPU"),
+        runner.part("b", 10),
+    ]
     assert runner.run(parts, on_cpu=True) is None
     assert runner.states() == {"a": "skipped", "b": "done"}
     assert runner.detail("a") == "a profile needs a GPU or TPU"
@@ -256,7 +267,7 @@ def test_the_check_is_first_and_bfloat16_precedes_float32(tmp_path):
     assert all(name.startswith("step_") and "float32" in name for name in names[5:9])
     assert len(set(names)) == len(names) == len(make_parts(tmp_path, "python", REHEARSAL))
     for part in parts:
-        assert part.least <= part.limit
+        assert part.min_seconds <= part.max_seconds
         for argument in part.command:
             if argument.startswith("--models="):
                 cli.check_models([argument.removeprefix("--models=")])
