@@ -19,18 +19,18 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flaxres.errors import UserError
+from flaxres.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     import jax
 
 REQUIREMENTS = "requirements-accelerators.txt"
 # A process that compiles for a TPU runs on the CPU. Without these variables libtpu asks a metadata
-# server for the TPU of this machine, and a second process that loads libtpu is ended.
+# server for the TPU of this machine, and it ends a second process that loads it.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # only has to be one that libtpu knows
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any type that libtpu knows
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -69,16 +69,25 @@ class Kind:
     Attributes:
       platform: 'tpu' or 'cuda'.
       memory_bytes: memory of a device.
-      topologies: shapes of TPU slices that are tried in turn, each with at least as many chips as
-        the one before; () for GPUs, of which eight are in a machine.
+      topologies: shapes of TPU slices in ascending size, of which the first with enough chips is
+        used; () for GPUs.
     """
 
     platform: str
     memory_bytes: int
     topologies: tuple[str, ...] = ()
 
+    @property
+    def max_devices(self) -> int:
+        """Largest number of devices."""
+        return _num_chips(self.topologies[-1]) if self.topologies else MAX_GPUS
 
-GPUS_IN_A_MACHINE = 8
+
+def _num_chips(topology: str) -> int:
+    return math.prod(map(int, topology.split("x")))
+
+
+GPUS_IN_A_MACHINE, MAX_GPUS = 8, 256
 # Memory and topologies of TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e.
 KINDS = {
     "v4": Kind("tpu", 32 * 2**30, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
@@ -129,19 +138,18 @@ def parse_name(name: str) -> tuple[Kind, int]:
       The kind, and the number of devices.
 
     Raises:
-      UserError: there are no such devices.
+      ConfigError: there are no such devices.
     """
     match = re.fullmatch(r"(\w+):([1-9]\d*)", name)
     kind = KINDS.get(match[1]) if match else None
     if kind is None or match is None:
-        raise UserError(
+        raise ConfigError(
             f"--devices must be a kind and a number, such as v5e:8 or h100:1, with one of the "
             f"kinds {', '.join(KINDS)}; got {name!r}"
         )
     count = int(match[2])
-    most = math.prod(map(int, kind.topologies[-1].split("x"))) if kind.topologies else 256
-    if count > most:
-        raise UserError(f"--devices must be at most {match[1]}:{most}, got {name!r}")
+    if count > kind.max_devices:
+        raise ConfigError(f"--devices must be at most {match[1]}:{kind.max_devices}, got {name!r}")
     return kind, count
 
 
@@ -156,7 +164,12 @@ def missing_wheels(name: str) -> str | None:
         paths = (plugins and plugins.submodule_search_locations) or []
         missing = not any(os.path.isdir(os.path.join(path, "xla_cuda12")) for path in paths)
         wheels = "jax-cuda12-plugin and jax-cuda12-pjrt"
-    return f"{wheels}; run pip install -r {REQUIREMENTS}" if missing else None
+    if not missing:
+        return None
+    return (
+        f"{wheels}; install {REQUIREMENTS} in an environment of its own (make test-accelerators "
+        "creates .venv/accelerators)"
+    )
 
 
 def named_devices(name: str) -> list[jax.Device]:
@@ -166,7 +179,8 @@ def named_devices(name: str) -> list[jax.Device]:
       name: kind and number of the devices, such as 'v5e:8'.
 
     Raises:
-      UserError: there are no such devices, or the wheels with their compiler are not installed.
+      ConfigError: there are no such devices.
+      UserError: the wheels with their compiler are not installed.
     """
     from jax.experimental import topologies
 
@@ -174,9 +188,7 @@ def named_devices(name: str) -> list[jax.Device]:
     if missing := missing_wheels(name):
         raise UserError(f"compiling for {name} needs {missing}")
     if kind.platform == "tpu":
-        shape = next(
-            shape for shape in kind.topologies if math.prod(map(int, shape.split("x"))) >= count
-        )
+        shape = next(shape for shape in kind.topologies if _num_chips(shape) >= count)
         topology = topologies.get_topology_desc(
             platform="tpu",
             topology_name=f"{name.partition(':')[0]}:{shape}",

@@ -1,7 +1,7 @@
 """Facts of a compiled program, read from its HLO text.
 
 They describe what the program will execute: kernels, bytes, products and their dtypes, collectives,
-layouts, copies. Nothing is executed, so none of them is a time.
+layouts, copies. Nothing is executed, so there are no times.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ DIMENSIONS = "NHWC"  # of feature maps in flaxres
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """An instruction that the device executes by itself, with what is fused into it.
+class ScheduledInstruction:
+    """A scheduled instruction, with the instructions fused into it.
 
     Attributes:
       computation: computation of the instruction.
       instruction: the instruction.
       count: executions in a dispatch.
-      in_step: True if it belongs to the steps, False for what a dispatch does once.
+      in_step: False if a dispatch executes it once, outside its steps.
     """
 
     computation: Computation
@@ -42,20 +42,20 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramFacts:
-    """Facts of a compiled program; those of a step are means over the steps of a dispatch.
+    """Facts of a compiled program. Facts per step are means over the steps of a dispatch.
 
     Attributes:
       kernels: kernels and copies that a step launches. On a TPU, the instructions of its program.
-      dispatch_kernels: kernels and copies that a dispatch launches besides those of its steps.
+      dispatch_kernels: kernels and copies that a dispatch launches outside its steps.
       bytes: bytes that the kernels of a step read and write in the device's main memory.
-      dispatch_bytes: bytes that a dispatch reads and writes besides those of its steps.
+      dispatch_bytes: bytes that a dispatch reads and writes outside its steps.
       megacycles: XLA's static estimate of the cycles of a step in millions, without gathers and
         collectives; 0 if XLA gives none, which it does only for TPUs.
-      loop_megacycles: part of `megacycles` in loops inside of a step.
-      dispatch_megacycles: estimate of the cycles of a dispatch besides its steps, in millions.
+      loop_megacycles: part of `megacycles` in loops inside a step.
+      dispatch_megacycles: estimate of the cycles of a dispatch outside its steps, in millions.
       all_reduces: all-reduces of a step.
       all_reduced_elements: elements that the all-reduces of a step add up.
-      dispatch_all_reduces: all-reduces of a dispatch besides those of its steps.
+      dispatch_all_reduces: all-reduces of a dispatch outside its steps.
       other_collectives: other collectives of a step by opcode.
       custom_calls: custom calls in the program by target.
       host_transfers: callbacks, transfers and feeds between host and device, by opcode or target.
@@ -93,8 +93,9 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
     Args:
       text: HLO text of the optimized program, of one device.
       num_steps: number of steps in the program.
-      local_batch: images of a step on the device; arrays with four dimensions of which the first is
-        as large are feature maps, except those with the sizes of an argument, which are kernels.
+      local_batch: images of a step on one device. A four-dimensional array with this first
+        dimension is a feature map, unless an argument has the same dimensions (a convolution
+        kernel).
     """
     program = parse(text)
     works = list(walk(program, num_steps))
@@ -102,7 +103,7 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
     data_set_size = max((array.size for array in uint8), default=0)
     feature_maps = FeatureMaps(program, local_batch)
 
-    def per_step(works: Collection[tuple[str, Work]]) -> dict[str, float]:
+    def per_step(works: Collection[tuple[str, ScheduledInstruction]]) -> dict[str, float]:
         counts: collections.Counter[str] = collections.Counter()
         for key, work in works:
             counts[key] += work.count
@@ -110,7 +111,7 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
 
     steps = [work for work in works if work.in_step]
     once = [work for work in works if not work.in_step]
-    uses_tiles = "T(" in text  # only TPUs; then space 0 is the main memory, the others are caches
+    uses_tiles = "T(" in text  # only TPU programs have tiled layouts
     layouts, changes, products, collectives = [], [], [], []
     all_reduced = 0
     for work in steps:
@@ -122,7 +123,7 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
         layouts += [(name, work) for name in feature_maps.layouts(work.instruction)]
         inner = [(work.computation, work.instruction), *program.fused(work.instruction)]
         for computation, instruction in inner:
-            if change := feature_maps.change(computation, instruction):
+            if change := feature_maps.layout_change(computation, instruction):
                 changes.append((change, work))
             if name := product(computation, instruction):
                 products.append((name, work))
@@ -156,7 +157,7 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
         layout_changes=per_step(changes),
         products=per_step(products),
         data_set_copies=[
-            f"{work.instruction.name}: {_shown(array)}"
+            f"{work.instruction.name}: {_describe(array)}"
             for work in works
             for array in work.instruction.arrays
             if data_set_size > 1 and array.size == data_set_size
@@ -165,11 +166,11 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
     )
 
 
-def walk(program: Program, num_steps: int = 1) -> Iterator[Work]:
-    """Yields what a device executes, in order, with loops and calls resolved.
+def walk(program: Program, num_steps: int = 1) -> Iterator[ScheduledInstruction]:
+    """Yields the executed instructions in order, expanding loops and calls.
 
-    With several steps, the outermost loop of as many iterations is that of the steps. Without such
-    a loop XLA has unrolled it, and everything belongs to the steps. All branches are included.
+    The first loop with `num_steps` iterations is the loop over steps; without one, XLA has unrolled
+    it and everything counts as steps. All branches count.
     """
     entry = program.computations[program.entry]
     loops = [
@@ -179,7 +180,9 @@ def walk(program: Program, num_steps: int = 1) -> Iterator[Work]:
     ]
     step_loop = loops[0].name if num_steps > 1 and loops else None
 
-    def visit(computation: Computation, count: int, in_step: bool) -> Iterator[Work]:
+    def visit(
+        computation: Computation, count: int, in_step: bool
+    ) -> Iterator[ScheduledInstruction]:
         for instruction in computation.instructions.values():
             opcode, called = instruction.opcode, instruction.called
             if opcode == "while":
@@ -192,7 +195,7 @@ def walk(program: Program, num_steps: int = 1) -> Iterator[Work]:
                     for name in names:
                         yield from visit(program.computations[name], count, in_step)
             elif opcode not in FREE and not opcode.endswith(("-done", "-update")):
-                yield Work(computation, instruction, count, in_step)
+                yield ScheduledInstruction(computation, instruction, count, in_step)
 
     yield from visit(entry, 1, step_loop is None)
 
@@ -235,7 +238,7 @@ def product(computation: Computation, instruction: Instruction) -> str | None:
     """Returns the kind and the dtypes of a convolution or a matrix product, else None.
 
     Returns:
-      Such as 'convolution bf16 x bf16 -> f32'.
+      For example 'convolution bf16 x bf16 -> f32'.
     """
     target = instruction.target
     if instruction.opcode in ("convolution", "dot"):
@@ -250,16 +253,16 @@ def product(computation: Computation, instruction: Instruction) -> str | None:
     return f"{kind} {left} x {right} -> {instruction.arrays[0].dtype}"
 
 
-def work_bytes(program: Program, work: Work, uses_tiles: bool = False) -> int:
+def work_bytes(program: Program, work: ScheduledInstruction, uses_tiles: bool = False) -> int:
     """Returns the bytes that an instruction reads and writes in the main memory of the device.
 
-    An operand of which a kernel uses only a slice counts as the slice, and an array that is updated
-    in place as the update. Caches between kernels are left out.
+    If a kernel uses only a slice of an operand, only the slice counts; of an update in place, only
+    the update. Caches are ignored.
 
     Args:
       program: the program.
       work: the instruction.
-      uses_tiles: True for the program of a TPU, whose other memory spaces are not main memory.
+      uses_tiles: True for the program of a TPU, whose memory space 0 is the main memory.
     """
 
     def size(arrays: Sequence[Array]) -> int:
@@ -290,7 +293,7 @@ def work_bytes(program: Program, work: Work, uses_tiles: bool = False) -> int:
 
 
 def _used_bytes(computation: Computation, instruction: Instruction) -> int | None:
-    """Returns the bytes that slices take of a value, or None if something needs all of it."""
+    """Returns the bytes of a value that slices read, or None if an instruction reads all of it."""
     total = 0
     for user in computation.users[instruction.name]:
         is_first = user.operands[0] == instruction.name
@@ -341,7 +344,7 @@ class FeatureMaps:
         """Returns the layouts of the feature maps that an instruction returns, such as 'NHWC'."""
         return [_layout(array) for array in instruction.arrays if self.contains(array)]
 
-    def change(self, computation: Computation, instruction: Instruction) -> str | None:
+    def layout_change(self, computation: Computation, instruction: Instruction) -> str | None:
         """Describes a copy or a transpose that moves the elements of a feature map, or None."""
         if instruction.opcode not in ("copy", "transpose") or not instruction.operands:
             return None
@@ -353,7 +356,7 @@ class FeatureMaps:
         after = [axes[axis] for axis in result.major_to_minor if result.shape[axis] > 1]
         if before == after or not (self.contains(result) or self.contains(operand)):
             return None
-        return f"{instruction.opcode} {_shown(operand)} -> {_shown(result)}"
+        return f"{instruction.opcode} {_describe(operand)} -> {_describe(result)}"
 
 
 def _layout(array: Array) -> str:
@@ -361,7 +364,7 @@ def _layout(array: Array) -> str:
     return "".join(DIMENSIONS[axis] for axis in array.major_to_minor)
 
 
-def _shown(array: Array) -> str:
+def _describe(array: Array) -> str:
     """Returns dtype, shape and order of an array, such as 'f32[8,8]{1,0}'."""
     order = ",".join(map(str, array.minor_to_major))
     return f"{array.dtype}[{','.join(map(str, array.shape))}]{{{order}}}"

@@ -1,11 +1,12 @@
-"""Facts of a step compiled for devices that this machine need not have.
+"""Facts of a step compiled for TPUs or GPUs, which this machine need not have.
 
 python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=v5e:8
 python -m benchmarks.programs --config=configs/cifar10.py:resnet-20 --devices=h100:1 --steps=100
 
 Compiles the step that `flaxres.main` would run on these devices and reads the compiled program:
 kernels, bytes, XLA's estimate of cycles (TPUs), all-reduces, memory, layouts, dtypes of products.
-Nothing is executed. The wheels in requirements-accelerators.txt contain the compilers.
+Nothing is executed. The wheels in requirements-accelerators.txt contain the compilers; install them
+in an environment of their own (`make test-accelerators` creates .venv/accelerators).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks import named_devices
 from benchmarks.program_facts import program_facts
 from benchmarks.report import print_table, write_json, write_text
 from flaxres import cli
-from flaxres.errors import ConfigError, UserError
+from flaxres.errors import ConfigError
 
 if TYPE_CHECKING:
     import jax
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 DEVICES = flags.DEFINE_string(
     "devices",
     None,
-    f"Kind and number of the devices, such as v5e:8; kinds: {', '.join(named_devices.KINDS)}.",
+    "Kind and number of the devices, such as v5e:8. Kinds, with the largest numbers: "
+    f"{', '.join(f'{name}:{kind.max_devices}' for name, kind in named_devices.KINDS.items())}.",
 )
 STEP = flags.DEFINE_enum(
     "step", "train", ["train", "evaluation", "layers"], "Step to compile; layers: layer statistics."
@@ -44,26 +46,26 @@ STEP = flags.DEFINE_enum(
 STEPS = flags.DEFINE_integer(
     "steps",
     2,
-    "Training steps in a dispatch. With 0 as many as in flaxres.main, usually 100.",
+    "Training steps in a dispatch; 0 for the number that flaxres.main uses.",
     lower_bound=0,
 )
 FAST = flags.DEFINE_bool(
     "fast",
     False,
-    "Compile with the least optimization, for a TPU in a third of the time. Kernels, bytes, cycles "
-    "and memory are then not those of a real run; the other facts are.",
+    "Compile with the least optimization (a third of the time for a TPU). Kernels, bytes, cycles "
+    "and memory then differ from a real run.",
 )
 IMAGES = flags.DEFINE_integer(
     "images", None, "Images of the training split (default: those of the data set).", lower_bound=1
 )
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as v5e.json."
+    "json", None, "File for the JSON result, e.g. v5e.json (default: print it)."
 )
 HLO = flags.DEFINE_string("hlo", None, "File for the HLO text of the program, such as v5e.txt.")
 
-LEAST_EFFORT = -1.0  # of XLA, to make a program fast; the default is 0
-# Size of the images, channels, classes and training images of data sets that need not be prepared.
-# Their catalog: tensorflow.org/datasets/catalog.
+LEAST_EFFORT = -1.0  # XLA's lowest optimization effort; its default is 0
+# Image size, channels, classes and training images, so that programs compile without the data.
+# Source: tensorflow.org/datasets/catalog.
 DATA_SETS = {
     "cifar10": (32, 3, 10, 50_000),
     "cifar100": (32, 3, 100, 50_000),
@@ -71,10 +73,19 @@ DATA_SETS = {
     "imagenet2012": (224, 3, 1_000, 1_281_167),
     "imagenette": (224, 3, 10, 9_469),
 }
+# Rows of the table for the entries of `memory`.
+MEMORY_LABELS = {
+    "peak": "peak memory, MB",
+    "arguments": "arguments, MB",
+    "results": "other results, MB",
+    "aliased": "results in buffers of arguments, MB",
+    "temporaries": "temporaries, MB",
+    "code": "size of the code, MB",
+}
 
 
 class BlankImages:
-    """A source of black images, for a stream of which only shapes are needed."""
+    """Black images in place of a streamed data set; only their shapes matter."""
 
     def __init__(self, num_images: int, size: int):
         """Describes a split of `num_images` images of `size` x `size` pixels."""
@@ -89,7 +100,7 @@ class BlankImages:
 
         return Image.new("RGB", (self._size, self._size)), 0
 
-    read = load
+    read = load  # black images are in memory, so there is nothing to decode later
 
     def describe(self, index: int) -> str:
         """Returns the name of an image."""
@@ -101,23 +112,26 @@ class BlankImages:
 
 
 def blank_dataset(config: ConfigDict, num_images: int | None = None) -> Dataset | StreamedDataset:
-    """Returns a data set with the shapes of the config's data set, streamed if that would be.
+    """Returns a data set with the shapes of the config's data set.
+
+    It is streamed if the real data set would be.
 
     Args:
       config: config of the run.
       num_images: images of the training split, or None for those of the data set.
 
     Raises:
-      UserError: the shapes of the data set are not known.
+      ConfigError: the shapes of the data set are not known.
     """
     from flaxres.data import Dataset, Split
     from flaxres.data.source import Sources
     from flaxres.data.streamed import open_streamed
 
     if config.dataset.name not in DATA_SETS:
-        raise UserError(
-            f"the data set must be one of {', '.join(DATA_SETS)}, got {config.dataset.name!r}; set "
-            "--config.dataset.name and --config.dataset.image_size"
+        raise ConfigError(
+            f"config.dataset.name must be one of {', '.join(DATA_SETS)}, got "
+            f"{config.dataset.name!r}. For other images, set --config.dataset.name=imagenet2012 "
+            "and --config.dataset.image_size."
         )
     size, channels, num_classes, default = DATA_SETS[config.dataset.name]
     size, num_images = config.dataset.image_size or size, num_images or default
@@ -125,7 +139,7 @@ def blank_dataset(config: ConfigDict, num_images: int | None = None) -> Dataset 
     sources = Sources(config.dataset.name, source, source, classes, channels)
     if streamed := open_streamed(config, sources):
         return streamed
-    # Broadcast from one element, so that they take no memory.
+    # Broadcasting one element takes no memory.
     images = np.broadcast_to(np.uint8(0), (num_images, size, size, channels))
     split = Split(images, np.broadcast_to(np.int32(0), num_images))
     return Dataset(config.dataset.name, split, split, num_classes)
@@ -137,7 +151,7 @@ class LoweredStep:
 
     Attributes:
       lowered: the lowered function.
-      num_steps: number of steps, or of evaluated batches, in it.
+      num_steps: number of training steps or evaluated batches in the program.
       batch_size: images of a step on all devices.
       num_donated: number of arrays whose buffers the results may reuse.
     """
@@ -148,7 +162,7 @@ class LoweredStep:
     num_donated: int = 0
 
 
-def lower(
+def lower_step(
     compiled_steps: CompiledSteps,
     dataset: Dataset | StreamedDataset,
     config: ConfigDict,
@@ -204,7 +218,7 @@ def compile_program(
 
     Args:
       config: config of the run.
-      devices: the devices.
+      devices: devices to compile for.
       step: 'train', 'evaluation' or 'layers'.
       num_steps: training steps in a dispatch; 0 for the default of the config.
       num_images: images of the training split, or None for those of the data set.
@@ -214,7 +228,7 @@ def compile_program(
       The facts by name, and the HLO text of the program.
 
     Raises:
-      UserError: the config cannot run on these devices.
+      ConfigError: the config cannot run on these devices.
     """
     import jax
 
@@ -231,7 +245,7 @@ def compile_program(
             f"the devices, and this machine does not have them; got {config.parallelism!r}"
         )
     compiled_steps = CompiledSteps(config, dataset, mesh)
-    lowered_step = lower(compiled_steps, dataset, config, step, num_steps)
+    lowered_step = lower_step(compiled_steps, dataset, config, step, num_steps)
     local_batch = lowered_step.batch_size // len(devices)
     start = time.process_time()
     compiled = lowered_step.lowered.compile()
@@ -254,7 +268,7 @@ def compile_program(
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the bytes on one device while a program runs.
+    """Returns the memory that a program needs on one device.
 
     Returns:
       'arguments', 'results' besides those in donated buffers, 'aliased', 'temporaries', 'code', and
@@ -273,33 +287,40 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def table_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Returns names and values of the facts that have one value, for a table."""
+    """Returns the rows of the table."""
 
     def number(value: float) -> str:
         return f"{value:,.0f}" if value == int(value) or value >= 1_000 else f"{value:,.2f}"
 
     def counts(values: dict[str, float]) -> str:
-        return ", ".join(f"{number(count)} {name}" for name, count in values.items()) or "none"
+        return "\n".join(f"{number(count)} {name}" for name, count in values.items()) or "none"
 
-    rows = [("kernels a step", number(facts["kernels"]))]
-    rows += [("MB read and written a step", number(facts["bytes"] / 1e6))]
+    rows = [
+        ("hosts", number(facts["hosts"])),
+        ("images on a device", number(facts["images_on_a_device"])),
+        ("kernels a step", number(facts["kernels"])),
+        ("MB read and written a step", number(facts["bytes"] / 1e6)),
+    ]
     if facts["megacycles"]:
-        rows += [("Mcycles a step (XLA's estimate)", number(facts["megacycles"]))]
-        rows += [("of these, in loops of a step", number(facts["loop_megacycles"]))]
-        rows += [("Mcycles a dispatch besides its steps", number(facts["dispatch_megacycles"]))]
+        rows += [
+            ("Mcycles a step (XLA's estimate)", number(facts["megacycles"])),
+            ("Mcycles in loops inside a step", number(facts["loop_megacycles"])),
+            ("Mcycles of a dispatch outside its steps", number(facts["dispatch_megacycles"])),
+        ]
     rows += [
-        ("kernels a dispatch besides its steps", number(facts["dispatch_kernels"])),
-        ("MB a dispatch besides its steps", number(facts["dispatch_bytes"] / 1e6)),
+        ("kernels of a dispatch outside its steps", number(facts["dispatch_kernels"])),
+        ("MB of a dispatch outside its steps", number(facts["dispatch_bytes"] / 1e6)),
         ("all-reduces a step", number(facts["all_reduces"])),
         ("elements of the all-reduces", number(facts["all_reduced_elements"])),
-        ("all-reduces a dispatch besides its steps", number(facts["dispatch_all_reduces"])),
+        ("all-reduces of a dispatch outside its steps", number(facts["dispatch_all_reduces"])),
         ("other collectives a step", counts(facts["other_collectives"])),
     ]
-    rows += [(f"MB {name}", number(size / 1e6)) for name, size in facts["memory"].items()]
+    rows += [(MEMORY_LABELS[name], number(size / 1e6)) for name, size in facts["memory"].items()]
     return [
         *rows,
-        ("donated arrays, reused", f"{facts['donated']}, {facts['aliased']}"),
-        ("copies of the data set", ", ".join(facts["data_set_copies"]) or "none"),
+        ("donated arrays", number(facts["donated"])),
+        ("results in the buffer of an argument", number(facts["aliased"])),
+        ("copies of the data set", "\n".join(facts["data_set_copies"]) or "none"),
         ("layouts of feature maps", counts(facts["layouts"])),
         ("copies, transposes of feature maps", number(sum(facts["layout_changes"].values()))),
         ("products a step", counts(facts["products"])),
@@ -308,16 +329,17 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def compile_flags() -> tuple[dict[str, Any], str]:
+def compile_from_flags() -> tuple[dict[str, Any], str]:
     """Compiles the program of the flags; returns its facts and its HLO text.
 
     Raises:
-      UserError: the flags are wrong, or the compiler of the devices is not installed.
+      ConfigError: the flags or the config are wrong.
+      UserError: the compiler of the devices is not installed.
     """
     from flaxres.config import check_config
 
     if not DEVICES.value:
-        raise UserError("--devices is missing; give it a kind and a number, such as v5e:8")
+        raise ConfigError("--devices is missing; give it a kind and a number, such as v5e:8")
     config = cli.get_config()
     check_config(config)
     devices = named_devices.named_devices(DEVICES.value)
@@ -331,7 +353,7 @@ def compile_flags() -> tuple[dict[str, Any], str]:
 def main() -> None:
     """Compiles the program of the flags, prints its facts and writes them."""
     with named_devices.quiet_compilers():
-        facts, text = compile_flags()
+        facts, text = compile_from_flags()
     if HLO.value:
         write_text(HLO.value, text)
     config = facts["config"]

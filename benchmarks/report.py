@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -40,13 +40,17 @@ def _format(value: float) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table whose first column has names and whose other columns have numbers."""
+    """Prints a table whose first column has names and whose other columns have values.
+
+    If it is too wide for the terminal, the values wrap.
+    """
     table = Table(box=None, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if i else "left"
+        table.add_column(column, justify=justify, no_wrap=not i, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    console = Console()
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
     console.print(title, style="italic")

@@ -4,17 +4,17 @@ import os
 import pytest
 
 from benchmarks import named_devices
-from flaxres.errors import UserError
+from flaxres.errors import ConfigError, UserError
 
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:0", "v5e:-1", "a:1", "v5e:8:1", "h100: 8"])
 def test_wrong_names(name):
-    with pytest.raises(UserError, match="a kind and a number"):
+    with pytest.raises(ConfigError, match="a kind and a number"):
         named_devices.parse_name(name)
 
 
 def test_more_devices_than_there_are():
-    with pytest.raises(UserError, match="at most v5e:64, got 'v5e:65'"):
+    with pytest.raises(ConfigError, match="at most v5e:64, got 'v5e:65'"):
         named_devices.parse_name("v5e:65")
 
 

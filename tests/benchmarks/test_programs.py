@@ -3,6 +3,7 @@ import json
 import jax
 import pytest
 
+from flaxres.errors import ConfigError
 from tests.conftest import small_config
 
 pytestmark = pytest.mark.usefixtures("isolated_flags", "quick_compilation")
@@ -28,6 +29,8 @@ def test_a_train_step_of_this_machine(programs, monkeypatch):
     assert text.startswith("HloModule")
     rows = dict(programs.table_rows(facts))
     assert rows["all-reduces a step"] == "0"
+    assert rows["images on a device"] == str(config.batch_size)
+    assert rows["donated arrays"] == rows["results in the buffer of an argument"]
     assert rows["host transfers"] == "none"
     json.dumps(facts)
 
@@ -52,11 +55,14 @@ def test_a_streamed_data_set_is_not_built(programs):
 def test_unknown_data_set(programs):
     config = small_config()
     config.dataset.name = "folder"
-    with pytest.raises(programs.UserError, match="must be one of cifar10"):
+    with pytest.raises(ConfigError, match=r"dataset.name must be one of cifar10.*got 'folder'"):
         programs.blank_dataset(config)
 
 
-def test_devices_are_needed(python):
-    outcome = python("-m", "benchmarks.programs", "--config=configs/digits.py:resnet-8")
-    assert outcome.returncode == 1
-    assert outcome.stderr.splitlines()[-1].startswith("error: --devices is missing")
+@pytest.mark.parametrize(
+    ("flag", "error"), [((), "is missing"), (("--devices=v5e:65",), "must be at most v5e:64")]
+)
+def test_wrong_devices(python, flag, error):
+    outcome = python("-m", "benchmarks.programs", "--config=configs/digits.py:resnet-8", *flag)
+    assert outcome.returncode == 2
+    assert outcome.stderr.splitlines()[-1].startswith(f"error: --devices {error}")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.report import Spread, write_json
+from benchmarks.report import Spread, print_table, write_json
 from flaxres.errors import UserError
 
 
@@ -24,6 +24,18 @@ def test_result_is_written_or_printed(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     write_json(None, result)
     assert json.loads(capsys.readouterr().out) == expected
+
+
+@pytest.mark.parametrize("width", [50, 200])
+def test_a_table_has_all_of_its_text(width, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.report.FILE_WIDTH", width)
+    rows = [("MB read and written a step", 12.5), ("layouts", "2.5 NHWC, " * 5 + 60 * "x")]
+    print_table("resnet-8", ("", "value"), rows)
+    text = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert "MB read and written a step" in text
+    assert text.count("NHWC") == 5
+    assert text.count("x") == 60
 
 
 def test_result_that_cannot_be_written(tmp_path):
