@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as check.json."
+    "json", None, "File for the JSON result, e.g. check.json (default: print it)."
 )
 REFERENCE = flags.DEFINE_string(
     "reference", None, "Internal: run on the CPU and write the results to this file."
@@ -39,7 +39,7 @@ REFERENCE = flags.DEFINE_string(
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
 CHECKED_STEPS = (1, 3)
-# At the paper's rate of 0.1, rounding errors grow tenfold within three steps.
+# At the paper's learning rate of 0.1, rounding errors grow tenfold within three steps.
 LEARNING_RATE = 0.01
 # Largest relative differences after a number of steps. Parameters are compared by their updates:
 # the norm of the difference, divided by that of the sum of all updates. On a CPU, two float32
@@ -134,7 +134,7 @@ def run_reference(path: Path) -> subprocess.Popen[str]:
 
 
 def main() -> None:
-    """Runs both, prints a table and writes the results.
+    """Runs the steps on the device and on the CPU, prints a table and writes the results.
 
     Raises:
       UserError: the results differ, or the CPU could not compute them.
@@ -167,7 +167,7 @@ def main() -> None:
             rows.append([f"{name} after {step}", f"{value:.1e}", f"{tolerance:.0e}"])
             if not value <= tolerance:  # NaN is too large
                 too_large.append(f"{name} after {step} by {value:.1e}")
-    title = f"{config.model.name}-{config.model.depth} in float32, {device} and CPU"
+    title = f"{config.model.name}-{config.model.depth} in float32: {device} compared with the CPU"
     print_table(title, ("", "difference", "tolerance"), rows)
     result = {
         "device": device,

@@ -1,6 +1,6 @@
 """Parser of XLA's HLO text: the computations of a compiled program and their instructions.
 
-`compiled.as_text()` of JAX is such a text. Only what `program_facts` needs is kept of it.
+JAX returns such a text from `compiled.as_text()`. The parser keeps only what `program_facts` needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Array:
     Attributes:
       dtype: XLA's name of the dtype, such as 'f32'.
       shape: sizes of the dimensions.
-      minor_to_major: dimensions from the one whose neighbors are adjacent in memory.
+      minor_to_major: dimensions from the innermost to the outermost in memory.
       tile: sizes of a tile of the most minor dimensions; () without tiles.
       memory_space: number of the memory; 0 is the main memory of the device.
     """
@@ -52,7 +52,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, with the padding of tiles, which scalars do not need."""
+        """Bytes in memory, including the padding of tiles; scalars have none."""
         tiles = self.tile if self.shape else ()
         sizes = [self.shape[axis] for axis in self.major_to_minor]
         sizes = [1] * (len(tiles) - len(sizes)) + sizes
@@ -133,7 +133,7 @@ class Program:
     Attributes:
       header: first line of the text.
       computations: computations by name.
-      entry: name of the first computation.
+      entry: name of the computation that runs first.
     """
 
     header: str
@@ -165,7 +165,7 @@ class Program:
                     yield from self.fused(inner)
 
     def trip_count(self, loop: Instruction) -> int:
-        """Returns the number of iterations of a while loop, or 1 if the text does not tell it.
+        """Returns the number of iterations of a while loop, or 1 if the text does not state it.
 
         XLA annotates most loops. Otherwise the condition compares a counter that starts at 0 with
         a constant.
@@ -226,7 +226,7 @@ def _numbers(pattern: str, text: str) -> tuple[int, ...]:
 
 
 def _parse_instruction(name: str, text: str) -> Instruction:
-    """Parses what follows the name of an instruction: type, opcode, operands, attributes."""
+    """Parses the line after the name of an instruction: type, opcode, operands, attributes."""
     end = _closing(text, 0) if text.startswith("(") else text.index(" ")
     opening = text.index("(", end)
     closing = _closing(text, opening)

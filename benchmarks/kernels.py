@@ -31,7 +31,7 @@ MOST = flags.DEFINE_integer(
     "most", 15, "Number of kernels in the table, the slowest first.", lower_bound=1
 )
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as kernels.json."
+    "json", None, "File for the JSON result, e.g. kernels.json (default: print it)."
 )
 
 CUDA_GRAPHS = flags.DEFINE_bool(

@@ -49,7 +49,9 @@ TORCH_PYTHON = flags.DEFINE_string(
 SECONDS = flags.DEFINE_float(
     "seconds", 10.0, "Seconds of steps to run after the first step.", lower_bound=0
 )
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as memory.json.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the JSON result, e.g. memory.json (default: print it)."
+)
 
 IMAGE, IMAGES = (32, 32, 3), 5_000
 

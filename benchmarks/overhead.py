@@ -36,7 +36,7 @@ STEPS = flags.DEFINE_integer("steps", 200, "Steps of each variant per round.", l
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "File for the result as JSON, which is printed otherwise; such as overhead.json.",
+    "File for the JSON result, e.g. overhead.json (default: print it).",
 )
 cli.define_config("configs/digits.py:resnet-20")
 

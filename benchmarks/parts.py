@@ -23,7 +23,7 @@ STEPS = flags.DEFINE_integer(
     "steps", 10, "Train steps, and data paths of steps, per round.", lower_bound=1
 )
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as parts.json."
+    "json", None, "File for the JSON result, e.g. parts.json (default: print it)."
 )
 
 

@@ -41,7 +41,7 @@ BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", ["128", "1024", "8192"], "Images per step, such as 128,1024."
 )
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as cost.json."
+    "json", None, "File for the JSON result, e.g. cost.json (default: print it)."
 )
 
 # Facts of a program by their types, as in its JSON file.
@@ -300,7 +300,7 @@ def main() -> None:
         rows.append(row)
     print_table(
         f"estimated step on {programs[0]['device']}, {cost.all_reduces:.0f} all-reduces",
-        ("chips", *(f"batch {size:,}" for size in batch_sizes), "half efficient from batch"),
+        ("chips", *(f"batch {size:,}" for size in batch_sizes), "batch size for 50 % efficiency"),
         rows,
     )
     write_json(JSON.value, {"cost": dataclasses.asdict(cost), "steps": results})

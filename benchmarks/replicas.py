@@ -31,7 +31,7 @@ ROUNDS = flags.DEFINE_integer(
 )
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of steps per round and way.", lower_bound=0)
 JSON = flags.DEFINE_string(
-    "json", None, "File for the result as JSON, which is printed otherwise; such as replicas.json."
+    "json", None, "File for the JSON result, e.g. replicas.json (default: print it)."
 )
 WORKER = flags.DEFINE_bool("worker", False, "Internal: run as one of the worker processes.")
 cli.define_config("configs/digits.py:resnet-20")

@@ -68,7 +68,9 @@ WIDTHS = flags.DEFINE_list(
 )
 MODEL = flags.DEFINE_bool("model", True, "Measure training of a model too.")
 TORCH = flags.DEFINE_bool("torch", False, "Measure PyTorch's DataLoader too (torchvision).")
-JSON = flags.DEFINE_string("json", None, "File for the result as JSON, such as streaming.json.")
+JSON = flags.DEFINE_string(
+    "json", None, "File for the JSON result, e.g. streaming.json (default: print it)."
+)
 flags.DEFINE_alias("output", "json")  # former name
 
 MAX_RATIO = 1.1  # of the speeds of stream and bare; above it, the measurement must be wrong

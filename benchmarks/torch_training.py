@@ -1,7 +1,7 @@
-"""Train step of the PyTorch implementation, made as fast as we know how.
+"""Train step of the PyTorch implementation, with PyTorch's fastest options.
 
-Data on the device and fused SGD; on a GPU, the whole step as a CUDA graph. Benchmarks compare
-flaxres with it.
+The data are on the device, SGD is fused, and on a GPU the whole step can be a CUDA graph.
+Benchmarks compare flaxres with it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Training:
         self._logits = torch.zeros(batch_size, 10, device=device)
         self._rows = torch.zeros(batch_size, dtype=torch.long, device=device)
         self._order, self._position = torch.empty(0), 0
-        # A graph keeps the value that a number had at the capture, but reads a tensor again.
-        rate = torch.tensor(LEARNING_RATE, device=device) if mode.graph else LEARNING_RATE
+        # A graph keeps the value of a number from its capture, but reads a tensor at each replay.
+        learning_rate = torch.tensor(LEARNING_RATE, device=device) if mode.graph else LEARNING_RATE
         self._optimizer = torch.optim.SGD(
-            model.parameters(), rate, momentum=0.9, weight_decay=1e-4, fused=True
+            model.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True
         )
         self._loss = torch.compile(self._compute_loss) if mode.compiled else self._compute_loss
         self._prepare = torch.compile(self._prepare_batch) if mode.compiled else self._prepare_batch
@@ -91,7 +91,7 @@ class Training:
         return 1
 
     def wait(self) -> None:
-        """Returns when all steps are done."""
+        """Waits until all steps are done."""
         self._sums.tolist()
 
     def checked_losses(
@@ -102,7 +102,7 @@ class Training:
         steps: int,
         learning_rate: float,
     ) -> tuple[list[float], torch.Tensor]:
-        """Runs steps on one batch, as `advance` runs them, with a CUDA graph by its replays.
+        """Runs steps on one batch as `advance` does; a CUDA graph is replayed.
 
         The mean image is zero, and there is no augmentation. The batch replaces images of the data
         set.
@@ -148,8 +148,8 @@ class Training:
 def is_bfloat16(values: torch.Tensor) -> bool:
     """Returns True if every value of a float32 tensor is a bfloat16 number.
 
-    Results computed in float32, or in TF32 with its sums in float32, are so only by chance: one
-    value in 65,536.
+    A value computed in float32, or in TF32 with float32 sums, is one only by chance, in one of
+    65,536 cases.
     """
     return torch.equal(values, values.bfloat16().float())
 
