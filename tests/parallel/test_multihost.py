@@ -195,7 +195,7 @@ def test_a_task_that_has_a_node_to_itself_uses_all_gpus(changes, visible):
     code = (
         "import jax; from flaxres.parallel.multihost import initialize\n"
         f"initialize('localhost:{port}', 1, 0)\n"
-        "print(jax.config.jax_cuda_visible_devices)"
+        "print(jax.config.values['jax_cuda_visible_devices'])"
     )
     slurm = {
         **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"},
