@@ -5,8 +5,8 @@ python -m benchmarks.memory --models=resnet-110,resnet-1202 --batch_size=128 --a
 Each configuration trains for some seconds on random images in a process of its own. Its memory is
 the peak of the whole process, including compilation and libraries. On an accelerator, the peak of
 device memory is shown too. PyTorch runs eagerly and compiled, and flaxres is compared with the
-smaller of the two. PyTorch must be installed (`pip install torch`), or --torch_python must name an
-interpreter that has it.
+smaller of the two. PyTorch must be installed (`pip install -r requirements-benchmarks.txt`), or
+--torch_python must name an interpreter that has it.
 
 A second table shows the parts of flaxres's memory: the interpreter with its libraries, the images
 on the host and on the device, the train state, XLA's temporary arrays (activations and gradients of

@@ -6,7 +6,8 @@ Each round starts the command line of flaxres twice: with an empty cache, so tha
 kernels and compiles all programs ('cold'), and with a cache that an earlier start has filled
 ('warm'). The time ends when metrics.jsonl has the record of the first step. PyTorch runs the same
 step eagerly, on random images of the same size; its time ends after the first step. PyTorch must be
-installed (`pip install torch`), or --torch_python must name an interpreter that has it.
+installed (`pip install -r requirements-benchmarks.txt`), or --torch_python must name an interpreter
+that has it.
 """
 
 from __future__ import annotations

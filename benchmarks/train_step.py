@@ -7,8 +7,8 @@ of its own. Every round measures all of them, so that other load on the machine 
 PyTorch runs in every mode that its users would try (`benchmarks.implementations`). The ratios are
 flaxres in float32 to PyTorch's fastest float32 mode, the same in bfloat16, and the fastest of
 flaxres to the fastest of PyTorch. From the same weights and images, all must have the same losses.
-PyTorch must be installed (`pip install torch`), or --torch_python must name an interpreter that has
-it.
+PyTorch must be installed (`pip install -r requirements-benchmarks.txt`), or --torch_python must
+name an interpreter that has it.
 
 The shares of matmul and copy compare a step with the speed of a large matrix product and a large
 copy, measured in the same rounds. They count the fewest operations and bytes of a step: three times
