@@ -39,7 +39,11 @@ MINUTES = flags.DEFINE_float(
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch (default: this one)."
 )
-REHEARSE = flags.DEFINE_bool("rehearse", False, "Run all parts with the smallest sizes.")
+REHEARSE = flags.DEFINE_bool(
+    "rehearse",
+    False,
+    "Run all parts with the smallest sizes, to try the command (about six minutes of CPU time).",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Sizes:
       steps: steps in a round of `benchmarks.parts`.
       depths: depths of `benchmarks.scaling`.
       replicas: seeds of `benchmarks.replicas`.
-      min_seconds: time in which a part is worth starting; None for a value for each part.
+      min_seconds: `min_seconds` of all parts; None for those of `make_parts`.
     """
 
     models: tuple[str, str] = ("resnet-20", "resnet-56")
@@ -84,7 +88,7 @@ REHEARSAL = Sizes(
     steps=2,
     depths="8,14",
     replicas=2,
-    min_seconds=10.0,
+    min_seconds=20.0,
 )
 
 
