@@ -158,7 +158,7 @@ def main() -> None:
     """
     deadline = time.monotonic() + 60 * MINUTES.value
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
-    out = Path(OUT.value)
+    out = Path(OUT.value).absolute()
     parts: Sequence[Part] = make_parts(
         out, TORCH_PYTHON.value, REHEARSAL if REHEARSE.value else Sizes()
     )

@@ -85,8 +85,8 @@ def run_parts(
       clock: returns the time in seconds.
 
     Raises:
-      UserError: a part failed or was cut off, the summary of an earlier run cannot be read, or a
-        file cannot be written.
+      UserError: a part failed or was cut off, the directory has results of other commands or of
+        another device, the summary of an earlier run cannot be read, or a file cannot be written.
     """
     try:
         _run_parts(parts, out, deadline, on_cpu, clock)
@@ -101,11 +101,17 @@ def _run_parts(
     out.mkdir(parents=True, exist_ok=True)
     earlier = _read_summary(out)
     outcomes = [Outcome(part.name, list(part.command), on_cpu) for part in parts]
-    for i, outcome in enumerate(outcomes):
-        found = earlier.get(outcome.name)
-        if found and (found.command, found.on_cpu) == (outcome.command, on_cpu):
-            has_result = (out / f"{found.name}.json").is_file()
-            outcomes[i] = found if found.state == DONE and has_result else outcome
+    current = {outcome.name: i for i, outcome in enumerate(outcomes)}
+    for found in earlier.values():
+        if found.state != DONE or not (out / f"{found.name}.json").is_file():
+            continue
+        i = current.get(found.name)
+        if i is None or (found.command, found.on_cpu) != (outcomes[i].command, on_cpu):
+            raise UserError(
+                f"{out} has the result {found.name}.json of another command or device, which would "
+                "be lost; set another --out"
+            )
+        outcomes[i] = found
     num_left = 0
     for part, outcome in zip(parts, outcomes, strict=True):
         remaining = deadline - clock()

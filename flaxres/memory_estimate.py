@@ -105,21 +105,21 @@ def check_memory(config: ConfigDict, train: bool = True) -> None:
         _require_memory(config, workers, host, "decode worker processes", ("dataset.workers",))
 
 
-def check_stream_memory(config: ConfigDict, dispatch_bytes: int) -> None:
-    """Checks that a device can hold the streamed images of two dispatches.
+def check_dispatch_memory(config: ConfigDict, dispatch_bytes: int) -> None:
+    """Checks that a device can hold the indices and streamed images of two dispatches.
 
-    While the steps of one dispatch run, the images of the next are put on the devices.
+    While the steps of one dispatch run, those of the next are put on the devices.
 
     Args:
       config: config of the run.
-      dispatch_bytes: bytes of the images of one dispatch on one device.
+      dispatch_bytes: bytes of the indices and streamed images of one dispatch on one device.
 
     Raises:
       ConfigError: they need more memory than a device has.
     """
     fields = ("steps_per_dispatch", "batch_size", "dataset.image_size")
     device, _ = device_memory()
-    _require_memory(config, 2 * dispatch_bytes, device, "the images of two dispatches", fields)
+    _require_memory(config, 2 * dispatch_bytes, device, "the inputs of two dispatches", fields)
 
 
 def check_crop_memory(config: ConfigDict, size: int, requested_by: str) -> None:

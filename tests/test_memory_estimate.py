@@ -11,8 +11,8 @@ from flaxres.errors import ConfigError
 from flaxres.memory_estimate import (
     Memory,
     check_crop_memory,
+    check_dispatch_memory,
     check_memory,
-    check_stream_memory,
     host_memory,
 )
 
@@ -108,13 +108,13 @@ def test_the_memory_of_this_machine(monkeypatch):
     assert 2**28 < host_memory() < 2**50
 
 
-def test_streamed_images_of_two_dispatches_must_fit(monkeypatch):
+def test_inputs_of_two_dispatches_must_fit(monkeypatch):
     config = make(imagenet.get_config(), steps_per_dispatch=300)
     monkeypatch.setattr(memory_estimate, "device_memory", lambda: (Memory(16 * GIB), 1))
-    check_stream_memory(config, 8 * GIB)
+    check_dispatch_memory(config, 8 * GIB)
     message = (
-        r"at least 16\.?\d* GiB of memory for the images of two dispatches, and the device has"
+        r"at least 16\.?\d* GiB of memory for the inputs of two dispatches, and the device has"
     )
     with pytest.raises(ConfigError, match=message) as raised:
-        check_stream_memory(config, 8 * GIB + 1)
+        check_dispatch_memory(config, 8 * GIB + 1)
     assert str(raised.value).endswith("lower steps_per_dispatch, which is 300")

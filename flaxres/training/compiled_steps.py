@@ -53,8 +53,7 @@ class CompiledSteps:
     Attributes:
       devices: the devices of the run.
       steps_per_dispatch: number of steps in one dispatch.
-      streamed_bytes: bytes of the streamed images of a dispatch on one device; 0 for a data set
-        that is in memory.
+      dispatch_bytes: bytes of the indices and streamed images of a dispatch on one device.
       initialization: computes the state before the first step.
     """
 
@@ -116,7 +115,8 @@ class CompiledSteps:
             device_batch = config.batch_size // devices.num_devices
             step_bytes = device_batch * math.prod(dataset.image_shape)
         self.steps_per_dispatch = steps_per_dispatch(config, devices.platform, step_bytes)
-        self.streamed_bytes = self.steps_per_dispatch * step_bytes
+        index_bytes = 4 * config.num_replicas * config.batch_size
+        self.dispatch_bytes = self.steps_per_dispatch * (step_bytes + index_bytes)
         self.initialization = Initialization(
             model, optimizer, config, dataset.image_shape, self.devices
         )

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from flaxres.config import check_config, model_name
 from flaxres.data import StreamedDataset, open_dataset, open_sources
 from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError, print_note
-from flaxres.memory_estimate import check_memory, check_stream_memory
+from flaxres.memory_estimate import check_dispatch_memory, check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
     check_same_on_all_processes,
@@ -108,7 +108,7 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
             dataset = open_dataset(config, sources)
             check_image_shape(workdir, config, dataset.image_shape)
             compiled_steps = CompiledSteps(config, dataset)
-            check_stream_memory(config, compiled_steps.streamed_bytes)
+            check_dispatch_memory(config, compiled_steps.dispatch_bytes)
             if config.init_from is not None and not has_checkpoint(workdir):
                 compiled_steps.initialization.read_pretrained_weights()
             previous_info: Mapping[str, Any] = {}

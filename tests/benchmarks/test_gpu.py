@@ -185,14 +185,28 @@ def test_parts_for_accelerators_are_skipped_on_a_cpu(runner):
     assert runner.run(parts, on_cpu=True) is None
     assert runner.states() == {"a": "skipped", "b": "done"}
     assert runner.detail("a") == "a profile needs a GPU or TPU"
-    assert runner.run(parts, on_cpu=False) is None  # the results of the CPU do not count
-    assert runner.started() == ["a", "b"]
 
 
-def test_a_part_with_another_command_runs_again(runner):
-    runner.run([runner.part("a", 10), runner.part("b", 10)])
-    runner.run([runner.part("a", 10), runner.part("b", 20)])
-    assert runner.started() == ["b"]
+@pytest.mark.parametrize("change", ["command", "parts", "device"])
+def test_results_of_other_commands_or_devices_are_kept(runner, change):
+    parts = [runner.part("a", 10), runner.part("b", 10)]
+    runner.run(parts)
+    before = {name: (runner.out / name).read_bytes() for name in runner.files()}
+    if change == "command":
+        parts[1] = runner.part("b", 20)
+    elif change == "parts":
+        del parts[1]
+    message = runner.run(parts, on_cpu=change == "device")
+    name = "a" if change == "device" else "b"
+    assert f"{name}.json of another command or device, which would be lost" in message
+    assert runner.started() == []
+    assert {name: (runner.out / name).read_bytes() for name in runner.files()} == before
+
+
+def test_a_part_that_failed_runs_again_with_another_command(runner):
+    runner.run([runner.part("a", 10, end="sys.exit(3)")])
+    assert runner.run([runner.part("a", 20)]) is None
+    assert runner.states() == {"a": "done"}
 
 
 def test_a_part_whose_result_was_removed_runs_again(runner):
