@@ -239,6 +239,11 @@ def compile_program(
     jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if fast else 0.0)
     dataset = blank_dataset(config, num_images)
     mesh = Devices(devices, config.parallelism)
+    if config.num_devices not in (0, len(devices)):
+        raise ConfigError(
+            f"num_devices must be 0 or the number of devices in --devices, {len(devices)}, got "
+            f"{config.num_devices}"
+        )
     if not mesh.can_lower_shapes:
         raise ConfigError(
             "parallelism must be jit for devices of several hosts: pmap is lowered with arrays on "

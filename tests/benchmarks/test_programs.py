@@ -52,6 +52,13 @@ def test_a_streamed_data_set_is_not_built(programs):
     assert len(dataset.train) == 1_281_167
 
 
+def test_another_number_of_devices_in_the_config(programs):
+    config = small_config()
+    config.num_devices = 2
+    with pytest.raises(ConfigError, match="the number of devices in --devices, 1, got 2"):
+        programs.compile_program(config, jax.devices()[:1])
+
+
 def test_unknown_data_set(programs):
     config = small_config()
     config.dataset.name = "folder"
