@@ -15,11 +15,11 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import named_devices
+from benchmarks.blank_dataset import blank_dataset
 from benchmarks.program_facts import program_facts
 from benchmarks.report import print_table, write_json, write_text
 from flaxres import cli
@@ -27,8 +27,6 @@ from flaxres.errors import ConfigError
 
 if TYPE_CHECKING:
     import jax
-    from jaxtyping import Int32
-    from PIL import Image
 
     from flaxres.data import Dataset, StreamedDataset
     from flaxres.training.compiled_steps import CompiledSteps
@@ -64,15 +62,6 @@ JSON = flags.DEFINE_string(
 HLO = flags.DEFINE_string("hlo", None, "File for the HLO text of the program, such as v5e.txt.")
 
 LEAST_EFFORT = -1.0  # XLA's lowest optimization effort; its default is 0
-# Image size, channels, classes and training images, so that programs compile without the data.
-# Source: tensorflow.org/datasets/catalog.
-DATA_SETS = {
-    "cifar10": (32, 3, 10, 50_000),
-    "cifar100": (32, 3, 100, 50_000),
-    "digits": (8, 1, 10, 1_437),
-    "imagenet2012": (224, 3, 1_000, 1_281_167),
-    "imagenette": (224, 3, 10, 9_469),
-}
 # Rows of the table for the entries of `memory`.
 MEMORY_LABELS = {
     "peak": "peak memory, MB",
@@ -82,67 +71,6 @@ MEMORY_LABELS = {
     "temporaries": "temporaries, MB",
     "code": "size of the code, MB",
 }
-
-
-class BlankImages:
-    """Black images in place of a streamed data set; only their shapes matter."""
-
-    def __init__(self, num_images: int, size: int):
-        """Describes a split of `num_images` images of `size` x `size` pixels."""
-        self._num_images, self._size = num_images, size
-
-    def __len__(self) -> int:
-        return self._num_images
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Returns a black image and its label, 0."""
-        from PIL import Image
-
-        return Image.new("RGB", (self._size, self._size)), 0
-
-    read = load  # black images are in memory, so there is nothing to decode later
-
-    def describe(self, index: int) -> str:
-        """Returns the name of an image."""
-        return f"blank image {index}"
-
-    def labels(self) -> Int32[np.ndarray, " images"]:
-        """Returns all labels."""
-        return np.zeros(self._num_images, np.int32)
-
-
-def blank_dataset(config: ConfigDict, num_images: int | None = None) -> Dataset | StreamedDataset:
-    """Returns a data set with the shapes of the config's data set.
-
-    It is streamed if the real data set would be.
-
-    Args:
-      config: config of the run.
-      num_images: images of the training split, or None for those of the data set.
-
-    Raises:
-      ConfigError: the shapes of the data set are not known.
-    """
-    from flaxres.data import Dataset, Split
-    from flaxres.data.source import Sources
-    from flaxres.data.streamed import open_streamed
-
-    if config.dataset.name not in DATA_SETS:
-        raise ConfigError(
-            f"config.dataset.name must be one of {', '.join(DATA_SETS)}, got "
-            f"{config.dataset.name!r}. For other images, set --config.dataset.name=imagenet2012 "
-            "and --config.dataset.image_size."
-        )
-    size, channels, num_classes, default = DATA_SETS[config.dataset.name]
-    size, num_images = config.dataset.image_size or size, num_images or default
-    source, classes = BlankImages(num_images, size), tuple(map(str, range(num_classes)))
-    sources = Sources(config.dataset.name, source, source, classes, channels)
-    if streamed := open_streamed(config, sources):
-        return streamed
-    # Broadcasting one element takes no memory.
-    images = np.broadcast_to(np.uint8(0), (num_images, size, size, channels))
-    split = Split(images, np.broadcast_to(np.int32(0), num_images))
-    return Dataset(config.dataset.name, split, split, num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +109,6 @@ def lower_step(
     import jax
 
     from flaxres.data import StreamedDataset
-    from flaxres.data.sampler import evaluation_batches
 
     state, devices = compiled_steps.state_structs(), compiled_steps.devices
 
@@ -191,8 +118,8 @@ def lower_step(
         return compiled_steps.split_structs(len(dataset.train))
 
     if step == "evaluation":
-        rows = evaluation_batches(len(dataset.train), config.eval_batch_size, devices.num_devices)
-        if isinstance(dataset, StreamedDataset) or devices.platform == "cpu":
+        rows = compiled_steps.evaluation_rows(len(dataset.train))[0]
+        if isinstance(dataset, StreamedDataset):  # one batch in a dispatch on each device
             rows = rows[:1]
         lowered = compiled_steps.lower_evaluation(state, arrays(1, rows.shape[1]), rows)
         return LoweredStep(lowered, *rows.shape)

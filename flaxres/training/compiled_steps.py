@@ -269,7 +269,7 @@ class CompiledSteps:
           Sums of each dispatch. `metrics.sum_on_host` waits for them and adds them up.
         """
         evaluate = self.compile_evaluation(state, arrays)
-        return [evaluate(state, arrays, rows) for rows in self._evaluation_rows(arrays)]
+        return [evaluate(state, arrays, rows) for rows in self.evaluation_rows(len(arrays.labels))]
 
     def lower_evaluation(
         self,
@@ -284,7 +284,7 @@ class CompiledSteps:
           arrays: a whole split or streamed batches, or shape structs of them.
           rows: indices of the images of one dispatch; needed for streamed batches only.
         """
-        rows = self._evaluation_rows(arrays)[0] if rows is None else rows
+        rows = self.evaluation_rows(len(arrays.labels))[0] if rows is None else rows
         return self._lower(self._evaluate, state, arrays, rows)
 
     def compile_evaluation(
@@ -337,12 +337,12 @@ class CompiledSteps:
         rows = self.indices(step, 1) if rows is None else rows
         return self.compile_layer_statistics(state, arrays)(state, arrays, rows)
 
-    def _evaluation_rows(self, arrays: DeviceData) -> list[Int32[np.ndarray, "batches batch_size"]]:
-        """Returns the rows of each dispatch of an evaluation.
+    def evaluation_rows(self, num_images: int) -> list[Int32[np.ndarray, "batches batch_size"]]:
+        """Returns the rows of each dispatch that evaluates a split of `num_images` images.
 
         A dispatch has one batch on a CPU; otherwise one dispatch has all batches.
         """
         rows = evaluation_batches(
-            len(arrays.labels), self._config.eval_batch_size, self.devices.num_devices
+            num_images, self._config.eval_batch_size, self.devices.num_devices
         )
         return np.split(rows, len(rows) if self.devices.platform == "cpu" else 1)

@@ -49,6 +49,14 @@ def check_products(program, facts):
     assert facts["products"] == expected
 
 
+def check_train_step(program, facts):
+    """Checks the facts of a train step of a CIFAR ResNet that hold on each device."""
+    check_every_program(program, facts)
+    check_layouts(program, facts)
+    check_products(program, facts)
+    check_all_reduces(program, facts)
+
+
 def expected_all_reduces(program):
     """Returns the number of all-reduces of a train step.
 

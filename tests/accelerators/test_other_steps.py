@@ -115,12 +115,9 @@ def test_resnet_50_fits(program):
 )
 def test_optimized_programs_of_a_tpu(program):
     found = facts(program)
-    checks.check_every_program(program, found)
-    checks.check_layouts(program, found)
-    checks.check_products(program, found)
-    checks.check_all_reduces(program, found)
+    checks.check_train_step(program, found)
     # Feature maps stay in the fast memory; the rest is less than two of some 14 passes over them.
     assert found["bytes"] < 2 * checks.feature_map_bytes(program)
-    # The data set is not laid out anew, and there is no loop over the images of a batch.
+    # A dispatch does not copy the data set, and a step has no loop over the images of a batch.
     assert found["dispatch_megacycles"] < 0.1
     assert found["loop_megacycles"] == 0

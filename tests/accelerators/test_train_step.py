@@ -30,10 +30,7 @@ ALL += [Program(devices) for devices in OTHER_DEVICES]
 
 def check(program):
     found = facts(program)
-    checks.check_every_program(program, found)
-    checks.check_layouts(program, found)
-    checks.check_products(program, found)
-    checks.check_all_reduces(program, found)
+    checks.check_train_step(program, found)
     if not program.is_tpu and program.num_devices == 1:  # there feature maps exceed parameters
         checks.check_bytes(program, found)
 

@@ -42,28 +42,11 @@ def test_evaluation_and_layer_statistics(programs):
         assert facts["donated"] == 0
 
 
-def test_a_streamed_data_set_is_not_built(programs):
-    from configs import imagenet
-    from flaxres.data import StreamedDataset
-
-    dataset = programs.blank_dataset(imagenet.get_config("resnet-18"))
-    assert isinstance(dataset, StreamedDataset)
-    assert dataset.image_shape == (224, 224, 3)
-    assert len(dataset.train) == 1_281_167
-
-
 def test_another_number_of_devices_in_the_config(programs):
     config = small_config()
     config.num_devices = 2
     with pytest.raises(ConfigError, match="the number of devices in --devices, 1, got 2"):
         programs.compile_program(config, jax.devices()[:1])
-
-
-def test_unknown_data_set(programs):
-    config = small_config()
-    config.dataset.name = "folder"
-    with pytest.raises(ConfigError, match=r"dataset.name must be one of cifar10.*got 'folder'"):
-        programs.blank_dataset(config)
 
 
 @pytest.mark.parametrize(

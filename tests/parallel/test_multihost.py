@@ -45,12 +45,16 @@ def start(workdir, num_devices, *flags):
     )
 
 
-def start_two(workdir, *flags):
-    """Starts a run of two processes with two devices each."""
+def free_address():
+    """Returns HOST:PORT with a port of this machine that no process uses."""
     with socket.socket() as free_socket:
         free_socket.bind(("127.0.0.1", 0))
-        port = free_socket.getsockname()[1]
-    common = (*flags, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2")
+        return f"127.0.0.1:{free_socket.getsockname()[1]}"
+
+
+def start_two(workdir, *flags):
+    """Starts a run of two processes with two devices each."""
+    common = (*flags, f"--coordinator_address={free_address()}", "--num_processes=2")
     return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
 
 
@@ -189,12 +193,9 @@ def test_processes_with_different_data_stop_together(monkeypatch):
 )
 def test_a_task_that_has_a_node_to_itself_uses_all_gpus(changes, visible):
     """Reads which GPUs JAX lets the first process see; the others need not exist for that."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     code = (
         "import jax; from flaxres.parallel.multihost import initialize\n"
-        f"initialize('localhost:{port}', 1, 0)\n"
+        f"initialize('{free_address()}', 1, 0)\n"
         "print(jax.config.values['jax_cuda_visible_devices'])"
     )
     slurm = {
