@@ -70,12 +70,12 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 # Stamps of what is installed in .venv; they are renewed when the requirements change.
-.venv/run: requirements.txt
+.venv/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: flaxres needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); run make PYTHON=python3.12"; exit 1; }
 	@echo "setting up .venv (once, about a minute)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	-$(BIN)/python -m flaxres.cpu
 	@touch $@
 

@@ -62,7 +62,7 @@ def run_steps(config: ConfigDict) -> Results:
     """
     import jax
 
-    from experiments.sweeps.throughput import random_dataset
+    from flaxres.experiments.sweeps.throughput import random_dataset
     from flaxres.training.compiled_steps import CompiledSteps
 
     dataset = random_dataset(IMAGE_SHAPE, NUM_CLASSES, 4 * config.batch_size)

@@ -176,7 +176,7 @@ def main() -> None:
     """Runs the first step, then answers requests."""
     import jax
 
-    from experiments.sweeps.throughput import Steps, random_dataset
+    from flaxres.experiments.sweeps.throughput import Steps, random_dataset
     from flaxres.training.dispatches import choose_execution
 
     config = cli.get_config()

@@ -126,7 +126,7 @@ def main() -> None:
 
     import jax
 
-    from experiments.sweeps.throughput import Steps, random_dataset
+    from flaxres.experiments.sweeps.throughput import Steps, random_dataset
 
     steps = Steps(cli.get_config(), random_dataset(image_shape(), 10, IMAGES.value))
     steps.compile()

@@ -31,8 +31,8 @@ def main() -> None:
     """Runs the rounds, prints a table and writes the results."""
     import jax
 
-    from experiments.sweeps.throughput import Steps, random_dataset
     from flaxres.data.augment import augment
+    from flaxres.experiments.sweeps.throughput import Steps, random_dataset
 
     config = cli.get_config()
     dataset = random_dataset(image_shape(), 10, IMAGES.value)

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from benchmarks.process import open_pipe, share_gpu
 from benchmarks.report import Spread, print_table, write_json
-from experiments.sweeps.throughput import make_step, steps_per_second
 from flaxres import cli
 from flaxres.errors import UserError
+from flaxres.experiments.sweeps.throughput import make_step, steps_per_second
 
 REPLICAS = flags.DEFINE_integer(
     "replicas", 2, "Number of seeds trained at the same time.", lower_bound=1

@@ -24,7 +24,7 @@ steps on the eight classes (boundaries 500 and 750), on the JPEG copy of CIFAR-1
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from flaxres.configs import cifar10
 
 
 def get_config(model: str = "resnet-20") -> ConfigDict:

@@ -11,7 +11,7 @@ accelerator; time and errors have not been measured with this code.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from flaxres.configs import cifar10
 
 STEPS = 234_375  # 300 epochs of 50,000 images
 

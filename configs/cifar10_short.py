@@ -10,7 +10,7 @@ minutes on two CPU cores.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from flaxres.configs import cifar10
 
 
 def get_config(model: str = "resnet-20") -> ConfigDict:

@@ -15,7 +15,7 @@ code.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet
+from flaxres.configs import imagenet
 
 EPOCH = 5_000  # steps; 1,281,167 images in batches of 256 are 5,004.6 steps
 

@@ -14,9 +14,9 @@ from types import ModuleType
 
 from absl import flags
 
-from experiments.analyses import ANALYSES
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
+from flaxres.experiments.analyses import ANALYSES
 from flaxres.field_checks import did_you_mean
 from flaxres.files import expand_home
 
@@ -58,7 +58,7 @@ def pop_analysis() -> ModuleType:
             f"{did_you_mean(name, ANALYSES)}"
         )
     del sys.argv[1]
-    analysis = importlib.import_module(f"experiments.analyses.{name}")
+    analysis = importlib.import_module(f"flaxres.experiments.analyses.{name}")
     sys.modules["__main__"].__doc__ = analysis.__doc__  # which --help prints
     getattr(analysis, "define_flags", lambda: None)()
     flags.adopt_module_key_flags(analysis)  # lists them in --help
@@ -71,7 +71,7 @@ def main(analysis: ModuleType) -> None:
     Raises:
       UserError: the workdir is missing, a run is not supported, or a file cannot be written.
     """
-    from experiments.analyses.base import ANALYSES_DIR, select_run_directories
+    from flaxres.experiments.analyses.base import ANALYSES_DIR, select_run_directories
 
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to the directory of a run or of a sweep")

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.results.run_names import run_directories
-from experiments.results.runs import check_comparable, find_runs
-from experiments.sweeps import launch
-from experiments.sweeps.models import DEGRADATION_MODELS
-from experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres import cli
 from flaxres.config import directory_name, flatten
 from flaxres.config_checks import MAX_SEED
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.experiments.results.run_names import run_directories
+from flaxres.experiments.results.runs import check_comparable, find_runs
+from flaxres.experiments.sweeps import launch
+from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
+from flaxres.experiments.sweeps.plan import Plan, grid, make_plans
 from flaxres.files import expand_home
 from flaxres.run.workdir import read_config
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments.reporting.report import write_report
 from flaxres import cli
 from flaxres.errors import ConfigError
+from flaxres.experiments.reporting.report import write_report
 from flaxres.files import expand_home
 
 WORKDIR = flags.DEFINE_string(

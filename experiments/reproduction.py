@@ -22,14 +22,14 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.results.archive import ResultsArchive
-from experiments.sweeps import launch
-from experiments.sweeps.models import DEGRADATION_MODELS
-from experiments.sweeps.plan import Plan, grid, make_plans
-from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres import cli
 from flaxres.config import directory_name, flatten, model_name
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.experiments.results.archive import ResultsArchive
+from flaxres.experiments.sweeps import launch
+from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
+from flaxres.experiments.sweeps.plan import Plan, grid, make_plans
+from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres.files import expand_home
 
 MAX_SEEDS = 1_000
@@ -95,15 +95,15 @@ def plans_by_priority() -> list[Plan]:
         if model.name not in ("plain", "resnet") or model.block != "basic":
             raise ConfigError(
                 "--models and --deep_models accept the plain and residual models of section 4.2, "
-                f"got {model_name(model)}; train other models with experiments.sweep"
+                f"got {model_name(model)}; train other models with flaxres.experiments.sweep"
             )
     return plans
 
 
 def write_run_responses(run: Path, target: Path) -> None:
     """Measures the layer responses of the run in the directory `run`; writes them to `target`."""
-    from experiments.analyses.base import load_run
-    from experiments.analyses.responses import responses_of_run, write_responses
+    from flaxres.experiments.analyses.base import load_run
+    from flaxres.experiments.analyses.responses import responses_of_run, write_responses
 
     write_responses(responses_of_run(load_run(run)), target)
 

@@ -1,6 +1,6 @@
 """Former name of `experiments.sweeps.throughput`: python -m experiments.speed --config=FILE."""
 
-from experiments.sweeps.throughput import run
+from flaxres.experiments.sweeps.throughput import run
 
 if __name__ == "__main__":
     run()

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.sweeps import executor_flags, launch
-from experiments.sweeps.estimate import print_plan
-from experiments.sweeps.plan import load_sweep
 from flaxres import cli
 from flaxres.errors import ConfigError
+from flaxres.experiments.sweeps import executor_flags, launch
+from flaxres.experiments.sweeps.estimate import print_plan
+from flaxres.experiments.sweeps.plan import load_sweep
 from flaxres.files import expand_home
 
 SWEEP = flags.DEFINE_string(

@@ -13,7 +13,14 @@ from absl import flags
 from flaxres.aliases import explain_former_field
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.field_checks import MAX_INT64, did_you_mean, shown
-from flaxres.user_files import call_get_config, check_is_config, check_readable, file_error
+from flaxres.former_packages import register_former_packages
+from flaxres.user_files import (
+    call_get_config,
+    check_is_config,
+    check_readable,
+    file_error,
+    find_config,
+)
 
 MAY_BE_EMPTY = ("models", "deep_models")  # in a reproduction one of them may be
 HELP = r"--?(help|h$|\?|only_check_args)"  # flags with which absl ends the program
@@ -40,6 +47,25 @@ def read_flag_files(arguments: Sequence[str]) -> list[str]:
         return flags.FLAGS.read_flags_from_files(arguments, force_gnu=True)
     except (flags.Error, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"a flag file cannot be read: {one_line(error)}") from None
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Replaces the value of --config by the path of the file that it means (`find_config`).
+
+    Args:
+      arguments: arguments without the program's name, such as ['--config=digits:resnet-20'].
+
+    Returns:
+      The arguments with paths. Arguments after '--' are left alone.
+    """
+    found = list(arguments)
+    end = found.index("--") if "--" in found else len(found)
+    for position, argument in enumerate(found[:end]):
+        if match := re.fullmatch(r"(--?config=)(.*)", argument, re.DOTALL):
+            found[position] = match[1] + find_config(match[2])
+        elif re.fullmatch("--?config", argument) and position + 1 < end:
+            found[position + 1] = find_config(found[position + 1])
+    return found
 
 
 def drop_repeated_overrides(arguments: Sequence[str]) -> list[str]:
@@ -85,6 +111,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     config_file = _config_file(argv) if "config" in flags.FLAGS else None
     if config_file is not None:
         check_readable(config_file.partition(":")[0], "config file", "give --config=FILE.py:MODEL")
+        register_former_packages()
     try:
         with warnings.catch_warnings():  # ml_collections loads the file in a deprecated way
             warnings.simplefilter("ignore", DeprecationWarning)

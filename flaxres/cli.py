@@ -19,6 +19,7 @@ from flaxres import cpu, streams
 from flaxres.aliases import rename_in_arguments, rename_in_config
 from flaxres.arguments import (
     drop_repeated_overrides,
+    find_configs,
     parse_arguments,
     read_flag_files,
     unknown_override,
@@ -37,13 +38,14 @@ def define_config(example: str) -> None:
     Args:
       example: value of --config for the help text, such as 'configs/digits.py:resnet-20'.
     """
+    short = example.removeprefix("configs/").replace(".py", "")
     try:
         read_flag_files(sys.argv[1:])  # ml_collections reads them here already
         config_flags.DEFINE_config_file(
             "config",
             None,
-            f"Config file and model, e.g. {example}. --config.FIELD=VALUE overrides a field, e.g. "
-            "--config.seed=1.",
+            f"Config file and model, e.g. {example}, or for files in configs/ only the name, e.g. "
+            f"{short}. --config.FIELD=VALUE overrides a field, e.g. --config.seed=1.",
         )
         # --help of the program lists the flag, as if the program had defined it.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])
@@ -140,7 +142,7 @@ def run(
     try:
         _check_environment()
         arguments = rename_in_arguments(read_flag_files(sys.argv[1:]))
-        sys.argv[1:] = drop_repeated_overrides(arguments)
+        sys.argv[1:] = drop_repeated_overrides(find_configs(arguments))
         define()
         try:
             app.run(start, flags_parser=parse_arguments)

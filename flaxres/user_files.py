@@ -1,4 +1,8 @@
-"""Python files of users, config and sweep files: one line of error for whatever is wrong."""
+"""Config and sweep files: where they are found, and one line of error for whatever is wrong.
+
+A name such as `digits` or `configs/digits.py` means the user's own file where there is one, below
+the current directory, and otherwise the file that comes with flaxres.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,62 @@ from types import ModuleType
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.field_checks import shown
+from flaxres.field_checks import did_you_mean, shown
+from flaxres.former_packages import register_former_packages
+
+SHIPPED = Path(__file__).parent  # contains configs/, with the files that come with flaxres
+CONFIGS = "configs"
+SWEEPS = "configs/sweeps"
+
+
+def find_config(source: str) -> str:
+    """Returns the path of a config file, with the model that follows its name.
+
+    Args:
+      source: path or name of a config file, with or without a model: 'configs/digits.py:resnet-20',
+        'digits:resnet-20' or 'digits'.
+
+    Returns:
+      FILE.py:MODEL, or FILE.py without a model. `source` itself if there is no such file.
+    """
+    name, colon, model = source.partition(":")
+    return _find(name, CONFIGS) + colon + model
+
+
+def find_sweep(source: str) -> str:
+    """Returns the path of a sweep file, with the config file that follows its name.
+
+    Args:
+      source: path or name of a sweep file, with or without a config file: 'shortcuts',
+        'configs/sweeps/shortcuts.py' or 'shortcuts:configs/cifar10.py'.
+
+    Returns:
+      FILE.py:CONFIG, or FILE.py without a config file. `source` itself if there is no such file.
+    """
+    name, colon, config = source.partition(":")
+    return _find(name, SWEEPS) + colon + config
+
+
+def shipped_names(directory: str) -> list[str]:
+    """Returns the names of the config or sweep files that come with flaxres.
+
+    Args:
+      directory: `CONFIGS` or `SWEEPS`.
+    """
+    files = (SHIPPED / directory).glob("*.py")
+    return sorted(file.stem for file in files if file.stem != "__init__")
+
+
+def _find(name: str, directory: str) -> str:
+    """Returns the first file that a name can mean; the name itself if there is none."""
+    file = Path(directory, f"{name}.py") if name.isidentifier() else Path(name)
+    candidates = [Path(name), file]
+    if str(file.parent) in (CONFIGS, SWEEPS):
+        candidates.append(SHIPPED / file)
+    try:
+        return next((str(path) for path in candidates if path.is_file()), name)
+    except (OSError, ValueError):  # such as a name that is too long; `check_readable` reports it
+        return name
 
 
 def check_readable(path: str, kind: str, advice: str) -> None:
@@ -32,7 +91,8 @@ def check_readable(path: str, kind: str, advice: str) -> None:
         if stat.S_ISREG(mode):
             Path(path).open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{name} does not exist; {advice}") from None
+        hint = _similar_file(path) or f"; {advice}"
+        raise ConfigError(f"{name} does not exist{hint}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise ConfigError(f"{name} cannot be read ({reason}); {advice}") from None
@@ -40,6 +100,18 @@ def check_readable(path: str, kind: str, advice: str) -> None:
         raise ConfigError(f"{name} is a directory; {advice}")
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{name} is not a regular file; {advice}")
+
+
+def _similar_file(path: str) -> str:
+    """Returns '; did you mean NAME?' if a shipped config or sweep file has a similar name."""
+    directory, _, name = path.removesuffix(".py").rpartition("/")
+    for folder in (CONFIGS, SWEEPS):
+        if directory == folder or path == name:
+            names = shipped_names(folder)
+            files = names if path == name else [f"{folder}/{name}.py" for name in names]
+            if hint := did_you_mean(path, files):
+                return hint
+    return ""
 
 
 def import_file(path: str, kind: str) -> ModuleType:
@@ -53,6 +125,7 @@ def import_file(path: str, kind: str) -> ModuleType:
       ConfigError: the file cannot be read, or fails.
     """
     check_readable(path, f"{kind} file", "give a Python file")
+    register_former_packages()
     spec = importlib.util.spec_from_file_location(f"{kind}_file", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{kind} file {shown(path)} must have a name that ends in .py")
@@ -70,13 +143,13 @@ def call_get_config(source: str) -> object:
     """Runs a config file and returns what its get_config() returns.
 
     Args:
-      source: FILE.py or FILE.py:MODEL.
+      source: FILE.py or FILE.py:MODEL, or a name that `find_config` finds.
 
     Raises:
       ConfigError: the file cannot be read or fails, or get_config() is missing or fails.
       UserError: get_config() raises it, for example for a model that does not exist.
     """
-    path, _, model = source.partition(":")
+    path, _, model = find_config(source).partition(":")
     module = import_file(path, "config")
     if not hasattr(module, "get_config"):
         is_sweep = hasattr(module, "get_sweep")

@@ -20,7 +20,7 @@ import warnings
 
 LIBRARIES = (
     *("matplotlib.figure", "orbax.checkpoint", "tensorstore"),
-    *("experiments.results.archive", "flaxres.cli", "flaxres.evaluation.evaluate"),
+    *("flaxres.experiments.results.archive", "flaxres.cli", "flaxres.evaluation.evaluate"),
     *("flaxres.inference.export", "flaxres.inference.predict", "flaxres.training.train"),
 )
 

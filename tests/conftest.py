@@ -29,7 +29,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # only in this process, for tests w
 compilation_cache.enable_compilation_cache()  # many tests compile the same programs
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("benchmarks.", "experiments.")  # packages whose modules define flags
+PROGRAMS = ("benchmarks.", "flaxres.experiments.")  # packages whose modules define flags
 
 _dataclass = flax.struct.dataclass
 
@@ -106,7 +106,7 @@ def cifar_model(depth, shortcut, num_classes=10, **fields):
 
 def small_config():
     """Returns the config of a small experiment: ResNet-8 on the digits, 20 steps."""
-    from configs import digits
+    from flaxres.configs import digits
 
     config = digits.get_config("resnet-8")
     config.num_steps = 20

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from experiments.sweeps.config_files import load_config
-from experiments.sweeps.plan import make_plans
 from flaxres import aliases, errors
 from flaxres.config import check_config, default_config, flatten, net_name, set_net
+from flaxres.experiments.sweeps.config_files import load_config
+from flaxres.experiments.sweeps.plan import make_plans
 from flaxres.run.workdir import check_same_config, read_config, read_run_config
 
 

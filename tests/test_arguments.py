@@ -31,7 +31,7 @@ def test_a_tuple_is_replaced(tmp_path):
     )
     for program in (
         ("flaxres.main", "--config=configs/digits.py:resnet-8"),
-        ("experiments.sweep", "--sweep=configs/sweeps/widths.py"),
+        ("flaxres.experiments.sweep", "--sweep=configs/sweeps/widths.py"),
     ):
         outcome = run_command(*program, *overrides, f"--workdir={tmp_path / 'run'}")
         assert_error(outcome, "boundaries must be rising numbers of steps, got [9, 9]", code=2)

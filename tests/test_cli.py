@@ -1,7 +1,9 @@
 import pytest
 
 
-@pytest.mark.parametrize("program", ["flaxres.main", "benchmarks.parts", "experiments.degradation"])
+@pytest.mark.parametrize(
+    "program", ["flaxres.main", "benchmarks.parts", "flaxres.experiments.degradation"]
+)
 def test_help_lists_the_config(python, program):
     outcome = python("-m", program, "--help")
     assert "  --config: Config file and model" in outcome.stdout

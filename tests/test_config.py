@@ -1,8 +1,8 @@
 import pytest
 from ml_collections import ConfigDict
 
-from configs import cifar10
 from flaxres.config import check_config, default_config, flatten, model_name, set_model
+from flaxres.configs import cifar10
 from flaxres.errors import ConfigError
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from configs import cifar10, digits, imagenet
 from flaxres import memory_estimate
+from flaxres.configs import cifar10, digits, imagenet
 from flaxres.errors import ConfigError
 from flaxres.memory_estimate import (
     Memory,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.results.runs import find_runs
+from flaxres.experiments.results.runs import find_runs
 from flaxres.run.records import read_metrics
 from tests.conftest import ROOT
 

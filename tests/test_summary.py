@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import cifar10, imagenet
+from flaxres.configs import cifar10, imagenet
 from flaxres.errors import ConfigError
 from flaxres.summary import print_comparison, print_summary
 

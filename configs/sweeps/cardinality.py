@@ -8,7 +8,7 @@ nearly as many weights as a block with one group of 64 channels.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 GROUPS = (1, 2, 4, 8, 16, 32)
 OUTER_CHANNELS = 256  # channels at the input and output of a block

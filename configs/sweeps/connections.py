@@ -8,7 +8,7 @@ layers have 0.76M and 0.85M.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("plain-50", "resnet-50", "preact-50", "densenet-bc-100-12")
 SEEDS = range(3)

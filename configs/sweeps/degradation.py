@@ -11,8 +11,8 @@ Eight models with three seeds each. `make degradation` trains those with seed 0 
 
 from typing import Any
 
-from experiments.sweeps import grid
-from experiments.sweeps.models import DEGRADATION_MODELS
+from flaxres.experiments.sweeps import grid
+from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
 
 MODELS = DEGRADATION_MODELS  # plain-20, resnet-20, ..., plain-56, resnet-56
 SEEDS = range(3)

@@ -8,8 +8,8 @@ CIFAR on a CPU. A seed that diverges also stops the other seeds of its program.
 
 from typing import Any
 
-from configs.sweeps.degradation import MODELS, SEEDS
-from experiments.sweeps import grid
+from flaxres.configs.sweeps.degradation import MODELS, SEEDS
+from flaxres.experiments.sweeps import grid
 
 
 def get_sweep(config: str = "configs/digits.py") -> list[dict[str, Any]]:

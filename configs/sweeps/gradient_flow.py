@@ -10,7 +10,7 @@ too, and their statistics before the first step are recorded in any case.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("plain-56", "resnet-56")
 NORMS = ("batch", "none")

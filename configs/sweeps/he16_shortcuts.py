@@ -5,7 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/he16_shortcuts.py --workdir=r
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODEL = "resnet-110"
 SHORTCUTS = ("A", "scale", "exclusive-gate", "shortcut-gate", "C", "dropout")  # C: 1x1 convolutions

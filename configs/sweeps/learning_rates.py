@@ -5,7 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/learning_rates.py --workdir=r
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("plain-56", "resnet-56")
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)

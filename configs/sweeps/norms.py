@@ -7,7 +7,7 @@ Models without a norm may diverge, which is a result too.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("plain-20", "resnet-20")
 NORMS = ("batch", "layer", "group", "instance", "none")

@@ -7,7 +7,7 @@ The models of 164 layers have bottlenecks.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("resnet-110", "preact-110", "resnet-164-bottleneck", "preact-164")
 SEEDS = range(3)

@@ -5,7 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/s
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 # Option A is the default and has no suffix.
 MODELS = [f"resnet-{depth}{option}" for depth in (20, 56) for option in ("", "-B", "-C")]

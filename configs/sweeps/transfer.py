@@ -12,7 +12,7 @@ variants freeze more and more layers, from none to the whole backbone, as in Yos
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 PRETRAINED = "runs/cats_dogs/eight"
 MODEL = "resnet-20"

@@ -8,7 +8,7 @@ Zisserman 2014 (arXiv 1409.1556), section 3.1.
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("vgg-13", "vgg-13-skip")
 SEEDS = range(3)

@@ -5,7 +5,7 @@ python -m experiments.sweep --sweep=configs/sweeps/widths.py --workdir=runs/widt
 
 from typing import Any
 
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 MODELS = ("plain-20", "resnet-20")
 WIDTHS = ((8, 16, 32), (16, 32, 64), (32, 64, 128))

@@ -15,16 +15,6 @@ import optax
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
-from experiments.analyses.progress import Advance, progress_bar
-from experiments.results.csv_files import as_csv
-from experiments.results.run_names import (
-    check_inside,
-    run_directories,
-    run_name,
-    select_names,
-    sweep_hint,
-)
-from experiments.results.tables import Row
 from flaxres import cpu
 from flaxres.data import Dataset, Split, load_dataset, open_sources
 from flaxres.data.augment import normalize
@@ -37,6 +27,16 @@ from flaxres.errors import (
     WorkdirError,
     print_note,
 )
+from flaxres.experiments.analyses.progress import Advance, progress_bar
+from flaxres.experiments.results.csv_files import as_csv
+from flaxres.experiments.results.run_names import (
+    check_inside,
+    run_directories,
+    run_name,
+    select_names,
+    sweep_hint,
+)
+from flaxres.experiments.results.tables import Row
 from flaxres.files import write_atomically
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model

@@ -19,15 +19,16 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from experiments.analyses import batch_norm_figures as figures
-from experiments.analyses.base import (
+from flaxres.errors import ConfigError
+from flaxres.experiments.analyses import batch_norm_figures as figures
+from flaxres.experiments.analyses.base import (
     TrainedRun,
     each_readable,
     figure_note,
     load_run,
     write_rows,
 )
-from experiments.analyses.norms import (
+from flaxres.experiments.analyses.norms import (
     STATISTICS,
     NormMeasurements,
     NormVariables,
@@ -35,9 +36,8 @@ from experiments.analyses.norms import (
     measure_norms,
     read_norms,
 )
-from experiments.analyses.progress import Advance, no_progress, progress_bar
-from experiments.results.tables import Row
-from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.progress import Advance, no_progress, progress_bar
+from flaxres.experiments.results.tables import Row
 from flaxres.run.workdir import read_run_config
 
 SPLITS = ("train", "test")

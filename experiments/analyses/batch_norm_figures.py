@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.analyses.norms import NORMALIZED
-from experiments.results import plot_style
-from experiments.results.plot_style import CurveStyle
-from experiments.results.tables import Row
+from flaxres.experiments.analyses.norms import NORMALIZED
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.plot_style import CurveStyle
+from flaxres.experiments.results.tables import Row
 
 Note = Callable[[str], str]  # makes the note above a figure from its description
 

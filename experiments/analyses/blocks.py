@@ -21,18 +21,18 @@ from absl import flags
 from matplotlib.axes import Axes
 from ml_collections import ConfigDict
 
-from experiments.analyses import surgery
-from experiments.analyses.base import (
+from flaxres.experiments.analyses import surgery
+from flaxres.experiments.analyses.base import (
     Evaluation,
     TrainedRun,
     figure_note,
     measure_runs,
     write_rows,
 )
-from experiments.analyses.progress import Advance, no_progress
-from experiments.analyses.trials import mean_over_seeds, sample_std
-from experiments.results import plot_style
-from experiments.results.tables import Row
+from flaxres.experiments.analyses.progress import Advance, no_progress
+from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.tables import Row
 
 SWAP_COUNTS = (0, 1, 2, 4, 8, 16, 32)
 MAX_DROP_COUNTS = 17  # numbers of dropped blocks, evenly spaced from none to all; 1 is always added

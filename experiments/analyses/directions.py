@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
-from experiments.analyses.base import Variables
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import Variables
 
 # Parameters with filters: convolutions (h, w, in, out) and dense layers (in, out).
 KERNEL = "kernel"

@@ -24,18 +24,18 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analyses.base import (
+from flaxres.data import load_dataset
+from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.experiments.analyses.base import (
     each_readable,
     load_run,
     short_names,
     single_device_config,
     write_rows,
 )
-from experiments.results import plot_style
-from experiments.results.run_names import run_name
-from experiments.results.tables import Row
-from flaxres.data import load_dataset
-from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.run_names import run_name
+from flaxres.experiments.results.tables import Row
 from flaxres.run.records import read_metrics
 from flaxres.run.workdir import LAYERS_FILE, read_run_config
 from flaxres.training.compiled_steps import CompiledSteps

@@ -20,10 +20,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import load_run, write_rows
-from experiments.analyses.identity_figures import draw
-from experiments.analyses.identity_init import deepen, initial_variables, make_logits
-from experiments.analyses.identity_runs import (
+from flaxres.experiments.analyses.base import load_run, write_rows
+from flaxres.experiments.analyses.identity_figures import draw
+from flaxres.experiments.analyses.identity_init import deepen, initial_variables, make_logits
+from flaxres.experiments.analyses.identity_runs import (
     METRICS,
     DeepenedModel,
     DeeperRun,
@@ -35,9 +35,9 @@ from experiments.analyses.identity_runs import (
     shallow_errors,
     sweep_entry,
 )
-from experiments.results.tables import Row
-from experiments.sweeps import launch
-from experiments.sweeps.plan import make_plans
+from flaxres.experiments.results.tables import Row
+from flaxres.experiments.sweeps import launch
+from flaxres.experiments.sweeps.plan import make_plans
 from flaxres.models import create_model
 from flaxres.pretrained.load import VARIABLES_SUFFIX, write_variables
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from experiments.analyses.identity_runs import METRICS, DeeperRun, shallow_errors
-from experiments.results import plot_style
-from experiments.results.runs import Run, mean_and_std
+from flaxres.experiments.analyses.identity_runs import METRICS, DeeperRun, shallow_errors
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.runs import Run, mean_and_std
 
 TICKS = (0, 1, 10, 100)  # of the error axis, which is linear up to 1%
 

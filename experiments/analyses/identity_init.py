@@ -27,17 +27,17 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import (
-    TrainedRun,
-    Variables,
-    predict_logits,
-    single_device_config,
-)
 from flaxres.config import model_name
 from flaxres.data import Dataset
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import (
+    TrainedRun,
+    Variables,
+    predict_logits,
+    single_device_config,
+)
 from flaxres.inference.population_statistics import MomentAccumulator
 from flaxres.models.resnet import stages_of_depth
 from flaxres.training.compiled_steps import CompiledSteps

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import TrainedRun
-from experiments.analyses.identity_init import check_deeper
-from experiments.results.run_names import run_name
-from experiments.results.runs import Run, read_run
-from experiments.sweeps.config_files import read_config
 from flaxres.config import flatten, model_name, set_model
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.identity_init import check_deeper
+from flaxres.experiments.results.run_names import run_name
+from flaxres.experiments.results.runs import Run, read_run
+from flaxres.experiments.sweeps.config_files import read_config
 from flaxres.models.names import model_fields
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
+from flaxres.user_files import CONFIGS, shipped_names
 
-CONFIGS_DIR = Path(__file__).resolve().parents[2] / "configs"
 DEFAULT_CONFIG = "cifar10"  # a config file with the default values
 METRICS = {"train_error": "training error", "test_error": "test error"}
 
@@ -274,17 +274,15 @@ def sweep_entry(name: str, config: ConfigDict) -> dict[str, object]:
       name: name of the run, VARIANT/seed-N.
       config: config of the run.
     """
-    path = CONFIGS_DIR / f"{config.name}.py"
-    if not config.name.isidentifier() or not path.is_file():
-        path = CONFIGS_DIR / f"{DEFAULT_CONFIG}.py"
-    model = model_name(config.model)
-    base = flatten(read_config(f"{path}:{model}", {}))
+    file = config.name if config.name in shipped_names(CONFIGS) else DEFAULT_CONFIG
+    source = f"{CONFIGS}/{file}.py:{model_name(config.model)}"
+    base = flatten(read_config(source, {}))
     overrides = {
         field: tuple(value) if isinstance(value, list) else value
         for field, value in flatten(config).items()
         if value != base[field]
     }
-    return {"name": name, "config": f"{relative_to_cwd(path)}:{model}", "overrides": overrides}
+    return {"name": name, "config": source, "overrides": overrides}
 
 
 def relative_to_cwd(path: Path) -> Path:

@@ -22,24 +22,24 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.analyses import landscape_figures
-from experiments.analyses.base import (
+from flaxres.config import flatten
+from flaxres.errors import ConfigError
+from flaxres.experiments.analyses import landscape_figures
+from flaxres.experiments.analyses.base import (
     TrainedRun,
     figure_note,
     load_run,
     measure_runs,
     write_rows,
 )
-from experiments.analyses.landscape_points import (
+from flaxres.experiments.analyses.landscape_points import (
     DEFAULT_POINTS,
     Options,
     measure,
     measure_between,
 )
-from experiments.analyses.progress import progress_bar
-from experiments.results.run_names import run_name
-from flaxres.config import flatten
-from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.progress import progress_bar
+from flaxres.experiments.results.run_names import run_name
 from flaxres.inference.population_statistics import BATCH_STATS, check_has_statistics
 from flaxres.run.workdir import read_run_config
 

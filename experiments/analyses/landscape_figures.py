@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from experiments.results import plot_style
-from experiments.results.plot_style import CurveStyle
-from experiments.results.tables import Row
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.plot_style import CurveStyle
+from flaxres.experiments.results.tables import Row
 
 MAX_DECADE = 99  # exponent beyond that of any loss
 MIN_LOSS = 1e-6  # nats; smaller losses are drawn here on logarithmic axes

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from experiments.analyses.base import Evaluation, TrainedRun, Variables
-from experiments.analyses.directions import interpolate, move, random_direction
-from experiments.analyses.progress import Advance, no_progress
-from experiments.results.tables import Row
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import Evaluation, TrainedRun, Variables
+from flaxres.experiments.analyses.directions import interpolate, move, random_direction
+from flaxres.experiments.analyses.progress import Advance, no_progress
+from flaxres.experiments.results.tables import Row
 from flaxres.inference.population_statistics import (
     MomentAccumulator,
     epoch_batches,

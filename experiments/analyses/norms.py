@@ -18,9 +18,9 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from experiments.analyses.base import TrainedRun, Variables, loss_and_error, predict_logits
-from experiments.analyses.progress import Advance, no_progress
 from flaxres.data.augment import normalize
+from flaxres.experiments.analyses.base import TrainedRun, Variables, loss_and_error, predict_logits
+from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
 from flaxres.models.norms import BatchNorm, separate_norms
 from flaxres.training.metrics import MetricSums

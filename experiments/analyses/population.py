@@ -20,18 +20,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import (
+from flaxres.experiments.analyses.base import (
     Evaluation,
     TrainedRun,
     figure_note,
     measure_runs,
     write_rows,
 )
-from experiments.analyses.progress import Advance, no_progress
-from experiments.analyses.trials import mean_over_seeds, sample_std
-from experiments.results import plot_style
-from experiments.results.plot_style import CurveStyle
-from experiments.results.tables import Row
+from flaxres.experiments.analyses.progress import Advance, no_progress
+from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.plot_style import CurveStyle
+from flaxres.experiments.results.tables import Row
 from flaxres.inference.population_statistics import (
     MomentAccumulator,
     check_has_statistics,

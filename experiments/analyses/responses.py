@@ -21,18 +21,18 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
-from experiments.analyses.base import (
+from flaxres.data.augment import normalize
+from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.experiments.analyses.base import (
     TrainedRun,
     Variables,
     each_readable,
     load_run,
     write_rows,
 )
-from experiments.results.figures import draw_responses
-from experiments.results.runs import RESPONSES_FILE, Run, read_run
-from experiments.results.tables import Row
-from flaxres.data.augment import normalize
-from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.experiments.results.figures import draw_responses
+from flaxres.experiments.results.runs import RESPONSES_FILE, Run, read_run
+from flaxres.experiments.results.tables import Row
 from flaxres.files import write_atomically
 from flaxres.inference.population_statistics import MomentAccumulator
 from flaxres.models.norms import separate_norms

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import Variables, predict_logits
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import Variables, predict_logits
 from flaxres.models.resnet import stages_of_depth
 
 FAMILIES = ("plain", "resnet", "preact", "resnext")  # model families of `flaxres.models.resnet`

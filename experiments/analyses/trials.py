@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from experiments.results.tables import Row
+from flaxres.experiments.results.tables import Row
 
 
 def sample_std(values: Sequence[float]) -> float:

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments.executors.base import EndedJob, Executor, ExitStatus, Job, Task
-from experiments.executors.gpu_memory import memory_variables
 from flaxres.cpu import runs_on_cpu
 from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError, UserError
+from flaxres.experiments.executors.base import EndedJob, Executor, ExitStatus, Job, Task
+from flaxres.experiments.executors.gpu_memory import memory_variables
 
 # Lists the devices in a separate process, because JAX would reserve their memory in this one.
 PROBE = """

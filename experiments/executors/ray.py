@@ -20,9 +20,9 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from experiments.executors.base import Executor, Task
-from experiments.executors.ray_job import ROOT, RayJob, RunActor
 from flaxres.errors import ConfigError, UserError, one_line
+from flaxres.experiments.executors.base import Executor, Task
+from flaxres.experiments.executors.ray_job import ROOT, RayJob, RunActor
 
 CONNECT_TIMEOUT = 60  # seconds; Ray itself tries for minutes
 LAUNCH_SECONDS = 0.2  # between two launches of waiting runs

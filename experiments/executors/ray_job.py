@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.executors.base import ExitStatus, Job, Task
-from experiments.executors.gpu_memory import memory_variables
 from flaxres.errors import one_line
+from flaxres.experiments.executors.base import ExitStatus, Job, Task
+from flaxres.experiments.executors.gpu_memory import memory_variables
 
 ROOT = Path(__file__).resolve().parents[2]  # root of the repository
 NEVER_STARTED = "stopped before it started"

@@ -15,8 +15,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.executors.base import Executor, Task
-from experiments.executors.slurm_jobs import (
+from flaxres.errors import ConfigError, UserError, printable
+from flaxres.experiments.executors.base import Executor, Task
+from flaxres.experiments.executors.slurm_jobs import (
     FINAL_STATES,
     SQUEUE,
     Queue,
@@ -25,9 +26,13 @@ from experiments.executors.slurm_jobs import (
     scancel,
     squeue_environment,
 )
-from experiments.executors.slurm_node import NOTICE_SIGNAL
-from experiments.executors.slurm_script import make_script, read_records, task_digest, write_record
-from flaxres.errors import ConfigError, UserError, printable
+from flaxres.experiments.executors.slurm_node import NOTICE_SIGNAL
+from flaxres.experiments.executors.slurm_script import (
+    make_script,
+    read_records,
+    task_digest,
+    write_record,
+)
 
 MAX_NOTICE = 120  # seconds before the time limit at which SLURM notifies a job
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.executors.base import ExitStatus, Job
-from experiments.executors.slurm_node import KILL_SIGNAL, read_exit_code
+from flaxres.experiments.executors.base import ExitStatus, Job
+from flaxres.experiments.executors.slurm_node import KILL_SIGNAL, read_exit_code
 
 PERIOD = 3.0  # seconds between two calls of squeue
 MAX_MISSING_ANSWERS = 3  # a job missing in so many answers of squeue counts as lost

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.executors.base import Task
+from flaxres.experiments.executors.base import Task
 from flaxres.files import open_regular, write_atomically
 
 NOTICE_SIGNAL = signal.SIGUSR2  # announces the time limit

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from experiments.executors.base import Task
+from flaxres.experiments.executors.base import Task
 from flaxres.files import open_regular, write_atomically
 
 ROOT = Path(__file__).parents[2]  # root of the repository

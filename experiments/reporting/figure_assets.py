@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.analyses import ANALYSES
-from experiments.results.plot_style import EXTENSIONS
 from flaxres.errors import DamagedFileError, print_note
+from flaxres.experiments.analyses import ANALYSES
+from flaxres.experiments.results.plot_style import EXTENSIONS
 from flaxres.run.text_files import read_regular
 
 CAPTIONS = {

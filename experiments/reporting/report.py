@@ -13,11 +13,11 @@ from pathlib import Path
 import jinja2
 
 import flaxres
-from experiments.reporting import tables
-from experiments.reporting.figure_assets import FigureAsset, collect_figures, keep_images
-from experiments.reporting.run_status import STATES, WorkdirStatus, read_status
-from experiments.results.tables import escape_markdown
 from flaxres.errors import WorkdirError, one_line, printable
+from flaxres.experiments.reporting import tables
+from flaxres.experiments.reporting.figure_assets import FigureAsset, collect_figures, keep_images
+from flaxres.experiments.reporting.run_status import STATES, WorkdirStatus, read_status
+from flaxres.experiments.results.tables import escape_markdown
 from flaxres.files import write_atomically
 from flaxres.version import commit
 
@@ -72,8 +72,8 @@ def draw_figures(status: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
     Raises:
       OSError: a figure cannot be written.
     """
-    from experiments.analyses.base import ANALYSES_DIR
-    from experiments.results.figures import draw_sweep
+    from flaxres.experiments.analyses.base import ANALYSES_DIR
+    from flaxres.experiments.results.figures import draw_sweep
 
     runs = status.runs_by_variant
     if len(status.runs) == 1:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.results.logs import Log, Start, read_log
-from experiments.results.run_names import check_inside, run_directories, sweep_hint
-from experiments.results.runs import (
+from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.logs import Log, Start, read_log
+from flaxres.experiments.results.run_names import check_inside, run_directories, sweep_hint
+from flaxres.experiments.results.runs import (
     PLAN_FILE,
     FlatConfig,
     Run,
@@ -17,9 +18,8 @@ from experiments.results.runs import (
     read_plan,
     read_run,
 )
-from experiments.results.tables import describe_settings, result_rows, run_rows
-from experiments.sweeps.plan import LOG_FILE
-from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.tables import describe_settings, result_rows, run_rows
+from flaxres.experiments.sweeps.plan import LOG_FILE
 from flaxres.run.workdir import CONFIG_FILE, read_config
 
 PEERS = "pytorch"  # directory in a workdir with PyTorch runs of the same models

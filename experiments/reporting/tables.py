@@ -6,9 +6,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from experiments.reporting.run_status import DAMAGED, FINISHED, UNFINISHED, RunStatus, WorkdirStatus
-from experiments.results.tables import as_cells
-from experiments.sweeps.plan import as_flag
+from flaxres.experiments.reporting.run_status import (
+    DAMAGED,
+    FINISHED,
+    UNFINISHED,
+    RunStatus,
+    WorkdirStatus,
+)
+from flaxres.experiments.results.tables import as_cells
+from flaxres.experiments.sweeps.plan import as_flag
 
 COMMIT_DIGITS = 10
 # Keys in the rows of `experiments.results.tables.result_rows`.

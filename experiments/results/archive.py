@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.results.run_names import check_inside, run_directories
-from experiments.results.runs import (
+from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.run_names import check_inside, run_directories
+from flaxres.experiments.results.runs import (
     PLAN_FILE,
     RESPONSES_FILE,
     FlatConfig,
@@ -17,7 +18,6 @@ from experiments.results.runs import (
     planned_runs,
     read_run,
 )
-from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.files import write_atomically
 from flaxres.run.workdir import CONFIG_FILE, differing_fields
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments.results import plot_style
-from experiments.results.plot_style import CurveStyle
-from experiments.results.runs import Run, is_degradation_experiment, mean_and_std, read_plan
+from flaxres.experiments.results import plot_style
+from flaxres.experiments.results.plot_style import CurveStyle
+from flaxres.experiments.results.runs import Run, is_degradation_experiment, mean_and_std, read_plan
 
 RunGroups = Mapping[str, Sequence[Run]]  # runs by variant
 

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
-from experiments.results.csv_files import read_metrics_csv, read_responses_csv
-from experiments.results.run_names import check_inside, check_run_name, run_directories
 from flaxres.aliases import rename_fields
 from flaxres.config import default_config, flatten, model_name
 from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
+from flaxres.experiments.results.run_names import check_inside, check_run_name, run_directories
 from flaxres.files import write_atomically
 from flaxres.models.registry import FIELDS
 from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete

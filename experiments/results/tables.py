@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results.csv_files import as_csv
-from experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
 from flaxres.config_checks import WEIGHT_DECAY_ON
 from flaxres.errors import printable
+from flaxres.experiments.results.csv_files import as_csv
+from flaxres.experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
 from flaxres.files import write_atomically
 
 Row = dict[str, Any]  # a row of a CSV file, by column

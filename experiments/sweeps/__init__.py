@@ -4,6 +4,6 @@ Sweep files import `grid` from here. The command lines and `experiments.analyses
 package. It imports `experiments.executors`, `experiments.results` and `flaxres`.
 """
 
-from experiments.sweeps.plan import grid
+from flaxres.experiments.sweeps.plan import grid
 
 __all__ = ["grid"]

@@ -12,10 +12,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.sweeps.config_files import read_config
 from flaxres.aliases import rename_fields
 from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError
+from flaxres.experiments.sweeps.config_files import read_config
 from flaxres.field_checks import did_you_mean, shown
 from flaxres.parallel import replicas
 

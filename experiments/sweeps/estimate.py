@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from experiments.executors.base import Executor, Task
-from experiments.sweeps.plan import Plan
-from experiments.sweeps.progress_table import format_duration
-from experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.errors import UserError
+from flaxres.experiments.executors.base import Executor, Task
+from flaxres.experiments.sweeps.plan import Plan
+from flaxres.experiments.sweeps.progress_table import format_duration
+from flaxres.experiments.sweeps.scheduler import macs_per_step, read_progress
 from flaxres.run.schemas import shown_json
 from flaxres.terminal import print_table
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.executors.base import Executor
-from experiments.executors.local import LocalExecutor
 from flaxres.errors import ConfigError
+from flaxres.experiments.executors.base import Executor
+from flaxres.experiments.executors.local import LocalExecutor
 
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ["local", "ray", "slurm"], "Executor of the runs."
@@ -94,7 +94,7 @@ def make_executor(workdir: Path) -> Executor:
             f"--executor={EXECUTOR.value}; {hint[EXECUTOR.value]}"
         )
     if EXECUTOR.value == "ray":
-        from experiments.executors.ray import RayExecutor
+        from flaxres.experiments.executors.ray import RayExecutor
 
         try:
             resources = {name: float(value) for name, value in _parse_pairs(RAY_RESOURCES)}
@@ -111,7 +111,7 @@ def make_executor(workdir: Path) -> Executor:
             resources=resources,
             processes_per_run=PROCESSES_PER_RUN.value,
         )
-    from experiments.executors.slurm import SlurmExecutor
+    from flaxres.experiments.executors.slurm import SlurmExecutor
 
     if not GPUS_PER_RUN.value.is_integer():
         raise ConfigError(

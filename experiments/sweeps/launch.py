@@ -14,18 +14,18 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.executors.local import LocalExecutor
-from experiments.results.run_names import select_names
-from experiments.results.runs import PLAN_FILE, planned_runs
-from experiments.sweeps import executor_flags
-from experiments.sweeps.executor_flags import make_executor
-from experiments.sweeps.plan import LOG_FILE, Plan
-from experiments.sweeps.progress_table import ProgressTable
-from experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
 from flaxres import cli
 from flaxres.config import flatten
 from flaxres.data import open_sources
 from flaxres.errors import ConfigError, SweepError, WorkdirError, first_few
+from flaxres.experiments.executors.local import LocalExecutor
+from flaxres.experiments.results.run_names import select_names
+from flaxres.experiments.results.runs import PLAN_FILE, planned_runs
+from flaxres.experiments.sweeps import executor_flags
+from flaxres.experiments.sweeps.executor_flags import make_executor
+from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
+from flaxres.experiments.sweeps.progress_table import ProgressTable
+from flaxres.experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
 from flaxres.files import write_atomically
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
@@ -193,9 +193,9 @@ def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = Fal
     Raises:
       WorkdirError: there are no runs, or `workdir` cannot be written.
     """
-    from experiments.results.figures import draw_sweep
-    from experiments.results.runs import find_runs, read_runs
-    from experiments.results.tables import write_runs, write_tables
+    from flaxres.experiments.results.figures import draw_sweep
+    from flaxres.experiments.results.runs import find_runs, read_runs
+    from flaxres.experiments.results.tables import write_runs, write_tables
 
     collection = read_runs(workdir)
     peers = find_runs(pytorch_runs) if pytorch_runs else None

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments.executors.base import Task
-from experiments.sweeps.config_files import load_config
-from experiments.sweeps.entries import (
+from flaxres.aliases import rename_fields
+from flaxres.data import dataset_shape
+from flaxres.errors import ConfigError, UserError
+from flaxres.experiments.executors.base import Task
+from flaxres.experiments.sweeps.config_files import load_config
+from flaxres.experiments.sweeps.entries import (
     Entry,
     check_distinct,
     check_entry,
@@ -21,13 +24,10 @@ from experiments.sweeps.entries import (
     check_overrides,
     check_same_model,
 )
-from flaxres.aliases import rename_fields
-from flaxres.data import dataset_shape
-from flaxres.errors import ConfigError, UserError
 from flaxres.field_checks import shown
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
-from flaxres.user_files import file_error, import_file
+from flaxres.user_files import file_error, find_sweep, import_file
 
 LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints
 
@@ -124,13 +124,14 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
     """Loads the runs that a sweep file lists.
 
     Args:
-      sweep: FILE.py, or FILE.py:CONFIG with the config file that is passed to its `get_sweep`.
+      sweep: FILE.py, or FILE.py:CONFIG with the config file that is passed to its `get_sweep`. FILE
+        may be a name that `find_sweep` finds.
       overrides: overrides for all runs, which take precedence over those of each run.
 
     Raises:
       ConfigError: the file fails, or a run in it is invalid.
     """
-    path, _, config = sweep.partition(":")
+    path, _, config = find_sweep(sweep).partition(":")
     module = import_file(path, "sweep")
     if not hasattr(module, "get_sweep"):
         raise ConfigError(f"sweep file {path!r} has no get_sweep(); define it")
@@ -146,7 +147,7 @@ def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:
         hint = "; is its return statement missing?" if entries is None else ""
         raise ConfigError(
             f"get_sweep() of sweep file {path!r} must return a list of runs, as "
-            f"experiments.sweeps.grid does, got {shown(entries)}{hint}"
+            f"flaxres.experiments.sweeps.grid does, got {shown(entries)}{hint}"
         )
     return make_plans(entries, overrides, f"seeds are listed in the sweep file {path!r}")
 

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres.errors import printable
+from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
 
 SUMMARY_SECONDS = 60  # between two summaries without a terminal
 ORDER = (

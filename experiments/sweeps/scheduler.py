@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.executors.base import Executor, ExitStatus, Job
-from experiments.sweeps.plan import LOG_FILE, Plan
 from flaxres.errors import (
     ConfigError,
     DamagedFileError,
@@ -22,6 +20,8 @@ from flaxres.errors import (
     UserError,
     printable,
 )
+from flaxres.experiments.executors.base import Executor, ExitStatus, Job
+from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
 from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record, records_from_end
 from flaxres.run.text_files import lines_from_end

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.blank_dataset import blank_dataset
-from configs import imagenet
+from flaxres.configs import imagenet
 from flaxres.data import StreamedDataset
 from flaxres.errors import ConfigError
 from tests.conftest import small_config

@@ -58,7 +58,7 @@ def test_killed_run_resumes_to_the_same_metrics(tmp_path):
 
 def test_initialization_of_he_2015(isolated_flags):
     from benchmarks.torch_train import Run
-    from configs import digits
+    from flaxres.configs import digits
     from flaxres.data import load_dataset
 
     config = digits.get_config("plain-56")
@@ -89,7 +89,7 @@ def test_unsupported_shortcut(tmp_path):
 )
 def test_unsupported_fields(isolated_flags, field, value, supported):
     from benchmarks.torch_train import Run
-    from configs import digits
+    from flaxres.configs import digits
     from flaxres.data import load_dataset
     from flaxres.errors import ConfigError
 

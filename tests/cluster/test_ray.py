@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.executors import ray as ray_executor
-from experiments.executors.base import ExitStatus, Task
-from experiments.executors.ray import RayExecutor
 from flaxres.errors import ConfigError, UserError
+from flaxres.experiments.executors import ray as ray_executor
+from flaxres.experiments.executors.base import ExitStatus, Task
+from flaxres.experiments.executors.ray import RayExecutor
 from flaxres.run.records import read_metrics
 from tests.cluster.ray_cluster import ray_cluster
 from tests.conftest import ROOT, small_config
@@ -299,7 +299,7 @@ def test_resources_that_ray_rejects(cluster, tmp_path):
 def test_ray_not_installed(python):
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from experiments.executors.ray import RayExecutor\n"
+        "from flaxres.experiments.executors.ray import RayExecutor\n"
         "with RayExecutor(address=None, cpus_per_task=1, gpus_per_task=0, resources={}): pass"
     )
     error = python("-c", code).stderr.splitlines()[-1]

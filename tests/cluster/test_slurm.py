@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from configs import digits
-from experiments.executors import slurm_jobs
-from experiments.executors.base import ExitStatus, Task
-from experiments.executors.slurm import SlurmExecutor
+from flaxres.configs import digits
 from flaxres.errors import UserError
+from flaxres.experiments.executors import slurm_jobs
+from flaxres.experiments.executors.base import ExitStatus, Task
+from flaxres.experiments.executors.slurm import SlurmExecutor
 from flaxres.run.records import read_metrics
 from tests.cluster.slurm_cluster import SlurmCluster, free_port
 from tests.conftest import ROOT

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import cifar10_densenet, imagenet, imagenet_modern
 from flaxres.config import check_config
+from flaxres.configs import cifar10_densenet, imagenet, imagenet_modern
 from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))

@@ -58,7 +58,7 @@ CASES = [("slurm", *case) for case in SLURM] + [("ray", *case) for case in RAY]
 @pytest.mark.parametrize(("executor", "flags", "message"), CASES)
 def test_wrong_flags(tmp_path, path, executor, flags, message):
     outcome = run_command(
-        "experiments.sweep",
+        "flaxres.experiments.sweep",
         f"--sweep={ROOT}/configs/sweeps/widths.py:{ROOT}/configs/digits.py",
         *(f"--workdir={tmp_path}/sweep", f"--executor={executor}", *flags),
         env={"PATH": path},
@@ -70,7 +70,7 @@ def test_wrong_flags(tmp_path, path, executor, flags, message):
 
 def test_a_workdir_that_slurm_does_not_accept(tmp_path, path):
     outcome = run_command(
-        "experiments.sweep",
+        "flaxres.experiments.sweep",
         f"--sweep={ROOT}/configs/sweeps/widths.py:{ROOT}/configs/digits.py",
         *(f"--workdir={tmp_path}/a\nb", "--executor=slurm"),
         env={"PATH": path},

@@ -8,9 +8,9 @@ from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
 
 DIGITS = "--config=configs/digits.py:resnet-8"
-SWEEP = ("experiments.sweep", "--sweep=configs/sweeps/widths.py")
-DEGRADATION = ("experiments.degradation", "--config=configs/digits.py")
-REPRODUCTION = ("experiments.reproduction", "--config=configs/digits.py")
+SWEEP = ("flaxres.experiments.sweep", "--sweep=configs/sweeps/widths.py")
+DEGRADATION = ("flaxres.experiments.degradation", "--config=configs/digits.py")
+REPRODUCTION = ("flaxres.experiments.reproduction", "--config=configs/digits.py")
 HOME = "--workdir=~nosuch/x: ~nosuch is no known home directory"
 
 # Arguments of flaxres.main, part of the message.
@@ -87,13 +87,16 @@ OTHERS = [
     ((*SWEEP[:1],), "--sweep is missing"),
     ((*SWEEP, "--only="), "--only is empty"),
     ((*SWEEP, "--only=x"), "--only=x matches none of the 18 runs"),
-    (("experiments.analyze",), "the first argument must name an analysis"),
-    (("experiments.analyze", "foo"), "analysis must be one of responses, "),
-    (("experiments.analyze", "responses", "--workdir="), "--workdir is empty"),
-    (("experiments.analyze", "responses", "--workdir=~nosuch"), "no known home directory"),
-    (("experiments.analyze", "landscape", "--reach=nan"), "--reach must be a finite number"),
-    (("experiments.report", "--workdir=~nosuch"), "no known home directory"),
-    (("experiments.sweeps.throughput",), "--config is missing"),
+    (("flaxres.experiments.analyze",), "the first argument must name an analysis"),
+    (("flaxres.experiments.analyze", "foo"), "analysis must be one of responses, "),
+    (("flaxres.experiments.analyze", "responses", "--workdir="), "--workdir is empty"),
+    (("flaxres.experiments.analyze", "responses", "--workdir=~nosuch"), "no known home directory"),
+    (
+        ("flaxres.experiments.analyze", "landscape", "--reach=nan"),
+        "--reach must be a finite number",
+    ),
+    (("flaxres.experiments.report", "--workdir=~nosuch"), "no known home directory"),
+    (("flaxres.experiments.sweeps.throughput",), "--config is missing"),
     (("flaxres.data.prepare",), "--name is missing"),
     (("flaxres.data.prepare", "--name="), "--name is missing"),
     (("flaxres.data.prepare", "--nme=x"), "nme"),
@@ -159,7 +162,7 @@ def test_a_package_named_configs_in_the_current_directory(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/__init__.py").touch()
     config = f"--config={ROOT / 'configs/digits.py'}"
-    for program in ("experiments.degradation", "experiments.reproduction"):
+    for program in ("flaxres.experiments.degradation", "flaxres.experiments.reproduction"):
         outcome = run_command(program, config, "--models=foo", cwd=tmp_path)
         assert_error(outcome, "model name must be", code=2)
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.analyses.base import load_run
 from flaxres.data import open_dataset, open_sources
 from flaxres.errors import DataChangedError, WorkdirError
+from flaxres.experiments.analyses.base import load_run
 from flaxres.run.data_record import check_data
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate

@@ -219,7 +219,7 @@ def assert_printable(text):
 
 def test_a_report_shows_every_run(sweep):
     workdir, reasons = sweep
-    outcome = run_command("experiments.report", f"--workdir={workdir}")
+    outcome = run_command("flaxres.experiments.report", f"--workdir={workdir}")
     assert outcome.code == 0, outcome
     markdown = (workdir / "report.md").read_text()
     page = (workdir / "report.html").read_text()
@@ -244,7 +244,7 @@ def test_a_report_shows_every_run(sweep):
 
 def test_tables_show_every_run(sweep):
     workdir, reasons = sweep
-    outcome = run_command("experiments.sweep", "--plot_only", f"--workdir={workdir}")
+    outcome = run_command("flaxres.experiments.sweep", "--plot_only", f"--workdir={workdir}")
     assert outcome.code == 0, outcome
     assert_printable(outcome.stdout + outcome.stderr)
     assert outcome.stdout.count(" is left out: ") == len(reasons) + 4
@@ -263,7 +263,7 @@ def test_tables_show_every_run(sweep):
 def test_analyses_leave_damaged_runs_out(sweep):
     workdir, reasons = sweep
     flags = (f"--workdir={workdir}", "--only=good,config,metrics/seed-1")
-    outcome = run_command("experiments.analyze", "population", *flags)
+    outcome = run_command("flaxres.experiments.analyze", "population", *flags)
     assert outcome.code == 0, outcome
     for name, reason in reasons.items():
         if not name.startswith("metrics"):
@@ -274,7 +274,7 @@ def test_analyses_leave_damaged_runs_out(sweep):
 
 
 SWEEP = """
-from experiments.sweeps import grid
+from flaxres.experiments.sweeps import grid
 
 def get_sweep():
     return grid("{root}/configs/digits.py", {{"good": ("resnet-8", {{**{overrides}}}),
@@ -299,11 +299,11 @@ def test_a_sweep_trains_the_other_runs(digits_run, tmp_path):
     flags = (f"--sweep={tmp_path / 'sweep.py'}", f"--workdir={workdir}", "--retries=0")
     for content in ("[]", '{"good/seed-0": null}', "{", '{"../x/seed-0": {}}'):
         (workdir / "sweep.json").write_text(content)
-        outcome = run_command("experiments.sweep", *flags)
+        outcome = run_command("flaxres.experiments.sweep", *flags)
         assert_error(outcome, workdir / "sweep.json", "; restore or remove the file", code=1)
         assert (workdir / "sweep.json").read_text() == content
     (workdir / "sweep.json").unlink()
-    outcome = run_command("experiments.sweep", *flags, timeout=120)
+    outcome = run_command("flaxres.experiments.sweep", *flags, timeout=120)
     last_line = outcome.stderr.splitlines()[-1]
     assert outcome.code == 1, outcome
     assert last_line.startswith("error: 3 of 4 runs failed: ")

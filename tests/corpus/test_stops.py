@@ -145,7 +145,7 @@ def test_closed_streams(closed):
 
 
 SWEEP = f"""
-from experiments.sweeps.plan import grid
+from flaxres.experiments.sweeps.plan import grid
 
 
 def get_sweep():
@@ -168,7 +168,9 @@ def test_a_sweep_in_a_closed_terminal(tmp_path):
         flags = (f"--sweep={tmp_path}/sweep.py", f"--workdir={workdir}", "--workers=1")
         options = {"stdout": path, "stderr": path}
         thread = threading.Thread(
-            target=lambda: outcomes.append(run_command("experiments.sweep", *flags, **options))
+            target=lambda: outcomes.append(
+                run_command("flaxres.experiments.sweep", *flags, **options)
+            )
         )
         thread.start()
         deadline = time.monotonic() + 60

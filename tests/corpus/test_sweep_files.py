@@ -6,9 +6,9 @@ import pytest
 
 from tests.commands import assert_error, run_command
 
-HEAD = "from experiments.sweeps import grid\nC = 'configs/digits.py:resnet-8'\n"
+HEAD = "from flaxres.experiments.sweeps import grid\nC = 'configs/digits.py:resnet-8'\n"
 RETURN = "def get_sweep(): return "
-LIST = "must return a list of runs, as experiments.sweeps.grid does, got "
+LIST = "must return a list of runs, as flaxres.experiments.sweeps.grid does, got "
 NAME = "the name of a run must be VARIANT/seed-N of letters, digits and . _ = + -, got "
 GRID = "grid('configs/digits.py', "
 
@@ -89,9 +89,9 @@ PAIRS = [
         "the runs 'a' and 'a/seed-1' of the sweep have the same directory a/seed-1",
     ),
 ]
-WIDTHS = ("experiments.sweep", "--sweep=configs/sweeps/widths.py")
-DEGRADATION = ("experiments.degradation", "--config=configs/digits.py")
-REPRODUCTION = ("experiments.reproduction", "--config=configs/digits.py")
+WIDTHS = ("flaxres.experiments.sweep", "--sweep=configs/sweeps/widths.py")
+DEGRADATION = ("flaxres.experiments.degradation", "--config=configs/digits.py")
+REPRODUCTION = ("flaxres.experiments.reproduction", "--config=configs/digits.py")
 OVERRIDES = [
     (WIDTHS, "--config.seed=7", "--config.seed=7 cannot be set for all runs", "configs/sweeps/w"),
     (DEGRADATION, "--config.seed=7", "choose the seeds with --seeds, e.g. --seeds=7"),
@@ -121,7 +121,7 @@ def run_sweep(tmp_path, text, *flags):
     path = tmp_path / "sweep.py"
     path.write_text(HEAD + text + "\n")
     workdir = f"--workdir={tmp_path / 'run'}"
-    return run_command("experiments.sweep", f"--sweep={path}", workdir, *flags)
+    return run_command("flaxres.experiments.sweep", f"--sweep={path}", workdir, *flags)
 
 
 def test_sweep_files(tmp_path):
@@ -164,7 +164,9 @@ def test_paths_of_sweep_files(tmp_path):
         ("configs/sweeps/widths.py:nowhere.py", "config file 'nowhere.py' does not exist"),
     ):
         workdir = f"--workdir={tmp_path / 'run'}"
-        assert_error(run_command("experiments.sweep", f"--sweep={path}", workdir), part, code=2)
+        assert_error(
+            run_command("flaxres.experiments.sweep", f"--sweep={path}", workdir), part, code=2
+        )
 
 
 def test_a_sweep_in_the_place_of_a_run_and_a_run_in_the_place_of_a_sweep(tmp_path):

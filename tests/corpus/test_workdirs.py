@@ -139,7 +139,7 @@ def test_checkpoints_is_no_directory(copy, kind):
     # Its metrics are complete, but the run cannot be used.
     sweep = copy.parent / "sweep" / "plain-8"
     copy.rename(sweep.mkdir(parents=True) or sweep / "seed-0")
-    outcome = run_command("experiments.report", f"--workdir={sweep.parent}")
+    outcome = run_command("flaxres.experiments.report", f"--workdir={sweep.parent}")
     assert outcome.code == 0, outcome
     assert "0 of 1 runs finished" in (sweep.parent / "report.md").read_text()
 

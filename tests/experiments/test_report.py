@@ -9,10 +9,10 @@ import urllib.parse
 
 import pytest
 
-from experiments.reporting.report import write_report
-from experiments.results.runs import find_runs
-from experiments.results.tables import escape_markdown
 from flaxres.errors import WorkdirError
+from flaxres.experiments.reporting.report import write_report
+from flaxres.experiments.results.runs import find_runs
+from flaxres.experiments.results.tables import escape_markdown
 from tests.experiments.results.test_runs import write_run
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

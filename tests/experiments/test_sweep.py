@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.training.test_train import metrics
 
 SWEEP = """
-from experiments.sweeps.plan import grid
+from flaxres.experiments.sweeps.plan import grid
 
 def get_sweep(config="configs/digits.py"):
     variants = {"good": ("resnet-8", {}), "bad": ("plain-8", {"learning_rate": 1e30})}
@@ -97,7 +97,7 @@ def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
     process = start(sweep, workdir)
     wait_for_step(good, 15)
     os.kill(worker(good), signal.SIGKILL)  # like the out-of-memory killer
-    second = run_command("experiments.sweep", *arguments(sweep, workdir), timeout=100)
+    second = run_command("flaxres.experiments.sweep", *arguments(sweep, workdir), timeout=100)
     assert second.code == 4
     assert f"workdir {workdir} is in use by process {process.pid} on " in second.stderr
     wait_for_step(good, 25)
@@ -129,7 +129,7 @@ def test_killed_diverged_stopped_and_resumed(sweep, tmp_path):
     assert "resumes from step" in read(good / "output.log")
 
     before = (good / "metrics.jsonl").stat().st_mtime_ns
-    done = run_command("experiments.sweep", *arguments(sweep, workdir, "--only=good/*"))
+    done = run_command("flaxres.experiments.sweep", *arguments(sweep, workdir, "--only=good/*"))
     output = done.stdout + done.stderr
     assert "2 runs" not in output
     assert "1 finished" in output
@@ -144,7 +144,9 @@ def digests(run):
 
 
 def test_dry_run(sweep, tmp_path):
-    done = run_command("experiments.sweep", *arguments(sweep, tmp_path / "runs", "--dry_run"))
+    done = run_command(
+        "flaxres.experiments.sweep", *arguments(sweep, tmp_path / "runs", "--dry_run")
+    )
     assert done.code == 0, done
     assert not (tmp_path / "runs").exists()
     output = done.stdout + done.stderr
@@ -168,7 +170,7 @@ def test_dry_run(sweep, tmp_path):
     ],
 )
 def test_invalid_input_is_reported_in_one_line(sweep, tmp_path, flags, code, part):
-    done = run_command("experiments.sweep", *arguments(sweep, tmp_path / "runs", *flags))
+    done = run_command("flaxres.experiments.sweep", *arguments(sweep, tmp_path / "runs", *flags))
     assert done.code == code
     output = done.stdout + done.stderr
     assert len(output.strip().splitlines()) == 1, output

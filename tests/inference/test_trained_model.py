@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits
+from flaxres.configs import digits
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.inference.trained_model import (
     TrainedModel,

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import cifar10
+from flaxres.configs import cifar10
 from flaxres.models import create_model
 
 

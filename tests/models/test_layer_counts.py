@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import cifar10, imagenet
+from flaxres.configs import cifar10, imagenet
 from flaxres.models import create_model
 from flaxres.models.layer_counts import block_weights, summarize
 

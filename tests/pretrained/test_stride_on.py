@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from configs import imagenet, imagenet_modern
 from flaxres.config import check_config, default_config, set_model
+from flaxres.configs import imagenet, imagenet_modern
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.models import create_model
 from flaxres.pretrained.load import is_state_dict

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from experiments.results.csv_files import read_metrics_csv, read_responses_csv
-from experiments.results.runs import read_plan, read_run
 from flaxres.config import default_config, flatten
 from flaxres.errors import DamagedFileError
+from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
+from flaxres.experiments.results.runs import read_plan, read_run
 from flaxres.run.records import (
     last_record,
     read_columns,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import digits
+from flaxres.configs import digits
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.run.workdir import (
     check_same_config,

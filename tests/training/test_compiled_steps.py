@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import digits
 from flaxres.config import set_model
+from flaxres.configs import digits
 from flaxres.cpu import kernels
 from flaxres.data import load_dataset
 from flaxres.training.compiled_steps import CompiledSteps

@@ -6,8 +6,8 @@ Small models run by default. The models of the papers, in full size, run with `-
 import numpy as np
 import pytest
 
-from configs import digits
 from flaxres.config import set_model
+from flaxres.configs import digits
 from flaxres.training.train import train_and_evaluate
 
 # Each family in a size that compiles in seconds: model, stem, image size, fields of the model.

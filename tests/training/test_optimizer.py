@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar10
+from flaxres.configs import cifar10
 from flaxres.training.optimizer import (
     Warmup,
     describe_unreached_boundaries,

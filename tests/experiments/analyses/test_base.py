@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.analyses.base import select_run_directories
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import select_run_directories
 from flaxres.run.workdir import CONFIG_FILE
 
 

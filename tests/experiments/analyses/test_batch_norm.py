@@ -7,14 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.analyses.base import TrainedRun
-from experiments.analyses.batch_norm import (
+from flaxres.data.sampler import EpochSampler
+from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.batch_norm import (
     analyze_runs,
     measure_run,
     parameter_summary,
     statistics_gap,
 )
-from experiments.analyses.norms import (
+from flaxres.experiments.analyses.norms import (
     NORMALIZED,
     NUM_BINS,
     QUANTITIES,
@@ -25,8 +27,6 @@ from experiments.analyses.norms import (
     measure_norms,
     read_norms,
 )
-from flaxres.data.sampler import EpochSampler
-from flaxres.errors import ConfigError
 from flaxres.run.workdir import open_workdir
 from tests.conftest import small_config
 from tests.experiments.analyses.test_population import write_untrained_run

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from configs import digits
-from experiments.analyses import blocks, surgery
-from experiments.analyses.base import Evaluation, load_run
-from experiments.analyses.blocks import Options, analyze_runs, make_modifications
 from flaxres.config import set_model
+from flaxres.configs import digits
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses import blocks, surgery
+from flaxres.experiments.analyses.base import Evaluation, load_run
+from flaxres.experiments.analyses.blocks import Options, analyze_runs, make_modifications
 from flaxres.models import create_model
 from flaxres.models.blocks import Block
 from flaxres.run.records import read_metrics

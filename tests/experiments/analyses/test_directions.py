@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.analyses.directions import interpolate, move, random_direction
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.directions import interpolate, move, random_direction
 from flaxres.models import create_model
 from tests.conftest import init, small_config
 

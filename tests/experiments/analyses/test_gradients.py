@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from experiments.analyses import gradients
-from experiments.results import plot_style
 from flaxres.errors import CheckpointError, ConfigError
+from flaxres.experiments.analyses import gradients
+from flaxres.experiments.results import plot_style
 from flaxres.run.workdir import LAYERS_FILE
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.analyses.base import TrainedRun
-from experiments.analyses.identity import write_results
-from experiments.analyses.identity_runs import DeepenedModel, DeeperRun, ModelPair
+from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.identity import write_results
+from flaxres.experiments.analyses.identity_runs import DeepenedModel, DeeperRun, ModelPair
 from flaxres.pretrained.load import read_variables
 from flaxres.run.workdir import open_workdir
 from flaxres.training.initial_weights import read_run_variables

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.analyses.base import TrainedRun
-from experiments.analyses.identity_init import (
+from flaxres.config import set_model
+from flaxres.data import Dataset, Split
+from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.identity_init import (
     activation_statistics,
     added_blocks,
     check_deeper,
@@ -17,9 +20,6 @@ from experiments.analyses.identity_init import (
     identity_block,
     make_logits,
 )
-from flaxres.config import set_model
-from flaxres.data import Dataset, Split
-from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.models.resnet import stages_of_depth
 from tests.conftest import quick_jit, small_config

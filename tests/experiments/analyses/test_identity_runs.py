@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from configs import cifar10, digits, imagenet
-from experiments.analyses.identity_runs import (
+from flaxres.config import flatten
+from flaxres.configs import cifar10, digits, imagenet
+from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.identity_runs import (
     deepened_configs,
     find_finished_run,
     find_pairs,
     parse_learning_rate_factors,
     sweep_entry,
 )
-from experiments.sweeps.plan import make_plans
-from flaxres.config import flatten
-from flaxres.errors import ConfigError
+from flaxres.experiments.sweeps.plan import make_plans
 from flaxres.run.workdir import open_workdir
 from tests.conftest import ROOT
 from tests.experiments.results.test_runs import write_run

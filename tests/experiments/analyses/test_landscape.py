@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.analyses import landscape, landscape_figures
-from experiments.analyses.base import load_run
-from experiments.analyses.landscape import analyze_runs
-from experiments.analyses.landscape_points import Options, Surface, measure
 from flaxres.config import set_model
 from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluate import evaluate_run
+from flaxres.experiments.analyses import landscape, landscape_figures
+from flaxres.experiments.analyses.base import load_run
+from flaxres.experiments.analyses.landscape import analyze_runs
+from flaxres.experiments.analyses.landscape_points import Options, Surface, measure
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config

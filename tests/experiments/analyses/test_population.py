@@ -7,11 +7,11 @@ import optax
 import pytest
 from flax import traverse_util
 
-from experiments.analyses.base import TrainedRun
-from experiments.analyses.population import Options, analyze_runs, image_counts, measure
 from flaxres.data import load_dataset
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
+from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.population import Options, analyze_runs, image_counts, measure
 from flaxres.models import create_model
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.workdir import open_workdir

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.analyses.responses import layer_responses
+from flaxres.experiments.analyses.responses import layer_responses
 from flaxres.models import create_model
 from tests.conftest import init
 

@@ -1,7 +1,7 @@
 import pytest
 from jaxlib import xla_client
 
-from experiments.executors.gpu_memory import FRACTION_VARIABLES, memory_variables
+from flaxres.experiments.executors.gpu_memory import FRACTION_VARIABLES, memory_variables
 
 
 @pytest.mark.parametrize("gpus", [0.5, 0.25, 1 / 3, 1 / 7, 0.021])

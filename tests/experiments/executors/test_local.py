@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from experiments.executors import local
-from experiments.executors.base import Task
-from experiments.executors.local import LocalExecutor, cpu_slots, device_slots
 from flaxres.cpu.processor import available_cores
 from flaxres.errors import ConfigError
+from flaxres.experiments.executors import local
+from flaxres.experiments.executors.base import Task
+from flaxres.experiments.executors.local import LocalExecutor, cpu_slots, device_slots
 from tests.conftest import ROOT
 
 CORES = available_cores()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.executors import ray as ray_executor
-from experiments.executors.ray import RayExecutor
 from flaxres.errors import ConfigError
+from flaxres.experiments.executors import ray as ray_executor
+from flaxres.experiments.executors.ray import RayExecutor
 
 
 @pytest.mark.parametrize("root", ["/home/a:b", "/home/${HOME}"])

@@ -14,12 +14,12 @@ import time
 
 import pytest
 
-from experiments.executors.base import ExitStatus, Task
-from experiments.executors.slurm import SlurmExecutor
-from experiments.executors.slurm_jobs import Queue, SlurmJob
-from experiments.executors.slurm_node import KILL_SIGNAL
-from experiments.executors.slurm_script import make_script, read_records, task_digest
 from flaxres.errors import ConfigError, UserError
+from flaxres.experiments.executors.base import ExitStatus, Task
+from flaxres.experiments.executors.slurm import SlurmExecutor
+from flaxres.experiments.executors.slurm_jobs import Queue, SlurmJob
+from flaxres.experiments.executors.slurm_node import KILL_SIGNAL
+from flaxres.experiments.executors.slurm_script import make_script, read_records, task_digest
 from tests.conftest import ROOT
 from tests.hostile_command import HostileCommand
 

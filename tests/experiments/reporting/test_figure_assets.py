@@ -3,9 +3,9 @@ import base64
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.reporting import figure_assets
-from experiments.reporting.figure_assets import collect_figures
-from experiments.results.plot_style import save
+from flaxres.experiments.reporting import figure_assets
+from flaxres.experiments.reporting.figure_assets import collect_figures
+from flaxres.experiments.results.plot_style import save
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reporting.run_status import read_status
 from flaxres.errors import WorkdirError
+from flaxres.experiments.reporting.run_status import read_status
 from tests.experiments.results.test_runs import write_run
 
 HEAD = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:net\n"

@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from experiments.reporting.run_status import read_status
-from experiments.reporting.tables import (
+from flaxres.experiments.reporting.run_status import read_status
+from flaxres.experiments.reporting.tables import (
     differing_fields_table,
     results_table,
     runs_table,
     shared_fields_table,
     short_commit,
 )
-from experiments.results.tables import as_cells
+from flaxres.experiments.results.tables import as_cells
 from tests.experiments.results.test_runs import write_run
 
 

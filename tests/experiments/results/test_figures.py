@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments.analyses.responses import write_responses
-from experiments.results import figures
-from experiments.results.figures import draw_figures, draw_sweep
-from experiments.results.runs import find_runs
+from flaxres.experiments.analyses.responses import write_responses
+from flaxres.experiments.results import figures
+from flaxres.experiments.results.figures import draw_figures, draw_sweep
+from flaxres.experiments.results.runs import find_runs
 from tests.experiments.results.test_runs import write_run
 
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from experiments.executors.base import Task
-from experiments.results.logs import Log, read_log
+from flaxres.experiments.executors.base import Task
+from flaxres.experiments.results.logs import Log, read_log
 
 START = "# 2026-01-02T03:04:05+00:00 host: python -m flaxres.main --config=a.py:resnet-20"
 SECOND_START = "# 2026-01-02T05:00:00+00:00 other: python -m flaxres.main --config=a.py:resnet-20"

@@ -3,16 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from configs import digits
-from experiments.analyses.responses import write_responses
-from experiments.results.runs import (
+from flaxres.configs import digits
+from flaxres.errors import WorkdirError
+from flaxres.experiments.analyses.responses import write_responses
+from flaxres.experiments.results.runs import (
     check_comparable,
     export_run,
     find_runs,
     is_degradation_experiment,
     mean_and_std,
 )
-from flaxres.errors import WorkdirError
 from flaxres.run.workdir import open_workdir
 
 

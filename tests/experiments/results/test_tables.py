@@ -3,8 +3,14 @@ import json
 
 import pytest
 
-from experiments.results.runs import find_runs, read_runs
-from experiments.results.tables import as_cells, as_markdown, result_rows, write_runs, write_tables
+from flaxres.experiments.results.runs import find_runs, read_runs
+from flaxres.experiments.results.tables import (
+    as_cells,
+    as_markdown,
+    result_rows,
+    write_runs,
+    write_tables,
+)
 from tests.experiments.results.test_runs import write_run
 
 

@@ -1,4 +1,4 @@
-from experiments.sweeps.estimate import makespan
+from flaxres.experiments.sweeps.estimate import makespan
 
 
 def test_makespan():

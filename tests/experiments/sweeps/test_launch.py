@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from experiments.sweeps import launch
-from experiments.sweeps.plan import grid, make_plans
+from flaxres.experiments.sweeps import launch
+from flaxres.experiments.sweeps.plan import grid, make_plans
 from tests.conftest import ROOT
 
 

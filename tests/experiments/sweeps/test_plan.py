@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweeps.plan import grid, load_sweep, make_plans
 from flaxres.config import flatten
 from flaxres.errors import ConfigError
+from flaxres.experiments.sweeps.plan import grid, load_sweep, make_plans
 from flaxres.parallel import replicas
 from tests.conftest import ROOT
 

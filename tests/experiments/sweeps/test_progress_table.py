@@ -3,10 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.sweeps import progress_table
-from experiments.sweeps.plan import grid, make_plans
-from experiments.sweeps.progress_table import ProgressTable
-from experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.experiments.sweeps import progress_table
+from flaxres.experiments.sweeps.plan import grid, make_plans
+from flaxres.experiments.sweeps.progress_table import ProgressTable
+from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
 from tests.conftest import ROOT
 
 

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from experiments.executors.base import ExitStatus
-from experiments.sweeps import scheduler
-from experiments.sweeps.plan import LOG_FILE, grid, make_plans
-from experiments.sweeps.scheduler import RunState, read_progress, run_queue
 from flaxres.errors import InterruptedRunError, UserError
+from flaxres.experiments.executors.base import ExitStatus
+from flaxres.experiments.sweeps import scheduler
+from flaxres.experiments.sweeps.plan import LOG_FILE, grid, make_plans
+from flaxres.experiments.sweeps.scheduler import RunState, read_progress, run_queue
 from tests.conftest import ROOT
 from tests.experiments.results.test_runs import write_run
 

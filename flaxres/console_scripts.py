@@ -1,0 +1,45 @@
+"""Console scripts of an installed flaxres: `flaxres` runs `python -m flaxres.main`, and so on."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+
+def main() -> None:
+    """Runs the command line for one model."""
+    _run("flaxres.main")
+
+
+def sweep() -> None:
+    """Runs the command line for sweeps."""
+    _run("flaxres.experiments.sweep")
+
+
+def degradation() -> None:
+    """Runs the degradation experiment."""
+    _run("flaxres.experiments.degradation")
+
+
+def reproduction() -> None:
+    """Runs the paper's experiment."""
+    _run("flaxres.experiments.reproduction")
+
+
+def analyze() -> None:
+    """Runs an analysis of trained models."""
+    _run("flaxres.experiments.analyze")
+
+
+def report() -> None:
+    """Writes the report of a workdir."""
+    _run("flaxres.experiments.report")
+
+
+def _run(module: str) -> None:
+    """Runs a module as `python -m` does.
+
+    Modules of the current directory can then be imported, such as those that a config file needs.
+    """
+    sys.path[0] = ""
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
