@@ -40,33 +40,39 @@ def default_config() -> ConfigDict:
     config.dtype = "float32"  # dtype of activations, float32 or bfloat16; parameters are float32
 
     # Length and learning rate.
-    config.batch_size = 128  # images per step, over all devices
-    config.num_steps = 64_000  # training steps
-    config.learning_rate = 0.1  # learning rate before decay
+    config.batch_size = 128  # images per step, over all devices (He15, section 4.2)
+    config.num_steps = 64_000  # training steps (He15, section 4.2)
+    config.learning_rate = 0.1  # learning rate before decay (He15, section 4.2)
     # Learning-rate schedule: 'piecewise-constant' (decay at boundaries) or 'cosine' (to 0 at
     # num_steps; Loshchilov and Hutter 2017, arXiv 1608.03983).
     config.schedule = "piecewise-constant"
-    config.boundaries = (32_000, 48_000)  # steps, counted from 0, at which the rate decays
-    config.decay_factor = 0.1  # factor on the learning rate at each boundary
+    # Steps, counted from 0, at which the learning rate decays (He15, section 4.2).
+    config.boundaries = (32_000, 48_000)
+    # Factor on the learning rate at each boundary (He15, section 4.2).
+    config.decay_factor = 0.1
     # Steps over which the learning rate rises linearly from near 0 (Goyal 2017, arXiv 1706.02677,
     # section 2.2).
     config.linear_warmup_steps = 0
 
     # Optimizer and loss.
-    config.momentum = 0.9  # momentum of SGD
+    config.momentum = 0.9  # momentum of SGD (He15, section 4.2)
     config.nesterov = False  # Nesterov momentum, as in Huang17 (arXiv 1608.06993), section 4.2
     # Label smoothing: weight of the uniform distribution in the training labels (Szegedy 2016,
     # arXiv 1512.00567, section 7, uses 0.1).
     config.label_smoothing = 0.0
-    config.weight_decay = 1e-4  # L2 coefficient; its gradient is added before momentum
+    # L2 coefficient; its gradient is added before momentum (He15, section 4.2).
+    config.weight_decay = 1e-4
     # Parameters with weight decay: 'all', or 'kernels' (no norms and biases).
     config.weight_decay_on = "all"
 
     # Warm-up of ResNet-110: a lower learning rate until the training error falls below a threshold.
     config.warmup = ConfigDict()
-    config.warmup.enabled = False  # excludes linear_warmup_steps
-    config.warmup.learning_rate = 0.01  # learning rate during the warm-up
-    config.warmup.train_error = 80.0  # training error, in percent, that ends the warm-up
+    # Whether a run has this warm-up; it excludes linear_warmup_steps. A model name of at least 110
+    # layers turns it on, as in He15, section 4.2.
+    config.warmup.enabled = False
+    config.warmup.learning_rate = 0.01  # learning rate during the warm-up (He15, section 4.2)
+    # Training error, in percent, that ends the warm-up (He15, section 4.2).
+    config.warmup.train_error = 80.0
     config.warmup.window = 50  # steps over which that error is averaged; not in the paper
     config.warmup.max_steps = 4_000  # steps after which the warm-up ends anyway; not in the paper
 
@@ -88,12 +94,11 @@ def default_config() -> ConfigDict:
     # in the paper: 64 images on each of two GPUs).
     config.bn_scope = "global"
 
+    # Pretrained weights and fine-tuning (`flaxres.training.fine_tuning`).
+    config.transfer = ConfigDict()
     # Pretrained weights: a PyTorch state dict, a file of Flax variables (.msgpack) or a run
     # directory; None: random initialization (`flaxres.pretrained.load`).
     config.init_from = config_dict.placeholder(str)
-
-    # Fine-tuning of pretrained weights (`flaxres.training.fine_tuning`).
-    config.transfer = ConfigDict()
     config.transfer.new_head = False  # initializes the classification head, for other classes
     # Stages ('stage1'), blocks and layers ('conv', 'norm', 'stage1_block2') that are not trained;
     # their norms use running statistics. 'backbone': all except the classification head.
@@ -112,12 +117,13 @@ def default_config() -> ConfigDict:
     config.dataset.name = "cifar10"  # 'digits', 'folder' or a TFDS image-classification set
     # Directory of TFDS data (None: TFDS's default), or of SPLIT/CLASS/*.jpg for 'folder'.
     config.dataset.data_dir = config_dict.placeholder(str)
-    config.dataset.train_split = "train"  # TFDS split syntax, such as 'train[:80%]'
-    config.dataset.test_split = "test"
+    config.dataset.train_split = "train"  # training images: TFDS split syntax, as 'train[:80%]'
+    config.dataset.test_split = "test"  # test images, in the same syntax
     # Third split to evaluate, for model selection, such as 'train[45000:]'; None: no such split.
     config.dataset.validation_split = config_dict.placeholder(str)
     config.dataset.classes = ()  # class names to keep, with labels 0, 1, ...; (): all classes
-    config.dataset.broken_images = "fail"  # for images that cannot be read: 'fail' or 'skip'
+    # What happens at an image that cannot be read: 'fail' or 'skip' (use the next image instead).
+    config.dataset.broken_images = "fail"
     config.dataset.image_size = 0  # height and width of input images, in pixels; 0: not resized
     # Short side of evaluation images before the center crop, in pixels; 0: image_size. 256 for
     # crops of 224 is from Krizhevsky 2012, section 2.
@@ -141,17 +147,18 @@ def default_config() -> ConfigDict:
     # side, then a crop of dataset.image_size; He15, section 3.4) or 'random-resized' (random area
     # and aspect ratio, resized to dataset.image_size; Szegedy 2014, arXiv 1409.4842, section 6).
     config.augment.crop = "pad"
-    config.augment.pad = 4  # 'pad': zero pixels on each side
+    config.augment.pad = 4  # 'pad': zero pixels on each side (He15, section 4.2)
     config.augment.short_side_range = (256, 480)  # 'scale': smallest and largest short side, pixels
     config.augment.area_range = (0.08, 1.0)  # 'random-resized': fraction of the image's area
     config.augment.aspect_ratio_range = (3 / 4, 4 / 3)  # 'random-resized': width over height
-    config.augment.flip = True  # random horizontal flip
+    config.augment.flip = True  # random horizontal flip (He15, section 4.2)
     # PCA color augmentation: standard deviation of the multiples of the principal components; 0:
     # off (Krizhevsky 2012, section 4.1, uses 0.1).
     config.augment.color = 0.0
-    # Eigenvalues and (concatenated) eigenvectors of the covariance of ImageNet's RGB values in
-    # 0..1: github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua (pca).
+    # Eigenvalues of the covariance of ImageNet's RGB values in 0..1:
+    # github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua (pca).
     config.augment.color_eigenvalues = (0.2175, 0.0188, 0.0045)
+    # Eigenvectors of that covariance, concatenated, from the same file.
     config.augment.color_eigenvectors = (
         *(-0.5675, -0.5808, -0.5836),
         *(0.7192, -0.0045, -0.6948),

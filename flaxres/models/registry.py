@@ -24,14 +24,15 @@ EXAMPLES = (
 # Fields of `config.model` that only some families read, with their default values. For the other
 # families they keep these values. `flaxres.config` has the fields that all families read.
 FIELDS: dict[str, object] = {
-    "depth": 20,  # as the papers count it: weighted layers on the longest path
+    "depth": 20,  # number of layers as the papers count it: with weights, on the longest path
     "widths": (16, 32, 64),  # number of filters in each stage
-    "stem": "cifar",  # layers before the first stage: cifar or imagenet
-    "block": "basic",  # basic or bottleneck
+    "stem": "cifar",  # layers before the first stage: of models for CIFAR or for ImageNet
+    "block": "basic",  # block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1)
     "shortcut": "none",  # option of `flaxres.models.shortcuts`
     "shortcut_scale": 0.5,  # factor of shortcut 'scale'; He16 (arXiv 1603.05027), section 3.1
     "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
-    "dropout_rate": 0.5,  # of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers
+    # Dropout rate of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers.
+    "dropout_rate": 0.5,
     # Convolution of a bottleneck that has the stride: 1x1 (He15), 3x3, or auto, which depends on
     # pretrained weights and is 1x1 without (`flaxres.pretrained.stride_on`).
     "stride_on": "1x1",
