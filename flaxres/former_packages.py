@@ -22,7 +22,7 @@ def register_former_packages() -> None:
     Packages of these names that are found in `sys.path` have priority.
     """
     if not any(isinstance(finder, _FormerPackages) for finder in sys.meta_path):
-        sys.meta_path.append(_FormerPackages())
+        sys.meta_path.insert(0, _FormerPackages())  # before the finder of files in packages
 
 
 class _FormerPackages(importlib.abc.MetaPathFinder):
@@ -32,7 +32,14 @@ class _FormerPackages(importlib.abc.MetaPathFinder):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Returns the spec of a former module, or None for all other modules."""
-        if name.partition(".")[0] not in FORMER_PACKAGES:
+        package, _, submodules = name.partition(".")
+        if package not in FORMER_PACKAGES:
+            return None
+        if submodules:
+            is_former = sys.modules[package] is sys.modules.get(f"flaxres.{package}")
+        else:
+            is_former = importlib.machinery.PathFinder.find_spec(name) is None
+        if not is_former:
             return None
         try:
             module = importlib.import_module(f"flaxres.{name}")

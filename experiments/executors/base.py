@@ -10,7 +10,6 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from flaxres.files import open_regular
 from flaxres.run.preemption import PARENT_VARIABLE
@@ -128,7 +127,7 @@ class Executor(abc.ABC):
 
     capacity: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Executor:
         return self
 
     def __exit__(self, *_: object) -> None:

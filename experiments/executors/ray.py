@@ -18,7 +18,7 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.experiments.executors.base import Executor, Task
@@ -105,7 +105,7 @@ class RayExecutor(Executor):
         self._max_runs = 0  # runs that fit into the cluster
         self._count_at = self._launch_at = 0.0  # times of the next count and the next launch
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RayExecutor:
         """Connects to the cluster.
 
         Raises:
