@@ -6,11 +6,14 @@ Where He15 (arXiv 1512.03385), section 4.2, gives a number, it is the default.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from flaxres import durations
 from flaxres.config_checks import check_types, check_values
+from flaxres.data import num_train_images
 from flaxres.errors import ConfigError, one_line
 from flaxres.field_checks import did_you_mean, shown
 from flaxres.models.names import model_fields, model_name
@@ -18,6 +21,7 @@ from flaxres.models.registry import FIELDS
 
 __all__ = [
     "check_config",
+    "convert_durations",
     "default_config",
     "directory_name",
     "flatten",
@@ -30,7 +34,8 @@ __all__ = [
 def default_config() -> ConfigDict:
     """Returns all config fields with their defaults.
 
-    Durations are in steps (a step is one optimizer update on one batch), errors in percent.
+    Durations are in steps (a step is one optimizer update on one batch), errors in percent. A
+    config file may give them as text too, such as '1.5ep' (`flaxres.durations`).
     """
     config = ConfigDict()
 
@@ -173,6 +178,7 @@ def default_config() -> ConfigDict:
     config.model.norm_momentum = 0.9  # weight of the old running statistics (PyTorch: 1 - 0.9)
     config.model.norm_epsilon = 1e-5  # added to the variance
     config.model.init_gain = 1.0  # factor on He-2015's initial std of kernels, sqrt(2 / fan-in)
+    durations.accept_text(config)
     return config
 
 
@@ -245,14 +251,45 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ConfigError: a field is invalid; the message has its name, value and allowed values.
     """
+    durations.rename_epochs_in_config(config)
     try:
         flat = flatten(config)
     except config_dict.RequiredValueError as error:
         raise ConfigError(f"a config field has no value: {one_line(error)}") from None
+    except TypeError as error:
+        raise ConfigError(
+            "a config field that is computed from others cannot use a duration that is text: "
+            f"{one_line(error)}"
+        ) from None
     defaults = flatten(default_config())
     _check_field_names(flat, defaults)
+    config, flat = durations.with_stand_ins(config, flat)
     check_types(flat, defaults)
     check_values(config, flat)
+
+
+def convert_durations(
+    config: ConfigDict, count_images: Callable[[ConfigDict], int] = num_train_images
+) -> ConfigDict:
+    """Converts durations that are text, such as '1.5ep', into steps (`flaxres.durations`).
+
+    Args:
+      config: config of an experiment.
+      count_images: returns the number of training images of a `config.dataset`. It is called only
+        for durations in epochs.
+
+    Returns:
+      A converted copy, or the config itself if all durations are in steps.
+
+    Raises:
+      ConfigError: a field is invalid.
+      DatasetError: a duration is in epochs, and the data set cannot be opened.
+    """
+    check_config(config)
+    converted = durations.convert_config(config, count_images)
+    if converted is not config:
+        check_config(converted)
+    return converted
 
 
 def _check_field_names(flat: dict[str, Any], known: dict[str, Any]) -> None:

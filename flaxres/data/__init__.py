@@ -7,7 +7,13 @@ Imported by `flaxres.config` and the packages above it; imports only `flaxres.cp
 from __future__ import annotations
 
 from flaxres.data.dataset import Dataset, Split
-from flaxres.data.datasets import dataset_shape, load_dataset, open_dataset, open_sources
+from flaxres.data.datasets import (
+    dataset_shape,
+    load_dataset,
+    num_train_images,
+    open_dataset,
+    open_sources,
+)
 from flaxres.data.source import Sources
 from flaxres.data.streamed import StreamedDataset
 
@@ -18,6 +24,7 @@ __all__ = [
     "StreamedDataset",
     "dataset_shape",
     "load_dataset",
+    "num_train_images",
     "open_dataset",
     "open_sources",
 ]

@@ -115,6 +115,20 @@ def _read(config: ConfigDict) -> Dataset:
     return load_tfds(config.name, config.data_dir, *splits, image_size=image_size)
 
 
+def num_train_images(config: ConfigDict) -> int:
+    """Returns the number of images in the training split, that is, in an epoch.
+
+    Reads no images. Images that cannot be decoded are counted.
+
+    Args:
+      config: an experiment's `config.dataset`.
+
+    Raises:
+      DatasetError: the data set cannot be opened, or lacks one of the given splits or classes.
+    """
+    return len(open_sources(config).train)
+
+
 def dataset_shape(config: ConfigDict) -> tuple[tuple[int, int, int], int]:
     """Returns the (height, width, channels) of a data set's images and its number of classes.
 

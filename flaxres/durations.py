@@ -1,0 +1,278 @@
+"""Durations: numbers of steps, or text in steps, epochs or examples such as '1.5ep'.
+
+Config fields in `DURATION_FIELDS` accept '10k steps', '1.5ep' and '1_000_000ex'. They are converted
+into steps in one place, `flaxres.config.convert_durations`; everything else reads steps.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, FieldReference, config_flags
+
+from flaxres.errors import ConfigError
+from flaxres.field_checks import shown
+
+# Fields in steps. num_steps comes first, because other fields may be computed from it.
+DURATION_FIELDS = (
+    *("num_steps", "boundaries", "linear_warmup_steps"),
+    *("warmup.window", "warmup.max_steps"),
+    *("log_every", "log_layers_every", "eval_every", "checkpoint_every"),
+)
+RULE = "an integer, or text such as '10k steps', '1.5ep' or '1_000_000ex'"
+EPOCHS = "num_epochs"  # num_epochs=164 means num_steps='164ep'
+
+# Steps in the place of text, where checks need a number; 1 for other fields.
+STAND_INS = {"num_steps": 2**31 - 1, "linear_warmup_steps": 0, "log_layers_every": 0}
+
+NUMBER = r"\d[\d_]*(?:\.\d+)?"
+DURATION = re.compile(rf"\s*({NUMBER})\s*(k|M)?\s*([a-z]*)\s*")
+FACTORS = {None: 1, "k": 1_000, "M": 1_000_000}
+STEP_UNITS = ("", "step", "steps")
+EPOCH_UNITS = ("ep", "epoch", "epochs")
+EXAMPLE_UNITS = ("ex", "example", "examples", "image", "images")
+
+
+class Duration(abc.ABC):
+    """Type of a config field that holds a number of steps or, until it is converted, text."""
+
+
+Duration.register(int)
+Duration.register(str)
+
+
+class DurationParser(flags.ArgumentParser[int | str]):
+    """Parser of --config.FIELD=VALUE for durations: an integer, or the text as it is."""
+
+    syntactic_help = "a duration"
+
+    def parse(self, argument: object) -> int | str:
+        """Returns an integer if the argument is one, otherwise the text."""
+        try:
+            return flags.IntegerParser().parse(argument)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return str(argument)
+
+    def flag_type(self) -> str:
+        """Returns the name of the type for --help."""
+        return "duration"
+
+
+config_flags.register_flag_parser_for_type(Duration, DurationParser())
+
+
+def parse_duration(text: str) -> tuple[Fraction, str] | None:
+    """Parses text such as '1.5ep' into a number and a unit: 'steps', 'epochs' or 'examples'.
+
+    Returns:
+      The number and the unit, or None if the text is not a duration.
+    """
+    match = DURATION.fullmatch(text)
+    if match is None:
+        return None
+    number = Fraction(match[1].replace("_", "")) * FACTORS[match[2]]
+    for unit, names in (
+        ("steps", STEP_UNITS),
+        ("epochs", EPOCH_UNITS),
+        ("examples", EXAMPLE_UNITS),
+    ):
+        if match[3] in names:
+            return number, unit
+    return None
+
+
+def is_duration(value: object) -> bool:
+    """Returns True for text that `parse_duration` accepts."""
+    return isinstance(value, str) and parse_duration(value) is not None
+
+
+def to_steps(text: str, batch_size: int, num_images: int) -> int:
+    """Converts a duration into steps: the nearest integer, halves up, and at least 1 except for 0.
+
+    Args:
+      text: a duration, such as '1.5ep'.
+      batch_size: images per step.
+      num_images: number of training images, that is, of an epoch. Read only for epochs.
+
+    Raises:
+      ValueError: the text is not a duration.
+    """
+    parsed = parse_duration(text)
+    if parsed is None:
+        raise ValueError(f"must be {RULE}, got {shown(text)}")
+    number, unit = parsed
+    if unit == "epochs":
+        number *= num_images
+    if unit != "steps":
+        number /= batch_size
+    steps = (2 * number + 1).__floor__() // 2
+    return max(1, steps) if number else 0
+
+
+def accept_text(config: ConfigDict) -> None:
+    """Lets the fields that hold a number of steps hold text as well; tuples do already."""
+    with config.ignore_type():
+        for field in DURATION_FIELDS:
+            group, name = _locate(config, field)
+            if isinstance(group[name], int):
+                group[name] = FieldReference(group[name], field_type=Duration)
+
+
+def with_stand_ins(config: ConfigDict, flat: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
+    """Replaces durations that are text by steps that pass every check, for checks without the data.
+
+    Args:
+      config: config of an experiment.
+      flat: its fields by dotted name.
+
+    Returns:
+      Copies of both, or both themselves if no duration is text.
+
+    Raises:
+      ConfigError: a text is not a duration.
+    """
+    given = {field: texts for field in DURATION_FIELDS if (texts := _texts(flat[field]))}
+    if not given:
+        return config, flat
+    for field, texts in given.items():
+        for text in texts:
+            if not is_duration(text):
+                raise ConfigError(f"{field} must be {RULE}, got {shown(text)}")
+    config, flat = config.copy_and_resolve_references(), dict(flat)
+    with config.ignore_type():
+        for field in given:
+            group, name = _locate(config, field)
+            if field == "boundaries":
+                steps: Any = tuple(value for value in flat[field] if not isinstance(value, str))
+            else:
+                steps = STAND_INS.get(field, 1)
+            group[name] = flat[field] = steps
+    return config, flat
+
+
+def convert_config(config: ConfigDict, count_images: Callable[[ConfigDict], int]) -> ConfigDict:
+    """Converts durations that are text into steps.
+
+    Args:
+      config: a checked config.
+      count_images: returns the number of training images of a `config.dataset`. It is called only
+        for durations in epochs.
+
+    Returns:
+      A converted copy, or the config itself if no duration is text.
+    """
+    parts = {field: _locate(config, field) for field in DURATION_FIELDS}
+    texts = [text for group, name in parts.values() for text in _texts(group[name])]
+    if not texts:
+        return config
+    units = {parsed[1] for text in texts if (parsed := parse_duration(text))}
+    num_images = count_images(config.dataset) if "epochs" in units else 0
+    converted = config.copy_and_resolve_references()
+    with converted.ignore_type():
+        for field in DURATION_FIELDS:
+            group, name = _locate(converted, field)
+            group[name] = _convert(group[name], config.batch_size, num_images)
+    return converted
+
+
+def _locate(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
+    """Returns the part of a config that has a field, and the field's name in it."""
+    group, _, name = field.rpartition(".")
+    return (config[group] if group else config), name
+
+
+def _texts(value: object) -> list[str]:
+    """Returns the text in the value of a field, which may be a list or tuple."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [element for element in values if isinstance(element, str)]
+
+
+def _convert(value: Any, batch_size: int, num_images: int) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_convert(element, batch_size, num_images) for element in value)
+    return to_steps(value, batch_size, num_images) if isinstance(value, str) else value
+
+
+def epochs_as_steps(value: object) -> str:
+    """Returns num_epochs=164 as the value '164ep' of num_steps.
+
+    Raises:
+      ConfigError: the value is not a number.
+    """
+    text = str(value).strip()
+    is_number = not isinstance(value, bool) and re.fullmatch(rf"{NUMBER}|\.\d+", text)
+    if not is_number:
+        raise ConfigError(f"{EPOCHS} must be a number, such as 164 or 1.5, got {shown(value)}")
+    return f"{text}ep"
+
+
+def rename_epochs(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces num_epochs in a flattened config by num_steps.
+
+    Raises:
+      ConfigError: num_epochs is not a number.
+    """
+    return {
+        ("num_steps" if name == EPOCHS else name): (
+            epochs_as_steps(value) if name == EPOCHS else value
+        )
+        for name, value in fields.items()
+    }
+
+
+def rename_epochs_in_config(config: ConfigDict) -> None:
+    """Replaces num_epochs in a config from a user's config file by num_steps, in place.
+
+    Raises:
+      ConfigError: num_epochs is not a number.
+    """
+    if EPOCHS not in config:
+        return
+    text = epochs_as_steps(config[EPOCHS])
+    with config.unlocked(), config.ignore_type():
+        del config[EPOCHS]
+        config.num_steps = text
+
+
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
+    """Replaces --config.num_epochs, and puts durations in --config.boundaries into quotes.
+
+    Args:
+      arguments: arguments without the program's name, such as ['--config.num_epochs=1.5'].
+
+    Returns:
+      The arguments as ml_collections parses them. Arguments after '--' are left alone.
+
+    Raises:
+      ConfigError: num_epochs is not a number.
+    """
+    arguments = list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    expanded: list[str] = []
+    field = ""  # of the argument before, if its value is the next argument
+    for argument in arguments[:end]:
+        match = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            expanded.append(_expand_value(field, argument) if field else argument)
+            field = ""
+            continue
+        name = "num_steps" if match[1] == EPOCHS else match[1]
+        value = "" if match[2] is None else f"={_expand_value(match[1], match[2])}"
+        expanded.append(f"--config.{name}{value}")
+        field = match[1] if match[2] is None else ""
+    return expanded + arguments[end:]
+
+
+def _expand_value(field: str, text: str) -> str:
+    if field == EPOCHS:
+        return epochs_as_steps(text)
+    if field != "boundaries" or not re.search("[A-Za-z]", text) or re.search("['\"]", text):
+        return text
+    elements = [element.strip() for element in text.strip().strip("()").split(",")]
+    quoted = (repr(e) if is_duration(e) else e for e in elements if e)
+    return f"({','.join(quoted)},)"
