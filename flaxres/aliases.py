@@ -1,7 +1,8 @@
 """Aliases: former names of config fields, their values and flags, which still work.
 
 Former names are accepted on command lines, in config and sweep files, and in the files of older
-runs. Each is replaced by the current name, with one notice on standard error.
+runs. Each is replaced by the current name, with one notice on standard error. num_epochs, which is
+short for a num_steps in epochs, is replaced without a notice (`flaxres.durations`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from flaxres.durations import expand_arguments, rename_epochs, rename_epochs_in_config
 from flaxres.errors import ConfigError, print_once
 
 # Former name of a config field -> current name.
@@ -69,7 +71,7 @@ def rename_fields(fields: Mapping[str, Any], file: Path | None = None) -> dict[s
     for field, value in fields.items():
         name = FIELDS.get(field, field) if is_stored else _renamed(field, FIELDS, "config field")
         renamed[name] = _renamed_value(name, value, is_stored)
-    return renamed
+    return renamed if is_stored else rename_epochs(renamed)
 
 
 def rename_in_config(config: ConfigDict) -> None:
@@ -99,6 +101,7 @@ def rename_in_config(config: ConfigDict) -> None:
             continue
         if (value := _renamed_value(field, parent[name])) != parent[name]:
             parent[name] = value
+    rename_epochs_in_config(config)
 
 
 def explain_former_field(message: str) -> str | None:
@@ -142,7 +145,7 @@ def rename_in_arguments(arguments: Sequence[str]) -> list[str]:
         name = prefix + _renamed(name.removeprefix(prefix), table, kind)
         assignment = "" if value is None else f"={_renamed_text(name, value)}"
         renamed.append(f"{dashes}{name}{assignment}")
-    return renamed + arguments[end:]
+    return expand_arguments(renamed + arguments[end:])
 
 
 def _renamed(name: str, table: Mapping[str, str], kind: str) -> str:

@@ -274,5 +274,5 @@ def _expand_value(field: str, text: str) -> str:
     if field != "boundaries" or not re.search("[A-Za-z]", text) or re.search("['\"]", text):
         return text
     elements = [element.strip() for element in text.strip().strip("()").split(",")]
-    quoted = (repr(e) if is_duration(e) else e for e in elements if e)
+    quoted = (e if re.fullmatch(r"[\d_]+", e) else repr(e) for e in elements if e)
     return f"({','.join(quoted)},)"

@@ -142,9 +142,12 @@ def main() -> None:
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
     if config is not None:
-        from flaxres.config import check_config
+        from flaxres.config import check_config, convert_durations
 
-        check_config(config)
+        if mode == "summary":  # needs no data
+            check_config(config)
+        else:
+            config = convert_durations(config)
         cpu.start_build(config.dtype)
         if config.init_from is not None:
             expand_home(config.init_from, "--init_from")

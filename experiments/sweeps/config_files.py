@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields, rename_in_config
-from flaxres.config import check_config, flatten, unknown_field
+from flaxres.config import convert_durations, flatten, unknown_field
+from flaxres.data import num_train_images
 from flaxres.errors import ConfigError, UserError
 from flaxres.field_checks import shown
 from flaxres.user_files import call_get_config, check_is_config, file_error
 
 
 def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") -> ConfigDict:
-    """Loads and checks the config of FILE.py:MODEL with overrides.
+    """Loads and checks the config of FILE.py:MODEL with overrides; durations are in steps.
 
     Args:
       source: FILE.py or FILE.py:MODEL.
@@ -23,13 +26,21 @@ def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") 
 
     Raises:
       ConfigError: the file fails, a field does not exist, or a value is invalid.
+      DatasetError: a duration is in epochs, and the data set cannot be opened.
     """
     try:
-        config = read_config(source, overrides)
-        check_config(config)
+        config = convert_durations(
+            read_config(source, overrides),
+            lambda dataset: _num_train_images(dataset.to_json()),
+        )
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
     return config
+
+
+@functools.lru_cache
+def _num_train_images(dataset: str) -> int:
+    return num_train_images(ConfigDict(json.loads(dataset)))
 
 
 def read_config(source: str, overrides: Mapping[str, object]) -> ConfigDict:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from flaxres.config import check_config, model_name
+from flaxres.config import convert_durations, model_name
 from flaxres.data import StreamedDataset, open_dataset, open_sources
 from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError, print_note
 from flaxres.memory_estimate import check_dispatch_memory, check_memory
@@ -63,7 +63,7 @@ def train_and_evaluate(
         another run, the disk is full, the training diverged, or a signal stopped the run after a
         checkpoint.
     """
-    check_config(config)
+    config = convert_durations(config)
     with raise_on_all_processes():
         has_run = check_same_config(workdir, config)
         if has_run:
