@@ -6,14 +6,12 @@ Where He15 (arXiv 1512.03385), section 4.2, gives a number, it is the default.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from flaxres import durations
 from flaxres.config_checks import check_types, check_values
-from flaxres.data import num_train_images
 from flaxres.errors import ConfigError, one_line
 from flaxres.field_checks import did_you_mean, shown
 from flaxres.models.names import model_fields, model_name
@@ -21,7 +19,6 @@ from flaxres.models.registry import FIELDS
 
 __all__ = [
     "check_config",
-    "convert_durations",
     "default_config",
     "directory_name",
     "flatten",
@@ -266,30 +263,6 @@ def check_config(config: ConfigDict) -> None:
     config, flat = durations.with_stand_ins(config, flat)
     check_types(flat, defaults)
     check_values(config, flat)
-
-
-def convert_durations(
-    config: ConfigDict, count_images: Callable[[ConfigDict], int] = num_train_images
-) -> ConfigDict:
-    """Converts durations that are text, such as '1.5ep', into steps (`flaxres.durations`).
-
-    Args:
-      config: config of an experiment.
-      count_images: returns the number of training images of a `config.dataset`. It is called only
-        for durations in epochs.
-
-    Returns:
-      A converted copy, or the config itself if all durations are in steps.
-
-    Raises:
-      ConfigError: a field is invalid.
-      DatasetError: a duration is in epochs, and the data set cannot be opened.
-    """
-    check_config(config)
-    converted = durations.convert_config(config, count_images)
-    if converted is not config:
-        check_config(converted)
-    return converted
 
 
 def _check_field_names(flat: dict[str, Any], known: dict[str, Any]) -> None:

@@ -1,14 +1,14 @@
 """Durations: numbers of steps, or text in steps, epochs or examples such as '1.5ep'.
 
 Config fields in `DURATION_FIELDS` accept '10k steps', '1.5ep' and '1_000_000ex'. They are converted
-into steps in one place, `flaxres.config.convert_durations`; everything else reads steps.
+into steps in one place, `flaxres.config_durations`; everything else reads steps.
 """
 
 from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -38,7 +38,7 @@ EPOCH_UNITS = ("ep", "epoch", "epochs")
 EXAMPLE_UNITS = ("ex", "example", "examples", "image", "images")
 
 
-class Duration(abc.ABC):
+class Duration(abc.ABC):  # noqa: B024 (only a type, for ml_collections)
     """Type of a config field that holds a number of steps or, until it is converted, text."""
 
 
@@ -118,7 +118,7 @@ def accept_text(config: ConfigDict) -> None:
     """Lets the fields that hold a number of steps hold text as well; tuples do already."""
     with config.ignore_type():
         for field in DURATION_FIELDS:
-            group, name = _locate(config, field)
+            group, name = locate(config, field)
             if isinstance(group[name], int):
                 group[name] = FieldReference(group[name], field_type=Duration)
 
@@ -136,7 +136,7 @@ def with_stand_ins(config: ConfigDict, flat: dict[str, Any]) -> tuple[ConfigDict
     Raises:
       ConfigError: a text is not a duration.
     """
-    given = {field: texts for field in DURATION_FIELDS if (texts := _texts(flat[field]))}
+    given = {field: texts for field in DURATION_FIELDS if (texts := texts_in(flat[field]))}
     if not given:
         return config, flat
     for field, texts in given.items():
@@ -146,7 +146,7 @@ def with_stand_ins(config: ConfigDict, flat: dict[str, Any]) -> tuple[ConfigDict
     config, flat = config.copy_and_resolve_references(), dict(flat)
     with config.ignore_type():
         for field in given:
-            group, name = _locate(config, field)
+            group, name = locate(config, field)
             if field == "boundaries":
                 steps: Any = tuple(value for value in flat[field] if not isinstance(value, str))
             else:
@@ -155,47 +155,16 @@ def with_stand_ins(config: ConfigDict, flat: dict[str, Any]) -> tuple[ConfigDict
     return config, flat
 
 
-def convert_config(config: ConfigDict, count_images: Callable[[ConfigDict], int]) -> ConfigDict:
-    """Converts durations that are text into steps.
-
-    Args:
-      config: a checked config.
-      count_images: returns the number of training images of a `config.dataset`. It is called only
-        for durations in epochs.
-
-    Returns:
-      A converted copy, or the config itself if no duration is text.
-    """
-    parts = {field: _locate(config, field) for field in DURATION_FIELDS}
-    texts = [text for group, name in parts.values() for text in _texts(group[name])]
-    if not texts:
-        return config
-    units = {parsed[1] for text in texts if (parsed := parse_duration(text))}
-    num_images = count_images(config.dataset) if "epochs" in units else 0
-    converted = config.copy_and_resolve_references()
-    with converted.ignore_type():
-        for field in DURATION_FIELDS:
-            group, name = _locate(converted, field)
-            group[name] = _convert(group[name], config.batch_size, num_images)
-    return converted
-
-
-def _locate(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
+def locate(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
     """Returns the part of a config that has a field, and the field's name in it."""
     group, _, name = field.rpartition(".")
     return (config[group] if group else config), name
 
 
-def _texts(value: object) -> list[str]:
+def texts_in(value: object) -> list[str]:
     """Returns the text in the value of a field, which may be a list or tuple."""
     values = value if isinstance(value, list | tuple) else [value]
     return [element for element in values if isinstance(element, str)]
-
-
-def _convert(value: Any, batch_size: int, num_images: int) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_convert(element, batch_size, num_images) for element in value)
-    return to_steps(value, batch_size, num_images) if isinstance(value, str) else value
 
 
 def epochs_as_steps(value: object) -> str:

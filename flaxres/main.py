@@ -142,7 +142,8 @@ def main() -> None:
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
     if config is not None:
-        from flaxres.config import check_config, convert_durations
+        from flaxres.config import check_config
+        from flaxres.config_durations import convert_durations
 
         if mode == "summary":  # needs no data
             check_config(config)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields, rename_in_config
-from flaxres.config import convert_durations, flatten, unknown_field
+from flaxres.config import flatten, unknown_field
+from flaxres.config_durations import convert_durations
 from flaxres.data import num_train_images
 from flaxres.errors import ConfigError, UserError
 from flaxres.field_checks import shown

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from flaxres.config import convert_durations, model_name
+from flaxres.config import model_name
+from flaxres.config_durations import convert_durations
 from flaxres.data import StreamedDataset, open_dataset, open_sources
 from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError, print_note
 from flaxres.memory_estimate import check_dispatch_memory, check_memory
