@@ -17,8 +17,8 @@ from absl import flags
 from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.experiments.analyses import ANALYSES
-from flaxres.field_checks import did_you_mean
 from flaxres.files import expand_home
+from flaxres.suggestions import did_you_mean
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of a run or of a sweep, e.g. runs/degradation."

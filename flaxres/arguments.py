@@ -12,8 +12,9 @@ from absl import flags
 
 from flaxres.aliases import explain_former_field
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.field_checks import MAX_INT64, did_you_mean, shown
+from flaxres.field_checks import MAX_INT64, shown
 from flaxres.former_packages import register_former_packages
+from flaxres.suggestions import did_you_mean, nearest_fields, nearest_names, suggestion
 from flaxres.user_files import (
     call_get_config,
     check_is_config,
@@ -167,7 +168,7 @@ def _check_config_file(config_file: str) -> None:
 def _explain(error: BaseException, argv: Sequence[str]) -> str:
     """Returns one line on why the flags cannot be parsed."""
     if unknown := re.match(r"Unknown command line flag '([^']*)'", str(error)):
-        return _unknown_flag(unknown[1], str(error))
+        return _unknown_flag(unknown[1])
     # absl adds the traceback of a parser; its last line is the error itself.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, flags.Error) and lines:
@@ -198,18 +199,31 @@ def _rule(reason: str, value: str) -> str | None:
     return None
 
 
-def _unknown_flag(name: str, message: str) -> str:
+def _unknown_flag(name: str) -> str:
     """Returns the message for an unknown flag, which may be the name of a config field."""
     if name.startswith("noconfig."):
         return f"unknown flag --{name}; only fields that are true or false can be negated"
-    if "config" in flags.FLAGS:
-        from flaxres.config import default_config, flatten
+    return f"unknown flag --{name}{_flag_hint(name)}"
 
-        known = flatten(default_config())
-        if fields := [field for field in known if name in (field, field.rpartition(".")[2])]:
-            return f"unknown flag --{name}; did you mean --config.{fields[0]}?"
-    suggestion = re.search(r"Did you mean: ([\w-]+)", message)
-    return f"unknown flag --{name}" + (f"; did you mean --{suggestion[1]}?" if suggestion else "")
+
+def _flag_hint(name: str) -> str:
+    """Returns '; did you mean --FLAG?' or '; did you mean --config.FIELD?', or ''."""
+    own = sorted(
+        flag
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        for flag in (flag.name for flag in defined)
+        if not module.startswith("absl.") and not flag.startswith("config.")
+    )
+    near = nearest_names(name, own)
+    if "config" not in flags.FLAGS:
+        return suggestion(near, "--{}")
+    from flaxres.config import default_config, flatten  # imports JAX
+
+    known = list(flatten(default_config()))
+    fields = [field for field in known if name in (field, field.rpartition(".")[2])]
+    if fields or not near:
+        near = [f"config.{field}" for field in fields or nearest_fields(name, known)]
+    return suggestion(near, "--{}")
 
 
 def unknown_override(argv: Sequence[str]) -> str | None:

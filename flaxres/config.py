@@ -13,9 +13,11 @@ from ml_collections import ConfigDict, config_dict
 from flaxres import durations
 from flaxres.config_checks import check_types, check_values
 from flaxres.errors import ConfigError, one_line
-from flaxres.field_checks import did_you_mean, shown
+from flaxres.field_checks import shown
 from flaxres.models.names import model_fields, model_name
+from flaxres.models.nearest import model_hint
 from flaxres.models.registry import FIELDS
+from flaxres.suggestions import nearest_fields, suggestion
 
 __all__ = [
     "check_config",
@@ -196,7 +198,7 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
     try:
         fields = model_fields(model, stem)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{error}{model_hint(model, stem)}") from None
     config.model.update(FIELDS)
     config.model.update(fields)
     is_deep = fields["name"] in ("resnet", "preact") and fields["depth"] >= 110
@@ -276,4 +278,5 @@ def _check_field_names(flat: dict[str, Any], known: dict[str, Any]) -> None:
 
 def unknown_field(field: str) -> str:
     """Returns the error message for a config field that does not exist, with the closest match."""
-    return f"unknown config field {field!r}{did_you_mean(field, flatten(default_config()))}"
+    nearest = nearest_fields(field, flatten(default_config()))
+    return f"unknown config field {field!r}{suggestion(nearest)}"

@@ -9,11 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.data.options import check_data_fields
-from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
-from flaxres.models.names import model_name
+from flaxres.models.nearest import check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.models.registry import check_model_fields
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
 
 DTYPES = ("float32", "bfloat16")
@@ -69,10 +67,7 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     """
     fields = FieldChecker(flat)
     _check_choices(config, fields)
-    try:
-        check_model_fields(config.model)
-    except ValueError as error:
-        raise ConfigError(f"model {model_name(config.model)}: {error}") from None
+    check_model(config.model)
     _check_ranges(flat, fields)
     check_data_fields(config, fields)
     _check_warmup_and_momentum(config, fields)

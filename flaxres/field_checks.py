@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
 
 from flaxres.errors import ConfigError
+from flaxres.suggestions import did_you_mean
 
 MAX_INT64 = 2**63 - 1
 MAX_FLOAT32 = 3.4028234663852886e38  # fields are used in float32
@@ -147,9 +147,3 @@ def shown(value: object, max_length: int | None = MAX_SHOWN) -> str:
     if max_length is None or len(text) <= max_length:
         return text
     return f"{text[:max_length]}... ({len(text):,} characters)"
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns '; did you mean NAME?' with the closest of `names`, or '' if none is close."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -14,8 +14,9 @@ from types import ModuleType
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from flaxres.errors import ConfigError, UserError, one_line
-from flaxres.field_checks import did_you_mean, shown
+from flaxres.field_checks import shown
 from flaxres.former_packages import register_former_packages
+from flaxres.suggestions import did_you_mean
 
 SHIPPED = Path(__file__).parent  # contains configs/, with the files that come with flaxres
 CONFIGS = "configs"

@@ -54,7 +54,7 @@ def test_flatten():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.depth", 51, r"6n\+2 \(8, 14, 20, .*\), got 51; the nearest are 50 and 56"),
+        ("model.depth", 51, r"6n\+2 \(8, 14, 20, .*\), got 51; did you mean 'resnet-50' or"),
         ("model.depth", 2, r"depth must be 6n\+2 .*, got 2"),
         ("model.shortcut", "D", "model.shortcut must be one of A, B, C, none, .*, got 'D'"),
         ("model.shortcut", "none", "model.shortcut must be A, B, C, .* for a residual model"),

@@ -18,6 +18,7 @@ from flaxres.experiments.results.runs import Run, read_run
 from flaxres.experiments.sweeps.config_files import read_config
 from flaxres.models.names import model_fields
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
+from flaxres.suggestions import did_you_mean
 from flaxres.user_files import CONFIGS, shipped_names
 
 DEFAULT_CONFIG = "cifar10"  # a config file with the default values
@@ -147,8 +148,11 @@ def _select_shallow(
     for spec in shallow:
         matching = {d: c for d, c in known.items() if spec in (_variant(d, c), str(c.model.depth))}
         if not matching:
-            variants = ", ".join(dict.fromkeys(_variant(*item) for item in known.items()))
-            raise ConfigError(f"--shallow={spec} matches none of the runs; there are {variants}")
+            variants = list(dict.fromkeys(_variant(*item) for item in known.items()))
+            raise ConfigError(
+                f"--shallow={spec} matches none of the runs; there are {', '.join(variants)}"
+                f"{did_you_mean(spec, variants)}"
+            )
         selected |= matching
     return selected
 

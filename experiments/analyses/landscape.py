@@ -42,6 +42,7 @@ from flaxres.experiments.analyses.progress import progress_bar
 from flaxres.experiments.results.run_names import run_name
 from flaxres.inference.population_statistics import BATCH_STATS, check_has_statistics
 from flaxres.run.workdir import read_run_config
+from flaxres.suggestions import did_you_mean
 
 # Model fields that change the training but not the trained model; they may differ between two runs.
 TRAINING_FIELDS = ("remat", "scan", "zero_init", "dropout_rate", "gate_bias", "norm_momentum")
@@ -124,6 +125,7 @@ def _check_ends(directories: Sequence[Path], options: Options) -> tuple[Path, Pa
         if name not in known:
             raise ConfigError(
                 f"--between names {name!r}, which is not one of the runs: {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
             )
     first, second = (known[name] for name in options.runs)
     check_same_model(read_run_config(first), read_run_config(second), options.runs)

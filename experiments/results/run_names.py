@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flaxres.errors import ConfigError, DamagedFileError, one_line
 from flaxres.run.workdir import CONFIG_FILE, METRICS_FILE
+from flaxres.suggestions import did_you_mean
 
 SEED_PREFIX = "seed-"  # prefix of the directory of a run in a sweep
 
@@ -82,8 +83,10 @@ def select_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[s
         if not any(_matches(name, pattern) for name in names):
             if len(names) == 1:
                 raise ConfigError(f"--only={pattern} does not match the run {names[0]}")
+            variants = (name.partition("/")[0] for name in names)
             raise ConfigError(
                 f"--only={pattern} matches none of the {len(names)} runs, such as {names[0]}"
+                f"{did_you_mean(pattern, variants if '/' not in pattern else names)}"
             )
     return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
 

@@ -16,8 +16,9 @@ from flaxres.aliases import rename_fields
 from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError
 from flaxres.experiments.sweeps.config_files import read_config
-from flaxres.field_checks import did_you_mean, shown
+from flaxres.field_checks import shown
 from flaxres.parallel import replicas
+from flaxres.suggestions import did_you_mean
 
 Entry = dict[str, Any]  # a run in a sweep file: 'name', 'config' and 'overrides'
 

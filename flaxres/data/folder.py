@@ -35,6 +35,7 @@ from flaxres.data.image_files import read_image_file
 from flaxres.data.notices import print_notice
 from flaxres.data.source import Sources, Subset, parse_split
 from flaxres.errors import DatasetError, first_few, printable
+from flaxres.suggestions import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _split_hint(
     """Returns '; ' and the flag that may be meant if a folder lacks a split, or ''."""
     if root.name in used_names and (root.parent / name).is_dir():
         return f"; did you mean --config.dataset.data_dir={root.parent}?"
+    if nearest := did_you_mean(name, [n for n in split_names if n not in used_names]):
+        return nearest
     others = [n for n in OTHER_SPLITS if n in split_names and n not in used_names]
     if used_names.index(name) == 1 and others:
         return f"; set --config.dataset.test_split={others[0]}"

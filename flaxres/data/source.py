@@ -18,6 +18,7 @@ from PIL import Image
 from flaxres.data.decode import EncodedImage
 from flaxres.data.fingerprint import Fingerprint, unknown_data
 from flaxres.errors import DatasetError, first_few
+from flaxres.suggestions import did_you_mean
 
 MAX_NAMES = 20  # classes that a message lists
 
@@ -100,6 +101,7 @@ class Sources:
                 raise DatasetError(
                     f"dataset.classes must be classes of {self.name} "
                     f"({first_few(self.class_names, MAX_NAMES)}), got {name!r}"
+                    f"{did_you_mean(name, self.class_names)}"
                 )
         if len(set(classes)) < max(2, len(classes)):
             raise DatasetError(
@@ -217,9 +219,11 @@ def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, sl
     match = re.fullmatch(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", spec)
     if not match or match[1] not in sizes:
         known = ", ".join(f"{key} ({size:,})" for key, size in sizes.items())
+        split, bracket, rows = spec.partition("[")
+        hint = did_you_mean(split, sizes, "'{}" + bracket + rows + "'") if "{" not in rows else ""
         raise DatasetError(
             f"data set {name!r} has the splits {known}, and slices such as 'train[:80%]'; got "
-            f"{spec!r}"
+            f"{spec!r}{hint}"
         )
     size = sizes[match[1]]
 

@@ -24,10 +24,12 @@ from flaxres.data.fingerprint import (
     file_sizes,
 )
 from flaxres.data.in_memory import load_sources
+from flaxres.data.prepared import list_prepared
 from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import DatasetError, one_line, printable
+from flaxres.suggestions import did_you_mean
 
 
 def open_tfds(
@@ -147,11 +149,21 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
         raise DatasetError(
             f"data set {name!r} is neither 'digits' nor a data set of TFDS, and no data set of "
             f"that name is prepared (with a dataset_info.json) in {directory}"
+            f"{did_you_mean(name, _known_names(directory))}"
         ) from None
     except Exception as error:  # a malformed name or dataset_info.json
         raise DatasetError(
             f"data set {name!r} in {directory} cannot be opened: {one_line(error)}"
+            f"{did_you_mean(name, _known_names(directory))}"
         ) from error
+
+
+def _known_names(directory: str) -> list[str]:
+    """Returns the names of all data sets: own ones, prepared ones and those that TFDS has."""
+    import tensorflow_datasets as tfds
+
+    own = ["digits", "folder", *list_prepared(directory)]
+    return own + tfds.list_builders(with_community_datasets=False)
 
 
 def _prepare(name: str, data_dir: str | None) -> None:
@@ -219,6 +231,7 @@ def _open_split(builder: Any, split: str) -> RecordSource:
         )
         raise DatasetError(
             f"data set {name!r} has no split {split!r}; it has {known}: {one_line(error)}"
+            f"{did_you_mean(split, builder.info.splits)}"
         ) from None
     except Exception as error:
         raise damaged_error(_name_with_path(builder), error) from error

@@ -29,6 +29,7 @@ from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import read_input_spec
 from flaxres.run.records import Record
 from flaxres.run.workdir import check_same_config
+from flaxres.suggestions import did_you_mean
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.restore import restore_newest
 
@@ -225,7 +226,10 @@ def _evaluate_replicas(
 def _check_splits(splits: Sequence[str]) -> None:
     for name in splits:
         if name not in SPLITS:
-            raise ConfigError(f"--splits must be any of {', '.join(SPLITS)}, got {name!r}")
+            raise ConfigError(
+                f"--splits must be any of {', '.join(SPLITS)}, got {name!r}"
+                f"{did_you_mean(name, SPLITS)}"
+            )
 
 
 def _available_splits(splits: Sequence[str], data: Sources | Dataset) -> list[str]:

@@ -27,6 +27,7 @@ from PIL import Image
 from flaxres.data.decode import MAX_PIXELS
 from flaxres.data.resize import image_to_array, resize, resize_and_crop
 from flaxres.errors import ConfigError, DatasetError
+from flaxres.suggestions import did_you_mean
 
 CROP_PROTOCOLS = ("split", "center", "10-crop", "multi-scale")
 PAPER_SIZE = 224  # height and width of the paper's input images, in pixels
@@ -145,7 +146,10 @@ def make_crop_protocol(
       ConfigError: the name is unknown, or the sizes do not fit the protocol.
     """
     if name not in CROP_PROTOCOLS:
-        raise ConfigError(f"--test_crops must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}")
+        raise ConfigError(
+            f"--test_crops must be one of {', '.join(CROP_PROTOCOLS)}, got {name!r}"
+            f"{did_you_mean(name, CROP_PROTOCOLS)}"
+        )
     takes_crops = name in ("center", "10-crop")
     if short_side is not None and not takes_crops:
         raise ConfigError(f"--short_side applies to --test_crops=center and 10-crop, got {name}")

@@ -27,6 +27,7 @@ from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config
+from flaxres.suggestions import did_you_mean
 from flaxres.training.restore import check_has_checkpoint, restore_newest
 
 # Fields of config.dataset in which the models of an ensemble must agree. Not data_dir: copies of a
@@ -149,7 +150,10 @@ def load_trained_model(
         other classes.
     """
     if batch_stats not in BATCH_STATS:
-        raise ConfigError(f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}")
+        raise ConfigError(
+            f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}"
+            f"{did_you_mean(batch_stats, BATCH_STATS)}"
+        )
     config = load_run_config(directory) if config is None else config
     check_config(config)
     if batch_stats == "population":

@@ -59,7 +59,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     period = 6 if block == "bottleneck" else 3
     n, rest = divmod(depth - 4, period)
     if n < 1 or rest:
-        raise depth_error(depth, period, 4, IMAGENET_STAGES)
+        raise depth_error(depth, period, 4)
     return (n,) * 3
 
 

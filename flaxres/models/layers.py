@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -155,34 +155,16 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     )
 
 
-def depth_error(
-    depth: int, period: int, offset: int, imagenet_depths: Collection[int]
-) -> ValueError:
+def depth_error(depth: int, period: int, offset: int) -> ValueError:
     """Returns the error for a depth that no CIFAR model has.
 
     Args:
       depth: number of weighted layers.
       period: layers of one block in each of the three stages.
       offset: layers outside the stages.
-      imagenet_depths: depths of the family's models with the ImageNet stem.
     """
     examples = ", ".join(str(period * n + offset) for n in range(1, 5))
-    smallest, below = period + offset, depth - (depth - offset) % period
-    if depth < smallest:
-        nearest = f"the smallest is {smallest}"
-    else:
-        nearest = f"the nearest are {below} and {below + period}"
-    return ValueError(
-        f"depth must be {period}n+{offset} ({examples}, ...), got {depth}; {nearest}"
-        f"{imagenet_hint(depth, imagenet_depths)}"
-    )
-
-
-def imagenet_hint(depth: int, imagenet_depths: Collection[int]) -> str:
-    """Returns the advice on a CIFAR model whose depth is one of the ImageNet models', or ''."""
-    if depth not in imagenet_depths:
-        return ""
-    return f"; depth {depth} needs an ImageNet config, such as configs/imagenet.py"
+    return ValueError(f"depth must be {period}n+{offset} ({examples}, ...), got {depth}")
 
 
 def check_size(

@@ -6,14 +6,13 @@ basic blocks on CIFAR and bottlenecks on ImageNet.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.field_checks import did_you_mean, shown
+from flaxres.field_checks import shown
 from flaxres.models import resnet
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.models.registry import EXAMPLES, FAMILIES
@@ -44,17 +43,8 @@ def model_fields(name: str, stem: str) -> dict[str, Any]:
             return fields
     raise ValueError(
         f"model name must be FAMILY-DEPTH with the options of the family ({EXAMPLES}), got "
-        f"{shown(name)}{_closest_name(name)}"
+        f"{shown(name)}"
     )
-
-
-def _closest_name(name: str) -> str:
-    """Returns '; did you mean NAME?' if a family or an example is close to a wrong name."""
-    family, dash, options = name.partition("-")
-    families = difflib.get_close_matches(family, FAMILIES, n=1)
-    if dash and families and families[0] != family:
-        return f"; did you mean '{families[0]}-{options}'?"
-    return did_you_mean(name, EXAMPLES.split(", "))
 
 
 def model_name(model: ConfigDict) -> str:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from flaxres.cpu import kernels
 from flaxres.cpu.running_norm import norm_relu_conv_general_dilated
 from flaxres.errors import ConfigError
+from flaxres.suggestions import did_you_mean
 
 NORMS = ("batch", "layer", "group", "instance", "instance-running", "none")
 BN_SCOPES = ("global", "device")
@@ -310,7 +311,9 @@ def make_norm(
         return functools.partial(RunningInstanceNorm, **running)
     if name == "none":
         return NoNorm
-    raise ValueError(f"model.norm must be one of {', '.join(NORMS)}, got {name!r}")
+    raise ValueError(
+        f"model.norm must be one of {', '.join(NORMS)}, got {name!r}{did_you_mean(name, NORMS)}"
+    )
 
 
 def pool_running_statistics(

@@ -11,7 +11,7 @@ from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
 from flaxres.models import densenet, lenet, resnet, stargan, vgg
 from flaxres.models.blocks import AUTO_STRIDE, BLOCKS, STRIDES_ON
-from flaxres.models.layers import BaseModel, imagenet_hint
+from flaxres.models.layers import BaseModel
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 
 STEMS = ("cifar", "imagenet")
@@ -147,10 +147,7 @@ def _check_densenet(model: ConfigDict) -> None:
     _require_one_of(model, "block", BLOCKS)
     densenet.stages_of_depth(model.depth, model.block, model.stem)
     if model.growth_rate == FIELDS["growth_rate"]:
-        raise ValueError(
-            "the name has no growth rate; add it, as in densenet-100-12"
-            f"{imagenet_hint(model.depth, densenet.IMAGENET_STAGES)}"
-        )
+        raise ValueError("the name has no growth rate; add it, as in densenet-100-12")
     is_positive = type(model.growth_rate) is int and model.growth_rate > 0
     _require(is_positive, model, "growth_rate", "a positive number of channels")
     _require(0 < model.compression <= 1, model, "compression", "above 0 and at most 1")

@@ -61,15 +61,16 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     if stem == "imagenet":
         stages = IMAGENET_STAGES[block]
         if depth not in stages:
-            depths = ", ".join(map(str, stages))
+            basic, bottleneck = (", ".join(map(str, depths)) for depths in IMAGENET_STAGES.values())
             raise ValueError(
-                f"depth must be {depths} with {block} blocks and the ImageNet stem, got {depth}"
+                f"depth must be {basic} with basic blocks or {bottleneck} with bottleneck blocks "
+                f"and the ImageNet stem, got {depth} with {block} blocks"
             )
         return stages[depth]
     period = 3 * LAYERS_PER_BLOCK[block]
     n, rest = divmod(depth - 2, period)
     if n < 1 or rest:
-        raise depth_error(depth, period, 2, set().union(*IMAGENET_STAGES.values()))
+        raise depth_error(depth, period, 2)
     return (n,) * 3
 
 

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
 from flaxres.models.norms import norm_relu
+from flaxres.suggestions import did_you_mean
 
 GATES = ("exclusive-gate", "shortcut-gate")
 SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout")
@@ -137,7 +138,10 @@ def apply_shortcut(
     """
     option = shortcut.option
     if option not in SHORTCUTS:
-        raise ValueError(f"model.shortcut must be one of {', '.join(SHORTCUTS)}, got {option!r}")
+        raise ValueError(
+            f"model.shortcut must be one of {', '.join(SHORTCUTS)}, got {option!r}"
+            f"{did_you_mean(option, SHORTCUTS)}"
+        )
     if option == "none":
         return None
     same_size = stride == 1 and x.shape[-1] == filters

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError, first_few
 from flaxres.models.layers import BACKBONE, HEAD, is_frozen
+from flaxres.suggestions import did_you_mean
 
 PyTree = Any
 
@@ -46,7 +47,7 @@ def check_frozen(config: ConfigDict, params: PyTree) -> None:
             names = dict.fromkeys([BACKBONE, *stages, *sorted(params)])
             raise ConfigError(
                 f"transfer.frozen must name layers of the model "
-                f"({first_few(list(names), MAX_NAMES)}), got {name!r}"
+                f"({first_few(list(names), MAX_NAMES)}), got {name!r}{did_you_mean(name, names)}"
             )
     if frozen and all(is_frozen(layer, frozen) for layer in params):
         raise ConfigError(

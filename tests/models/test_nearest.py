@@ -1,0 +1,81 @@
+"""Suggestions for models that do not exist."""
+
+import pytest
+
+from flaxres.config import check_config, default_config, set_model
+from flaxres.errors import ConfigError
+from flaxres.models.nearest import EXAMPLES, FAMILY_NAMES, exists, model_hint, nearest_models
+from flaxres.models.registry import FAMILIES, STEMS
+
+NEAREST = {
+    "cifar": {
+        "resnet-21": ["resnet-20", "resnet-26"],
+        "resnet-18": ["resnet-14", "resnet-20"],
+        "resnet-1": ["resnet-8"],
+        "ResNet_56": ["resnet-56"],
+        "resent-56-b": ["resnet-56-B"],
+        "r\u00e9snet-20": ["resnet-20"],
+        "rsenet-21": ["resnet-20", "resnet-26"],
+        "resnet-50-bottleneck": ["resnet-50"],
+        "preact-163": ["preact-158", "preact-164"],
+        "preactresnet18": ["preact-14", "preact-20"],
+        "resnext29": ["resnext-29-8x64d"],
+        "resnext-29-16x64": ["resnext-29-16x64d"],
+        "densenet-41-24": ["densenet-40-24", "densenet-43-24"],
+        "densenet-bc-100": ["densenet-bc-100-12"],
+        "vgg-12": ["vgg-11", "vgg-13"],
+        "vgg13_bn": ["vgg-13"],
+        "plain-20-A": ["plain-20"],
+        "lenet": ["lenet-5"],
+        "lenet-6": ["lenet-5"],
+        "stargan-0": ["stargan-1"],
+        "resnet": ["resnet-56"],
+        "efficientnet-b0": [],
+        "alexnet": [],
+        "": [],
+        "resnet-" + "9" * 5000: [],
+    },
+    "imagenet": {
+        "resnet-26": ["resnet-18", "resnet-34"],
+        "resnet-200": ["resnet-152"],
+        "resnet-20": ["resnet-18", "resnet-34"],
+        "resnet": ["resnet-50"],
+        "resnext50_32x4d": ["resnext-50-32x4d"],
+        "densenet120": ["densenet-121"],
+        "vgg-12": ["vgg-11", "vgg-13"],
+    },
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_nearest_models(stem):
+    for name, expected in NEAREST[stem].items():
+        assert nearest_models(name, stem) == expected, name
+        for other in expected:
+            check_config(set_model(default_config(), other, stem))
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "hint"),
+    [
+        ("resnet-18", "cifar", "; resnet-18 needs an ImageNet config, such as configs/imagenet.py"),
+        ("resnet-200", "imagenet", "; resnet-200 needs a config for small images, such as configs"),
+        ("preact-200", "imagenet", "; preact-200 needs a config for small images"),
+        ("resnet-21", "cifar", "; did you mean 'resnet-20' or 'resnet-26'?"),
+    ],
+)
+def test_hints_name_the_config_that_has_the_model(name, stem, hint):
+    assert model_hint(name, stem).startswith(hint)
+
+
+def test_messages_of_wrong_depths():
+    with pytest.raises(ConfigError, match="depth must be 18, 34 with basic blocks or 50, 101, 152"):
+        check_config(set_model(default_config(), "resnet-26", "imagenet"))
+
+
+def test_every_family_has_examples_that_exist():
+    assert set(FAMILIES) | {"densenet-bc"} == set(EXAMPLES)
+    assert set(EXAMPLES) <= set(FAMILY_NAMES)
+    for names in EXAMPLES.values():
+        assert exists(names[0], "cifar")
+        assert exists(names[-1], "imagenet")
