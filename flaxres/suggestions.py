@@ -40,8 +40,8 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
     """Returns the names that are nearest to a misspelled one, at most three; [] if none is near.
 
     The distance is that of `edit_distance`. A name is near if the distance is at most a third of
-    the shorter length, or if one of the two abbreviates the other: 'eval' for 'evaluate', 'steps' for
-    'num_steps'.
+    the shorter length, or if one of the two abbreviates the other: 'eval' for 'evaluate', or
+    'steps' for 'num_steps'.
 
     Args:
       name: the misspelled name.

@@ -92,7 +92,7 @@ def check_readable(path: str, kind: str, advice: str) -> None:
         if stat.S_ISREG(mode):
             Path(path).open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
-        hint = _similar_file(path) or f"; {advice}"
+        hint = _similar_file(path, kind) or f"; {advice}"
         raise ConfigError(f"{name} does not exist{hint}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
@@ -103,16 +103,36 @@ def check_readable(path: str, kind: str, advice: str) -> None:
         raise ConfigError(f"{name} is not a regular file; {advice}")
 
 
-def _similar_file(path: str) -> str:
-    """Returns '; did you mean NAME?' if a shipped config or sweep file has a similar name."""
-    directory, _, name = path.removesuffix(".py").rpartition("/")
-    for folder in (CONFIGS, SWEEPS):
-        if directory == folder or path == name:
-            names = shipped_names(folder)
-            files = names if path == name else [f"{folder}/{name}.py" for name in names]
-            if hint := did_you_mean(path, files):
-                return hint
-    return ""
+def _similar_file(path: str, kind: str) -> str:
+    """Returns '; did you mean NAME?' if there is a file with a similar name.
+
+    The files are those in the same directory and, for config and sweep files, the user's own ones
+    and those that come with flaxres.
+
+    Args:
+      path: path or name of a file that does not exist.
+      kind: kind of the file, such as 'config file'.
+    """
+    directory, _, name = path.rpartition("/")
+    folder = {"config file": CONFIGS, "sweep file": SWEEPS}.get(kind, "")
+    files = _list_files(directory, "*.py" if folder else "*")
+    if folder and directory == folder:
+        files += [f"{folder}/{name}.py" for name in shipped_names(folder)]
+    elif folder and path == name:
+        own = [file.rpartition("/")[2].removesuffix(".py") for file in _list_files(folder, "*.py")]
+        files += [name for name in own if name.isidentifier() and name != "__init__"]
+        files += shipped_names(folder)
+    return did_you_mean(path, files)
+
+
+def _list_files(directory: str, pattern: str) -> list[str]:
+    """Returns the paths of the files in a directory; empty if it cannot be read."""
+    prefix = f"{directory}/" if directory else ""
+    try:
+        files = sorted(path.name for path in Path(directory or ".").glob(pattern) if path.is_file())
+    except (OSError, ValueError):
+        return []
+    return [prefix + name for name in files]
 
 
 def import_file(path: str, kind: str) -> ModuleType:

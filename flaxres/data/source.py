@@ -219,8 +219,8 @@ def parse_split(spec: str, sizes: Mapping[str, int], name: str) -> tuple[str, sl
     match = re.fullmatch(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", spec)
     if not match or match[1] not in sizes:
         known = ", ".join(f"{key} ({size:,})" for key, size in sizes.items())
-        split, bracket, rows = spec.partition("[")
-        hint = did_you_mean(split, sizes, "'{}" + bracket + rows + "'") if "{" not in rows else ""
+        split, bracket, part = spec.partition("[")
+        hint = did_you_mean(split, sizes, "'{}" + bracket + part + "'") if "{" not in part else ""
         raise DatasetError(
             f"data set {name!r} has the splits {known}, and slices such as 'train[:80%]'; got "
             f"{spec!r}{hint}"

@@ -171,7 +171,7 @@ def _neighbors(form: str, depth: int, stem: str) -> list[str]:
     """Returns the next smaller and the next larger model of a form."""
     below = range(depth - 1, max(0, depth - MAX_GAP), -1)
     above = range(depth + 1, depth + MAX_GAP)
-    found = []
+    found: list[str] = []
     for depths in (below, above):
         names = (form.format(depth=other) for other in depths)
         found += itertools.islice((name for name in names if exists(name, stem)), 1)
