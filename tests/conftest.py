@@ -14,8 +14,14 @@ from jaxtyping import install_import_hook
 
 import tests.runtime_types  # noqa: F401  (the hook looks it up by name)
 
-# Checks all annotations of flaxres at every call, with shapes and dtypes of arrays.
-install_import_hook("flaxres", "tests.runtime_types.check")
+# Checks all annotations of the library at every call, with shapes and dtypes of arrays.
+PROGRAM_PACKAGES = ("configs", "experiments")
+LIBRARY = [
+    f"flaxres.{path.stem}"
+    for path in (Path(__file__).parent.parent / "flaxres").glob("[a-z]*")
+    if path.stem not in PROGRAM_PACKAGES
+]
+install_import_hook(LIBRARY, "tests.runtime_types.check")
 
 from flaxres import cpu  # noqa: E402
 from flaxres.cpu import compilation_cache  # noqa: E402
