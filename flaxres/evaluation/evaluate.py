@@ -187,7 +187,7 @@ def evaluate_models(
     for trained in trained_models:
         if trained.batch_stats == "running":  # otherwise it has been reported already
             class_names = trained.input_spec.class_names
-            report_changed_data(trained.directory, class_names, sources, log)
+            report_changed_data(trained.source, class_names, sources, log)
     if test_crops != "split":
         log(str(protocol))
     predictor = Predictor(trained_models, config, mirror=protocol.mirror)

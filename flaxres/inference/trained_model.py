@@ -1,10 +1,13 @@
-"""Trained models: the newest checkpoints of runs, loaded for evaluation, prediction and export."""
+"""Trained models: the newest checkpoints of runs, loaded for evaluation, prediction and export.
+
+`flaxres.inference.pretrained` loads models from files of weights instead.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from flaxres.models.layers import BaseModel
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
+from flaxres.run.records import last_record
 from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config
 from flaxres.suggestions import did_you_mean
 from flaxres.training.restore import check_has_checkpoint, restore_newest
@@ -40,30 +44,33 @@ ENSEMBLE_FIELDS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model with the variables of its run's newest checkpoint.
+    """A model with trained variables.
 
     Attributes:
-      directory: directory of the run.
+      source: directory of the run, file of the weights, or name of weights that flaxres brings.
       config: config of the run.
       step: number of training steps done.
       variables: collections 'params' and 'batch_stats', float32.
       input_spec: mean image and class names.
       model: the Flax module.
       batch_stats: statistics that norms use, 'running' or 'population'.
+      errors: percentages after `step`, 'train_error' (as training logged it) and 'test_error'; {}
+        if they are unknown.
     """
 
-    directory: Path
+    source: Path
     config: ConfigDict
     step: int
     variables: dict[str, Any]
     input_spec: InputSpec
     model: BaseModel
     batch_stats: str = "running"
+    errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Name of the model and directory of its run, for messages."""
-        return f"{model_name(self.config.model)} in {self.directory}"
+        """Name of the model and its source, for messages."""
+        return f"{model_name(self.config.model)} in {self.source}"
 
     def logits(
         self, variables: dict[str, Any], images: Float[Array, "batch height width channels"]
@@ -128,6 +135,19 @@ def no_run_error(directory: Path) -> CheckpointError:
     return CheckpointError(f"workdir {directory} holds no run; train it first with --mode=train")
 
 
+def check_batch_stats(batch_stats: str) -> None:
+    """Checks the name of the statistics that norms use.
+
+    Raises:
+      ConfigError: there are no such statistics.
+    """
+    if batch_stats not in BATCH_STATS:
+        raise ConfigError(
+            f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}"
+            f"{did_you_mean(batch_stats, BATCH_STATS)}"
+        )
+
+
 def load_trained_model(
     directory: Path,
     config: ConfigDict | None = None,
@@ -149,11 +169,7 @@ def load_trained_model(
         the model has no population statistics; or the data set is needed and cannot be read or has
         other classes.
     """
-    if batch_stats not in BATCH_STATS:
-        raise ConfigError(
-            f"batch_stats must be {' or '.join(BATCH_STATS)}, got {batch_stats!r}"
-            f"{did_you_mean(batch_stats, BATCH_STATS)}"
-        )
+    check_batch_stats(batch_stats)
     config = load_run_config(directory) if config is None else config
     check_config(config)
     if batch_stats == "population":
@@ -170,20 +186,48 @@ def load_trained_model(
     input_spec = read_input_spec(directory, config)
     model = create_model(config.model, input_spec.num_classes, config.dtype)
     state = restore_newest(directory, config, input_spec.image_shape, input_spec.num_classes, log)
-    variables = state.variables
-    if batch_stats == "population":
-        sources = open_sources(config.dataset)
-        report_changed_data(directory, input_spec.class_names, sources, log)
-        dataset = open_dataset(config, sources)
-        if isinstance(dataset, StreamedDataset):
-            raise ConfigError(
-                "population statistics need a data set that is stored on the device, but "
-                f"{dataset.name} is streamed; choose --batch_stats=running"
-            )
-        statistics = population_statistics(config, dataset, variables)
-        variables = variables | {"batch_stats": statistics}
     step = int(state.step)
-    return TrainedModel(directory, config, step, variables, input_spec, model, batch_stats)
+    errors = {} if batch_stats == "population" else _logged_errors(directory, step)
+    trained = TrainedModel(
+        directory, config, step, state.variables, input_spec, model, errors=errors
+    )
+    return with_population_statistics(trained, log) if batch_stats == "population" else trained
+
+
+def _logged_errors(directory: Path, step: int) -> dict[str, float]:
+    """Returns the errors that a run logged after `step` steps, in percent; {} if there are none."""
+    record = last_record(directory)
+    if record is None or record["step"] != step:
+        return {}
+    return {name: record[name] for name in ("train_error", "test_error") if name in record}
+
+
+def with_population_statistics(
+    trained: TrainedModel, log: Callable[[str], None] = print
+) -> TrainedModel:
+    """Returns a model whose norms use statistics that are recomputed over the training set.
+
+    Args:
+      trained: the model.
+      log: receives one line if the training set has changed since the training.
+
+    Raises:
+      UserError: the model has no population statistics, or the data set cannot be read, is streamed
+        or has other classes.
+    """
+    config = trained.config
+    check_has_statistics(config)
+    sources = open_sources(config.dataset)
+    report_changed_data(trained.source, trained.input_spec.class_names, sources, log)
+    dataset = open_dataset(config, sources)
+    if isinstance(dataset, StreamedDataset):
+        raise ConfigError(
+            "population statistics need a data set that is stored on the device, but "
+            f"{dataset.name} is streamed; choose --batch_stats=running"
+        )
+    statistics = population_statistics(config, dataset, trained.variables)
+    variables = trained.variables | {"batch_stats": statistics}
+    return dataclasses.replace(trained, variables=variables, batch_stats="population", errors={})
 
 
 def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) -> None:
@@ -201,7 +245,7 @@ def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) 
             if given[field] != expected[field]
         ]
         if trained.input_spec.class_names != first.input_spec.class_names:
-            differences.append(f"its classes differ from those of {first.directory}")
+            differences.append(f"its classes differ from those of {first.source}")
         if trained.input_spec.image_shape != first.input_spec.image_shape:
             differences.append(
                 f"its images are {trained.input_spec.image_shape} instead of "
@@ -210,5 +254,5 @@ def check_same_data(trained_models: Sequence[TrainedModel], config: ConfigDict) 
         if differences:
             raise ConfigError(
                 "the models of an ensemble must have the same data set and classes; in "
-                f"{trained.directory}, {'; '.join(differences)}"
+                f"{trained.source}, {'; '.join(differences)}"
             )

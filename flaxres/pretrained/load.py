@@ -7,8 +7,6 @@ A file of variables, NAME.msgpack, holds {'params': ..., 'batch_stats': ...} as 
 from __future__ import annotations
 
 import itertools
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,39 +32,6 @@ MAX_NAMES = 3  # names listed in an error message
 NEW_HEAD_HINT = (
     "to train on other classes, initialize a new head with --config.transfer.new_head=True"
 )
-
-
-def is_directory(path: Path) -> bool:
-    """Returns True if `path` is a directory, False if it is a file.
-
-    Raises:
-      WeightsError: `path` does not exist, cannot be read, or is a device, a pipe or a socket.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
-        raise WeightsError(
-            f"--init_from={path} does not exist; give a run directory, a file of variables "
-            f"({VARIABLES_SUFFIX}) or a PyTorch state dict"
-        ) from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror})") from error
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise WeightsError(f"{path} must be a file or the workdir of a run, got a special file")
-    return stat.S_ISDIR(mode)
-
-
-def is_state_dict(init_from: str | None) -> bool:
-    """Returns True if `config.init_from` is a PyTorch state dict, or None if there are no weights.
-
-    A path that ends in .msgpack is a file of variables, a directory is a run, and any other path is
-    a state dict.
-    """
-    return (
-        init_from is not None
-        and not init_from.endswith(VARIABLES_SUFFIX)
-        and not os.path.isdir(os.path.expanduser(init_from))
-    )
 
 
 def fit_variables(

@@ -246,7 +246,7 @@ def report_changed_data(
     """Logs the differences between the current data and the data that a run was trained on.
 
     Args:
-      workdir: directory of the run.
+      workdir: directory of the run, or a file of weights, which records only its classes.
       class_names: names of the classes that the run was trained on, ordered by label.
       sources: the opened data.
       log: receives one line if the data differ.
@@ -255,7 +255,7 @@ def report_changed_data(
       DataChangedError: the classes differ, so that labels have other meanings.
       WorkdirError: data.json is damaged.
     """
-    record = read_data_record(workdir)
+    record = read_data_record(workdir) if workdir.is_dir() else None
     before = record.fingerprint if record else None
     differences = _differences(workdir, before, sources.fingerprint)
     if tuple(class_names) != sources.class_names:

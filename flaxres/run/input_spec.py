@@ -156,12 +156,21 @@ def _load(file: BinaryIO) -> InputSpec:
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         mean, names = arrays["mean"], arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U" or names.size == 0:
+        raise ValueError(f"'class_names' must be a list of text, got {names.dtype} {names.shape}")
+    return checked_input_spec(mean, tuple(map(str, names)))
+
+
+def checked_input_spec(mean: np.ndarray, class_names: tuple[str, ...]) -> InputSpec:
+    """Returns an input spec from the arrays of a file.
+
+    Raises:
+      ValueError: the mean image has another dtype or shape, or other values than 0 to 1.
+    """
     if mean.ndim != 3 or mean.dtype != np.float32 or mean.size == 0:
         raise ValueError(
             f"'mean' must be float32 (height, width, channels), got {mean.dtype} {mean.shape}"
         )
     if not np.all((mean >= -MEAN_TOLERANCE) & (mean <= 1 + MEAN_TOLERANCE)):
         raise ValueError("'mean' must be from 0 to 1")
-    if names.ndim != 1 or names.dtype.kind != "U" or names.size == 0:
-        raise ValueError(f"'class_names' must be a list of text, got {names.dtype} {names.shape}")
-    return InputSpec(mean, tuple(map(str, names)))
+    return InputSpec(mean, class_names)

@@ -17,30 +17,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.aliases import rename_fields
-from flaxres.config import check_config, default_config, directory_name, flatten, model_name
-from flaxres.errors import (
-    ConfigError,
-    DamagedFileError,
-    WorkdirError,
-    first_few,
-    one_line,
-    print_note,
-)
+from flaxres.config import directory_name, flatten, model_name
+from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, first_few, print_note
 from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory, lock
-from flaxres.run.schemas import (
-    INFO_TYPES,
-    REQUIRED_CONFIG_FIELDS,
-    check_config_fields,
-    check_fields,
-    check_object,
-    read_document,
-    require_fields,
-)
+from flaxres.run.schemas import INFO_TYPES, check_fields, check_object, read_document
+from flaxres.run.stored_config import make_config, stored_fields
 
 CONFIG_FILE = "config.json"
 INFO_FILE = "info.json"
@@ -245,10 +230,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / CONFIG_FILE
     try:
-        stored = check_object(read_document(path), str(path))
-        fields = rename_fields(_flatten_stored(stored), path)
-        check_config_fields(fields, str(path))
-        require_fields(fields, REQUIRED_CONFIG_FIELDS, str(path))
+        return stored_fields(read_document(path), path)
     except FileNotFoundError:
         raise DamagedFileError(f"{path} does not exist; choose another --workdir") from None
     except DamagedFileError as error:
@@ -256,18 +238,6 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{error}; restore the file from a run with the same command, or choose another "
             "--workdir"
         ) from None
-    return flatten(default_config()) | fields
-
-
-def _flatten_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens a stored config; in contrast to `flatten`, keeps empty objects as values."""
-    flat: dict[str, Any] = {}
-    for key, value in stored.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten_stored(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def read_run_config(workdir: Path) -> ConfigDict:
@@ -276,19 +246,7 @@ def read_run_config(workdir: Path) -> ConfigDict:
     Raises:
       DamagedFileError: config.json cannot be read or does not hold a valid config.
     """
-    config = default_config()
-    fields = {
-        field: tuple(value) if isinstance(value, list) else value
-        for field, value in read_config(workdir).items()
-    }
-    try:
-        config.update_from_flattened_dict(fields)
-        check_config(config)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{workdir / CONFIG_FILE} is not a valid config: {one_line(error)}"
-        ) from error
-    return config
+    return make_config(read_config(workdir), workdir / CONFIG_FILE)
 
 
 def read_info(workdir: Path) -> dict[str, Any]:

@@ -14,13 +14,9 @@ from flaxres.errors import ConfigError, DatasetError, WeightsError
 from flaxres.models.blocks import STRIDES_ON
 from flaxres.parallel.multihost import print_to_stderr
 from flaxres.pretrained import torch_file, torch_state_dict
-from flaxres.pretrained.load import (
-    VARIABLES_SUFFIX,
-    fit_variables,
-    is_directory,
-    is_state_dict,
-    read_variables,
-)
+from flaxres.pretrained.load import VARIABLES_SUFFIX, fit_variables, read_variables
+from flaxres.pretrained.sources import Kind, find_source, is_directory, source_kind
+from flaxres.pretrained.weights_file import read_weights
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.restore import has_checkpoint, restore_newest
@@ -40,18 +36,16 @@ FUNCTION_FIELDS = (
 
 
 def weights_path(config: ConfigDict) -> Path:
-    """Returns the path of a run's pretrained weights.
+    """Returns the file or directory of a run's pretrained weights.
 
     Args:
       config: config of the run, whose `init_from` is set.
 
     Raises:
-      WeightsError: the path begins with the home directory of an unknown user.
+      WeightsError: the path begins with the home directory of an unknown user, or weights that
+        flaxres brings are damaged.
     """
-    try:
-        return Path(config.init_from).expanduser()
-    except RuntimeError as error:
-        raise WeightsError(f"{config.init_from} cannot be read ({error})") from None
+    return find_source(config.init_from)
 
 
 def check_pretrained_weights(config: ConfigDict) -> None:
@@ -67,7 +61,7 @@ def check_pretrained_weights(config: ConfigDict) -> None:
     path, transfer = weights_path(config), config.transfer
     if is_directory(path):
         _check_run(path)
-    if is_state_dict(str(path)):
+    if source_kind(path) is Kind.STATE_DICT:
         torch_state_dict.check_options(config.model, transfer.shortcut_padding)
     else:
         _check_no_state_dict_options(path, transfer.image_std, transfer.shortcut_padding)
@@ -85,8 +79,8 @@ def load_pretrained_weights(
     """Loads the variables of a model from the run or the file at `path`.
 
     Args:
-      path: workdir of a run, whose newest checkpoint is used; a file of variables, which ends in
-        .msgpack; or a PyTorch state dict.
+      path: workdir of a run, whose newest checkpoint is used; a weights file; a file of variables,
+        which ends in .msgpack; or a PyTorch state dict.
       shapes: shapes of the variables, 'params' and 'batch_stats', as arrays or shape structs.
       model: config of the model, the field `model` of a run's config.
       new_head: if True, the classification head is left out and may have any shape.
@@ -105,20 +99,23 @@ def load_pretrained_weights(
       UserError: the run cannot be read.
     """
     source = str(path)
-    if is_directory(path):
+    kind = Kind.RUN if is_directory(path) else source_kind(path)
+    if kind is not Kind.STATE_DICT:
         _check_no_state_dict_options(path, std, shortcut_padding)
-        _report_differences(path, model)
+    if kind is Kind.RUN:
+        source = _compare_models(path, _check_run(path).model, model)
         variables = read_run_variables(path)
-        run_name, name = model_name(_check_run(path).model), model_name(model)
-        source = f"{path} holds {run_name}, not {name}: it" if run_name != name else source
-    elif not is_state_dict(str(path)):
-        _check_no_state_dict_options(path, std, shortcut_padding)
+    elif kind is Kind.WEIGHTS:
+        weights = read_weights(path)
+        source = _compare_models(path, weights.config.model, model)
+        variables = weights.variables
+    elif kind is Kind.VARIABLES:
         variables = read_variables(path)
     else:
         torch_state_dict.check_options(model, shortcut_padding)
-        weights = torch_file.read_state_dict(path)
+        state_dict = torch_file.read_state_dict(path)
         options = (new_head, std, shortcut_padding, image_size, str(path))
-        variables = torch_state_dict.convert(weights, shapes, model, *options)
+        variables = torch_state_dict.convert(state_dict, shapes, model, *options)
         _report_assumptions(path, model, std)
     return fit_variables(variables, shapes, model, new_head, source)
 
@@ -136,9 +133,9 @@ def _check_no_state_dict_options(
         ("shortcut_padding", shortcut_padding is not None),
     ):
         if is_given:
-            kind = "run" if path.is_dir() else "file of variables"
             raise WeightsError(
-                f"transfer.{field} applies only to PyTorch state dicts, got the {kind} {path}"
+                f"transfer.{field} applies only to PyTorch state dicts, got the "
+                f"{source_kind(path).value} {path}"
             )
 
 
@@ -169,22 +166,31 @@ def _report_assumptions(path: Path, model: ConfigDict, std: Sequence[float]) -> 
         )
 
 
-def _report_differences(directory: Path, model: ConfigDict) -> None:
-    """Prints in which fields the model of a run differs, if its weights may still have its shapes.
+def _compare_models(path: Path, trained: ConfigDict, model: ConfigDict) -> str:
+    """Compares the model that weights were trained with and the model that receives them.
 
-    Raises:
-      WorkdirError: the config of the run cannot be read.
+    Prints in which fields they differ if the arrays may still have the same shapes.
+
+    Args:
+      path: directory of the run, or the weights file.
+      trained: `config.model` of the weights.
+      model: `config.model` of the run that receives them.
+
+    Returns:
+      The source of the weights for messages: the path, with the model's name if it is another.
     """
-    run_model = _check_run(directory).model
-    if run_model.depth != model.depth or run_model.widths != model.widths:
-        return  # the arrays show it
-    differences = [
-        f"model.{field} {run_model[field]!r}, not {model[field]!r}"
-        for field in FUNCTION_FIELDS
-        if run_model[field] != model[field]
-    ]
-    if differences:
-        print_to_stderr(f"note: run {directory} was trained with {', '.join(differences)}")
+    if trained.depth == model.depth and trained.widths == model.widths:
+        differences = [
+            f"model.{field} {trained[field]!r}, not {model[field]!r}"
+            for field in FUNCTION_FIELDS
+            if trained[field] != model[field]
+        ]
+        if differences:
+            print_to_stderr(
+                f"note: {source_kind(path).value} {path} was trained with {', '.join(differences)}"
+            )
+    trained_name, name = model_name(trained), model_name(model)
+    return str(path) if trained_name == name else f"{path} holds {trained_name}, not {name}: it"
 
 
 def read_run_variables(directory: Path) -> dict[str, PyTree]:

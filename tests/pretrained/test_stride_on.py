@@ -8,7 +8,7 @@ from flaxres.config import check_config, default_config, set_model
 from flaxres.configs import imagenet, imagenet_modern
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.models import create_model
-from flaxres.pretrained.load import is_state_dict
+from flaxres.pretrained.sources import is_state_dict
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.workdir import CONFIG_FILE, check_same_config
 
