@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 
 from flaxres.errors import WeightsError
-from flaxres.suggestions import did_you_mean
 from flaxres.pretrained.load import VARIABLES_SUFFIX
 from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX, is_weights_file
+from flaxres.suggestions import did_you_mean
 
 DIRECTORY = Path(__file__).parent / "weights"
 # Weights that flaxres brings (docs/weights.md), with the SHA-256 digests of their files.
