@@ -71,7 +71,8 @@ def main(analysis: ModuleType) -> None:
     Raises:
       UserError: the workdir is missing, a run is not supported, or a file cannot be written.
     """
-    from flaxres.experiments.analyses.base import ANALYSES_DIR, select_run_directories
+    from flaxres.experiments.analyses import ANALYSES_DIR
+    from flaxres.experiments.analyses.base import select_run_directories
 
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to the directory of a run or of a sweep")

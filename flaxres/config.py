@@ -6,6 +6,9 @@ Where He15 (arXiv 1512.03385), section 4.2, gives a number, it is the default.
 
 from __future__ import annotations
 
+import functools
+import types
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -22,6 +25,7 @@ from flaxres.suggestions import nearest_fields, suggestion
 __all__ = [
     "check_config",
     "default_config",
+    "default_fields",
     "directory_name",
     "flatten",
     "model_name",
@@ -226,6 +230,12 @@ def directory_name(config: ConfigDict) -> str:
             "--workdir for another directory"
         )
     return config.name
+
+
+@functools.cache
+def default_fields() -> Mapping[str, Any]:
+    """Returns the flattened default config, which is built once; its values must not be changed."""
+    return types.MappingProxyType(flatten(default_config()))
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:

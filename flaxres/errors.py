@@ -115,8 +115,13 @@ class WeightsError(UserError):
 
 
 class DivergedError(UserError):
-    """The loss or a parameter is no longer finite."""
+    """The loss or a parameter is no longer finite.
 
+    Attributes:
+      PREFIX: start of the message that ends a run, by which the report recognizes it.
+    """
+
+    PREFIX = "training diverged"
     exit_code = 3
 
 

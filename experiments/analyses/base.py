@@ -45,8 +45,6 @@ from flaxres.run.data_record import report_changed_data
 from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
-ANALYSES_DIR = "analyses"  # directory of the results, in the workdir
-
 Value = TypeVar("Value")
 Variables = dict[str, Any]  # 'params' and 'batch_stats': nested dicts of arrays
 

@@ -9,11 +9,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
 from flaxres.errors import DamagedFileError, print_note
 from flaxres.experiments.analyses import ANALYSES
-from flaxres.experiments.results.plot_style import EXTENSIONS
 from flaxres.run.text_files import read_regular
 
 CAPTIONS = {
@@ -24,11 +21,14 @@ CAPTIONS = {
     "figure7": "standard deviation of the response of each 3x3 layer, after figure 7 of He15 "
     "(arXiv 1512.03385)",
     "curves": "training error left, test error right",
+    "overview": "mean training error of each model left, mean test error right; a curve shows its "
+    "name under the pointer",
 } | ANALYSES
 # SVG is sharp at any size, but large if there are many points. The page then has the PNG.
 MAX_SVG_BYTES = 400_000
 MAX_IMAGE_BYTES = 50_000_000  # of a figure; the page contains it
 CSS_PIXELS_PER_INCH = 96  # by definition
+EXTENSIONS = ("png", "svg")
 MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -60,6 +60,8 @@ class FigureAsset:
         """Width and height in CSS pixels at the size it was drawn; None without a PNG."""
         if "png" not in self.files:
             return None
+        from PIL import Image
+
         with Image.open(self.files["png"]) as image:
             dots_per_inch = image.info.get("dpi", (CSS_PIXELS_PER_INCH,) * 2)
             width, height = (
@@ -121,6 +123,8 @@ def _check_image(file: Path, extension: str) -> None:
         if b"<svg" not in data[:2000]:
             raise DamagedFileError(f"{file} is no SVG image")
         return
+    from PIL import Image
+
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -14,9 +14,13 @@ import jinja2
 
 import flaxres
 from flaxres.errors import WorkdirError, one_line, printable
-from flaxres.experiments.reporting import tables
+from flaxres.experiments.analyses import ANALYSES_DIR
+from flaxres.experiments.reporting import page_assets, tables
 from flaxres.experiments.reporting.figure_assets import FigureAsset, collect_figures, keep_images
+from flaxres.experiments.reporting.overview_figure import draw_overview
+from flaxres.experiments.reporting.page_data import as_script_json, page_data
 from flaxres.experiments.reporting.run_status import STATES, WorkdirStatus, read_status
+from flaxres.experiments.results.runs import is_degradation_experiment
 from flaxres.experiments.results.tables import escape_markdown
 from flaxres.files import write_atomically
 from flaxres.version import commit
@@ -25,6 +29,8 @@ FILES = ("report.html", "report.md")
 TEMPLATES = Path(__file__).parent / "templates"
 # Limit for incomplete runs and for settings at the top of the report; the tables have all of them.
 MAX_LISTED = 20
+# Limit for runs in figures drawn by matplotlib, which take over a second and have 21 line styles.
+MAX_DRAWN_RUNS = 60
 
 
 def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Path]:
@@ -40,6 +46,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
     """
     status = read_status(workdir)
     now = (now or datetime.datetime.now()).astimezone()
+    data, scripts = page_data(status), page_assets.read_scripts()
     runs_per_commit = Counter(run.row.get("commit") for run in status.runs if run.step)
     try:
         variables: dict[str, object] = {
@@ -55,6 +62,12 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
             "runs_per_commit": runs_per_commit,
             "figures": draw_figures(status, workdir),
             "max_listed": MAX_LISTED,
+            "data": as_script_json(data),
+            "max_points": data["max_points"],
+            "styles": page_assets.read_styles(),
+            "scripts": scripts,
+            "license": page_assets.read_license(),
+            "policy": page_assets.content_security_policy(scripts),
         }
         texts = [render(name, variables, workdir) for name in FILES]
         for name, text in zip(FILES, texts, strict=True):
@@ -69,11 +82,25 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
 def draw_figures(status: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
     """Draws the figures of the runs; returns them and the figures of analyses in `workdir`.
 
+    A sweep of more models or runs than figures can tell apart gets an overview instead.
+
     Raises:
       OSError: a figure cannot be written.
     """
-    from flaxres.experiments.analyses.base import ANALYSES_DIR
-    from flaxres.experiments.results.figures import draw_sweep
+    files: list[Path] = []
+    runs = status.runs_by_variant
+    num_runs = sum(map(len, runs.values()))
+    if num_runs > MAX_DRAWN_RUNS and not is_degradation_experiment(runs):
+        files = [workdir / "overview.svg"]
+        write_atomically(files[0], draw_overview(runs))
+    elif runs:
+        files = _draw_sweep(status, workdir)
+    images = keep_images(sorted((workdir / ANALYSES_DIR).glob("*.*")))
+    return collect_figures([*files, *images])
+
+
+def _draw_sweep(status: WorkdirStatus, workdir: Path) -> list[Path]:
+    from flaxres.experiments.results.figures import draw_sweep  # imports matplotlib
 
     runs = status.runs_by_variant
     if len(status.runs) == 1:
@@ -82,8 +109,7 @@ def draw_figures(status: WorkdirStatus, workdir: Path) -> list[FigureAsset]:
         runs = {
             f"{variant}, seed {group[0].config['seed']}": group for variant, group in runs.items()
         }
-    files = draw_sweep(runs, workdir) if runs else []
-    return collect_figures([*files, *keep_images(sorted((workdir / ANALYSES_DIR).glob("*.*")))])
+    return draw_sweep(runs, workdir)
 
 
 def render(name: str, variables: dict[str, object], workdir: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.errors import DamagedFileError, DivergedError, WorkdirError, print_note
 from flaxres.experiments.results.logs import Log, Start, read_log
 from flaxres.experiments.results.run_names import check_inside, run_directories, sweep_hint
 from flaxres.experiments.results.runs import (
@@ -20,11 +21,12 @@ from flaxres.experiments.results.runs import (
 )
 from flaxres.experiments.results.tables import describe_settings, result_rows, run_rows
 from flaxres.experiments.sweeps.plan import LOG_FILE
+from flaxres.run.records import MetricColumns
 from flaxres.run.workdir import CONFIG_FILE, read_config
 
 PEERS = "pytorch"  # directory in a workdir with PyTorch runs of the same models
-STATES = FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_BEGUN = (
-    *("finished", "unfinished", "failed", "damaged", "not begun"),
+STATES = FINISHED, UNFINISHED, DIVERGED, FAILED, DAMAGED, NOT_BEGUN = (
+    *("finished", "unfinished", "diverged", "failed", "damaged", "not begun"),
 )
 
 
@@ -41,6 +43,7 @@ class RunStatus:
       failure: error of the last start in one line, or why a damaged run cannot be read; otherwise
         empty.
       starts: starts of the run in order, as far as output.log has them.
+      metrics: the records of the run; None without metrics.
     """
 
     name: str
@@ -50,6 +53,7 @@ class RunStatus:
     row: dict[str, Any]
     failure: str = ""
     starts: tuple[Start, ...] = ()
+    metrics: MetricColumns | None = None
 
     @property
     def variant(self) -> str:
@@ -117,7 +121,7 @@ class WorkdirStatus:
         """Training settings of the runs, one line for each distinct setting."""
         return list(dict.fromkeys(describe_settings(run.config) for run in self.configured))
 
-    @property
+    @functools.cached_property
     def differing_fields(self) -> list[str]:
         """Config fields whose values differ between runs."""
         configs = [run.config for run in self.configured]
@@ -179,8 +183,12 @@ def read_status(workdir: Path) -> WorkdirStatus:
         row = rows.get(name, {"state": UNFINISHED if has_started else NOT_BEGUN})
         # A run that did all its steps has not failed, whatever a later start logged.
         failure = log.failure if row["state"] != FINISHED else ""
-        state = FAILED if failure else row["state"]
-        runs.append(RunStatus(name, state, row.get("step", 0), config, row, failure, log.starts))
+        state = row["state"]
+        if failure:
+            state = DIVERGED if failure.startswith(DivergedError.PREFIX) else FAILED
+        metrics = started[name].metrics if name in started else None
+        step = row.get("step", 0)
+        runs.append(RunStatus(name, state, step, config, row, failure, log.starts, metrics))
     planned_names = [f"{run.variant}/{run.name.rpartition('/')[2]}" for run in runs]
     results: list[dict[str, Any]] = []
     if runs_by_variant:
@@ -201,7 +209,7 @@ def _read_directories(
         try:
             check_inside(path, workdir)
             configs[name] = read_config(path)
-            if run := read_run(path):
+            if run := read_run(path, configs[name]):
                 started[name] = dataclasses.replace(run, variant=_variant(name))
         except DamagedFileError as error:
             damaged[name] = str(error)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
-from flaxres.config import default_config, flatten, model_name
+from flaxres.config import default_fields, model_name
 from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
 from flaxres.experiments.results.run_names import check_inside, check_run_name, run_directories
@@ -162,13 +162,18 @@ def group_by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return {variant: groups[variant] for variant in sorted(groups, key=sort_key)}
 
 
-def read_run(directory: Path) -> Run | None:
+def read_run(directory: Path, config: FlatConfig | None = None) -> Run | None:
     """Reads the run in VARIANT/seed-N; returns None if it has no metrics yet.
+
+    Args:
+      directory: directory of the run.
+      config: its config, if it has been read already.
 
     Raises:
       DamagedFileError: a file of the run cannot be read.
     """
-    config, results = read_config(directory), directory / RESULTS_FILE
+    config = read_config(directory) if config is None else config
+    results = directory / RESULTS_FILE
     metrics = read_metrics_csv(results) if results.exists() else read_columns(directory)
     if not len(metrics):
         return None
@@ -264,7 +269,7 @@ def read_plan(workdir: Path) -> tuple[dict[str, FlatConfig], dict[str, str]]:
         entries = {}
     except DamagedFileError as error:
         entries, damaged[PLAN_FILE] = {}, str(error)
-    defaults = flatten(default_config())
+    defaults = dict(default_fields())
     for name, entry in entries.items():
         where = f"{path}: {name!r}"
         try:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import msgspec
 from msgspec import Meta
 
-from flaxres.config import default_config, flatten
+from flaxres.config import default_fields
 from flaxres.config_checks import check_types
 from flaxres.errors import ConfigError, DamagedFileError, first_few, printable
 from flaxres.run.text_files import read_regular
@@ -98,7 +98,7 @@ def check_config_fields(fields: Mapping[str, Any], where: str) -> None:
     Raises:
       DamagedFileError: a value is not valid for its field; the message names both.
     """
-    defaults = flatten(default_config())
+    defaults = default_fields()
     for name in fields.keys() - defaults.keys():
         parent = name.rpartition(".")[0]
         if parent in defaults:

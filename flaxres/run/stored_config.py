@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
-from flaxres.config import check_config, default_config, flatten
+from flaxres.config import check_config, default_config, default_fields
 from flaxres.errors import ConfigError, DamagedFileError, one_line
 from flaxres.run.schemas import (
     REQUIRED_CONFIG_FIELDS,
@@ -35,7 +36,7 @@ def stored_fields(stored: object, path: Path) -> dict[str, Any]:
     fields = rename_fields(_flatten_stored(check_object(stored, str(path))), path)
     check_config_fields(fields, str(path))
     require_fields(fields, REQUIRED_CONFIG_FIELDS, str(path))
-    return flatten(default_config()) | fields
+    return copy.deepcopy(dict(default_fields())) | fields
 
 
 def _flatten_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:

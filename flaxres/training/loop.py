@@ -322,7 +322,7 @@ class TrainLoop:
         steps = self._checkpoints.steps()
         kept = f"Checkpoint {steps[-1]} is kept" if steps else "There is no checkpoint yet"
         return DivergedError(
-            f"training diverged: {error}. {kept} in {self._checkpoints.directory}. "
+            f"{DivergedError.PREFIX}: {error}. {kept} in {self._checkpoints.directory}. "
             f"Try a learning_rate below {self._config.learning_rate}."
         )
 

@@ -130,3 +130,13 @@ def test_workdir_without_runs(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json in it"):
             read_status(path)
+
+
+def test_a_run_that_diverged_is_not_called_failed(tmp_path):
+    write_run(tmp_path, "plain-20", errors=(50.0,))
+    write_log(
+        tmp_path / "plain-20" / "seed-0", "error: training diverged: train_loss is nan at step 20."
+    )
+    (run,) = read_status(tmp_path).runs
+    assert (run.state, run.step) == ("diverged", 10)
+    assert run.failure == "training diverged: train_loss is nan at step 20."
