@@ -7,7 +7,7 @@ ACCELERATORS := .venv/accelerators
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster \
-  test-accelerators test-accelerators-all benchmark lint clean
+  test-accelerators test-accelerators-all benchmark lint docs docs-serve clean
 .DELETE_ON_ERROR:
 
 # The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
@@ -69,6 +69,14 @@ lint: .venv/dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+# The documentation site, in site/. It is built without a network once the packages are installed.
+docs: .venv/docs
+	$(BIN)/python -m tools.docs
+
+# The same at http://localhost:8000.
+docs-serve: .venv/docs
+	$(BIN)/python -m tools.docs --serve
+
 # Stamps of what is installed in .venv; they are renewed when the requirements change.
 .venv/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -81,6 +89,10 @@ lint: .venv/dev
 
 .venv/dev: .venv/run requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/docs: .venv/run requirements-docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
 .venv/prepare: .venv/dev requirements-prepare.txt

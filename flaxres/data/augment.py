@@ -129,9 +129,9 @@ def pca_color_augmentation(
     """Shifts the color of each image along the principal components of RGB.
 
     Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
-    section 4.1, adds [p1, p2, p3] [a1 l1, a2 l2, a3 l3] to each pixel. p and l are the eigenvectors
-    and eigenvalues of the covariance of RGB; a is a Gaussian random number for each image and
-    component. The result is not clipped, as the paper does not mention clipping.
+    section 4.1, adds `[p1, p2, p3] [a1 l1, a2 l2, a3 l3]` to each pixel. p and l are the
+    eigenvectors and eigenvalues of the covariance of RGB; a is a Gaussian random number for each
+    image and component. The result is not clipped, as the paper does not mention clipping.
 
     Args:
       key: random key of this step; results do not depend on the number of devices.
