@@ -6,7 +6,7 @@ ACCELERATORS := .venv/accelerators
 # Modules start in the order of their names: sorted by size, the few with long tests would come last.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster \
+.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster test-wheel \
   test-accelerators test-accelerators-all benchmark lint docs docs-serve clean
 .DELETE_ON_ERROR:
 
@@ -21,7 +21,7 @@ test: lint
 # All tests except the slow ones.
 test-fast: .venv/dev
 	$(BIN)/python -m pytest $(PARALLEL) \
-	  -m "not (slow or cluster or nets or accelerators or accelerators_all)"
+	  -m "not (slow or cluster or nets or wheel or accelerators or accelerators_all)"
 
 # Tests on several devices and of the CPU kernels, with the oldest and the newest JAX that
 # requirements.txt allows, each in an environment of its own. The newest needs Python 3.12 or newer:
@@ -32,6 +32,10 @@ WITHOUT_TORCH := --ignore=tests/training/test_optimizer.py
 test-jax-versions: .venv/jax-oldest/installed .venv/jax-newest/installed
 	.venv/jax-oldest/bin/python -m pytest $(PARALLEL) $(DEVICE_TESTS) $(WITHOUT_TORCH)
 	.venv/jax-newest/bin/python -m pytest $(PARALLEL) $(DEVICE_TESTS) $(WITHOUT_TORCH)
+
+# Builds a wheel, installs it into a new environment, and trains with it away from the repository.
+test-wheel: .venv/dev
+	$(BIN)/python -m pytest -m wheel
 
 # Tests of preparing a TFDS data set, which needs TensorFlow.
 test-prepare: .venv/prepare
