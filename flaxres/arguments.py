@@ -109,7 +109,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     Raises:
       ConfigError: a flag is unknown or has an invalid value, or the config file fails.
     """
-    config_file = _config_file(argv) if "config" in flags.FLAGS else None
+    config_file = find_config_file(argv) if "config" in flags.FLAGS else None
     if config_file is not None:
         check_readable(config_file.partition(":")[0], "config file", "give --config=FILE.py:MODEL")
         register_former_packages()
@@ -139,7 +139,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _config_file(argv: Sequence[str]) -> str | None:
+def find_config_file(argv: Sequence[str]) -> str | None:
     """Returns the value of the last --config=FILE.py:MODEL or --config FILE.py:MODEL, if any."""
     value = None
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):

@@ -19,6 +19,7 @@ from flaxres import cpu, streams
 from flaxres.aliases import rename_in_arguments, rename_in_config
 from flaxres.arguments import (
     drop_repeated_overrides,
+    find_config_file,
     find_configs,
     parse_arguments,
     read_flag_files,
@@ -72,8 +73,30 @@ def define_overrides() -> None:
         raise ConfigError(unknown_override(sys.argv) or one_line(error)) from None
 
 
+def _define_overrides_without_config() -> None:
+    """Replaces the flag --config by overrides if the command line has only overrides.
+
+    They change the config that is stored with a trained model.
+
+    Raises:
+      ConfigError: a field does not exist, or a value has the wrong type.
+    """
+    has_override = any(re.match(r"--?(no)?config\.", argument) for argument in sys.argv[1:])
+    is_file = "config" in flags.FLAGS and flags.FLAGS["config"].default is None
+    if is_file and has_override and find_config_file(sys.argv) is None:
+        delattr(flags.FLAGS, "config")
+        define_overrides()
+
+
+def has_config() -> bool:
+    """Returns True if the command line has --config=FILE.py:MODEL."""
+    return flags.FLAGS.config is not None and flags.FLAGS["config"].default is None
+
+
 def get_overrides() -> dict[str, Any]:
     """Returns the config fields that the command line overrides, by dotted name."""
+    if flags.FLAGS.config is None:
+        return {}
     overrides = dict(config_flags.get_override_values(flags.FLAGS["config"]))
     for field in OPTIONAL_FIELDS:
         if overrides.get(field) == "None":  # the command line has only text
@@ -88,7 +111,7 @@ def get_config() -> ConfigDict:
       ConfigError: --config is missing.
     """
     config = flags.FLAGS.config
-    if config is None:
+    if not has_config():
         raise ConfigError("--config is missing; give it a file, e.g. --config=configs/digits.py")
     rename_in_config(config)
     config.update_from_flattened_dict(get_overrides())
@@ -144,6 +167,7 @@ def run(
         arguments = rename_in_arguments(read_flag_files(sys.argv[1:]))
         sys.argv[1:] = drop_repeated_overrides(find_configs(arguments))
         define()
+        _define_overrides_without_config()
         try:
             app.run(start, flags_parser=parse_arguments)
         except SystemExit:  # also after `main` has returned

@@ -4,6 +4,7 @@ python -m flaxres.main --config=configs/digits.py:resnet-56 --workdir=runs/resne
 python -m flaxres.main --mode=eval --workdir=runs/resnet-56 --test_crops=10-crop
 python -m flaxres.main --mode=eval --ensemble=runs/resnet-44,runs/resnet-56
 python -m flaxres.main --mode=predict --workdir=runs/resnet-56 --images='*.jpg'
+python -m flaxres.main --mode=predict --weights=resnet-20-cifar10_jpeg --images='*.jpg'
 python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.stablehlo
 python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 """
@@ -11,8 +12,6 @@ python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,18 @@ WORKDIR = flags.DEFINE_string(
     "Run directory (default: runs/CONFIG/MODEL-seedSEED). With --mode=eval, predict or export and "
     "no --config, the config stored there is used.",
 )
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "With --mode=eval, predict or export, instead of --workdir: a weights file (NAME.safetensors), "
+    "a name of weights that flaxres brings (resnet-20-cifar10_jpeg), or, with --config, a PyTorch "
+    "state dict or a file of Flax variables (NAME.msgpack).",
+)
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
-    "Pretrained weights to start from: a PyTorch state dict (resnet50.pth), a file of Flax "
+    "Pretrained weights to start from: a weights file (NAME.safetensors), a name of weights that "
+    "flaxres brings (resnet-20-cifar10_jpeg), a PyTorch state dict (resnet50.pth), a file of Flax "
     "variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
 )
 ALLOW_DATA_CHANGE = flags.DEFINE_bool(
@@ -118,7 +125,7 @@ cli.define_config("configs/cifar10.py:resnet-56")
 
 # Flags that only some modes read, with these modes.
 FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...] = (
-    ((BATCH_STATS,), ("eval", "predict", "export")),
+    ((BATCH_STATS, WEIGHTS), ("eval", "predict", "export")),
     ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT,), ("export",)),
@@ -135,10 +142,8 @@ def main() -> None:
         # Imports make half a million objects that stay. To search them for garbage again and again
         # takes a tenth of the start. `_train` ends this.
         gc.disable()
-    reads_run = mode in ("eval", "predict", "export")
-    config = None if reads_run and flags.FLAGS.config is None else cli.get_config()
-    if config is None and not (WORKDIR.value or ENSEMBLE.value):
-        raise ConfigError(f"--workdir is missing; give --mode={mode} the directory of a run")
+    reads_model = mode in ("eval", "predict", "export")
+    config = None if reads_model and not cli.has_config() else cli.get_config()
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
     if config is not None:
@@ -172,12 +177,12 @@ def main() -> None:
     cpu.report_missing_settings(multihost.print_to_stderr)
     if mode == "train":
         lines = _train(config, _workdir(config))
-    elif mode == "eval":
-        lines = _evaluate(config)
-    elif mode == "predict":
-        lines = _predict(config)
     else:
-        lines = _export(config)
+        from flaxres import trained_modes
+
+        trained_modes.check_source_flags(config)
+        modes = {"eval": trained_modes.evaluate, "predict": trained_modes.predict}
+        lines = modes.get(mode, trained_modes.export)(config)
     if multihost.is_main_process():
         print("\n".join(lines), end="\n" if lines else "")
 
@@ -219,81 +224,6 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
         f"{workdir}: training error {record['train_error']:.2f}%, "
         f"test error {record['test_error']:.2f}% after {record['step']:,} steps"
     ]
-
-
-def _evaluate(config: ConfigDict | None) -> list[str]:
-    """Evaluates a run or an ensemble and returns the lines to print."""
-    from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_run
-    from flaxres.parallel.multihost import print_to_stderr
-
-    options: dict[str, Any] = {
-        "log": print_to_stderr,
-        "batch_stats": BATCH_STATS.value,
-        "test_crops": TEST_CROPS.value,
-        "short_side": SHORT_SIDE.value,
-        "scales": _scales(),
-        "splits": SPLITS.value,
-    }
-    if ENSEMBLE.value:
-        workdir = expand_home(WORKDIR.value, "--workdir") if WORKDIR.value else None
-        other_workdirs = [expand_home(name, "--ensemble") for name in ENSEMBLE.value]
-        _check_different([*([workdir] if workdir else []), *other_workdirs])
-        record = evaluate_ensemble(config, workdir, other_workdirs, **options)
-    else:
-        record = evaluate_run(config, _workdir(config), **options)
-    return [f"{name}: {value:.6g}" for name, value in record.items()]
-
-
-def _check_different(workdirs: Sequence[Path]) -> None:
-    """Checks that no run is twice in an ensemble.
-
-    Raises:
-      ConfigError: two paths lead to the same directory.
-    """
-    paths = [os.path.realpath(workdir) for workdir in workdirs]
-    for workdir, path in zip(workdirs, paths, strict=True):
-        if paths.count(path) > 1:
-            raise ConfigError(
-                f"--ensemble, together with --workdir, has the run {workdir} twice; give each run "
-                "once"
-            )
-
-
-def _predict(config: ConfigDict | None) -> list[str]:
-    """Prints predictions as they are computed; returns no further lines to print."""
-    from flaxres.inference.predict import print_predictions
-    from flaxres.inference.trained_model import load_trained_model
-    from flaxres.parallel.multihost import print_to_stderr
-
-    trained_model = load_trained_model(_workdir(config), config, print_to_stderr, BATCH_STATS.value)
-    print_predictions(trained_model, IMAGES.value, TOP.value, JSON.value)
-    return []
-
-
-def _export(config: ConfigDict | None) -> list[str]:
-    """Exports a model and returns the lines to print."""
-    from flaxres.inference.export import write_export
-    from flaxres.inference.trained_model import load_trained_model
-    from flaxres.parallel.multihost import print_to_stderr
-
-    if OUTPUT.value is None:
-        raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
-    trained_model = load_trained_model(_workdir(config), config, print_to_stderr, BATCH_STATS.value)
-    output = expand_home(OUTPUT.value, "--output")
-    metadata = write_export(trained_model, output)
-    return [
-        f"exported {trained_model.name} after {trained_model.step:,} steps to {output}, "
-        f"with metadata in {metadata}"
-    ]
-
-
-def _scales() -> list[int]:
-    try:
-        return [int(scale) for scale in SCALES.value]
-    except ValueError:
-        raise ConfigError(
-            f"--scales must be numbers of pixels, e.g. 224,256, got {','.join(SCALES.value)}"
-        ) from None
 
 
 if __name__ == "__main__":

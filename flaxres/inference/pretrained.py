@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from flaxres.errors import ConfigError, DatasetError, WeightsError
 from flaxres.inference.trained_model import (
     TrainedModel,
     check_batch_stats,
+    load_run_config,
     load_trained_model,
     with_population_statistics,
 )
@@ -32,6 +34,7 @@ def load_pretrained(
     config: ConfigDict | None = None,
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
+    overrides: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     """Loads a trained model from a file of weights or by its name.
 
@@ -47,6 +50,8 @@ def load_pretrained(
         of changed data.
       batch_stats: statistics that norms use: 'running', or 'population', recomputed over the
         training set.
+      overrides: fields that replace those of the stored config by dotted name, such as
+        {'dataset.data_dir': DIR}; without `config`.
 
     Raises:
       UserError: there is no such file or name; it cannot be read or belongs to another model; or a
@@ -56,13 +61,17 @@ def load_pretrained(
     given = str(source)
     path = find_source(given)
     if is_directory(path, "--weights"):
+        if config is None and overrides:
+            config = load_run_config(path)
+            config.update_from_flattened_dict(overrides)
         return load_trained_model(path, config, log, batch_stats)
     if config is not None:
         check_config(config)
     if source_kind(path) is Kind.WEIGHTS:
         weights = read_weights(path)
-        if config is not None:
-            _check_same_model(given, weights.config, config)
+        if config is None:
+            config = _overridden(given, weights.config, overrides or {})
+        _check_same_model(given, weights.config, config)
         trained = _from_weights_file(given, path, weights, config)
     elif config is None:
         raise ConfigError(
@@ -84,16 +93,41 @@ def save_weights(trained: TrainedModel, path: Path) -> None:
     write_weights(path, Weights(*content))
 
 
+def _is_replaceable(field: str) -> bool:
+    """Returns True if a config field concerns the data set or the evaluation of a model."""
+    return field in (*CHANGEABLE_FIELDS, "dtype") or field.startswith("dataset.")
+
+
+def _overridden(given: str, stored: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a weights file with overrides.
+
+    Raises:
+      ConfigError: an override is invalid, or describes how the model was trained.
+    """
+    config = stored.copy_and_resolve_references()
+    config.update_from_flattened_dict(overrides)
+    check_config(config)
+    flat, changed = flatten(stored), flatten(config)
+    for field in overrides:
+        if changed[field] != flat[field] and not _is_replaceable(field):
+            raise ConfigError(
+                f"{field} cannot be changed, because {given} was trained with {flat[field]!r}, got "
+                f"{changed[field]!r}"
+            )
+    return config
+
+
 def _from_weights_file(
-    given: str, path: Path, weights: Weights, config: ConfigDict | None
+    given: str, path: Path, weights: Weights, config: ConfigDict
 ) -> TrainedModel:
-    """Returns the model of a weights file, with the data set and devices of `config` if given."""
+    """Returns the model of a weights file, with the data set and devices of `config`."""
     merged = weights.config.copy_and_resolve_references()
-    if config is not None:
-        for field, value in flatten(config).items():
-            if field in (*CHANGEABLE_FIELDS, "dtype") or field.startswith("dataset."):
-                value = tuple(value) if isinstance(value, list) else value
-                merged.update_from_flattened_dict({field: value})
+    fields = {
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in flatten(config).items()
+        if _is_replaceable(field)
+    }
+    merged.update_from_flattened_dict(fields)
     input_spec = weights.input_spec
     state = train_state_shapes(merged, input_spec.image_shape, input_spec.num_classes)
     variables = fit_variables(weights.variables, state.variables, merged.model, False, str(path))
