@@ -55,8 +55,9 @@ class Chart {
       return node;
     };
     return element("div", { class: "zoom" },
-      button("+", "Zoom in", () => this.zoom(0.5)), button("−", "Zoom out", () => this.zoom(2)),
-      button("All", "Show all steps", () => this.reset()));
+      button("+", "Zoom in", () => this.zoom(0.5)),
+      button("−", "Zoom out", () => this.zoom(2)),
+      button("All", "All steps", () => this.reset()));
   }
 
   draw() {

@@ -13,6 +13,7 @@ function startPage() {
   if (!theme.value) theme.value = "auto";
   setTheme(theme.value);
   for (const node of document.querySelectorAll("[data-script]")) node.hidden = false;
+  for (const node of document.querySelectorAll("[data-static]")) node.hidden = true;
 
   const tables = [...document.querySelectorAll("table.runs")];
   const rows = new RunRows(tables);
