@@ -85,7 +85,7 @@ class RayExecutor(Executor):
         if set(str(ROOT)) & set(":$"):
             raise ConfigError(
                 "Ray passes the path of the repository in PYTHONPATH, so it must not contain : or "
-                f"$, got {str(ROOT)!r}; move the repository"
+                f"$, got {str(ROOT)!r}; move flaxres"
             )
         if cpus_per_task <= 0:
             raise ConfigError(f"cpus_per_run must be above 0, got {cpus_per_task}")

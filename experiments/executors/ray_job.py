@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flaxres
 from flaxres.errors import one_line
 from flaxres.experiments.executors.base import ExitStatus, Job, Task
 from flaxres.experiments.executors.gpu_memory import memory_variables
 
-ROOT = Path(__file__).resolve().parents[2]  # root of the repository
+ROOT = Path(flaxres.__file__).parent.parent  # directory in which Python finds flaxres
 NEVER_STARTED = "stopped before it started"
 GRACE_SECONDS = 60  # from SIGTERM to SIGKILL for the other processes of a run that has failed
 

@@ -1,7 +1,7 @@
 """The part of a SLURM job that runs on the node: starts the command and forwards signals to it.
 
 The batch script (`experiments.executors.slurm_script`) starts it as
-python -m experiments.executors.slurm_node FOLDER NAME DIRECTORY LOG COMMAND...
+python -m flaxres.experiments.executors.slurm_node FOLDER NAME DIRECTORY LOG COMMAND...
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import msgspec
 
+import flaxres
 from flaxres.experiments.executors.base import Task
 from flaxres.files import open_regular, write_atomically
 
-ROOT = Path(__file__).parents[2]  # root of the repository
+ROOT = Path(flaxres.__file__).parent.parent  # directory in which Python finds flaxres
 RECORD = re.compile(r"(\d+)_tasks\.json")
 
 
@@ -53,7 +54,7 @@ def make_script(tasks: Sequence[Task], folder: Path) -> bytes:
     lines += ["*) exit 1 ;;", "esac", f"cd {_quote(ROOT)} || exit 1"]
     # The command replaces the shell of the batch step, without srun. Signals then have one
     # receiver, and the exit code of the job is that of the run.
-    program = _quote(sys.executable, "-u", "-m", "experiments.executors.slurm_node", folder)
+    program = _quote(sys.executable, "-u", "-m", "flaxres.experiments.executors.slurm_node", folder)
     lines.append(f'exec {program} "$@"')
     return os.fsencode("\n".join(lines) + "\n")
 

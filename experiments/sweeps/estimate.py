@@ -107,7 +107,7 @@ def measure_on(executor: Executor, task: Task, directory: Path) -> dict[str, flo
       UserError: the measurement fails; the message has the last line of its output.
     """
     flags = [flag for flag in task.command if flag.startswith("--config")]
-    command = (sys.executable, "-m", "experiments.sweeps.throughput", *flags)
+    command = (sys.executable, "-m", "flaxres.experiments.sweeps.throughput", *flags)
     log = directory / f"{task.name.replace('/', '-')}.log"
     (job,) = executor.submit([Task(task.name, command, task.directory, log)])
     try:
