@@ -6,6 +6,7 @@ python -m flaxres.main --mode=eval --ensemble=runs/resnet-44,runs/resnet-56
 python -m flaxres.main --mode=predict --workdir=runs/resnet-56 --images='*.jpg'
 python -m flaxres.main --mode=predict --weights=resnet-20-cifar10_jpeg --images='*.jpg'
 python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.stablehlo
+python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.pth
 python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
 """
 
@@ -107,7 +108,17 @@ TOP = flags.DEFINE_integer(
 )
 JSON = flags.DEFINE_bool("json", False, "With --mode=predict: print JSON lines instead of a table.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "With --mode=export: file to write, e.g. model.stablehlo."
+    "output",
+    None,
+    "With --mode=export: file to write, e.g. model.stablehlo, model.safetensors or model.pth.",
+)
+FORMAT = flags.DEFINE_enum(
+    "format",
+    None,
+    ["stablehlo", "safetensors", "torch", "onnx"],
+    "With --mode=export: 'stablehlo' (a program that needs only JAX), 'safetensors' (a weights "
+    "file of flaxres), 'torch' (a PyTorch state dict with torchvision's names) or 'onnx' (default: "
+    "by the suffix of --output, .pth for torch, otherwise stablehlo).",
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -128,7 +139,7 @@ FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...
     ((BATCH_STATS, WEIGHTS), ("eval", "predict", "export")),
     ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
-    ((OUTPUT,), ("export",)),
+    ((OUTPUT, FORMAT), ("export",)),
     ((MODELS,), ("summary",)),
     ((ALLOW_DATA_CHANGE,), ("train",)),
 )

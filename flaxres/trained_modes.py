@@ -19,11 +19,12 @@ from flaxres.config_durations import convert_durations
 from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_models, evaluate_run
 from flaxres.files import expand_home
-from flaxres.inference.export import write_export
+from flaxres.inference.export import export_format, write_export
 from flaxres.inference.predict import print_predictions
 from flaxres.inference.pretrained import load_pretrained
 from flaxres.inference.trained_model import TrainedModel, load_run_config, load_trained_model
 from flaxres.parallel.multihost import print_to_stderr
+from flaxres.pretrained.torch_export import describe_differences
 from flaxres.run.workdir import check_path, default_workdir
 
 FLAGS = flags.FLAGS
@@ -86,13 +87,15 @@ def export(config: ConfigDict | None) -> list[str]:
     """Writes a model to a file of another format."""
     if FLAGS.output is None:
         raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
-    trained = _load(config)
     output = expand_home(FLAGS.output, "--output")
-    metadata = write_export(trained, output)
-    return [
-        f"exported {trained.name} after {trained.step:,} steps to {output}, "
-        f"with metadata in {metadata}"
-    ]
+    chosen = export_format(output, FLAGS.format)
+    trained = _load(config)
+    metadata = write_export(trained, output, chosen)
+    notes = describe_differences(trained.config.model) if chosen == "torch" else []
+    for note in notes:
+        print_to_stderr(f"note: {note}")
+    described = f", with metadata in {metadata}" if metadata else ""
+    return [f"exported {trained.name} after {trained.step:,} steps to {output}{described}"]
 
 
 def _load(config: ConfigDict | None) -> TrainedModel:

@@ -1,93 +1,93 @@
-"""Exports of trained models: one StableHLO file with weights, which needs only JAX to run.
+"""Exports of trained models: StableHLO, weights files, PyTorch state dicts and ONNX.
 
 python -m flaxres.main --mode=export --workdir=RUN --output=model.stablehlo
 
-The exported function accepts uint8 images (n, height, width, channels) of the model's input size,
-for any n >= 1, and returns float32 (n, classes): probabilities. Mean image and weights are part of
-the file. It runs on CPUs, NVIDIA GPUs and TPUs. It contains no CPU kernels of `flaxres.cpu`, so on
-a CPU it is slower than the model in flaxres; results differ only by rounding. A second file,
-model.stablehlo.json, has the class names, the image shape and the run's config.
+`write_export` chooses the format by the suffix of the file:
 
-To run an export with nothing but JAX (`pip install jax flatbuffers`):
+stablehlo: a function with its weights, which needs only JAX (`flaxres.inference.export_stablehlo`).
+safetensors: a weights file of flaxres (`flaxres.pretrained.weights_file`).
+torch: a PyTorch state dict with torchvision's names (`flaxres.inference.export_torch`).
+onnx: a graph with its weights, which ONNX Runtime runs (`flaxres.inference.export_onnx`).
 
-    import json, pathlib
-    import jax.export
-    import numpy as np
-
-    model = jax.export.deserialize(bytearray(pathlib.Path("model.stablehlo").read_bytes()))
-    metadata = json.loads(pathlib.Path("model.stablehlo.json").read_text())
-    images = np.zeros((7, *metadata["image_shape"]), np.uint8)
-    probabilities = model.call(images)
-    best = [metadata["class_names"][i] for i in probabilities.argmax(axis=1)]
+Except for weights files, a second file, OUTPUT.json, has the class names, the image shape, the
+run's config and what the format needs besides.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.export
-import jax.numpy as jnp
-
-import flaxres
 from flaxres.config import model_name
-from flaxres.cpu import kernels
-from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.files import check_regular, write_atomically
+from flaxres.inference import export_onnx, export_stablehlo, export_torch
+from flaxres.inference.export_stablehlo import export_model
+from flaxres.inference.pretrained import save_weights
 from flaxres.inference.trained_model import TrainedModel
+from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX, is_weights_file
 
-PLATFORMS = ("cpu", "cuda", "tpu")
+__all__ = [
+    "FORMATS",
+    "ExportError",
+    "export_format",
+    "export_metadata",
+    "export_model",
+    "write_export",
+]
+
+FORMATS = ("stablehlo", "safetensors", "torch", "onnx")
+SUFFIXES = {
+    ".stablehlo": "stablehlo",
+    WEIGHTS_SUFFIX: "safetensors",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".onnx": "onnx",
+}
+MODULES = {"stablehlo": export_stablehlo, "torch": export_torch, "onnx": export_onnx}
 
 
 class ExportError(UserError):
     """An export cannot be written."""
 
 
-def export_model(trained_model: TrainedModel) -> jax.export.Exported:
-    """Returns the exported function images -> probabilities, lowered for all `PLATFORMS`."""
-    variables = jax.tree.map(jnp.asarray, trained_model.variables)
-    mean = jnp.asarray(trained_model.input_spec.mean)
+def export_format(output: Path, given: str | None = None) -> str:
+    """Returns the format of an export.
 
-    def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(trained_model.logits(variables, normalize(images, mean)))
+    Args:
+      output: the file to write. Its suffix selects the format; other suffixes than those in
+        `SUFFIXES` select stablehlo.
+      given: the format that the user chose, or None.
 
-    (count,) = jax.export.symbolic_shape("n")
-    images = jax.ShapeDtypeStruct((count, *trained_model.input_spec.image_shape), jnp.uint8)
-    with kernels.kernels_disabled(), _source_locations_disabled():
-        return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
-
-
-@contextlib.contextmanager
-def _source_locations_disabled() -> Iterator[None]:
-    """Keeps paths of source files out of the lowered operations."""
-    option = "jax_traceback_in_locations_limit"
-    limit = getattr(jax.config, option)
-    jax.config.update(option, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(option, limit)
+    Raises:
+      ConfigError: a weights file would have another suffix than .safetensors, without which it
+        could not be read.
+    """
+    chosen = given or SUFFIXES.get(output.suffix, "stablehlo")
+    if chosen == "safetensors" and output.suffix != WEIGHTS_SUFFIX:
+        raise ConfigError(
+            f"--output of --format=safetensors must end in .safetensors, got {output}"
+        )
+    return chosen
 
 
-def export_metadata(trained_model: TrainedModel) -> dict[str, Any]:
-    """Returns the content of the JSON file of an export; the data directory is left out."""
-    config = trained_model.config.to_dict()
+def export_metadata(trained: TrainedModel, chosen: str = "stablehlo") -> dict[str, Any]:
+    """Returns the content of the JSON file of an export; the data directory is left out.
+
+    Args:
+      trained: the model.
+      chosen: format of the export: stablehlo, torch or onnx.
+    """
+    config = trained.config.to_dict()
     config["dataset"]["data_dir"] = None
     return {
-        "net": model_name(trained_model.config.model),
-        "step": trained_model.step,
-        "image_shape": list(trained_model.input_spec.image_shape),
-        "class_names": list(trained_model.input_spec.class_names),
-        "input": "uint8 (n, height, width, channels)",
-        "output": "float32 (n, classes), probabilities",
-        "platforms": list(PLATFORMS),
-        "jax": jax.__version__,
-        "flaxres": flaxres.__version__,
+        "net": model_name(trained.config.model),
+        "step": trained.step,
+        "image_shape": list(trained.input_spec.image_shape),
+        "class_names": list(trained.input_spec.class_names),
+        "batch_stats": trained.batch_stats,
+        **MODULES[chosen].metadata(trained),
         "config": config,
     }
 
@@ -98,23 +98,50 @@ def _is_export_metadata(path: Path) -> bool:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and {"step", "input", "output", "platforms"} <= content.keys()
+    return isinstance(content, dict) and {"net", "step", "input", "output"} <= content.keys()
 
 
-def write_export(trained_model: TrainedModel, output: Path) -> Path:
+def write_export(trained: TrainedModel, output: Path, given: str | None = None) -> Path | None:
     """Writes the export of a model to `output`, and its metadata to OUTPUT.json.
 
+    Args:
+      trained: the model.
+      output: the file. An earlier export of the same name is replaced.
+      given: one of `FORMATS`; None: the format of the suffix.
+
     Returns:
-      The path of the metadata.
+      The path of the metadata; None for a weights file, which contains them.
 
     Raises:
-      ConfigError: `output` or OUTPUT.json exists and is not a file of an export, or the directory
-        does not exist.
-      ExportError: a file cannot be written.
+      ConfigError: `output` or OUTPUT.json exists and is not a file of an export, the directory does
+        not exist, or the format cannot hold the model.
+      ExportError: a file cannot be written, or a package is not installed.
     """
     if output.name in ("", ".."):
         raise ConfigError(f"--output must be a file, got --output={output}, a directory")
+    chosen = export_format(output, given)
     metadata_path = output.with_name(output.name + ".json")
+    _check_replaceable(output, metadata_path, chosen)
+    try:
+        if chosen == "safetensors":
+            save_weights(trained, output)
+            return None
+        metadata = json.dumps(export_metadata(trained, chosen), indent=2)
+        write_atomically(output, MODULES[chosen].serialize(trained, output))
+        write_atomically(metadata_path, metadata + "\n")
+    except ImportError as error:  # the message names the missing package
+        raise ExportError(one_line(error)) from error
+    except OSError as error:
+        raise ExportError(f"{output} cannot be written ({error.strerror})") from error
+    return metadata_path
+
+
+def _check_replaceable(output: Path, metadata_path: Path, chosen: str) -> None:
+    """Checks that an export can be written without replacing another file.
+
+    Raises:
+      ConfigError: a file is there, or the directory is not.
+    """
     try:
         check_regular(output)
         check_regular(metadata_path)
@@ -126,18 +153,12 @@ def write_export(trained_model: TrainedModel, output: Path) -> Path:
         raise ConfigError(
             f"--output={output}: the directory {output.absolute().parent} does not exist"
         )
-    for path in (output, metadata_path):
-        if path.exists() and not _is_export_metadata(metadata_path):
-            raise ConfigError(
-                f"--output={output}: {path} exists and does not belong to an export; choose "
-                "another name, or remove it"
-            )
-    try:
-        write_atomically(output, bytes(export_model(trained_model).serialize()))
-        metadata = json.dumps(export_metadata(trained_model), indent=2)
-        write_atomically(metadata_path, metadata + "\n")
-    except ImportError as error:  # the message names the missing package
-        raise ExportError(one_line(error)) from error
-    except OSError as error:
-        raise ExportError(f"{output} cannot be written ({error.strerror})") from error
-    return metadata_path
+    if chosen == "safetensors":
+        paths = [] if is_weights_file(output) else [output]
+    else:
+        paths = [] if _is_export_metadata(metadata_path) else [output, metadata_path]
+    if existing := [path for path in paths if path.exists()]:
+        raise ConfigError(
+            f"--output={output}: {existing[0]} exists and does not belong to an export; choose "
+            "another name, or remove it"
+        )

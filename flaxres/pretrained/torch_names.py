@@ -25,7 +25,7 @@ LEAF_NAMES = {
 NORMS = ("batch", "none")
 
 # PyTorch's names of the modules, by patterns of their names in flaxres. A state dict uses one name
-# of each list.
+# of each list. The first is that of torchvision's modules, which exports use.
 RESNET = {
     r"conv": ["conv1"],
     r"norm": ["bn1"],
@@ -69,12 +69,12 @@ def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
     """
     if model.norm not in NORMS:
         raise ConfigError(
-            f"model.norm must be batch or none to read a PyTorch state dict, got {model.norm!r}"
+            f"model.norm must be batch or none for a PyTorch state dict, got {model.norm!r}"
         )
     if model.shortcut in GATES:
         raise ConfigError(
-            f"PyTorch names of models with model.shortcut={model.shortcut!r} are unknown; their "
-            "state dicts cannot be read"
+            f"PyTorch names of models with model.shortcut={model.shortcut!r} are unknown, so there "
+            "are no state dicts of them"
         )
     if model.name in ("plain", "resnet", "resnext"):
         return lambda module: _match(RESNET, module)

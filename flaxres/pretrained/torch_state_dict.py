@@ -114,7 +114,7 @@ def convert(
             unused.discard(name)
             maps = None
             if model.name == "vgg" and module == "hidden1":
-                maps = _feature_maps(model, leaf.shape, image_size)
+                maps = feature_maps(model, leaf.shape, image_size)
             value = _to_flax(weights[name], tuple(leaf.shape), maps)
             if value is None:
                 wrong.append(_describe_shape(name, weights[name], f"{module}/{leaf_name}", leaf))
@@ -147,7 +147,7 @@ def convert(
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def _feature_maps(
+def feature_maps(
     model: ConfigDict, shape: tuple[int, ...], image_size: tuple[int, int] | None
 ) -> tuple[int, int, int]:
     """Returns (channels, height, width) of the feature maps that VGG's first dense layer reads."""

@@ -9,13 +9,20 @@ import pytest
 from flaxres.data import open_sources
 from flaxres.data.resize import image_to_array
 from flaxres.errors import ConfigError
-from flaxres.inference.export import export_metadata, export_model, write_export
+from flaxres.inference.export import (
+    export_format,
+    export_metadata,
+    export_model,
+    write_export,
+)
 from flaxres.inference.predictor import Predictor
+from flaxres.inference.pretrained import load_pretrained
 from flaxres.inference.trained_model import load_trained_model
 from tests.inference.test_trained_model import random_model
 from tests.test_main import fails
 
-# A user's program, as in the docstring of flaxres.inference.export. It must not import flaxres.
+# A user's program, as in the docstring of flaxres.inference.export_stablehlo. It must not import
+# flaxres.
 USER_PROGRAM = """
 import json, pathlib, sys
 import jax.export
@@ -113,3 +120,46 @@ def test_an_export_that_cannot_be_written(tmp_path, digits_run, python):
         write_export(trained, tmp_path / "nowhere" / "model.stablehlo")
     arguments = ("-m", "flaxres.main", f"--workdir={digits_run}")
     fails(python(*arguments, "--mode=export"), 2, "--output is missing")
+
+
+def test_formats_of_files(tmp_path, digits_run, python):
+    for name, given, chosen in (
+        ("model", None, "stablehlo"),
+        ("model.pt", None, "torch"),
+        ("model.safetensors", None, "safetensors"),
+        ("model.safetensors", "torch", "torch"),
+        ("model.onnx", None, "onnx"),
+        ("model.pth", "onnx", "onnx"),
+    ):
+        assert export_format(Path(name), given) == chosen
+    with pytest.raises(ConfigError, match=r"must end in \.safetensors, got model\.net"):
+        export_format(Path("model.net"), "safetensors")
+    trained = load_trained_model(digits_run)
+    output = tmp_path / "model.safetensors"
+    arguments = ("-m", "flaxres.main", "--mode=export", f"--output={output}")
+    done = python(*arguments, f"--workdir={digits_run}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"after 20 steps to {output}\n")
+    assert write_export(load_pretrained(output), output) is None  # replaces it
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+    with pytest.raises(ConfigError, match="exists and does not belong to an export"):
+        write_export(trained, output, "torch")
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    fails(
+        python(
+            *arguments[:-1],
+            "--weights=plain-20-cifar10_jpeg",
+            "--format=safetensors",
+            "--output=model.pth",
+        ),
+        2,
+        "must end in .safetensors",
+    )
+
+
+def test_weights_are_not_written_over_a_state_dict(tmp_path, digits_run):
+    trained = load_trained_model(digits_run)
+    output = tmp_path / "model.safetensors"
+    write_export(trained, output, "torch")
+    with pytest.raises(ConfigError, match="exists and does not belong to an export"):
+        write_export(trained, output)
