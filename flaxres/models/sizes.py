@@ -9,6 +9,10 @@ from flaxres.models.densenet import BOTTLENECK
 from flaxres.models.layers import STEM_STRIDES
 from flaxres.models.resnet import EXPANSION
 
+RESNETS = ("plain", "resnet", "preact", "resnext")
+# Families with a lower bound; nothing is known about families that a user's config file adds.
+SIZED = (*RESNETS, "densenet", "vgg", "lenet", "stargan")
+
 
 def min_params(model: ConfigDict, image_size: int) -> int:
     """Returns a lower bound of the number of parameters: the weights of most convolutions.
@@ -30,7 +34,7 @@ def min_params(model: ConfigDict, image_size: int) -> int:
     if model.name == "stargan":
         first, second, third = model.widths
         return 16 * (first * second + second * third) + 18 * model.depth * third**2
-    return _resnet_params(model)
+    return _resnet_params(model) if model.name in RESNETS else 0
 
 
 def first_activations(model: ConfigDict, image_size: int) -> int:
@@ -40,6 +44,8 @@ def first_activations(model: ConfigDict, image_size: int) -> int:
       model: an experiment's checked `config.model`.
       image_size: height and width of the images, in pixels.
     """
+    if model.name not in SIZED:
+        return 0
     if model.name == "densenet":
         filters = 16 if model.block == "basic" else 2 * model.growth_rate
     else:

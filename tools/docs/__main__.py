@@ -1,11 +1,13 @@
-"""Builds the documentation site: `python -m tools.docs [--serve]`."""
+"""Builds the documentation site, in site/."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.docs.api_pages import api_pages
@@ -19,16 +21,45 @@ from tools.docs.notebooks import notebook_pages
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "docs"  # sources of the site
-SITE = ROOT / "site"
 CONFIG = ROOT / "build" / "mkdocs.yml"
 # Sections of README.md on the start page; the guide has the others in full.
 START_SECTIONS = ("Install", "Train one model", "Python", "Use it in Python", "From Python")
 
 
-def main() -> None:
-    """Writes the sources of the site to `build/docs` and builds `site`."""
+def main(arguments: Sequence[str]) -> int:
+    """Writes the sources of the site to `build/docs` and builds the site.
+
+    Args:
+      arguments: command line without the program's name.
+
+    Returns:
+      The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tools.docs", description=__doc__)
+    parser.add_argument("--serve", action="store_true", help="serve it at http://localhost:8000")
+    parser.add_argument("--output", type=Path, default=ROOT / "site", help="directory of the site")
+    options = parser.parse_args(arguments)
+    program = Path(sys.executable).with_name("zensical")
+    if not program.exists():
+        print("error: Zensical is not installed; run `make docs`", file=sys.stderr)
+        return 1
+    write_sources()
+    if options.serve:
+        return subprocess.run([program, "serve", "-f", CONFIG]).returncode
+    command = [program, "build", "--clean", "--strict", "-f", CONFIG]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout.partition("Traceback")[0])  # Zensical ends with one after its warnings
+    if done.returncode:
+        return done.returncode
+    shutil.rmtree(options.output, ignore_errors=True)
+    shutil.move(CONFIG.parent / "site", options.output)  # Zensical writes only beside its config
+    print(f"wrote {options.output}/index.html")
+    return 0
+
+
+def write_sources() -> None:
+    """Writes all pages and the configuration of the site to `build/`."""
     shutil.rmtree(BUILD, ignore_errors=True)
-    (ROOT / "docs").mkdir(exist_ok=True)
     copy_pages()
     notebooks = notebook_pages(ROOT / "docs" / "notebooks")
     for path, data in notebooks.items():
@@ -42,15 +73,6 @@ def main() -> None:
         write(f"reference/api/{path}", text)
     shutil.copytree(HERE / "assets", BUILD / "assets")
     CONFIG.write_text(site_config([path for path in notebooks if path.endswith(".md")], list(api)))
-    program = Path(sys.executable).with_name("zensical")
-    if "--serve" in sys.argv[1:]:
-        sys.exit(subprocess.run([program, "serve", "-f", CONFIG]).returncode)
-    done = subprocess.run([program, "build", "--clean", "--strict", "-f", CONFIG])
-    if done.returncode:
-        sys.exit(done.returncode)
-    shutil.rmtree(SITE, ignore_errors=True)
-    shutil.move(CONFIG.parent / "site", SITE)  # Zensical writes only below its configuration
-    print(f"wrote {SITE}/index.html")
 
 
 def copy_pages() -> None:
@@ -110,4 +132,4 @@ def write(path: str, content: str | bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

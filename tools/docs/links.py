@@ -16,6 +16,14 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "results/README.md": "results.md",
 }
+# Source files whose contents the reference shows. On a Git host, links lead to the source.
+REFERENCE = {
+    "flaxres/__init__.py": "reference/api/index.md",
+    "flaxres/config.py": "reference/fields.md",
+    "flaxres/errors.py": "reference/errors.md",
+    "flaxres/main.py": "reference/commands.md",
+    "flaxres/models/registry.py": "reference/models.md",
+}
 # [text](target) and ![text](target "title"), outside of code.
 _LINK = re.compile(r"(!?)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^ {0,3}```.*?^ {0,3}```\s*?$|`[^`\n]+`(?!\]))", re.DOTALL | re.MULTILINE)
@@ -23,8 +31,8 @@ _CODE = re.compile(r"(^ {0,3}```.*?^ {0,3}```\s*?$|`[^`\n]+`(?!\]))", re.DOTALL 
 
 def site_path(path: str) -> str | None:
     """Returns the path on the site of a file in the repository, or None if it is not there."""
-    if path in PAGES:
-        return PAGES[path]
+    if path in PAGES or path in REFERENCE:
+        return PAGES.get(path) or REFERENCE[path]
     if path.startswith("docs/"):
         return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
     if path.startswith("results/") and path.endswith((".md", ".png", ".svg")):
@@ -68,7 +76,8 @@ def rewrite_links(text: str, file: str) -> tuple[str, set[str]]:
         there = site_path(source)
         if there is None:
             return label if source in label else f"{label} (`{source}`)"
-        used.add(source)
+        if source not in REFERENCE:
+            used.add(source)
         relative = os.path.relpath(there, posixpath.dirname(here) or ".")
         return f"{mark}[{label}]({relative}{hash_mark}{anchor})"
 

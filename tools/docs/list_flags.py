@@ -1,8 +1,8 @@
 """Lists the flags of many commands: `python -m tools.docs.list_flags MODULE 'MODULE NAME' ...`.
 
-Prints one JSON object, {command: XML of --helpxml}; the XML is empty if a
-package that the command needs is not installed. JAX is imported once; each command then runs in
-a fork, which takes a tenth of a second instead of several.
+Prints one JSON object, {command: XML of --helpxml}; the XML is empty if a package that the command
+needs is not installed. For many commands, JAX is imported once; each command then runs in a fork,
+which takes a tenth of a second instead of several.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def list_flags(command: str) -> str:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*fork")
-    for name in PRELOADED:
-        importlib.import_module(name)
+    if len(sys.argv) > 6:
+        for name in PRELOADED:
+            importlib.import_module(name)
     json.dump({command: list_flags(command) for command in sys.argv[1:]}, sys.stdout)
