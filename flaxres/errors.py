@@ -129,6 +129,7 @@ class InterruptedRunError(UserError):
     """A signal stopped the run, after its checkpoint was saved.
 
     Attributes:
+      signum: number of the signal.
       exit_code: 128 + signum, the shell convention.
     """
 
@@ -137,4 +138,9 @@ class InterruptedRunError(UserError):
     def __init__(self, message: str, signum: int):
         """Creates the error for signal number `signum`."""
         super().__init__(message)
+        self.signum = signum
         self.exit_code = 128 + signum
+
+
+class ArgumentError(UserError, ValueError):
+    """An argument of a function of the Python API is invalid."""

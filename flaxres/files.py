@@ -55,7 +55,7 @@ def read_regular(path: str | Path) -> bytes:
         return file.read()
 
 
-def expand_home(path: str, name: str) -> Path:
+def expand_home(path: str | os.PathLike[str], name: str) -> Path:
     """Replaces a leading ~ or ~USER of a path that a user gave by the home directory.
 
     Args:
@@ -68,7 +68,7 @@ def expand_home(path: str, name: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        user = path.partition("/")[0]
+        user = os.fspath(path).partition("/")[0]
         raise ConfigError(
             f"{name}={path}: {user} is no known home directory; give the path without {user}"
         ) from None

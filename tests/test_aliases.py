@@ -6,8 +6,8 @@ import pytest
 
 from flaxres import aliases, errors
 from flaxres.config import check_config, default_config, flatten, net_name, set_net
-from flaxres.experiments.sweeps.config_files import load_config
 from flaxres.experiments.sweeps.plan import make_plans
+from flaxres.overrides import load_config
 from flaxres.run.workdir import check_same_config, read_config, read_run_config
 
 

@@ -15,8 +15,8 @@ from flaxres.experiments.analyses.base import TrainedRun
 from flaxres.experiments.analyses.identity_init import check_deeper
 from flaxres.experiments.results.run_names import run_name
 from flaxres.experiments.results.runs import Run, read_run
-from flaxres.experiments.sweeps.config_files import read_config
 from flaxres.models.names import model_fields
+from flaxres.overrides import read_config
 from flaxres.run.workdir import CONFIG_FILE, differing_fields, read_run_config
 from flaxres.suggestions import did_you_mean
 from flaxres.user_files import CONFIGS, shipped_names

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from flaxres.aliases import rename_fields
 from flaxres.config import flatten, model_name
 from flaxres.errors import ConfigError
-from flaxres.experiments.sweeps.config_files import read_config
 from flaxres.field_checks import shown
+from flaxres.overrides import read_config
 from flaxres.parallel import replicas
 from flaxres.suggestions import did_you_mean
 

@@ -15,7 +15,6 @@ from flaxres.aliases import rename_fields
 from flaxres.data import dataset_shape
 from flaxres.errors import ConfigError, UserError
 from flaxres.experiments.executors.base import Task
-from flaxres.experiments.sweeps.config_files import load_config
 from flaxres.experiments.sweeps.entries import (
     Entry,
     check_distinct,
@@ -27,6 +26,7 @@ from flaxres.experiments.sweeps.entries import (
 from flaxres.field_checks import shown
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
+from flaxres.overrides import load_config
 from flaxres.user_files import file_error, find_sweep, import_file
 
 LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from flaxres.errors import printable
 from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.terminal import make_console
 
 SUMMARY_SECONDS = 60  # between two summaries without a terminal
 ORDER = (
@@ -42,19 +44,21 @@ class ProgressTable:
         """
         self._runs = runs
         self._title = title
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        self._console = make_console(stderr=True, highlight=False, soft_wrap=True)
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        self._is_live = self._console.is_terminal and is_main_thread
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._start_time = self._last_summary = time.monotonic()
         self._done_at_start = self._done_cost()
 
     def __enter__(self) -> ProgressTable:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         self.update()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
         else:
@@ -66,7 +70,7 @@ class ProgressTable:
 
     def update(self) -> None:
         """Shows the current progress of the runs."""
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() - self._last_summary > SUMMARY_SECONDS:
             self._last_summary = time.monotonic()

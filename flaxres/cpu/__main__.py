@@ -1,15 +1,28 @@
-"""Command that builds the CPU kernels: python -m flaxres.cpu."""
+"""Command that builds the CPU kernels, or prints the CPU settings for a shell.
+
+python -m flaxres.cpu
+eval "$(python -m flaxres.cpu --print_env)"
+"""
 
 import sys
 
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import KERNELS
+from flaxres.cpu.running_process import environment_lines
+
+USAGE = "python -m flaxres.cpu [--print_env]"
 
 
 def main() -> None:
-    """Builds the kernels and prints the path of the library of each dtype, or an error."""
+    """Builds the kernels and prints the path of the library of each dtype, or an error.
+
+    With --print_env, only prints commands that set the environment of a shell.
+    """
+    if sys.argv[1:] == ["--print_env"]:
+        print("\n".join(environment_lines()))
+        return
     if len(sys.argv) > 1:
-        print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {__doc__}", file=sys.stderr)
+        print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {USAGE}", file=sys.stderr)
         sys.exit(2)
     builds = [Build(sources) for sources in KERNELS.values()]
     for build in builds:

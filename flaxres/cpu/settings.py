@@ -10,7 +10,7 @@ import ctypes
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flaxres.cpu.build import Build
 from flaxres.cpu.detection import runs_on_cpu
@@ -45,16 +45,47 @@ def tune() -> None:
     Values that the user has set take precedence. The kernels for float32 are built in the
     background, unless they are in the cache.
     """
-    global _starts_builds
     if not runs_on_cpu():
         return
-    set_xla_flags()
-    if sys.platform == "linux" and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
-        tunables = filter(None, [os.environ.get("GLIBC_TUNABLES"), MALLOC_TUNABLES])
-        os.environ["GLIBC_TUNABLES"] = ":".join(tunables)
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    os.environ.update(environment(os.environ))
+    if os.environ.get("GLIBC_TUNABLES") != tunables:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    start_builds()
+
+
+def start_builds() -> None:
+    """Starts to build the kernels for float32, and lets `start_build` start others."""
+    global _starts_builds
     _starts_builds = os.environ.get(KERNELS_SWITCH) != "0"
     start_build("float32")
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns XLA_FLAGS and GLIBC_TUNABLES with the settings for training on a CPU.
+
+    Args:
+      variables: the environment, whose own values take precedence.
+
+    Returns:
+      The two variables; one that needs no setting and has none is left out.
+    """
+    result = {}
+    flags, tunables = variables.get("XLA_FLAGS", ""), variables.get("GLIBC_TUNABLES", "")
+    if CONVOLUTION_FLAG not in flags and has_tested_version():
+        flags = f"{flags} {CONVOLUTION_FLAG}=-individual_convolution".strip()
+    if sys.platform == "linux" and "glibc.malloc" not in tunables:
+        tunables = ":".join(filter(None, [tunables, MALLOC_TUNABLES]))
+    if flags:
+        result["XLA_FLAGS"] = flags
+    if tunables:
+        result["GLIBC_TUNABLES"] = tunables
+    return result
+
+
+def has_tested_version() -> bool:
+    """Returns True if the convolution flag was tested with the installed jaxlib."""
+    return importlib.metadata.version("jaxlib").startswith(TESTED_VERSIONS)
 
 
 def report_missing_settings(log: Callable[[str], None]) -> None:
@@ -119,7 +150,5 @@ def started_build(dtype: str) -> Build | None:
 
 def set_xla_flags() -> None:
     """Adds the convolution flag to XLA_FLAGS, unless the user has set it. JAX must not run yet."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    version = importlib.metadata.version("jaxlib")
-    if CONVOLUTION_FLAG not in flags and version.startswith(TESTED_VERSIONS):
-        os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}=-individual_convolution".strip()
+    if flags := environment(os.environ).get("XLA_FLAGS"):
+        os.environ["XLA_FLAGS"] = flags

@@ -25,6 +25,7 @@ from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError, EncodedImage, has_damaged_metadata
 from flaxres.data.jpeg import JpegCropper, load_cropper
 from flaxres.data.leftovers import name_semaphores, remove_leftovers
+from flaxres.data.main_module import without_main_module
 from flaxres.data.resize import Crop, image_to_array
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
@@ -249,7 +250,8 @@ class DecodeStream:
         if self._iterator is None:
             raise StopIteration
         try:
-            decoded = next(self._iterator)
+            with without_main_module():  # the first call starts the workers
+                decoded = next(self._iterator)
         except UserError as error:
             # A new exception, without Grain's traceback and notes.
             raise type(error)(*error.args) from None

@@ -153,6 +153,7 @@ def load_trained_model(
     config: ConfigDict | None = None,
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
+    step: int | None = None,
 ) -> TrainedModel:
     """Loads the newest checkpoint of a run; changes nothing in its directory.
 
@@ -163,6 +164,7 @@ def load_trained_model(
         of changed data.
       batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
         recomputed over the training set (`flaxres.inference.population_statistics`).
+      step: step of the checkpoint (default: the newest one).
 
     Raises:
       UserError: there is no run or no checkpoint; the run has another config or several replicas;
@@ -185,11 +187,12 @@ def load_trained_model(
     check_has_checkpoint(directory)
     input_spec = read_input_spec(directory, config)
     model = create_model(config.model, input_spec.num_classes, config.dtype)
-    state = restore_newest(directory, config, input_spec.image_shape, input_spec.num_classes, log)
-    step = int(state.step)
-    errors = {} if batch_stats == "population" else _logged_errors(directory, step)
+    shape, num_classes = input_spec.image_shape, input_spec.num_classes
+    state = restore_newest(directory, config, shape, num_classes, log, step)
+    num_steps = int(state.step)
+    errors = {} if batch_stats == "population" else _logged_errors(directory, num_steps)
     trained = TrainedModel(
-        directory, config, step, state.variables, input_spec, model, errors=errors
+        directory, config, num_steps, state.variables, input_spec, model, errors=errors
     )
     return with_population_statistics(trained, log) if batch_stats == "population" else trained
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -230,6 +230,29 @@ class Checkpoints:
                 "to start over"
             )
         return None
+
+    def read(self, step: int, template: Template) -> Template:
+        """Reads the checkpoint of a step.
+
+        Args:
+          step: number of completed steps.
+          template: state with the expected shapes and dtypes (arrays or `jax.ShapeDtypeStruct`s).
+
+        Returns:
+          The state with NumPy arrays as leaves.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        if step not in self.steps():
+            kept = ", ".join(f"{kept:,}" for kept in self.steps())
+            raise CheckpointError(
+                f"{self.directory} has no checkpoint of step {step:,}, only of {kept or 'no step'}"
+            )
+        state, reason = self._try_read(step, template)
+        if max_over_processes(bool(reason)):
+            raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged ({reason})")
+        return cast(Template, state)
 
     def is_valid(self, step: int, template: PyTree) -> bool:
         """Returns True if a checkpoint can be restored, with the arrays that were saved."""

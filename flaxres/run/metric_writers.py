@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from flaxres.errors import WorkdirError
@@ -24,7 +23,7 @@ from flaxres.parallel.multihost import is_main_process
 from flaxres.run.records import Record, records_from_end
 from flaxres.run.tensorboard_files import EventFile
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
-from flaxres.terminal import REFRESHES_PER_SECOND, make_progress_bar
+from flaxres.terminal import REFRESHES_PER_SECOND, make_console, make_progress_bar
 
 
 class JsonLinesWriter:
@@ -115,9 +114,7 @@ class TerminalWriter:
           num_steps: total number of steps.
           quiet: if True, nothing is printed.
         """
-        self._console = Console(
-            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=quiet
-        )
+        self._console = make_console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._title = title
         self._num_steps = num_steps
         self._bar = make_progress_bar(
@@ -169,7 +166,7 @@ class TerminalWriter:
         """Shows a record on the progress bar, or prints it as a line if there is no terminal."""
         step = int(record["step"])
         self.update(step, record)
-        if self._console.is_terminal:
+        if not self._bar.disable:
             return
         elapsed = time.monotonic() - self._start_time
         seconds_per_step = elapsed / max(1, step - self._start_step)

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -52,23 +53,36 @@ class StopRequest:
     send it both to a process and to its parent, which passes it on, and it must not interrupt the
     save. SIGHUP stays ignored where it is, as under nohup.
 
-    Attributes:
-      signum: number of the last signal received, or None.
+    Python runs handlers of signals in the main thread only. A request in another thread therefore
+    leaves the signals as they are, and only its event makes it.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, reply: str = "saving and stopping"):
+    def __init__(
+        self, reply: str = "saving and stopping", event: threading.Event | None = None
+    ) -> None:
         """Initializes a request that no signal has made yet.
 
         Args:
           reply: text printed to standard error when the first signal arrives.
+          event: makes the request when it is set, as SIGTERM does.
         """
         self._reply = reply
-        self.signum: int | None = _swallowed_interrupts.pop() if _swallowed_interrupts else None
+        self._event = event
+        self._signum: int | None = _swallowed_interrupts.pop() if _swallowed_interrupts else None
         self._previous_handlers: dict[int, SignalHandler] = {}
 
+    @property
+    def signum(self) -> int | None:
+        """Number of the last signal received, SIGTERM if the event is set, or None."""
+        if self._signum is None and self._event is not None and self._event.is_set():
+            return signal.SIGTERM
+        return self._signum
+
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for signum in self.SIGNALS:
             if signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN:
                 continue
@@ -80,7 +94,7 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _record(self, signum: int, _frame: FrameType | None) -> None:
-        is_first, self.signum = self.signum is None, signum
+        is_first, self._signum = self._signum is None, signum
         hint = ""
         if signum == signal.SIGINT:
             signal.signal(signum, self._previous_handlers[signum])

@@ -65,6 +65,7 @@ def restore_newest(
     image_shape: tuple[int, int, int],
     num_classes: int,
     log: Callable[[str], None],
+    step: int | None = None,
 ) -> TrainState:
     """Restores the newest valid checkpoint of a run, without changing its directory.
 
@@ -74,15 +75,19 @@ def restore_newest(
       image_shape: (height, width, channels).
       num_classes: number of classes of the data set.
       log: receives one line for each damaged checkpoint.
+      step: step of the checkpoint (default: the newest one).
 
     Returns:
       The train state, with NumPy arrays as leaves.
 
     Raises:
-      CheckpointError: the run has no checkpoint, or none that can be read.
+      CheckpointError: the run has no checkpoint, or none that can be read, or not that of `step`.
     """
     with Checkpoints(directory) as checkpoints:
-        state = checkpoints.restore(train_state_shapes(config, image_shape, num_classes), log)
+        shapes = train_state_shapes(config, image_shape, num_classes)
+        if step is not None:
+            return checkpoints.read(step, shapes)
+        state = checkpoints.restore(shapes, log)
     if state is None:
         raise _no_checkpoint_error(directory)
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,7 +31,8 @@ from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, checkpoint_steps
 from flaxres.run.data_record import check_data, check_image_shape
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
-from flaxres.run.metric_writers import MetricWriters, TerminalWriter
+from flaxres.run.metric_writers import MetricWriters
+from flaxres.run.notebook_writer import make_progress_writer
 from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record, last_record, record_blocks
 from flaxres.run.workdir import check_same_config, open_workdir
@@ -45,7 +47,12 @@ from flaxres.training.train_state import TrainState
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: Path, allow_data_change: bool = False
+    config: ConfigDict,
+    workdir: Path,
+    allow_data_change: bool = False,
+    *,
+    quiet: bool = False,
+    stop_event: threading.Event | None = None,
 ) -> Record:
     """Trains a run to its last step, resuming from the newest checkpoint in its workdir.
 
@@ -55,6 +62,8 @@ def train_and_evaluate(
         metrics.jsonl, tensorboard/ and checkpoints/; with several replicas also a directory for
         each seed.
       allow_data_change: if True, the run may resume with other data than before.
+      quiet: if True, shows no progress and prints no messages.
+      stop_event: stops the run after a checkpoint when it is set, as SIGTERM does.
 
     Returns:
       The last record of metrics.jsonl. If the run is finished already, nothing is trained.
@@ -75,7 +84,7 @@ def train_and_evaluate(
         with raise_on_all_processes():
             for directory in (workdir, *replicas.replica_runs(config, workdir)):
                 check_metrics(config, directory, config.num_steps)
-        if is_main_process():
+        if is_main_process() and not quiet:
             name = model_name(config.model)
             print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
             if allow_data_change:
@@ -88,18 +97,23 @@ def train_and_evaluate(
         if config.init_from is not None and not has_checkpoint(workdir):
             check_pretrained_weights(config)
         check_memory(config)
-    return _train(config, workdir, allow_data_change)
+    return _train(config, workdir, allow_data_change, quiet, stop_event)
 
 
-def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record:
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    allow_data_change: bool,
+    quiet: bool,
+    stop_event: threading.Event | None,
+) -> Record:
     """Opens the files of the run, trains it, and closes them however it ends."""
     replica_runs = replicas.replica_runs(config, workdir)
     directories = [workdir, *replica_runs]
     with explain_lost_processes(), contextlib.ExitStack() as stack:
         name = model_name(config.model)
-        terminal = stack.enter_context(
-            TerminalWriter(name, config.num_steps, quiet=not is_main_process())
-        )
+        quiet = quiet or not is_main_process()
+        terminal = stack.enter_context(make_progress_writer(name, config.num_steps, quiet))
         with raise_on_all_processes():
             sources = open_sources(config.dataset)
             if is_main_process():
@@ -123,7 +137,7 @@ def _train(config: ConfigDict, workdir: Path, allow_data_change: bool) -> Record
                     previous_info = previous_info or content
                     locked_directories.append(locked)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(StopRequest(event=stop_event))
         state, step = _restore_or_initialize(
             config, compiled_steps, checkpoints, directories, terminal.log
         )

@@ -1,4 +1,4 @@
-"""Configs of the runs of a sweep: FILE.py:MODEL with overrides, loaded without flags."""
+"""Configs from FILE.py:MODEL with overrides, loaded without flags."""
 
 from __future__ import annotations
 
@@ -58,11 +58,26 @@ def read_config(source: str, overrides: Mapping[str, object]) -> ConfigDict:
     config = check_is_config(call_get_config(source), path)
     try:
         rename_in_config(config)
-        fields = flatten(config)
+        flatten(config)
     except UserError:
         raise
     except Exception as error:  # such as a required field without a value
         raise file_error("config", path, error) from error
+    override_fields(config, overrides)
+    return config
+
+
+def override_fields(config: ConfigDict, overrides: Mapping[str, object]) -> None:
+    """Sets fields of a config, in place.
+
+    Args:
+      config: config of an experiment.
+      overrides: values of fields, by dotted name.
+
+    Raises:
+      ConfigError: a field does not exist, or a value has the wrong type.
+    """
+    fields = flatten(config)
     for field, value in rename_fields(overrides).items():
         if field not in fields:
             raise ConfigError(unknown_field(field))
@@ -72,4 +87,3 @@ def read_config(source: str, overrides: Mapping[str, object]) -> ConfigDict:
             raise ConfigError(
                 f"{field} must be like {shown(fields[field])}, got {shown(value)}"
             ) from error
-    return config

@@ -1,0 +1,166 @@
+"""Training from Python: `train` and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Num
+from ml_collections import ConfigDict
+
+from flaxres import cpu
+from flaxres.api.configs import get_config
+from flaxres.api.cpu_settings import report_missing_settings
+from flaxres.config import check_config
+from flaxres.errors import ArgumentError, InterruptedRunError
+from flaxres.field_checks import did_you_mean, shown
+from flaxres.files import expand_home
+from flaxres.run.records import read_columns
+from flaxres.run.workdir import check_path, default_workdir, read_run_config
+from flaxres.training.train import train_and_evaluate
+
+if TYPE_CHECKING:
+    from flaxres.api.trained import TrainedModel
+
+PathName = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainResult:
+    """Result of a run, finished or stopped.
+
+    `metrics` has one array for each metric and one element for each logged step; "step" are these
+    steps. Where a step has no value of a metric, as between two evaluations, it is NaN. `curve`
+    leaves these steps out:
+
+        plt.plot(result.metrics["step"], result.metrics["train_loss"])
+        plt.plot(*result.curve("test_error"))
+
+    Attributes:
+      config: config of the run.
+      workdir: directory of the run.
+      step: number of steps done.
+      metrics: float64 (records,) by name, errors in percent; "step" is int64. With several
+        replicas, means over them; the replicas are runs of their own in `workdir`.
+      record: values of the last logged step, as floats; that of a finished run has an evaluation.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    step: int
+    metrics: dict[str, Num[np.ndarray, " records"]]
+    record: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """True if the run has reached its last step."""
+        return self.step == int(self.config.num_steps)
+
+    def curve(self, name: str) -> tuple[Num[np.ndarray, " points"], Float64[np.ndarray, " points"]]:
+        """Returns the steps at which a metric has values, and the values.
+
+        Args:
+          name: name of the metric, such as 'test_error'.
+
+        Raises:
+          ArgumentError: the run has no such metric.
+        """
+        if name not in self.metrics:
+            raise ArgumentError(
+                f"the run has no metric {shown(name)}, only {', '.join(self.metrics)}"
+                f"{did_you_mean(name, self.metrics)}"
+            )
+        values = self.metrics[name]
+        recorded = ~np.isnan(values)
+        return self.metrics["step"][recorded], values[recorded]
+
+    def model(self, batch_stats: str = "running") -> TrainedModel:
+        """Loads the trained model, as `flaxres.load(result.workdir)` does."""
+        from flaxres.api.trained import load
+
+        return load(self.workdir, batch_stats=batch_stats)
+
+    def __repr__(self) -> str:
+        values = ", ".join(
+            f"{name}={self.record[name]:.4g}"
+            for name in ("train_loss", "train_error", "test_error")
+            if name in self.record
+        )
+        return f"TrainResult(workdir='{self.workdir}', step={self.step}, {values})"
+
+
+def train(
+    config: ConfigDict | str,
+    workdir: PathName | None = None,
+    *,
+    allow_data_change: bool = False,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> TrainResult:
+    """Trains a run to its last step, resuming from the newest checkpoint in its workdir.
+
+        result = flaxres.train(flaxres.get_config("digits:resnet-20"), "runs/resnet-20")
+
+    It does what `python -m flaxres.main` does, with the same files and, under the same CPU settings
+    (`flaxres.tune`), the same results to the last bit. Ctrl-C, or an interrupt of a notebook, saves
+    a checkpoint and raises KeyboardInterrupt; calling it again resumes. Several runs may train in
+    threads at a time, each in its own workdir.
+
+    Args:
+      config: config of the run, or the source of one for `get_config`, such as 'digits:resnet-20'.
+      workdir: directory of the run (default: runs/CONFIG/MODEL-seedSEED).
+      allow_data_change: if True, the run may resume with other data than before.
+      progress: if True, shows a progress bar on a terminal or in a notebook, lines elsewhere.
+      stop: an event that another thread sets to stop the run after a checkpoint; the result is then
+        not `finished`.
+
+    Returns:
+      The result. If the run is finished already, nothing is trained.
+
+    Raises:
+      UserError: the config is invalid, data are missing or have changed, the workdir belongs to
+        another run or is in use, the disk is full, or the training diverged.
+      InterruptedRunError: SIGTERM or SIGHUP stopped the run after a checkpoint.
+      KeyboardInterrupt: SIGINT stopped the run after a checkpoint, if training had begun.
+    """
+    config = get_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
+    check_config(config)
+    directory = default_workdir(config) if workdir is None else expand_home(workdir, "workdir")
+    check_path(directory)
+    report_missing_settings()
+    cpu.start_build(config.dtype)
+    try:
+        train_and_evaluate(
+            config, directory, allow_data_change, quiet=not progress, stop_event=stop
+        )
+    except InterruptedRunError as error:
+        if error.signum == signal.SIGINT:
+            raise KeyboardInterrupt(str(error)) from None
+        if stop is None or not stop.is_set():
+            raise
+    return load_result(directory)
+
+
+def load_result(workdir: PathName) -> TrainResult:
+    """Returns the result of a run from its files, also of one that the command line trained.
+
+    Args:
+      workdir: directory of the run.
+
+    Raises:
+      WorkdirError: the directory holds no run, or a file of it cannot be read.
+    """
+    directory = expand_home(workdir, "workdir")
+    config = read_run_config(directory)
+    columns = read_columns(directory)
+    metrics = {"step": columns.steps, **columns.values}
+    record: dict[str, float] = {}
+    if len(columns):
+        record = {name: values[-1].item() for name, values in metrics.items()}
+        record = {name: value for name, value in record.items() if not np.isnan(value)}
+    return TrainResult(config, directory, int(record.get("step", 0)), metrics, record)
