@@ -1,0 +1,316 @@
+"""Trained models from Python: `load`, predictions and evaluations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float32, Int64, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from flaxres.data.augment import normalize
+from flaxres.data.decode import BrokenImageError, decode
+from flaxres.data.image_files import read_image_file
+from flaxres.data.resize import resize_to_shape
+from flaxres.errors import ArgumentError, print_note
+from flaxres.evaluation.evaluate import evaluate_models
+from flaxres.evaluation.top_k import TopKAccumulator
+from flaxres.field_checks import shown
+from flaxres.files import expand_home
+from flaxres.inference import trained_model
+from flaxres.inference.export import write_export
+from flaxres.inference.predict import PredictionError, find_images
+from flaxres.inference.predictor import Predictor
+
+PathName = str | os.PathLike[str]
+Images = UInt8[np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """Class probabilities of images.
+
+    Attributes:
+      probabilities: float32 (images, classes); each row adds up to 1.
+      class_names: names of all classes, by label.
+      files: paths of the images, or () if they were arrays.
+    """
+
+    probabilities: Float32[np.ndarray, "images classes"]
+    class_names: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " images"]:
+        """Labels of the most probable classes; the lower one of two that are equal."""
+        return self.probabilities.argmax(axis=1).astype(np.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the most probable classes."""
+        return [self.class_names[label] for label in self.labels]
+
+    def top(self, count: int = 5) -> list[list[tuple[str, float]]]:
+        """Returns names and probabilities of the most probable classes of each image.
+
+        Args:
+          count: number of classes, highest probability first.
+        """
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+        return [
+            [(self.class_names[label], float(row[label])) for label in labels]
+            for row, labels in zip(self.probabilities, order, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel(trained_model.TrainedModel):
+    """A trained model that predicts classes.
+
+    For other uses, `model` is the Flax module and `variables` are its variables:
+
+        logits = trained.model.apply(trained.variables, trained.normalize(images), train=False)
+
+    Attributes:
+      directory: directory of the run.
+      config: config of the run.
+      step: number of training steps done.
+      variables: collections 'params' and 'batch_stats', float32 NumPy arrays.
+      input_spec: mean image and class names.
+      model: the Flax module.
+      batch_stats: statistics that norms use, 'running' or 'population'.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return self.input_spec.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's images."""
+        return self.input_spec.image_shape
+
+    def normalize(self, images: UInt8[np.ndarray, "*batch height width channels"]) -> Array:
+        """Returns images as the model reads them: float32, in 0..1 minus the mean image.
+
+        Args:
+          images: uint8, of the model's `image_shape`.
+        """
+        return normalize(np.asarray(images), self.input_spec.mean)
+
+    def predict(
+        self, images: np.ndarray | PathName | Sequence[np.ndarray | PathName]
+    ) -> Predictions:
+        """Computes the class probabilities of images.
+
+        An image of another size than the model's is resized to cover it and cropped at its center,
+        as in the evaluation of a split.
+
+        Args:
+          images: uint8 arrays (height, width, channels) or (images, height, width, channels); or
+            paths of image files, or patterns such as 'photos/*.jpg'; one or a sequence.
+
+        Raises:
+          ArgumentError: there is no image, or an array has another dtype or shape.
+          PredictionError: a file does not exist or cannot be decoded.
+        """
+        arrays, files = self._read(images)
+        if not arrays:
+            raise ArgumentError("predict needs at least one image, got none")
+        rows = []
+        size = self.image_shape[:2]
+        # Numbers of images are rounded up to powers of two, so that few programs are compiled.
+        count = 1 << (len(arrays) - 1).bit_length()
+        batch_size = self._predictor.batch_size(size, count)
+        for start in range(0, len(arrays), batch_size):
+            batch = np.stack(arrays[start : start + batch_size])
+            rows.append(np.asarray(self._predictor.launch(batch, batch_size))[: len(batch)])
+        return Predictions(np.exp(np.concatenate(rows)), self.class_names, tuple(files))
+
+    def evaluate(
+        self,
+        splits: str | Sequence[str] = (),
+        *,
+        images: np.ndarray | Sequence[np.ndarray | PathName] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
+        test_crops: str = "split",
+        short_side: int | None = None,
+        scales: Sequence[int] = (),
+    ) -> dict[str, float]:
+        """Computes loss and errors on splits of the data set, or on other images.
+
+            trained.evaluate("test")["test_error"]
+            trained.evaluate(images=images, labels=labels)["error"]
+
+        Args:
+          splits: 'train', 'validation' or 'test', or several (default: all that the data set has).
+          images: images, as for `predict`, instead of splits.
+          labels: integer labels of `images`.
+          test_crops: for splits: 'split' (as the data set provides images), 'center', '10-crop' or
+            'multi-scale'.
+          short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
+          scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
+
+        Returns:
+          For each split SPLIT_loss (in nats), SPLIT_error and, with more than five classes,
+          SPLIT_top5_error (in percent), and SPLIT_images; and 'step'. For `images`, loss, error,
+          top5_error and images.
+
+        Raises:
+          ArgumentError: both splits and images are given, or labels do not fit the images.
+          UserError: the data set is missing, or lacks a split, or the crops do not fit the model.
+        """
+        splits = [splits] if isinstance(splits, str) else list(splits)
+        if images is None and labels is None:
+            record = evaluate_models(
+                [self],
+                self.config,
+                test_crops=test_crops,
+                short_side=short_side,
+                scales=scales,
+                splits=splits,
+                log=print_note,
+            )
+            return dict(record)
+        if splits or images is None or labels is None:
+            raise ArgumentError("evaluate needs either splits, or both images and labels")
+        probabilities = self.predict(images).probabilities
+        labels = np.asarray(labels)
+        num_classes = len(self.class_names)
+        if labels.shape != (len(probabilities),) or not np.issubdtype(labels.dtype, np.integer):
+            raise ArgumentError(
+                f"labels must be {len(probabilities)} integers, one for each image, got "
+                f"{labels.dtype} of shape {labels.shape}"
+            )
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise ArgumentError(
+                f"labels must be from 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}"
+            )
+        totals = TopKAccumulator(num_crops=1)
+        with np.errstate(divide="ignore"):
+            for index, (label, row) in enumerate(zip(labels, np.log(probabilities), strict=True)):
+                totals.add(index, int(label), row)
+        return {name.lstrip("_"): value for name, value in totals.averages("").items()}
+
+    def export(self, output: PathName) -> Path:
+        """Writes the model as a StableHLO file, which needs only JAX to run.
+
+        Args:
+          output: the file, such as 'model.stablehlo'; a JSON file beside it has the class names.
+
+        Returns:
+          The path of the JSON file.
+
+        Raises:
+          UserError: a file cannot be written.
+        """
+        return write_export(self, expand_home(output, "output"))
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        config = self.config.copy_and_resolve_references()
+        config.num_devices = 1
+        return Predictor([self], config)
+
+    def _read(
+        self, images: np.ndarray | PathName | Sequence[np.ndarray | PathName]
+    ) -> tuple[list[Images], list[str]]:
+        """Returns images of the model's size, and their files; without files, arrays were given."""
+        if isinstance(images, str | os.PathLike):
+            images = [images]
+        elif isinstance(images, np.ndarray):
+            images = [images] if images.ndim == 3 else list(images)
+        arrays: list[Images] = []
+        files: list[str] = []
+        for image in images:
+            if isinstance(image, str | os.PathLike):
+                found, errors = find_images([os.fspath(image)])
+                if errors:
+                    raise PredictionError(errors[0])
+                arrays += map(self._read_file, found)
+                files += found
+            else:
+                arrays.append(self._fit(image))
+        if files and len(files) != len(arrays):
+            raise ArgumentError("images must be either arrays or paths, got both")
+        return arrays, files
+
+    def _read_file(self, file: str) -> Images:
+        try:
+            image = decode(read_image_file(file), file, self.image_shape[2])
+        except BrokenImageError as error:
+            raise PredictionError(error.problem) from None
+        return self._resize(image)
+
+    def _fit(self, image: object) -> Images:
+        """Returns an image of the model's size."""
+        height, width, channels = self.image_shape
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+            given = f"{image.dtype} of shape {image.shape}" if hasattr(image, "dtype") else image
+            raise ArgumentError(
+                f"images must be uint8 arrays (height, width, {channels}) or paths of files, got "
+                f"{given if isinstance(given, str) else shown(given)}"
+            )
+        if image.shape[2] != channels or 0 in image.shape:
+            raise ArgumentError(
+                f"images of this model have {channels} channel{'s' * (channels != 1)}, got an "
+                f"image of shape {image.shape}"
+            )
+        if image.shape == (height, width, channels):
+            return image
+        return self._resize(Image.fromarray(image[..., 0] if channels == 1 else image))
+
+    def _resize(self, image: Image.Image) -> Images:
+        short_side = self.config.dataset.eval_short_side
+        return resize_to_shape(image, self.image_shape[:2], short_side)
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({self.name}, step={self.step})"
+
+
+def from_inference(loaded: trained_model.TrainedModel) -> TrainedModel:
+    """Returns a loaded model with the methods of `TrainedModel`."""
+    fields: dict[str, Any] = {
+        field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)
+    }
+    return TrainedModel(**fields)
+
+
+def load(
+    workdir: PathName,
+    *,
+    step: int | None = None,
+    batch_stats: str = "running",
+    config: ConfigDict | None = None,
+) -> TrainedModel:
+    """Loads a checkpoint of a run; changes nothing in its directory.
+
+        trained = flaxres.load("runs/resnet-20")
+        trained.predict("photos/*.jpg").names
+
+    Args:
+      workdir: directory of the run.
+      step: step of the checkpoint (default: the newest one).
+      batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
+        recomputed over the training set.
+      config: config of the run, to change fields on which results do not depend, such as the
+        directory of the data (default: the config stored in `workdir`).
+
+    Raises:
+      UserError: there is no run or no checkpoint, the run has several replicas, or the population
+        statistics cannot be computed.
+    """
+    directory = expand_home(workdir, "workdir")
+    return from_inference(
+        trained_model.load_trained_model(directory, config, print_note, batch_stats, step)
+    )
