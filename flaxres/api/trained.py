@@ -29,7 +29,8 @@ from flaxres.inference.predict import PredictionError, find_images
 from flaxres.inference.predictor import Predictor
 
 PathName = str | os.PathLike[str]
-Images = UInt8[np.ndarray, "..."]
+ImagesOrPaths = np.ndarray | PathName | Sequence[np.ndarray | PathName]
+Images = UInt8[np.ndarray, "height width channels"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,9 +109,7 @@ class TrainedModel(trained_model.TrainedModel):
         """
         return normalize(np.asarray(images), self.input_spec.mean)
 
-    def predict(
-        self, images: np.ndarray | PathName | Sequence[np.ndarray | PathName]
-    ) -> Predictions:
+    def predict(self, images: ImagesOrPaths) -> Predictions:
         """Computes the class probabilities of images.
 
         An image of another size than the model's is resized to cover it and cropped at its center,
@@ -141,7 +140,7 @@ class TrainedModel(trained_model.TrainedModel):
         self,
         splits: str | Sequence[str] = (),
         *,
-        images: np.ndarray | Sequence[np.ndarray | PathName] | None = None,
+        images: ImagesOrPaths | None = None,
         labels: Sequence[int] | np.ndarray | None = None,
         test_crops: str = "split",
         short_side: int | None = None,
@@ -181,7 +180,7 @@ class TrainedModel(trained_model.TrainedModel):
                 splits=splits,
                 log=print_note,
             )
-            return dict(record)
+            return {name: float(value) for name, value in record.items()}
         if splits or images is None or labels is None:
             raise ArgumentError("evaluate needs either splits, or both images and labels")
         probabilities = self.predict(images).probabilities
@@ -200,7 +199,7 @@ class TrainedModel(trained_model.TrainedModel):
         with np.errstate(divide="ignore"):
             for index, (label, row) in enumerate(zip(labels, np.log(probabilities), strict=True)):
                 totals.add(index, int(label), row)
-        return {name.lstrip("_"): value for name, value in totals.averages("").items()}
+        return {name.lstrip("_"): float(value) for name, value in totals.averages("").items()}
 
     def export(self, output: PathName) -> Path:
         """Writes the model as a StableHLO file, which needs only JAX to run.
@@ -222,9 +221,7 @@ class TrainedModel(trained_model.TrainedModel):
         config.num_devices = 1
         return Predictor([self], config)
 
-    def _read(
-        self, images: np.ndarray | PathName | Sequence[np.ndarray | PathName]
-    ) -> tuple[list[Images], list[str]]:
+    def _read(self, images: ImagesOrPaths) -> tuple[list[Images], list[str]]:
         """Returns images of the model's size, and their files; without files, arrays were given."""
         if isinstance(images, str | os.PathLike):
             images = [images]

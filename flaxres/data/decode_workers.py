@@ -5,6 +5,7 @@ Images and their order do not depend on the number of workers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -25,7 +26,7 @@ from flaxres.data.crops import Cropper
 from flaxres.data.decode import BrokenImageError, EncodedImage, has_damaged_metadata
 from flaxres.data.jpeg import JpegCropper, load_cropper
 from flaxres.data.leftovers import name_semaphores, remove_leftovers
-from flaxres.data.main_module import without_main_module
+from flaxres.data.main_module import workers_without_main_module
 from flaxres.data.resize import Crop, image_to_array
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages, SharedBuffers
@@ -211,6 +212,7 @@ class DecodeStream:
         self._tasks, self._workers, self._image_shape = tasks, workers, decoder.image_shape
         self._start = self._next = start
         self._buffers: SharedBuffers | None = None
+        self._stack = contextlib.ExitStack()
         if workers:
             # Grain 0.2.18 fills two buffers of n tasks, one on each side of the process, and holds
             # two tasks more (counted in shared memory).
@@ -234,6 +236,7 @@ class DecodeStream:
                 sys.warnoptions.append(RESOURCE_TRACKER_FILTER)  # inherited by new processes
             remove_leftovers()
             name_semaphores()
+            self._stack.enter_context(workers_without_main_module())
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=grain_buffer
             )
@@ -250,8 +253,7 @@ class DecodeStream:
         if self._iterator is None:
             raise StopIteration
         try:
-            with without_main_module():  # the first call starts the workers
-                decoded = next(self._iterator)
+            decoded = next(self._iterator)
         except UserError as error:
             # A new exception, without Grain's traceback and notes.
             raise type(error)(*error.args) from None
@@ -299,6 +301,7 @@ class DecodeStream:
         # Grain's iterators lie in reference cycles, so only the collector frees them.
         self._iterator = None
         gc.collect()
+        self._stack.close()
         if self._buffers is not None:
             self._buffers.close()
 

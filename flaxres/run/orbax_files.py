@@ -11,7 +11,6 @@ import functools
 import hashlib
 import os
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from flaxres.run.checkpoint_files import (
     DESCRIPTOR_PATHS,
     has_descriptor_paths,
 )
+from flaxres.run.orbax_logs import closed_event_loops_ignored, logs_disabled
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -46,7 +46,6 @@ class OrbaxFiles:
         self._keep = keep
         self._stack = contextlib.ExitStack()
         self._read_failed = False
-        self._unraisablehook = sys.unraisablehook
 
     @functools.cached_property
     def manager(self) -> ocp.CheckpointManager:
@@ -59,8 +58,9 @@ class OrbaxFiles:
             create=False,
             cleanup_tmp_directories=self._keep is not None,
         )
-        sys.unraisablehook = self._ignore_closed_event_loop
-        return ocp.CheckpointManager(self._path / CHECKPOINTS_DIRECTORY, options=options)
+        self._stack.enter_context(closed_event_loops_ignored())
+        with logs_disabled():
+            return ocp.CheckpointManager(self._path / CHECKPOINTS_DIRECTORY, options=options)
 
     @functools.cached_property
     def _path(self) -> Path:
@@ -70,15 +70,6 @@ class OrbaxFiles:
         descriptor = os.open(self._workdir, os.O_RDONLY | os.O_DIRECTORY)
         self._stack.callback(os.close, descriptor)
         return Path(DESCRIPTOR_PATHS) / str(descriptor)
-
-    def _ignore_closed_event_loop(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Suppresses the tracebacks of array reads and writes that end after a failed one.
-
-        Orbax closes its event loop when it cannot read or write an array. TensorStore's threads
-        then fail to report the remaining arrays to it, which adds nothing to the first error.
-        """
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._unraisablehook(unraisable)
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts to write a checkpoint. Orbax raises many types of errors.
@@ -91,7 +82,9 @@ class OrbaxFiles:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": digest(state)})
         )
-        if not self.manager.save(step, args=items):
+        with logs_disabled():
+            is_saved = self.manager.save(step, args=items)
+        if not is_saved:
             raise ValueError("there is a checkpoint of a later step")
 
     def read(self, step: int, template: PyTree) -> PyTree:
@@ -108,12 +101,11 @@ class OrbaxFiles:
 
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
         try:
-            restored = self.manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(zeros), digest=ocp.args.JsonRestore()
-                ),
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(zeros), digest=ocp.args.JsonRestore()
             )
+            with logs_disabled():
+                restored = self.manager.restore(step, args=items)
             if digest(restored.state) != restored.digest["sha256"]:
                 raise ValueError("its arrays do not match the digest saved with them")
             saved_step = getattr(restored.state, "step", step)
@@ -142,11 +134,11 @@ class OrbaxFiles:
         """
         try:
             if "manager" in vars(self):
-                self.manager.close()
+                with logs_disabled():
+                    self.manager.close()
         finally:
             if failed or self._read_failed:
                 time.sleep(0.5)  # a failure leaves reads and writes in progress
-            sys.unraisablehook = self._unraisablehook
             self._stack.close()
 
 
