@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int64, UInt8
 from ml_collections import ConfigDict
@@ -107,7 +108,7 @@ class TrainedModel(trained_model.TrainedModel):
         Args:
           images: uint8, of the model's `image_shape`.
         """
-        return normalize(np.asarray(images), self.input_spec.mean)
+        return normalize(jnp.asarray(images), self.input_spec.mean)
 
     def predict(self, images: ImagesOrPaths) -> Predictions:
         """Computes the class probabilities of images.
@@ -253,10 +254,12 @@ class TrainedModel(trained_model.TrainedModel):
         """Returns an image of the model's size."""
         height, width, channels = self.image_shape
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-            given = f"{image.dtype} of shape {image.shape}" if hasattr(image, "dtype") else image
+            given = shown(image)
+            if isinstance(image, np.ndarray):
+                given = f"{image.dtype} of shape {image.shape}"
             raise ArgumentError(
                 f"images must be uint8 arrays (height, width, {channels}) or paths of files, got "
-                f"{given if isinstance(given, str) else shown(given)}"
+                f"{given}"
             )
         if image.shape[2] != channels or 0 in image.shape:
             raise ArgumentError(

@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 from flaxres import cpu
 from flaxres.api.configs import get_config
 from flaxres.api.cpu_settings import report_missing_settings
-from flaxres.config import check_config
+from flaxres.config_durations import convert_durations
 from flaxres.errors import ArgumentError, InterruptedRunError
-from flaxres.field_checks import did_you_mean, shown
+from flaxres.field_checks import shown
 from flaxres.files import expand_home
 from flaxres.run.records import read_columns
 from flaxres.run.workdir import check_path, default_workdir, read_run_config
+from flaxres.suggestions import did_you_mean
 from flaxres.training.train import train_and_evaluate
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ def train(
       InterruptedRunError: SIGTERM or SIGHUP stopped the run after a checkpoint.
       KeyboardInterrupt: SIGINT stopped the run after a checkpoint, if training had begun.
     """
-    config = get_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
-    check_config(config)
+    if isinstance(config, str):
+        config = get_config(config)
+    config = convert_durations(config.copy_and_resolve_references())
     directory = default_workdir(config) if workdir is None else expand_home(workdir, "workdir")
     check_path(directory)
     report_missing_settings()

@@ -47,4 +47,4 @@ def workers_without_main_module() -> Iterator[None]:
         with _lock:
             _contexts -= 1
             if not _contexts and spawn.get_preparation_data is _preparation_data:
-                spawn.get_preparation_data = _previous
+                spawn.get_preparation_data = _previous  # type: ignore[assignment]

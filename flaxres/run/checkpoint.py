@@ -38,6 +38,11 @@ Template = TypeVar("Template")
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# Orbax numbers the saves of a process, and the threads of one save wait for signals with its number.
+# Two saves at a time, of two runs in one process, would wait for the signals of each other.
+_save_lock = threading.Lock()
+
+
 def _lower_thread_priority() -> None:
     """Gives the train steps priority over this thread, and over threads that it starts, on a CPU.
 
@@ -143,9 +148,10 @@ class Checkpoints:
         def save() -> None:
             before_save()
             try:
-                self._save(step, snapshot)
-                with self._as_checkpoint_error():
-                    self._files.manager.wait_until_finished()
+                with _save_lock:
+                    self._save(step, snapshot)
+                    with self._as_checkpoint_error():
+                        self._files.manager.wait_until_finished()
             finally:
                 after_save()
 
