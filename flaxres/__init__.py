@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flaxres.api.configs import get_config as get_config
     from flaxres.api.cpu_settings import tune as tune
+    from flaxres.api.loading import load as load
+    from flaxres.api.loading import load_pretrained as load_pretrained
     from flaxres.api.models import create_model as create_model
+    from flaxres.api.sweeps import load_metrics as load_metrics
+    from flaxres.api.sweeps import load_results as load_results
+    from flaxres.api.sweeps import run_sweep as run_sweep
+    from flaxres.api.sweeps import write_report as write_report
     from flaxres.api.trained import Predictions as Predictions
     from flaxres.api.trained import TrainedModel as TrainedModel
-    from flaxres.api.trained import load as load
     from flaxres.api.training import TrainResult as TrainResult
-    from flaxres.api.training import load_result as load_result
+    from flaxres.api.training import load_run as load_run
     from flaxres.api.training import train as train
 
 __version__ = "0.1.0"
@@ -29,10 +34,15 @@ _MODULES = {
     "TrainedModel": "flaxres.api.trained",
     "create_model": "flaxres.api.models",
     "get_config": "flaxres.api.configs",
-    "load": "flaxres.api.trained",
-    "load_result": "flaxres.api.training",
+    "load": "flaxres.api.loading",
+    "load_metrics": "flaxres.api.sweeps",
+    "load_pretrained": "flaxres.api.loading",
+    "load_results": "flaxres.api.sweeps",
+    "load_run": "flaxres.api.training",
+    "run_sweep": "flaxres.api.sweeps",
     "train": "flaxres.api.training",
     "tune": "flaxres.api.cpu_settings",
+    "write_report": "flaxres.api.sweeps",
 }
 
 

@@ -25,13 +25,15 @@ def get_config(source: str, **overrides: object) -> ConfigDict:
     Raises:
       ConfigError: there is no such file or model, or a field is unknown or has an invalid value.
     """
-    return load_config(source, dict(_flatten(overrides)))
+    return load_config(source, dict(flatten_overrides(overrides)))
 
 
-def _flatten(overrides: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten_overrides(
+    overrides: Mapping[str, object], prefix: str = ""
+) -> Iterator[tuple[str, object]]:
     """Yields the fields of nested dicts by dotted name; paths become text."""
     for name, value in overrides.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten_overrides(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -1,37 +1,25 @@
-"""Trained models from Python: `load`, predictions and evaluations."""
+"""Trained models in Python: predictions, evaluations and exports."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int64, UInt8
-from ml_collections import ConfigDict
-from PIL import Image
 
+from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
-from flaxres.data.decode import BrokenImageError, decode
-from flaxres.data.image_files import read_image_file
-from flaxres.data.resize import resize_to_shape
-from flaxres.errors import ArgumentError, print_note
+from flaxres.errors import ArgumentError, WeightsError, print_note
 from flaxres.evaluation.evaluate import evaluate_models
 from flaxres.evaluation.top_k import TopKAccumulator
-from flaxres.field_checks import shown
 from flaxres.files import expand_home
-from flaxres.inference import trained_model
+from flaxres.inference import pretrained, trained_model
 from flaxres.inference.export import write_export
-from flaxres.inference.predict import PredictionError, find_images
 from flaxres.inference.predictor import Predictor
-
-PathName = str | os.PathLike[str]
-ImagesOrPaths = np.ndarray | PathName | Sequence[np.ndarray | PathName]
-Images = UInt8[np.ndarray, "height width channels"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,13 +71,15 @@ class TrainedModel(trained_model.TrainedModel):
         logits = trained.model.apply(trained.variables, trained.normalize(images), train=False)
 
     Attributes:
-      directory: directory of the run.
+      source: directory of the run, file of the weights, or name of weights that flaxres brings.
       config: config of the run.
       step: number of training steps done.
       variables: collections 'params' and 'batch_stats', float32 NumPy arrays.
       input_spec: mean image and class names.
       model: the Flax module.
       batch_stats: statistics that norms use, 'running' or 'population'.
+      errors: percentages after `step`, 'train_error' (as training logged it) and 'test_error'; {}
+        if they are unknown.
     """
 
     @property
@@ -124,7 +114,8 @@ class TrainedModel(trained_model.TrainedModel):
           ArgumentError: there is no image, or an array has another dtype or shape.
           PredictionError: a file does not exist or cannot be decoded.
         """
-        arrays, files = self._read(images)
+        short_side = self.config.dataset.eval_short_side
+        arrays, files = read_images(images, self.image_shape, short_side)
         if not arrays:
             raise ArgumentError("predict needs at least one image, got none")
         rows = []
@@ -202,6 +193,27 @@ class TrainedModel(trained_model.TrainedModel):
                 totals.add(index, int(label), row)
         return {name.lstrip("_"): float(value) for name, value in totals.averages("").items()}
 
+    def save(self, output: PathName) -> Path:
+        """Writes the model to a weights file, which `load_pretrained` reads.
+
+        Args:
+          output: the file, NAME.safetensors.
+
+        Returns:
+          Its path.
+
+        Raises:
+          WeightsError: the file cannot be written, or has another suffix.
+        """
+        path = expand_home(output, "output")
+        if path.suffix != ".safetensors":
+            raise WeightsError(f"a weights file has a name that ends in .safetensors, got {path}")
+        try:
+            pretrained.save_weights(self, path)
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be written ({error.strerror})") from error
+        return path
+
     def export(self, output: PathName) -> Path:
         """Writes the model as a StableHLO file, which needs only JAX to run.
 
@@ -222,95 +234,5 @@ class TrainedModel(trained_model.TrainedModel):
         config.num_devices = 1
         return Predictor([self], config)
 
-    def _read(self, images: ImagesOrPaths) -> tuple[list[Images], list[str]]:
-        """Returns images of the model's size, and their files; without files, arrays were given."""
-        if isinstance(images, str | os.PathLike):
-            images = [images]
-        elif isinstance(images, np.ndarray):
-            images = [images] if images.ndim == 3 else list(images)
-        arrays: list[Images] = []
-        files: list[str] = []
-        for image in images:
-            if isinstance(image, str | os.PathLike):
-                found, errors = find_images([os.fspath(image)])
-                if errors:
-                    raise PredictionError(errors[0])
-                arrays += map(self._read_file, found)
-                files += found
-            else:
-                arrays.append(self._fit(image))
-        if files and len(files) != len(arrays):
-            raise ArgumentError("images must be either arrays or paths, got both")
-        return arrays, files
-
-    def _read_file(self, file: str) -> Images:
-        try:
-            image = decode(read_image_file(file), file, self.image_shape[2])
-        except BrokenImageError as error:
-            raise PredictionError(error.problem) from None
-        return self._resize(image)
-
-    def _fit(self, image: object) -> Images:
-        """Returns an image of the model's size."""
-        height, width, channels = self.image_shape
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-            given = shown(image)
-            if isinstance(image, np.ndarray):
-                given = f"{image.dtype} of shape {image.shape}"
-            raise ArgumentError(
-                f"images must be uint8 arrays (height, width, {channels}) or paths of files, got "
-                f"{given}"
-            )
-        if image.shape[2] != channels or 0 in image.shape:
-            raise ArgumentError(
-                f"images of this model have {channels} channel{'s' * (channels != 1)}, got an "
-                f"image of shape {image.shape}"
-            )
-        if image.shape == (height, width, channels):
-            return image
-        return self._resize(Image.fromarray(image[..., 0] if channels == 1 else image))
-
-    def _resize(self, image: Image.Image) -> Images:
-        short_side = self.config.dataset.eval_short_side
-        return resize_to_shape(image, self.image_shape[:2], short_side)
-
     def __repr__(self) -> str:
         return f"TrainedModel({self.name}, step={self.step})"
-
-
-def from_inference(loaded: trained_model.TrainedModel) -> TrainedModel:
-    """Returns a loaded model with the methods of `TrainedModel`."""
-    fields: dict[str, Any] = {
-        field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)
-    }
-    return TrainedModel(**fields)
-
-
-def load(
-    workdir: PathName,
-    *,
-    step: int | None = None,
-    batch_stats: str = "running",
-    config: ConfigDict | None = None,
-) -> TrainedModel:
-    """Loads a checkpoint of a run; changes nothing in its directory.
-
-        trained = flaxres.load("runs/resnet-20")
-        trained.predict("photos/*.jpg").names
-
-    Args:
-      workdir: directory of the run.
-      step: step of the checkpoint (default: the newest one).
-      batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
-        recomputed over the training set.
-      config: config of the run, to change fields on which results do not depend, such as the
-        directory of the data (default: the config stored in `workdir`).
-
-    Raises:
-      UserError: there is no run or no checkpoint, the run has several replicas, or the population
-        statistics cannot be computed.
-    """
-    directory = expand_home(workdir, "workdir")
-    return from_inference(
-        trained_model.load_trained_model(directory, config, print_note, batch_stats, step)
-    )

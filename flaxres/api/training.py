@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict
 from flaxres import cpu
 from flaxres.api.configs import get_config
 from flaxres.api.cpu_settings import report_missing_settings
+from flaxres.api.input_images import PathName
 from flaxres.config_durations import convert_durations
 from flaxres.errors import ArgumentError, InterruptedRunError
 from flaxres.field_checks import shown
@@ -27,8 +27,6 @@ from flaxres.training.train import train_and_evaluate
 
 if TYPE_CHECKING:
     from flaxres.api.trained import TrainedModel
-
-PathName = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class TrainResult:
 
     def model(self, batch_stats: str = "running") -> TrainedModel:
         """Loads the trained model, as `flaxres.load(result.workdir)` does."""
-        from flaxres.api.trained import load
+        from flaxres.api.loading import load
 
         return load(self.workdir, batch_stats=batch_stats)
 
@@ -145,10 +143,10 @@ def train(
             raise KeyboardInterrupt(str(error)) from None
         if stop is None or not stop.is_set():
             raise
-    return load_result(directory)
+    return load_run(directory)
 
 
-def load_result(workdir: PathName) -> TrainResult:
+def load_run(workdir: PathName) -> TrainResult:
     """Returns the result of a run from its files, also of one that the command line trained.
 
     Args:

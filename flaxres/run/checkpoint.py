@@ -38,7 +38,7 @@ Template = TypeVar("Template")
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-# Orbax numbers the saves of a process, and the threads of one save wait for signals with its number.
+# Orbax numbers the saves of a process, and the threads of a save wait for signals with its number.
 # Two saves at a time, of two runs in one process, would wait for the signals of each other.
 _save_lock = threading.Lock()
 

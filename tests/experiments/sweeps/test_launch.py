@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from flaxres.experiments.sweeps import launch
+from flaxres.experiments.sweeps import execution, launch
 from flaxres.experiments.sweeps.plan import grid, make_plans
 from tests.conftest import ROOT
 
@@ -17,7 +17,7 @@ def test_runs_receive_the_flag_for_changed_data(tmp_path, monkeypatch):
         commands.extend(run.plan.task(workdir).command for run in runs)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(launch, "run_queue", run_queue)
+    monkeypatch.setattr(execution, "run_queue", run_queue)
     monkeypatch.setattr(launch, "make_executor", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(launch, "RETRIES", types.SimpleNamespace(value=0))
     plans = make_plans(grid("configs/digits.py", {"small": ("resnet-8", {})}, [0, 1]), {})

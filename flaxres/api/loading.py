@@ -1,0 +1,84 @@
+"""Loading of trained models: `load` from a run, `load_pretrained` from a file or by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flaxres.api.configs import flatten_overrides
+from flaxres.api.input_images import PathName
+from flaxres.api.trained import TrainedModel
+from flaxres.errors import print_note
+from flaxres.files import expand_home
+from flaxres.inference import pretrained, trained_model
+
+
+def _with_methods(loaded: trained_model.TrainedModel) -> TrainedModel:
+    fields: dict[str, Any] = {
+        field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)
+    }
+    return TrainedModel(**fields)
+
+
+def load(
+    workdir: PathName,
+    *,
+    step: int | None = None,
+    batch_stats: str = "running",
+    config: ConfigDict | None = None,
+) -> TrainedModel:
+    """Loads a checkpoint of a run; changes nothing in its directory.
+
+        trained = flaxres.load("runs/resnet-20")
+        trained.predict("photos/*.jpg").names
+
+    Args:
+      workdir: directory of the run.
+      step: step of the checkpoint (default: the newest one).
+      batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
+        recomputed over the training set.
+      config: config of the run, to change fields on which results do not depend, such as the
+        directory of the data (default: the config stored in `workdir`).
+
+    Raises:
+      UserError: there is no run or no checkpoint, the run has several replicas, or the population
+        statistics cannot be computed.
+    """
+    directory = expand_home(workdir, "workdir")
+    return _with_methods(
+        trained_model.load_trained_model(directory, config, print_note, batch_stats, step)
+    )
+
+
+def load_pretrained(
+    source: PathName,
+    config: ConfigDict | None = None,
+    *,
+    batch_stats: str = "running",
+    **overrides: object,
+) -> TrainedModel:
+    """Loads a model from a weights file or by the name of weights that flaxres brings.
+
+        trained = flaxres.load_pretrained("resnet-20-cifar10_jpeg")
+        trained = flaxres.load_pretrained("birds.safetensors", dataset={"data_dir": "birds"})
+
+    Args:
+      source: a name, a weights file (NAME.safetensors), the directory of a run, or, with a config,
+        a file of variables (NAME.msgpack) or a PyTorch state dict (`docs/weights.md`).
+      config: config of the model and its data set; for weights with a config of their own, one
+        with other fields of the data set and of the evaluation.
+      batch_stats: statistics that norms use: 'running', or 'population', recomputed over the
+        training set.
+      **overrides: fields that replace those of the stored config, as in `get_config`.
+
+    Raises:
+      UserError: there is no such file or name; it cannot be read or belongs to another model; or a
+        config or a data set is needed.
+    """
+    fields = dict(flatten_overrides(overrides))
+    return _with_methods(
+        pretrained.load_pretrained(os.fspath(source), config, print_note, batch_stats, fields)
+    )
