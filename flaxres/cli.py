@@ -181,7 +181,7 @@ def run(
     except KeyboardInterrupt:
         _exit("interrupted", 130)
     except (RuntimeError, AssertionError) as error:
-        if (problem := _platform_problem(error)) is None:
+        if (problem := platform_problem(error)) is None:
             raise
         _exit(f"error: {problem}", ConfigError.exit_code, on_all_processes=False)
 
@@ -256,7 +256,7 @@ def _exit(message: str, code: int, on_all_processes: bool = True) -> None:
     sys.exit(code)
 
 
-def _platform_problem(error: Exception) -> str | None:
+def platform_problem(error: Exception) -> str | None:
     """Returns one line if JAX could not start the platform of JAX_PLATFORMS, otherwise None."""
     frames = traceback.extract_tb(error.__traceback__)
     is_platform = str(error).startswith("Unable to initialize backend") or (

@@ -1,14 +1,19 @@
-"""Console scripts of an installed flaxres: `flaxres` runs `python -m flaxres.main`, and so on."""
+"""Console scripts of an installed flaxres: `flaxres` and `flaxres-sweep`, `flaxres-report`, ...
+
+`flaxres WORD ...` runs one of `flaxres.commands`; without a word it is `python -m flaxres.main`.
+"""
 
 from __future__ import annotations
 
 import runpy
 import sys
 
+from flaxres.commands import replace_command
+
 
 def main() -> None:
-    """Runs the command line for one model."""
-    _run("flaxres.main")
+    """Runs the command that the first argument names, or the command line for one model."""
+    _run(replace_command())
 
 
 def sweep() -> None:

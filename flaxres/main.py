@@ -19,11 +19,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from flaxres import cli, cpu
+from flaxres import cli, commands, cpu
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 
-MODES = ("train", "eval", "predict", "export", "summary")
+MODES = tuple(commands.MODES)
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -238,4 +238,5 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    commands.execute_other_command()
     cli.run(main)

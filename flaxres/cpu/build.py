@@ -65,7 +65,7 @@ class Build:
         self._library: ctypes.CDLL | None = None
         self._directory: BuildDirectory | None = None  # None unless the compiler is running
         self._process: subprocess.Popen[bytes] | None = None
-        compiler = _find_compiler()
+        compiler = find_compiler()
         parts = [path.read_bytes() for path in sorted(sources.main.parent.glob("*.[ch]*"))]
         self._flags = (*FLAGS, *sources.flags)
         options = [str(self._flags), str(compiler), processor_fingerprint()]
@@ -180,7 +180,7 @@ class Build:
         self._process = self._directory = None
 
 
-def _find_compiler() -> str | None:
+def find_compiler() -> str | None:
     """Returns the command of the C++ compiler: that in CXX, or else an installed compiler."""
     return os.environ.get("CXX", "").strip() or next(filter(shutil.which, COMPILERS), None)
 

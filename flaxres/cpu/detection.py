@@ -53,7 +53,7 @@ def runs_on_cpu(root: Path = Path("/")) -> bool:
         return available[:1] == ["cpu"]  # the first one is JAX's default
     if os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS"):  # names plugins by path
         return False
-    return not (_may_use_tpu(root) or any(_may_use(name, root) for name in _plugin_names()))
+    return not (_may_use_tpu(root) or any(_may_use(name, root) for name in plugin_names()))
 
 
 def _may_use_tpu(root: Path) -> bool:
@@ -69,7 +69,7 @@ def _may_use_tpu(root: Path) -> bool:
     )
 
 
-def _plugin_names() -> set[str]:
+def plugin_names() -> set[str]:
     """Returns the module names of installed plugins.
 
     Finds them as JAX does, in the package `jax_plugins` and by entry points.

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+# Starts of the names of instruction sets that compiled kernels use.
+VECTOR_INSTRUCTIONS = ("avx", "amx", "fma", "sse4_2", "asimd", "sve", "neon")
 CPUINFO = Path("/proc/cpuinfo")  # exists only on Linux
 
 
@@ -20,6 +22,13 @@ def processor_model() -> str:
     """Returns the model name of the processor, or its architecture if the name is unknown."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """Returns the vector instruction sets of the processor, such as 'avx2', as Linux lists them."""
+    lines = [line for line in _cpuinfo() if line.startswith(("flags", "Features"))]
+    names = lines[0].partition(":")[2].split() if lines else []
+    return sorted(name for name in names if name.startswith(VECTOR_INSTRUCTIONS))
 
 
 def processor_fingerprint() -> str:

@@ -7,6 +7,7 @@ resource tracker removes.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -163,6 +164,17 @@ def meminfo_bytes(*names: str) -> int | None:
         return sum(1024 * int(sizes[name].split()[0]) for name in names)
     except (OSError, ValueError, KeyError, IndexError):
         return None
+
+
+def memory_limit() -> int | None:
+    """Returns the smallest limit of this process's memory control groups in bytes, if any."""
+    limits = []
+    for group in _control_groups():
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # 'max' stands for no limit
+                limits.append(int((group / name).read_text()))
+    # Version 1 has a limit near 2**63 where there is none.
+    return min((limit for limit in limits if limit < 2**60), default=None)
 
 
 def _control_groups() -> list[Path]:
