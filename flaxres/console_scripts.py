@@ -1,6 +1,6 @@
 """Console scripts of an installed flaxres: `flaxres` and `flaxres-sweep`, `flaxres-report`, ...
 
-`flaxres WORD ...` runs one of `flaxres.commands`; without a word it is `python -m flaxres.main`.
+`flaxres WORD ...` runs one of `flaxres.subcommands`; without a word it is `python -m flaxres.main`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from flaxres.commands import replace_command
+from flaxres.subcommands import replace_command
 
 
 def main() -> None:

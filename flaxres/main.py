@@ -19,11 +19,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from flaxres import cli, commands, cpu
+from flaxres import cli, cpu, subcommands
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 
-MODES = tuple(commands.MODES)
+MODES = tuple(subcommands.MODES)
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -238,5 +238,5 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    commands.execute_other_command()
+    subcommands.execute_other_command()
     cli.run(main)

@@ -24,11 +24,11 @@ from flaxres.data.fingerprint import (
     file_sizes,
 )
 from flaxres.data.in_memory import load_sources
-from flaxres.data.prepared import list_prepared
 from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import DatasetError, one_line, printable
+from flaxres.prepared_data import list_prepared
 from flaxres.suggestions import did_you_mean
 
 

@@ -14,9 +14,9 @@ import dataclasses
 import json
 import sys
 
-from flaxres.commands import exit_with_error, make_parser
 from flaxres.doctor import machine, software, training
 from flaxres.doctor.findings import PROBLEM, Finding, print_findings
+from flaxres.subcommands import exit_with_error, make_parser
 
 LABELS = {
     "import": "importing JAX",

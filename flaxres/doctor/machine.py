@@ -44,7 +44,7 @@ def check_processor() -> list[Finding]:
         Finding("processor", f"{processor_model()}, {cores} core{'s' * (cores != 1)}"),
         Finding("instruction sets", ", ".join(instruction_sets()) or "unknown"),
         _check_compiler(),
-        *_check_accelerators(),
+        *find_unused_accelerators(),
     ]
 
 
@@ -69,7 +69,7 @@ def _check_compiler() -> Finding:
     return Finding("C++ compiler", f"{compiler}: {version}")
 
 
-def _check_accelerators(root: Path = Path("/")) -> list[Finding]:
+def find_unused_accelerators(root: Path = Path("/")) -> list[Finding]:
     """Returns the device files of accelerators for which JAX has no plugin."""
     plugins = plugin_names()
     kinds = (

@@ -20,6 +20,7 @@ from typing import Any
 from flaxres import cpu
 from flaxres.doctor.findings import gib, without_home
 from flaxres.errors import UserError, one_line
+from flaxres.prepared_data import default_data_dir, list_prepared
 
 STEPS = 2
 
@@ -27,9 +28,9 @@ STEPS = 2
 def import_libraries() -> dict[str, Any]:
     """Imports JAX and reports the settings of the process, the memory and the prepared data."""
     from flaxres.cpu.settings import CONVOLUTION_FLAG
-    from flaxres.data import anonymous_memory, digits, prepared
+    from flaxres.data import anonymous_memory, digits
 
-    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    data_dir = default_data_dir()
     return {
         "expects_cpu": cpu.runs_on_cpu(),
         "has_xla_flags": CONVOLUTION_FLAG in os.environ.get("XLA_FLAGS", ""),
@@ -38,7 +39,7 @@ def import_libraries() -> dict[str, Any]:
         "memory": anonymous_memory.meminfo_bytes("MemTotal"),
         "available_memory": anonymous_memory.available_memory(),
         "data_dir": without_home(data_dir),
-        "prepared": prepared.list_prepared(data_dir),
+        "prepared": list_prepared(data_dir),
         "digits": len(digits.load_digits().train),
         "tensorflow": importlib.util.find_spec("tensorflow") is not None,
     }

@@ -8,6 +8,11 @@ from pathlib import Path
 INFO_FILE = "dataset_info.json"
 
 
+def default_data_dir() -> str:
+    """Returns the directory in which TFDS keeps data sets, if `dataset.data_dir` is None."""
+    return os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+
+
 def list_prepared(directory: str | Path) -> list[str]:
     """Returns the names of the prepared data sets in a directory, sorted.
 
@@ -23,5 +28,5 @@ def list_prepared(directory: str | Path) -> list[str]:
         for pattern in ("*/*/", "*/*/*/"):  # NAME/VERSION and NAME/CONFIG/VERSION
             names |= {path.parent.parent for path in root.glob(pattern + INFO_FILE)}
     except OSError:
-        pass
+        return []
     return sorted(path.relative_to(root).as_posix() for path in names)

@@ -1,0 +1,65 @@
+"""Forms of model names, with the depths that exist and an example, for listings and completion.
+
+Written out, so that a listing need not import JAX; the tests compare it with the models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelForm:
+    """A form of model names.
+
+    Attributes:
+      name: name with parts in capitals: D (depth), S (one of `SHORTCUTS`), C and W (number and
+        width of the groups), K (growth rate).
+      small: depths in configs for small images (configs/digits.py, configs/cifar10.py), such as
+        '6n+2', '11,13' or '' if there are none. '6n+2, <164' and '9n+2, >=164' are limited.
+      imagenet: depths in ImageNet configs (configs/imagenet.py).
+      example: name of a model.
+      params: number of parameters of the example, for 32x32 images and 10 classes, or for 224x224
+        images and 1,000 classes if it exists only in ImageNet configs.
+    """
+
+    name: str
+    small: str
+    imagenet: str
+    example: str
+    params: int
+
+
+SHORTCUTS = ("A", "B", "C", "scale", "exclusive-gate", "shortcut-gate", "dropout")
+IMAGENET = "18,34,50,101,152"
+BOTTLENECK = "50,101,152"
+MODEL_FORMS = (
+    ModelForm("plain-D", "6n+2", IMAGENET, "plain-20", 269_722),
+    ModelForm("resnet-D", "6n+2", IMAGENET, "resnet-56", 853_018),
+    ModelForm("resnet-D-S", "6n+2", IMAGENET, "resnet-56-B", 855_770),
+    ModelForm("resnet-D-bottleneck", "9n+2", "", "resnet-164-bottleneck", 1_704_154),
+    ModelForm("preact-D", "6n+2, <164", "18,34", "preact-110", 1_727_962),
+    ModelForm("preact-D", "9n+2, >=164", BOTTLENECK, "preact-164", 1_703_258),
+    ModelForm("resnext-D-CxWd", "9n+2", BOTTLENECK, "resnext-29-8x64d", 34_426_698),
+    ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
+    ModelForm("densenet-bc-D-K", "6n+4", "", "densenet-bc-100-12", 769_162),
+    ModelForm("densenet-D", "", "121,169,201,264", "densenet-121", 7_978_856),
+    ModelForm("vgg-D", "11,13,16,19", "11,13,16,19", "vgg-13", 9_413_066),
+    ModelForm("vgg-D-skip", "11,13,16,19", "11,13,16,19", "vgg-13-skip", 9_413_066),
+    ModelForm("lenet-5", "5", "5", "lenet-5", 62_006),
+    ModelForm("stargan-D", "n", "n", "stargan-6", 7_752_266),
+)
+# Names that completion offers after the colon of --config, besides the examples.
+COMMON_NAMES = (
+    *(f"{family}-{depth}" for family in ("plain", "resnet") for depth in (8, 20, 32, 44, 56, 110)),
+    *(f"resnet-{depth}" for depth in (18, 34, 50, 101, 152, 164, 1202)),
+    *(f"plain-{depth}" for depth in (18, 34)),
+    *(f"resnet-{depth}-{shortcut}" for depth in (20, 56, 110) for shortcut in SHORTCUTS[1:]),
+    *("preact-50", "preact-1001", "resnext-29-16x64d", "resnext-50-32x4d", "densenet-100-24"),
+    *("densenet-169", "densenet-201", "vgg-11", "vgg-16", "vgg-19"),
+)
+
+
+def model_names() -> list[str]:
+    """Returns the names of common models, sorted."""
+    return sorted({form.example for form in MODEL_FORMS} | set(COMMON_NAMES))
