@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 from types import ModuleType
 
 from absl import flags
@@ -18,6 +19,7 @@ from flaxres import cli
 from flaxres.errors import ConfigError, WorkdirError
 from flaxres.experiments.analyses import ANALYSES
 from flaxres.files import expand_home
+from flaxres.help_text import asks_for_help, print_help
 from flaxres.suggestions import did_you_mean
 
 WORKDIR = flags.DEFINE_string(
@@ -32,8 +34,11 @@ OUTPUT = flags.DEFINE_string(
 
 
 def format_analyses() -> str:
-    """Returns a line with the name and the description of each analysis."""
-    return "\n".join(f"  {name:<12}{description}" for name, description in ANALYSES.items())
+    """Returns the name and the description of each analysis, in lines of at most 80 characters."""
+    return "\n".join(
+        textwrap.fill(f"  {name:<12}{description}", 80, subsequent_indent=" " * 14)
+        for name, description in ANALYSES.items()
+    )
 
 
 def pop_analysis() -> ModuleType:
@@ -44,8 +49,8 @@ def pop_analysis() -> ModuleType:
     """
     arguments = sys.argv[1:2]
     if not arguments or arguments[0].startswith("-"):
-        if {"--help", "-h", "--helpfull"} & set(arguments):
-            print(f"{__doc__}\nAnalyses:\n\n{format_analyses()}")
+        if asks_for_help(arguments):
+            print_help(f"{__doc__}\n\nAnalyses:\n\n{format_analyses()}")
             sys.exit(0)
         raise ConfigError(
             f"the first argument must name an analysis: {', '.join(ANALYSES)}; --help describes "

@@ -4,6 +4,8 @@ flaxres list
 flaxres list models configs
 flaxres --list=sweeps --json
 
+The arguments are any of models, configs, sweeps, analyses, weights, data and commands.
+
 Configs and sweeps in configs/ and configs/sweeps/ of the current directory are listed too; they
 have priority over files of the same name that come with flaxres.
 """
@@ -16,13 +18,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from absl import flags
 from rich.table import Table
 
 from flaxres import terminal
 from flaxres.experiments.analyses import ANALYSES
+from flaxres.help_text import parse_words
 from flaxres.model_forms import MODEL_FORMS, SHORTCUTS
 from flaxres.prepared_data import default_data_dir, list_prepared
-from flaxres.subcommands import MODES, PROGRAMS, exit_with_error, make_parser
+from flaxres.subcommands import MODES, PROGRAMS, exit_with_error
 from flaxres.suggestions import did_you_mean
 
 SHIPPED = Path(__file__).parent
@@ -58,7 +62,7 @@ def list_files(directory: str) -> list[Entry]:
     own = sorted(Path(directory).glob("*.py"))
     if own and own[0].resolve().parent == (SHIPPED / directory).resolve():
         own = []  # the current directory is that of the repository
-    entries = {}
+    entries: dict[str, Entry] = {}
     for path, is_own in [*((p, True) for p in own), *((p, False) for p in shipped)]:
         if path.stem not in ("__init__", *entries):
             entries[path.stem] = Entry(path.stem, describe_file(path), is_own)
@@ -162,17 +166,15 @@ def _table(title: str, space: int = 2) -> Table:
 
 def main() -> None:
     """Prints the listings that the arguments name, or all of them."""
-    parser = make_parser("flaxres list", __doc__ or "")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"any of {', '.join(LISTS)}")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options = parser.parse_args()
-    kinds = [OTHER_NAMES.get(kind, kind) for kind in options.kinds if kind != "all"] or list(LISTS)
+    as_json = flags.DEFINE_bool("json", False, "Print JSON instead of tables.")
+    words = parse_words(__doc__ or "")
+    kinds = [OTHER_NAMES.get(kind, kind) for kind in words if kind != "all"] or list(LISTS)
     for kind in kinds:
         if kind not in LISTS:
             exit_with_error(
                 f"list must be any of {', '.join(LISTS)}, got {kind!r}{did_you_mean(kind, LISTS)}"
             )
-    if options.json:
+    if as_json.value:
         entries = {
             kind: [dataclasses.asdict(entry) for entry in LISTS[kind][1]()] for kind in kinds
         }

@@ -28,6 +28,7 @@ from flaxres.arguments import (
 from flaxres.cpu import compilation_cache
 from flaxres.errors import ConfigError, InterruptedRunError, UserError, one_line, printable
 from flaxres.field_checks import shown
+from flaxres.help_text import asks_for_help, print_help
 from flaxres.run import preemption
 
 OPTIONAL_FIELDS = ("init_from", "dataset.data_dir", "dataset.validation_split")  # text or None
@@ -68,7 +69,11 @@ def define_overrides() -> None:
             f"only config fields can be set here, such as --config.num_steps=100; got {given[0]}"
         )
     try:
-        config_flags.DEFINE_config_dict("config", default_config(), "Overrides for all runs.")
+        config_flags.DEFINE_config_dict(
+            "config",
+            default_config(),
+            "Overrides a config field of all runs, e.g. --config.num_steps=100.",
+        )
     except (AttributeError, TypeError, ValueError, flags.Error) as error:
         raise ConfigError(unknown_override(sys.argv) or one_line(error)) from None
 
@@ -136,7 +141,10 @@ def with_model(config: ConfigDict, model: str) -> ConfigDict:
 
 
 def run(
-    main: Callable[[], None], trains: bool = True, define: Callable[[], None] = lambda: None
+    main: Callable[[], None],
+    trains: bool = True,
+    define: Callable[[], None] = lambda: None,
+    lists_commands: bool = False,
 ) -> None:
     """Parses the flags, runs `main`, and prints errors that a user can fix as one line.
 
@@ -145,6 +153,7 @@ def run(
       trains: True if this process itself trains or evaluates models. It then gets XLA flags for the
         CPU and the compilation cache.
       define: called first, to define flags; may raise UserError.
+      lists_commands: if True, --help also lists the commands of flaxres.
 
     Exit codes: 2 for an error in the command line or config, 3 for a run that diverged, 4 for a
     workdir in use, 1 for other errors, 128 + signal for an interrupted program.
@@ -152,7 +161,7 @@ def run(
     streams.prepare_streams()
     preemption.remember_interrupts()
     preemption.stop_with_parent()
-    if trains:
+    if trains and not asks_for_help(sys.argv[1:]):
         cpu.tune()
     absl_logging.set_verbosity(absl_logging.FATAL)  # libraries would log errors that they raise
 
@@ -168,6 +177,10 @@ def run(
         sys.argv[1:] = drop_repeated_overrides(find_configs(arguments))
         define()
         _define_overrides_without_config()
+        if asks_for_help(sys.argv[1:]):
+            print_help(sys.modules["__main__"].__doc__ or "", lists_commands)
+            streams.flush_output()
+            sys.exit(0)
         try:
             app.run(start, flags_parser=parse_arguments)
         except SystemExit:  # also after `main` has returned

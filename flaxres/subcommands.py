@@ -5,7 +5,6 @@ Without a word, `flaxres` is `python -m flaxres.main`. The words work there too.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -95,31 +94,6 @@ def execute_other_command() -> None:
     if module != MAIN:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
-
-
-def make_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """Returns the parser of a command that has few arguments; its errors are one line.
-
-    Args:
-      program: the command, such as 'flaxres doctor'.
-      description: help text, printed as it is.
-    """
-    return _Parser(
-        prog=program,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = re.fullmatch(r"unrecognized arguments: (--?[\w-]+).*", message, re.DOTALL)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            hint = did_you_mean(unknown[1].lstrip("-"), [f.lstrip("-") for f in flags], "--{}")
-            message = f"unknown flag {unknown[1]}{hint}"
-        exit_with_error(message)
 
 
 def exit_with_error(message: str) -> NoReturn:

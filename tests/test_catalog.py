@@ -49,13 +49,20 @@ def test_depths_of_the_models(stem):
             assert exists(model, stem) == (depth in depths), model
 
 
-def test_examples_and_their_numbers_of_parameters():
-    for form in MODEL_FORMS:
+DEEP = ("resnet-164-bottleneck", "preact-110", "preact-164", "densenet-bc-100-12", "densenet-121")
+
+
+@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_examples_and_their_numbers_of_parameters(deep):
+    for form in (form for form in MODEL_FORMS if (form.example in DEEP) == deep):
         stem = "cifar" if form.small else "imagenet"
         size, classes = (32, 10) if form.small else (224, 1000)
         model = create_model(set_model(default_config(), form.example, stem).model, classes)
         params = sum(layer.params for layer in summarize(model, (size, size, 3)))
         assert params == form.params, form.example
+
+
+def test_every_family_is_listed():
     assert {form.name.partition("-")[0] for form in MODEL_FORMS} == set(FAMILIES)
     assert {"none", *SHORTCUTS} == set(ALL_SHORTCUTS)
     assert all(exists(name, "cifar") or exists(name, "imagenet") for name in model_names())

@@ -6,4 +6,4 @@ import pytest
 )
 def test_help_lists_the_config(python, program):
     outcome = python("-m", program, "--help")
-    assert "  --config: Config file and model" in outcome.stdout
+    assert "  --config=VALUE\n      Config file and model" in outcome.stdout

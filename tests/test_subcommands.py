@@ -7,7 +7,7 @@ import pytest
 
 from flaxres import __version__
 from flaxres.errors import ConfigError
-from flaxres.subcommands import MAIN, PROGRAMS, make_parser, split_command
+from flaxres.subcommands import MAIN, PROGRAMS, split_command
 from tests.commands import assert_error, run_command
 from tests.conftest import ROOT
 
@@ -44,19 +44,6 @@ def test_every_command_exists_and_is_documented():
     for word, (module, _) in PROGRAMS.items():
         assert importlib.util.find_spec(module), word
         assert re.search(rf"flaxres {word}\b", text), word
-
-
-def test_errors_of_a_parser_are_one_line(capsys):
-    parser = make_parser("flaxres x", "")
-    parser.add_argument("--json", action="store_true")
-    for arguments, message in (
-        (["--jsn"], "error: unknown flag --jsn; did you mean --json?\n"),
-        (["--json=1"], "error: argument --json: ignored explicit argument '1'\n"),
-        (["\x1b"], "error: unrecognized arguments: \\x1b\n"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            parser.parse_args(arguments)
-        assert (ended.value.code, capsys.readouterr().err) == (2, message)
 
 
 def test_words_in_real_programs(tmp_path):

@@ -16,9 +16,10 @@ from flaxres.completion.flags_of_commands import WORDS, flags_of_commands
 from flaxres.config import default_config, flatten
 from flaxres.config_checks import DTYPES, PARALLELISMS, SCHEDULES, WEIGHT_DECAY_ON
 from flaxres.experiments.analyses import ANALYSES
+from flaxres.help_text import parse_words
 from flaxres.model_forms import SHORTCUTS, model_names
 from flaxres.models.norms import BN_SCOPES, NORMS
-from flaxres.subcommands import MODES, PROGRAMS, exit_with_error, make_parser
+from flaxres.subcommands import MODES, PROGRAMS, exit_with_error
 from flaxres.suggestions import did_you_mean
 from flaxres.user_files import CONFIGS, SWEEPS, shipped_names
 
@@ -89,9 +90,10 @@ def completion_script(shell: str) -> str:
 
 def main() -> None:
     """Prints the completion script of the shell that the argument names."""
-    parser = make_parser("flaxres completion", __doc__ or "")
-    parser.add_argument("shell", help=f"one of {', '.join(SHELLS)}")
-    shell = parser.parse_args().shell
+    words = parse_words(__doc__ or "")
+    if len(words) != 1:
+        exit_with_error(f"give one shell of {', '.join(SHELLS)}, got {' '.join(words) or 'none'}")
+    shell = words[0]
     if shell not in SHELLS:
         exit_with_error(
             f"shell must be one of {', '.join(SHELLS)}, got {shell!r}{did_you_mean(shell, SHELLS)}"

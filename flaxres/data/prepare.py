@@ -1,4 +1,6 @@
-"""Downloads and prepares a TFDS data set: `python -m flaxres.data.prepare --name=cifar10`.
+"""Downloads and prepares a TFDS data set.
+
+flaxres prepare --name=cifar10
 
 Training runs this program if a data set is missing. It is the only module that needs TensorFlow
 (`pip install -r requirements-prepare.txt`). The ArrayRecord files that it writes are read without.
@@ -11,11 +13,12 @@ import os
 import sys
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import UserError, one_line, printable
 from flaxres.files import expand_home
+from flaxres.help_text import parse_words
 
 NAME = flags.DEFINE_string("name", None, "Name of the data set in TFDS, e.g. 'cifar10'.")
 DATA_DIR = flags.DEFINE_string(
@@ -39,12 +42,8 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 
 def main() -> None:
     """Parses the flags and prepares the data set that they name; prints an error as one line."""
-    try:
-        rest = flags.FLAGS(sys.argv)
-    except flags.Error as error:
-        _exit(one_line(error, None), 2)
-    if len(rest) > 1:
-        _exit(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE", 2)
+    if words := parse_words(__doc__ or ""):
+        _exit(f"unexpected arguments: {' '.join(words)}; flags are --NAME=VALUE", 2)
     if not NAME.value:
         _exit("--name is missing; give it the name of a data set in TFDS, e.g. --name=cifar10", 2)
     try:
@@ -67,5 +66,4 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    app.define_help_flags()
     main()

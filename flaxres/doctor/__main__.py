@@ -14,10 +14,14 @@ import dataclasses
 import json
 import sys
 
+from absl import flags
+
 from flaxres.doctor import machine, software, training
 from flaxres.doctor.findings import PROBLEM, Finding, print_findings
-from flaxres.subcommands import exit_with_error, make_parser
+from flaxres.help_text import parse_words
+from flaxres.subcommands import exit_with_error
 
+MAX_SECONDS = 86_400.0
 LABELS = {
     "import": "importing JAX",
     "devices": "starting the devices",
@@ -28,20 +32,16 @@ LABELS = {
 
 def main() -> None:
     """Runs all checks and prints their findings."""
-    parser = make_parser("flaxres doctor", __doc__ or "")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=training.SECONDS["devices"],
-        metavar="SECONDS",
-        help="time limit of starting the devices (default: %(default)g)",
+    as_json = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
+    timeout = flags.DEFINE_float(
+        "timeout", training.SECONDS["devices"], "Seconds after which starting the devices fails."
     )
-    options = parser.parse_args()
-    if not 0 < options.timeout < 86_400:
-        exit_with_error(f"--timeout must be a number of seconds above 0, got {options.timeout:g}")
-    sections, works = examine(options.timeout)
-    if options.json:
+    if words := parse_words(__doc__ or ""):
+        exit_with_error(f"unexpected arguments: {' '.join(words)}; flags are --NAME=VALUE")
+    if not 0 < timeout.value < MAX_SECONDS:
+        exit_with_error(f"--timeout must be a number of seconds above 0, got {timeout.value:g}")
+    sections, works = examine(timeout.value)
+    if as_json.value:
         findings = {
             title: [dataclasses.asdict(finding) for finding in section]
             for title, section in sections.items()

@@ -76,4 +76,4 @@ def test_the_flags_are_those_of_the_commands(script):
 
 def test_a_shell_that_is_not_supported():
     assert_error(run_command("flaxres.completion", "bassh"), "did you mean 'bash'?", code=2)
-    assert_error(run_command("flaxres.completion"), "required: shell", code=2)
+    assert_error(run_command("flaxres.completion"), "give one shell of bash, zsh, got none", code=2)

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("flaxres", "experiments", "benchmarks")
 # Processes that other commands start.
 INTERNAL = (
+    "flaxres",  # the same as flaxres.main
+    "flaxres.doctor.probe",
     "experiments.executors.slurm_node",
     "experiments.sweeps.throughput",
     "benchmarks.flaxres_worker",
