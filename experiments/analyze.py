@@ -49,8 +49,8 @@ def pop_analysis() -> ModuleType:
     """
     arguments = sys.argv[1:2]
     if not arguments or arguments[0].startswith("-"):
-        if asks_for_help(arguments):
-            print_help(f"{__doc__}\n\nAnalyses:\n\n{format_analyses()}")
+        if asks_for_help(arguments) or "--helpfull" in arguments:
+            print_help(f"{__doc__}\nAnalyses:\n\n{format_analyses()}")
             sys.exit(0)
         raise ConfigError(
             f"the first argument must name an analysis: {', '.join(ANALYSES)}; --help describes "

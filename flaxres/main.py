@@ -1,25 +1,15 @@
 """Command line for one model: train, evaluate, predict, export or summarize.
 
-<<<<<<< HEAD
-python -m flaxres.main --config=configs/digits.py:resnet-56 --workdir=runs/resnet-56
-python -m flaxres.main --mode=eval --workdir=runs/resnet-56 --test_crops=10-crop
-python -m flaxres.main --mode=eval --ensemble=runs/resnet-44,runs/resnet-56
-python -m flaxres.main --mode=predict --workdir=runs/resnet-56 --images='*.jpg'
-python -m flaxres.main --mode=predict --weights=resnet-20-cifar10_jpeg --images='*.jpg'
-python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.stablehlo
-python -m flaxres.main --mode=export --workdir=runs/resnet-56 --output=model.pth
-python -m flaxres.main --mode=summary --config=configs/digits.py:resnet-56
-=======
 flaxres train --config=digits:resnet-56 --workdir=runs/resnet-56
 flaxres eval --workdir=runs/resnet-56 --test_crops=10-crop
 flaxres eval --ensemble=runs/resnet-44,runs/resnet-56
 flaxres predict --workdir=runs/resnet-56 --images='*.jpg'
 flaxres predict --weights=resnet-20-cifar10_jpeg --images='*.jpg'
 flaxres export --workdir=runs/resnet-56 --output=model.stablehlo
+flaxres export --workdir=runs/resnet-56 --output=model.pth
 flaxres summary --config=digits:resnet-56
 
 `python -m flaxres.main` is the same as `flaxres`, and `--mode=eval` as the word `eval`.
->>>>>>> 4c4dc46 (Help texts with examples first and flags in groups; documentation of the commands)
 """
 
 from __future__ import annotations

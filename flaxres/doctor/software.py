@@ -26,11 +26,14 @@ PURPOSES = {
     "cluster": "sweeps on a Ray cluster",
     "dev": "tests and linters",
     "docs": "the documentation site",
-    "export": "export of weights to other formats",
+    "mlflow": "metrics in MLflow",
     "notebooks": "the notebooks",
+    "onnx": "export to ONNX",
+    "pandas": "results of sweeps as pandas tables",
     "prepare": "download and preparation of TFDS data sets",
     "torch": "PyTorch state dicts",
     "tracking": "metrics in Weights & Biases and MLflow",
+    "wandb": "metrics in Weights & Biases",
 }
 
 
