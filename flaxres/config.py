@@ -14,12 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from flaxres import durations
-from flaxres.config_checks import check_types, check_values
+from flaxres.config_types import check_types
 from flaxres.errors import ConfigError, one_line
 from flaxres.field_checks import shown
-from flaxres.models.names import model_fields, model_name
-from flaxres.models.nearest import model_hint
-from flaxres.models.registry import FIELDS
+from flaxres.models.fields import FIELDS
 from flaxres.suggestions import nearest_fields, suggestion
 
 __all__ = [
@@ -174,7 +172,7 @@ def default_config() -> ConfigDict:
     )
 
     # Model.
-    config.model = ConfigDict(FIELDS)  # fields that only some families read (`models.registry`)
+    config.model = ConfigDict(FIELDS)  # fields that only some families read (`models.fields`)
     config.model.name = "resnet"  # family of models (`flaxres.models.registry.FAMILIES`)
     config.model.shortcut = "A"  # shortcut of residual blocks (`flaxres.models.shortcuts`)
     config.model.norm = "batch"  # normalization layer (`flaxres.models.norms.NORMS`)
@@ -199,6 +197,9 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
     Raises:
       ConfigError: no model has this name.
     """
+    from flaxres.models.names import model_fields  # imports JAX
+    from flaxres.models.nearest import model_hint
+
     try:
         fields = model_fields(model, stem)
     except ValueError as error:
@@ -213,6 +214,13 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
 def set_net(config: ConfigDict, net: str, stem: str = "cifar") -> ConfigDict:
     """Calls `set_model`, whose former name this is, for users' config files."""
     return set_model(config, net, stem)
+
+
+def model_name(model: ConfigDict) -> str:
+    """Calls `flaxres.models.names.model_name`: the name of a model, given its `config.model`."""
+    from flaxres.models import names  # imports JAX
+
+    return names.model_name(model)
 
 
 net_name = model_name  # former name, for users' config files
@@ -260,6 +268,8 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ConfigError: a field is invalid; the message has its name, value and allowed values.
     """
+    from flaxres.config_checks import check_values  # imports JAX
+
     durations.rename_epochs_in_config(config)
     try:
         flat = flatten(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.data.options import check_data_fields
 from flaxres.field_checks import FieldChecker
 from flaxres.models.nearest import check_model
@@ -17,42 +18,17 @@ from flaxres.models.shortcuts import PADDED_SHORTCUTS
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("piecewise-constant", "cosine")
 PARALLELISMS = ("jit", "pmap")
-WEIGHT_DECAY_ON = ("all", "kernels")
 SHORTCUT_PADDINGS = ("both-sides", "end")
 
 MAX_STEPS = MAX_SEED = 2**31 - 1  # steps and seeds are int32 in the train state
 MAX_BOUNDARIES = 1_000
 
-# Types of the elements of tuples whose default is empty.
-ELEMENT_TYPES: dict[str, type] = {
-    "dataset.classes": str,
-    "model.hidden": int,
-    "transfer.frozen": str,
-    "transfer.image_std": float,
-}
 # Numbers of steps; counts that only memory limits (`flaxres.memory_estimate`).
 STEP_COUNTS = (
     *("num_steps", "log_every", "eval_every", "checkpoint_every"),
     *("warmup.window", "warmup.max_steps"),
 )
 COUNTS = ("batch_size", "eval_batch_size", "keep_checkpoints", "num_replicas")
-
-
-def check_types(flat: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Checks that every field has the type of its default.
-
-    Args:
-      flat: fields of the config by dotted name.
-      defaults: fields of the default config by dotted name.
-
-    Raises:
-      ConfigError: a value has another type, is not finite or does not fit into 64 bits.
-    """
-    fields = FieldChecker(flat)
-    for field, default in defaults.items():
-        is_filled_tuple = isinstance(default, list | tuple) and default
-        first_type = type(default[0]) if is_filled_tuple else str
-        fields.require_type(field, default, ELEMENT_TYPES.get(field, first_type))
 
 
 def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:

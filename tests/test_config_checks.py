@@ -144,7 +144,7 @@ def test_a_field_that_a_config_file_requires_but_has_no_value():
 
 def test_elements_of_empty_tuples_have_a_type():
     """An empty default does not tell the type of the elements."""
-    from flaxres.config_checks import ELEMENT_TYPES
+    from flaxres.config_types import ELEMENT_TYPES
 
     empty = {field for field, value in DEFAULTS.items() if value == []}
     assert empty == set(ELEMENT_TYPES)

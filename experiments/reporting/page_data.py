@@ -9,7 +9,7 @@ import msgspec
 from flaxres.errors import printable
 from flaxres.experiments.reporting.curves import CurveTable, count_curves, points_per_curve
 from flaxres.experiments.reporting.run_status import RunStatus, WorkdirStatus
-from flaxres.experiments.sweeps.plan import as_flag
+from flaxres.experiments.results.tables import as_flag
 
 
 def page_data(status: WorkdirStatus) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxres.errors import DamagedFileError, DivergedError, WorkdirError, print_note
-from flaxres.experiments.results.logs import Log, Start, read_log
+from flaxres.experiments.results.logs import LOG_FILE, Log, Start, read_log
 from flaxres.experiments.results.run_names import check_inside, run_directories, sweep_hint
 from flaxres.experiments.results.runs import (
     PLAN_FILE,
@@ -20,7 +20,6 @@ from flaxres.experiments.results.runs import (
     read_run,
 )
 from flaxres.experiments.results.tables import describe_settings, result_rows, run_rows
-from flaxres.experiments.sweeps.plan import LOG_FILE
 from flaxres.run.records import MetricColumns
 from flaxres.run.workdir import CONFIG_FILE, read_config
 

@@ -13,8 +13,7 @@ from flaxres.experiments.reporting.run_status import (
     RunStatus,
     WorkdirStatus,
 )
-from flaxres.experiments.results.tables import as_cells
-from flaxres.experiments.sweeps.plan import as_flag
+from flaxres.experiments.results.tables import as_cells, as_flag
 
 COMMIT_DIGITS = 10
 # Keys in the rows of `experiments.results.tables.result_rows`.

@@ -11,6 +11,8 @@ from pathlib import Path
 from flaxres.errors import DamagedFileError
 from flaxres.run.text_files import line_blocks
 
+LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints
+
 # The line that `experiments.executors.base.Task.start` writes before the output of the command.
 START = re.compile(r"# (?P<time>\d{4}-\S+) (?P<host>\S+): (?P<command>\S.*)")
 ERROR = "error: "  # prefix of the line that `flaxres.cli` prints for a UserError

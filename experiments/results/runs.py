@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
 from flaxres.experiments.results.run_names import check_inside, check_run_name, run_directories
 from flaxres.files import write_atomically
-from flaxres.models.registry import FIELDS
+from flaxres.models.fields import FIELDS
 from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete
 from flaxres.run.records import MetricColumns, read_columns
 from flaxres.run.schemas import check_config_fields, check_object, read_document
@@ -41,6 +42,9 @@ FlatConfig = dict[str, Any]  # fields of a config by dotted name, such as 'model
 RESULTS_FILE = "metrics.csv"  # metrics of a run in a results directory
 RESPONSES_FILE = "responses.csv"  # written by `experiments.analyses.responses`
 PLAN_FILE = "sweep.json"  # configs of all planned runs of a sweep, by run name
+
+# Names of plain and residual models. A check of the config follows, which imports JAX.
+DEGRADATION_MODEL = re.compile(r"(plain|resnet)-\d+(-(basic|bottleneck))?(-[A-Za-z]+)?")
 
 # Fields that may differ between the runs of one comparison: they select the model and the seed.
 COMPARED_FIELDS = (
@@ -287,6 +291,8 @@ def is_degradation_experiment(runs: Mapping[str, Sequence[Run]]) -> bool:
 
     Variants must also have the names of their models, such as plain-56 and resnet-20-B.
     """
+    if not all(DEGRADATION_MODEL.fullmatch(variant) for variant in runs):
+        return False
     for variant, group in runs.items():
         model = ConfigDict(
             {field: group[0].config[f"model.{field}"] for field in ("name", *FIELDS)}

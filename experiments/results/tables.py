@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxres.config_checks import WEIGHT_DECAY_ON
+from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.errors import printable
 from flaxres.experiments.results.csv_files import as_csv
 from flaxres.experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
@@ -215,6 +215,13 @@ def _best_by_validation(run: Run) -> Row:
     test_errors: dict[int, float] = dict(zip(*run.curve("test_error"), strict=True))
     values = (int(steps[best]), float(errors[best]), test_errors.get(steps[best]))
     return dict(zip(columns, values, strict=True))
+
+
+def as_flag(value: object) -> str:
+    """Formats a value for a flag --config.FIELD=VALUE."""
+    if isinstance(value, tuple | list):  # numbers of numpy have another repr
+        return repr(tuple(float(v) if isinstance(v, float) else v for v in value))
+    return str(value)
 
 
 def describe_settings(config: FlatConfig) -> str:

@@ -15,6 +15,8 @@ from flaxres.aliases import rename_fields
 from flaxres.data import dataset_shape
 from flaxres.errors import ConfigError, UserError
 from flaxres.experiments.executors.base import Task
+from flaxres.experiments.results.logs import LOG_FILE
+from flaxres.experiments.results.tables import as_flag
 from flaxres.experiments.sweeps.entries import (
     Entry,
     check_distinct,
@@ -28,8 +30,6 @@ from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
 from flaxres.overrides import load_config
 from flaxres.user_files import file_error, find_sweep, import_file
-
-LOG_FILE = "output.log"  # in the workdir of a run: its command and everything that it prints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +187,3 @@ def make_plans(
         raise ConfigError("the sweep has no runs")
     check_distinct({name: plan.config for name, plan in plans.items()})
     return list(plans.values())
-
-
-def as_flag(value: object) -> str:
-    """Formats a value for a flag --config.FIELD=VALUE."""
-    if isinstance(value, tuple | list):  # numbers of numpy have another repr
-        return repr(tuple(float(v) if isinstance(v, float) else v for v in value))
-    return str(value)

@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import jax
-
 from flaxres.errors import CheckpointError
 
 DESCRIPTOR_PATHS = "/proc/self/fd"  # on Linux, has a link to the file of each open descriptor
@@ -26,6 +24,8 @@ def has_descriptor_paths() -> bool:
     UTF-8. A path through a descriptor has none of these, and leads to the same directory after a
     renaming. The processes of one run agree on paths, so they need the name.
     """
+    import jax
+
     return os.path.isdir(DESCRIPTOR_PATHS) and not jax.distributed.is_initialized()
 
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from flaxres.config import default_fields
-from flaxres.config_checks import check_types
+from flaxres.config_types import check_types
 from flaxres.errors import ConfigError, DamagedFileError, first_few, printable
 from flaxres.run.text_files import read_regular
 

@@ -21,7 +21,6 @@ from flaxres.config import directory_name, flatten, model_name
 from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, first_few, print_note
 from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
-from flaxres.models.blocks import AUTO_STRIDE
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory, lock
 from flaxres.run.schemas import INFO_TYPES, check_fields, check_object, read_document
@@ -270,6 +269,8 @@ def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> lis
     value, because a run keeps the value that it started with.
     """
     stride = "model.stride_on"
+    from flaxres.models.blocks import AUTO_STRIDE  # imports JAX
+
     decides_stride = AUTO_STRIDE not in (config.get(stride), other.get(stride))
     return [
         field

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFIG_FILE = ROOT / "flaxres" / "config.py"
-REGISTRY_FILE = ROOT / "flaxres" / "models" / "registry.py"
+MODEL_FIELDS_FILE = ROOT / "flaxres" / "models" / "fields.py"
 
 # A paper, with its arXiv number and the place in it: "Goyal 2017, arXiv 1706.02677, section 2.2".
 _CITATION = re.compile(
@@ -72,8 +72,8 @@ def _config_comments() -> dict[str, FieldComment]:
 
 
 def _model_comments() -> dict[str, FieldComment]:
-    """Returns the comments of the entries of `FIELDS` in the registry of models."""
-    source = _Source(REGISTRY_FILE)
+    """Returns the comments of the entries of `FIELDS` of the models."""
+    source = _Source(MODEL_FIELDS_FILE)
     for node in ast.parse(source.text).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "FIELDS" for target in targets):
@@ -84,7 +84,7 @@ def _model_comments() -> dict[str, FieldComment]:
                 )
                 for key, value in zip(dictionary.keys, dictionary.values, strict=True)
             }
-    raise LookupError(f"{REGISTRY_FILE} has no FIELDS")
+    raise LookupError(f"{MODEL_FIELDS_FILE} has no FIELDS")
 
 
 class _Source:

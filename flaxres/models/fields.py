@@ -1,0 +1,31 @@
+"""Fields of `config.model` and their default values; importing them does not import JAX."""
+
+from __future__ import annotations
+
+# Fields of `config.model` that only some families read, with their default values. For the other
+# families they keep these values. `flaxres.config` has the fields that all families read.
+FIELDS: dict[str, object] = {
+    "depth": 20,  # number of layers as the papers count it: with weights, on the longest path
+    "widths": (16, 32, 64),  # number of filters in each stage
+    "stem": "cifar",  # layers before the first stage: of models for CIFAR or for ImageNet
+    "block": "basic",  # block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1)
+    "shortcut": "none",  # option of `flaxres.models.shortcuts`
+    "shortcut_scale": 0.5,  # factor of shortcut 'scale'; He16 (arXiv 1603.05027), section 3.1
+    "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
+    # Dropout rate of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers.
+    "dropout_rate": 0.5,
+    # Convolution of a bottleneck that has the stride: 1x1 (He15), 3x3, or auto, which depends on
+    # pretrained weights and is 1x1 without (`flaxres.pretrained.stride_on`).
+    "stride_on": "1x1",
+    "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
+    "group_width": 0,  # channels of a group in the first stage; 0: widths / groups
+    "zero_init": False,  # initialize each residual branch to zero
+    # Keep only the input of each block for the gradient and recompute the rest. This costs a third
+    # more arithmetic and saves two thirds of the memory or more. Not in the papers.
+    "remat": False,
+    "scan": False,  # run all blocks of a stage except the first as one loop, to compile faster
+    "growth_rate": 0,  # channels that each layer of a DenseNet appends
+    "compression": 1.0,  # fraction of the channels that a transition of a DenseNet keeps
+    "hidden": (),  # outputs of the dense layers before the head, in VGG and LeNet
+    "skip": False,  # shortcuts around the last two convolutions of VGG
+}
