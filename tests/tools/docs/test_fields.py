@@ -14,7 +14,7 @@ from tools.docs.field_rules import record_rules
 from tools.docs.fields_page import fields_page
 
 recorded = functools.cache(record_rules)
-CHECKS = (*("flaxres/config_checks.py", "flaxres/data/options.py", "flaxres/models/registry.py"),)
+CHECKS = (*("flaxres/config_checks.py", "flaxres/data/options.py", "flaxres/models/fields.py"),)
 CHECK_CALLS = ("require", "require_one_of", "_require", "_require_one_of", "_check_widths")
 
 
@@ -34,7 +34,7 @@ def test_comments_of_known_fields():
     assert comments["nesterov"].sources == ["Huang17 (arXiv 1608.06993), section 4.2"]
     assert comments["warmup.window"].sources == ["not in the paper"]
     assert comments["augment.crop"].section == "Augmentation"
-    assert comments["model.gate_bias"].file == "flaxres/models/registry.py"
+    assert comments["model.gate_bias"].file == "flaxres/models/fields.py"
     line = (ROOT / "flaxres/config.py").read_text().splitlines()[comments["seed"].line - 1]
     assert line.strip().startswith("config.seed = 0")
 
