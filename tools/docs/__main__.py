@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.docs.api_pages import api_pages
@@ -65,8 +66,10 @@ def write_sources() -> None:
     for path, data in notebooks.items():
         write(f"notebooks/{path}", data)
     write("reference/fields.md", fields_page())
-    write("reference/commands.md", commands_page())
-    write("reference/models.md", models_page())
+    with ThreadPoolExecutor(1) as thread:
+        commands = thread.submit(commands_page)  # mostly waits for another process
+        write("reference/models.md", models_page())
+    write("reference/commands.md", commands.result())
     write("reference/errors.md", errors_page())
     api = api_pages()
     for path, text in api.items():
@@ -100,7 +103,7 @@ def start_page(readme: str) -> str:
     """Returns the parts of the README that are on the start page."""
     introduction, *sections = re.split(r"^(?=## )", readme, flags=re.MULTILINE)
     chosen = [text for text in sections if text[3:].partition("\n")[0] in START_SECTIONS]
-    return "".join([introduction, *chosen])
+    return "".join(["---\nhide: [navigation]\n---\n\n", introduction, *chosen])
 
 
 def site_config(notebooks: list[str], api: list[str]) -> str:

@@ -12,6 +12,12 @@ ROOT = Path(__file__).parents[2]
 FLAXRES = ROOT / "flaxres"
 # Modules that only commands need, and build tools.
 LEFT_OUT = ("console_scripts", "main", "cli", "arguments")
+# The functions of this package are on the start page, under the names of `flaxres`.
+START_PACKAGE = "api"
+ORDER = (
+    *("get_config", "create_model", "train", "TrainResult", "load_run", "load", "load_pretrained"),
+    *("TrainedModel", "Predictions", "run_sweep", "load_results", "load_metrics", "write_report"),
+)
 # Parts of the experiments that config and sweep files, notebooks and scripts import.
 EXPERIMENTS = ("flaxres.experiments.sweeps", "flaxres.experiments.results")
 
@@ -22,7 +28,8 @@ def api_pages() -> dict[str, str]:
     top_level = [path for path in sorted(FLAXRES.glob("*.py")) if _is_public(path)]
     pages["modules.md"] = _page("Modules of flaxres", top_level, "flaxres")
     for package in sorted(FLAXRES.iterdir()):
-        if package.is_symlink() or not (package / "__init__.py").exists():
+        is_other = package.is_symlink() or package.name == START_PACKAGE
+        if is_other or not (package / "__init__.py").exists():
             continue
         files = [path for path in sorted(package.glob("*.py")) if _is_public(path)]
         name = f"flaxres.{package.name}"
@@ -36,9 +43,14 @@ def api_pages() -> dict[str, str]:
 
 
 def api_names() -> dict[str, str]:
-    """Returns the public names of `flaxres` and the modules that define them."""
+    """Returns the public names of `flaxres` and where they are defined, in the order of use."""
     package = importlib.import_module("flaxres")
-    names = [name for name in getattr(package, "__all__", ()) if not name.startswith("_")]
+    modules = getattr(package, "_MODULES", {})  # names that are imported when they are first used
+    public = [name for name in getattr(package, "__all__", modules) if not name.startswith("_")]
+    names = [
+        *(name for name in ORDER if name in public),
+        *(name for name in public if name not in ORDER),
+    ]
     objects = {name: getattr(package, name) for name in names}
     return {
         name: f"{value.__module__}.{value.__qualname__}"

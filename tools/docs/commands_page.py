@@ -61,7 +61,8 @@ def _entry(command: Command) -> str:
     names = [name for name, module in console_scripts().items() if module == command.module]
     module, _, analysis = command.module.partition(" ")
     anchor = command.module.replace(" ", ".")
-    title = f"### `python -m {command.module}` {{ #{anchor} }}"
+    label = command.module.removeprefix("experiments.").removeprefix("benchmarks.")
+    title = f"### `python -m {command.module}` {{ #{anchor} data-toc-label='{label}' }}"
     scripts = [name for name, target in console_scripts().items() if target == module]
     if names:
         note = f"Installed as {', '.join(map(code, names))}."

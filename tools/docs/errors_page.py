@@ -28,8 +28,9 @@ def errors_page() -> str:
         exit_code = getattr(error, "exit_code", None)
         text = (inspect.getdoc(error) or "").split("\n\n")[0]
         base = error.__mro__[1].__name__
-        rows.append((code(error.__name__), code(base), str(exit_code or "128 + n"), inline(text)))
-    listing = table(("class", "base", "exit code", "meaning"), rows, numbers=[2])
+        kind = "" if base in ("Exception", "UserError") else f" A {code(base)}."
+        rows.append((code(error.__name__), str(exit_code or "128 + n"), inline(text) + kind))
+    listing = table(("class", "exit code", "meaning"), rows, numbers=[1])
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     examples = ", ".join(f"{128 + number} ({number.name})" for number in numbers)
     stops = SIGNALS.strip().format(examples=examples)

@@ -83,4 +83,11 @@ def rewrite_links(text: str, file: str) -> tuple[str, set[str]]:
 
     parts = _CODE.split(text)
     parts[::2] = [_LINK.sub(rewrite, part) for part in parts[::2]]
+    parts[1::2] = [_keep_whole(part) for part in parts[1::2]]
     return "".join(parts), used
+
+
+def _keep_whole(code: str) -> str:
+    """Marks short inline code that begins with a dash; browsers would break a line after it."""
+    is_flag = re.fullmatch(r"`-[^`\n]{1,32}`", code)
+    return f"{code}{{ .whole }}" if is_flag else code

@@ -31,7 +31,8 @@ def inline(text: str) -> str:
     escaped = html.escape(text, quote=False)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     escaped = re.sub(r"(?<!\w)'([\w.:/\[\]%<>~*-]+)'(?!\w)", r"<code>\1</code>", escaped)
-    escaped = re.sub(r"(--[a-z][\w.]*(?:=[^\s,;)]*[^\s,;).])?)", r"<code>\1</code>", escaped)
+    flag = r"(--[a-z][\w.]*(?:=[^\s,;)]*[^\s,;:).])?)"
+    escaped = re.sub(flag, r'<code class="whole">\1</code>', escaped)
     escaped = re.sub(
         r"arXiv:? ?(\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', escaped
     )
@@ -49,7 +50,7 @@ def code(text: object) -> str:
 
 def properties(rows: Iterable[tuple[str, str]]) -> str:
     """Returns an HTML table of two columns, without the rows whose value (HTML) is empty."""
-    lines = [f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows if value]
+    lines = [f"<tr><th>{name}</th> <td>{value}</td> </tr>" for name, value in rows if value]
     return "\n".join(['<table class="properties">', *lines, "</table>"])
 
 

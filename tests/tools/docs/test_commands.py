@@ -40,7 +40,7 @@ def test_entry_of_a_command():
     flag = Flag("kind", "Kind of line", "line", "string enum", ("line", "plane"), ("", ""))
     count = Flag("images", "Number of images.", "10", "int", (), ("0", ""))
     text = _entry(Command("experiments.sweep", "A sweep.\n\npython -m x --a=<b>", (flag, count)))
-    assert text.startswith("### `python -m experiments.sweep` { #experiments.sweep }")
+    assert text.startswith("### `python -m experiments.sweep` { #experiments.sweep ")
     assert "Installed as <code>flaxres-sweep</code>." in text
     assert "```\npython -m x --a=<b>\n```" in text
     assert "one of <code>line</code>, <code>plane</code>; default: <code>line</code>" in text

@@ -41,6 +41,7 @@ def test_rewritten_links():
         "```\n[f](g.md)\n```\n`h` (`flaxres/cli.py`) [i](reference/fields.md)"
     )
     assert used == {"results/README.md", "docs/analyses/blocks.png"}
+    assert rewrite_links("`--a` `b`", "README.md")[0] == "`--a`{ .whole } `b`"
     assert rewrite_links("[a](docs/models.md)", "README.md")[0] == "[a](models.md)"
     assert rewrite_links("[a](../running.md)", "docs/howto/x.md")[0] == "[a](../running.md)"
 

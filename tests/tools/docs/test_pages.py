@@ -17,6 +17,7 @@ from tools.docs.text import inline, sentence, table
 def test_text():
     assert sentence("dtype of 'x'") == "Dtype of 'x'."
     assert sentence("num_steps of a run") == "num_steps of a run."
+    assert inline("see --a=b.") == 'see <code class="whole">--a=b</code>.'
     assert inline("'jit' or `pmap` <b>") == "<code>jit</code> or <code>pmap</code> &lt;b&gt;"
     link = '<a href="https://arxiv.org/abs/1706.02677">arXiv 1706.02677</a>'
     assert inline("Goyal 2017, arXiv 1706.02677") == f"Goyal 2017, {link}"
