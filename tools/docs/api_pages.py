@@ -66,8 +66,7 @@ def _start_page() -> str:
         if (ROOT / "docs" / "python.md").exists()
         else "",
     ]
-    for name, path in api_names().items():
-        parts += [f"## `flaxres.{name}` {{ #flaxres.{name} }}", _directive(path, root=False)]
+    parts += [_directive(path, f"flaxres.{name}") for name, path in api_names().items()]
     return page("Python API", *parts)
 
 
@@ -76,9 +75,10 @@ def _page(title: str, files: list[Path], package: str, text: str = "") -> str:
     return page(title, text, *directives) if directives else ""
 
 
-def _directive(name: str, root: bool = True) -> str:
-    without_heading = ("    options:", "      show_root_heading: false", "      heading_level: 3")
-    return "\n".join([f"::: {name}", *(() if root else without_heading)])
+def _directive(name: str, heading: str = "") -> str:
+    """Returns the line that mkdocstrings replaces by the documentation of a module or object."""
+    options = ["    options:", f"      heading: {heading}", f"      toc_label: {heading}"]
+    return "\n".join([f"::: {name}", *(options if heading else [])])
 
 
 def _is_public(path: Path) -> bool:

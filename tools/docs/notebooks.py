@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
+
+from tools.docs.links import rewrite_links
+
+_STYLE = re.compile(r"<style scoped>.*?</style>\n?", re.DOTALL)  # of pandas
+_FRAME = re.compile(r'<table border="1" class="dataframe">')
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colors of a terminal
 
 
 def notebook_pages(directory: Path) -> dict[str, bytes]:
@@ -10,15 +18,28 @@ def notebook_pages(directory: Path) -> dict[str, bytes]:
 
     Notebooks are converted, not executed.
     """
+    import nbformat
     from nbconvert import MarkdownExporter
 
     files: dict[str, bytes] = {}
     for path in sorted(directory.glob("*.ipynb")):
-        exporter = MarkdownExporter()
-        resources = {"output_files_dir": f"{path.stem}_files"}
-        text, resources = exporter.from_filename(str(path), resources=resources)
-        note = f"*This page is the notebook `docs/notebooks/{path.name}` with its stored output.*"
-        title, _, rest = text.strip().partition("\n")
-        files[f"{path.stem}.md"] = f"{title}\n\n{note}\n{rest}\n".encode()
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.setdefault("language_info", {"name": "python"})
+        resources: dict[str, Any] = {"output_files_dir": f"{path.stem}_files"}
+        text, resources = MarkdownExporter().from_notebook_node(notebook, resources)
+        files[f"{path.stem}.md"] = _page(path.name, text).encode()
         files |= resources["outputs"]
     return files
+
+
+def _page(name: str, text: str) -> str:
+    """Returns the page of a notebook.
+
+    Args:
+      name: file name of the notebook.
+      text: the notebook as Markdown; begins with its title.
+    """
+    text = _FRAME.sub("<table>", _STYLE.sub("", _ANSI.sub("", text)))  # as the site's own tables
+    title, _, rest = text.strip().partition("\n")
+    note = f"*This page is the notebook `docs/notebooks/{name}` with its stored output.*"
+    return rewrite_links(f"{title}\n\n{note}\n{rest}\n", f"docs/notebooks/{name}")[0]
