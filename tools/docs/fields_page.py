@@ -10,10 +10,12 @@ from typing import Any
 import configs
 from flaxres import aliases
 from flaxres.config import default_config, flatten
+from flaxres.durations import DURATION_FIELDS
+from flaxres.durations import RULE as DURATION_RULE
 from flaxres.models.registry import FAMILIES, FIELDS
 from flaxres.run import workdir
 from tools.docs.field_comments import FieldComment, field_comments
-from tools.docs.field_rules import Rule, record_rules
+from tools.docs.field_rules import Recording, Rule, record_rules
 from tools.docs.text import code, inline, page, properties, sentence
 
 INTRODUCTION = """
@@ -21,7 +23,8 @@ A config holds every number of an experiment. Set a field on the command line wi
 `--config.FIELD=VALUE`, in a config file with `config.FIELD = VALUE`, or in Python with
 `flaxres.get_config("digits:resnet-20", **{"FIELD": VALUE})`. A wrong value is refused with the rule
 that stands here: `FIELD must be RULE, got VALUE`. Durations are in steps (a step is one optimizer
-update on one batch), errors in percent.
+update on one batch), errors in percent. Text gives a duration in other units, such as
+`num_steps='1.5ep'` in epochs; it is converted into steps when a run starts.
 
 He15 is [arXiv 1512.03385](https://arxiv.org/abs/1512.03385), the paper that is reproduced.
 This page is generated from the code that defines and checks the fields.
@@ -44,7 +47,7 @@ def fields_page() -> str:
             parts.append(f"### `{field}` {{ #{field} }}")
             parts.append(inline(sentence(comment.text)))
             rows = [
-                ("Type", inline(recording.types.get(field, ""))),
+                ("Type", inline(_type(field, recording))),
                 ("Default", code(_shown(defaults[field]))),
                 ("Allowed", _allowed(recording.rules.get(field, []))),
                 ("Source", inline("; ".join(comment.sources))),
@@ -60,6 +63,11 @@ def fields_page() -> str:
 
 def _comment(comments: dict[str, FieldComment], field: str) -> FieldComment:
     return comments.get(field, FieldComment("", "", "", 0))
+
+
+def _type(field: str, recording: Recording) -> str:
+    is_duration = field in DURATION_FIELDS and "tuple" not in recording.types.get(field, "")
+    return DURATION_RULE if is_duration else recording.types.get(field, "")
 
 
 def _shown(value: Any) -> str:

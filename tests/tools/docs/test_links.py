@@ -6,6 +6,8 @@ import shlex
 
 import pytest
 
+from flaxres.config import default_config, flatten
+from flaxres.durations import EPOCHS
 from tests.conftest import ROOT
 from tools.docs.links import PAGES, is_external, links, rewrite_links
 
@@ -61,6 +63,7 @@ def test_python_snippets_are_valid(file):
 
 
 def test_flags_in_the_documentation_exist(commands):
+    fields = {*flatten(default_config()), EPOCHS}
     known = {name: {flag.name for flag in command.flags} for name, command in commands.items()}
     for file in FILES:
         for _, language, code in FENCE.findall((ROOT / file).read_text()):
@@ -72,6 +75,8 @@ def test_flags_in_the_documentation_exist(commands):
                 if module not in known or module == "experiments.analyze":
                     continue
                 for word in words:
+                    if match := re.match(r"--config\.([a-z_.]+)=", word):
+                        assert match[1] in fields, f"{file}: {command}"
                     if match := re.match(r"--(no)?([a-z_]+)", word):
                         names = {match[2], (match[1] or "") + match[2]}
                         assert names & {*known[module], "help"}, f"{file}: {command}"
