@@ -134,9 +134,10 @@ class Benchmark:
         import jax
 
         from flaxres.run.checkpoint import Checkpoints
-        from flaxres.run.metric_writers import MetricWriters, TerminalWriter
+        from flaxres.run.metric_writers import MetricWriters
         from flaxres.run.preemption import StopRequest
         from flaxres.run.records import Record
+        from flaxres.run.terminal_writer import TerminalWriter
         from flaxres.training import initialization, loop
 
         class TimedTerminalWriter(TerminalWriter):

@@ -32,7 +32,8 @@ from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 from flaxres.memory_estimate import check_memory
-from flaxres.run.metric_writers import JsonLinesWriter, TerminalWriter
+from flaxres.run.metric_writers import JsonLinesWriter
+from flaxres.run.terminal_writer import TerminalWriter
 from flaxres.run.workdir import open_workdir
 from flaxres.training.dispatches import due
 from flaxres.training.step_timer import StepTimer

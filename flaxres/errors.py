@@ -4,6 +4,13 @@ import sys
 from collections.abc import Sequence
 
 _printed: set[str] = set()  # keys of the lines that `print_once` has printed
+_silent: set[str] = set()  # not empty if `print_once` prints nothing
+
+
+def silence_notes(silent: bool) -> None:
+    """Makes `print_once` and `print_note` print nothing in this process, or print again."""
+    _silent.clear()
+    _silent.update(["notes"] * silent)
 
 
 def print_once(line: str, key: str | None = None) -> None:
@@ -14,7 +21,7 @@ def print_once(line: str, key: str | None = None) -> None:
       key: lines with the same key are printed once (default: the line).
     """
     key = line if key is None else key
-    if key not in _printed:
+    if key not in _printed and not _silent:
         _printed.add(key)
         print(printable(line), file=sys.stderr, flush=True)
 

@@ -21,9 +21,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from flaxres import cli, cpu, subcommands
+from flaxres import cli, cpu, errors, subcommands, train_flags
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
+from flaxres.train_flags import QUIET, TRAIN_FLAGS, train_options
 
 MODES = tuple(subcommands.MODES)
 MODE = flags.DEFINE_enum(
@@ -52,11 +53,6 @@ INIT_FROM = flags.DEFINE_string(
     "Pretrained weights to start from: a weights file (NAME.safetensors), a name of weights that "
     "flaxres brings (resnet-20-cifar10_jpeg), a PyTorch state dict (resnet50.pth), a file of Flax "
     "variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
-)
-ALLOW_DATA_CHANGE = flags.DEFINE_bool(
-    "allow_data_change",
-    False,
-    "With --mode=train: resume although the data have changed, and record the change in data.json.",
 )
 MODELS = flags.DEFINE_list(
     "models",
@@ -134,6 +130,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Index of this process, from 0, with --coordinator_address=HOST:PORT."
 )
+flags.adopt_module_key_flags(train_flags)
 cli.define_config("configs/cifar10.py:resnet-56")
 
 # Flags that only some modes read, with these modes.
@@ -143,7 +140,7 @@ FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT, FORMAT), ("export",)),
     ((MODELS,), ("summary",)),
-    ((ALLOW_DATA_CHANGE,), ("train",)),
+    (TRAIN_FLAGS, ("train",)),
 )
 
 
@@ -151,6 +148,7 @@ def main() -> None:
     """Runs the mode that the flags select."""
     mode = MODE.value
     _check_flags(mode)
+    errors.silence_notes(QUIET.value)
     if mode == "train":
         # Imports make half a million objects that stay. To search them for garbage again and again
         # takes a tenth of the start. `_train` ends this.
@@ -187,7 +185,8 @@ def main() -> None:
     if mode == "train":
         choose_execution(config)
     multihost.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    cpu.report_missing_settings(multihost.print_to_stderr)
+    if not QUIET.value:
+        cpu.report_missing_settings(multihost.print_to_stderr)
     if mode == "train":
         lines = _train(config, _workdir(config))
     else:
@@ -218,7 +217,8 @@ def _check_flags(mode: str) -> None:
 
 
 def _workdir(config: ConfigDict | None) -> Path:
-    from flaxres.run.workdir import check_path, default_workdir
+    from flaxres.run.paths import check_path
+    from flaxres.run.workdir import default_workdir
 
     given = WORKDIR.value
     workdir = expand_home(given, "--workdir") if given else default_workdir(config)
@@ -232,7 +232,7 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
 
     gc.freeze()
     gc.enable()
-    record = train_and_evaluate(config, workdir, ALLOW_DATA_CHANGE.value)
+    record = train_and_evaluate(config, workdir, **train_options())
     return [
         f"{workdir}: training error {record['train_error']:.2f}%, "
         f"test error {record['test_error']:.2f}% after {record['step']:,} steps"

@@ -25,7 +25,9 @@ from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.lock import lock
-from flaxres.run.workdir import CONFIG_FILE, check_path
+from flaxres.run.paths import check_path
+from flaxres.run.workdir import CONFIG_FILE
+from flaxres.training.run_start import Resume
 
 DEFAULT_RETRIES = 2
 MAX_NAMES = 10  # of failed runs in the last message
@@ -51,6 +53,9 @@ def execute(
     in_order: bool = False,
     minutes: float = math.inf,
     on_update: Callable[[RunProgress], None] = lambda run: None,
+    *,
+    allow_schedule_change: bool = False,
+    resume: Resume = "auto",
 ) -> None:
     """Executes the runs of a sweep until each has finished or failed, or the time is over.
 
@@ -64,6 +69,10 @@ def execute(
       in_order: if True, runs start in the order of `plans`; otherwise the most costly starts first.
       minutes: time after which all runs save and stop.
       on_update: called with each run every half second.
+      allow_schedule_change: if True, runs may resume with a schedule that would have given the
+        steps before another learning rate.
+      resume: 'auto' starts or resumes the runs, 'never' refuses a workdir that holds one of them,
+        'must' refuses one in which a run has no checkpoint.
 
     Raises:
       InUseError: another sweep is running in `workdir`.
@@ -72,9 +81,10 @@ def execute(
       SweepError: some runs failed; the others have finished.
       UserError: the sweep cannot start or continue.
     """
-    if allow_data_change:
-        flags = ("--allow_data_change",)
-        plans = [dataclasses.replace(plan, flags=(*plan.flags, *flags)) for plan in plans]
+    # `resume` is no flag of the runs, because a run that failed is restarted and then resumes.
+    flags = ["--allow_data_change"] * allow_data_change
+    flags += ["--allow_schedule_change"] * allow_schedule_change
+    plans = [dataclasses.replace(plan, flags=(*plan.flags, *flags)) for plan in plans]
     check_path(workdir)
     if (workdir / CONFIG_FILE).exists():
         raise WorkdirError(
@@ -82,7 +92,7 @@ def execute(
         )
     with contextlib.ExitStack() as stack:
         machines = stack.enter_context(executor(workdir))
-        runs = read_progress(plans, workdir, in_order)
+        runs = read_progress(plans, workdir, in_order, resume, allow_schedule_change)
         if isinstance(machines, LocalExecutor):  # elsewhere there are other memory and data
             _check_machine([run.plan for run in runs if run.state is not RunState.FINISHED])
         try:

@@ -31,6 +31,19 @@ ALLOW_DATA_CHANGE = flags.DEFINE_bool(
     False,
     "Resume runs although their data have changed, and record the change in each run's data.json.",
 )
+ALLOW_SCHEDULE_CHANGE = flags.DEFINE_bool(
+    "allow_schedule_change",
+    False,
+    "Resume runs with a learning-rate schedule that would have given the steps done so far another "
+    "learning rate, and record the change in each run's config_changes.jsonl.",
+)
+RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "'auto' starts or resumes each run, 'never' refuses a workdir that holds one of the runs, "
+    "'must' refuses one in which a run has no checkpoint.",
+)
 flags.adopt_module_key_flags(executor_flags)
 
 
@@ -88,6 +101,8 @@ def run(
         in_order,
         minutes,
         on_update,
+        allow_schedule_change=ALLOW_SCHEDULE_CHANGE.value,
+        resume=RESUME.value,
     )
 
 

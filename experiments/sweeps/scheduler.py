@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxres.errors import (
+    CheckpointError,
     ConfigError,
     DamagedFileError,
     DivergedError,
@@ -25,8 +26,9 @@ from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
 from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record, records_from_end
 from flaxres.run.text_files import lines_from_end
-from flaxres.run.workdir import METRICS_FILE, check_same_config
-from flaxres.training.train import finished_record
+from flaxres.run.workdir import METRICS_FILE
+from flaxres.training.run_start import Resume, find_run_start
+from flaxres.training.run_state import finished_record
 
 POLL_SECONDS = 0.5
 RESUBMIT_SECONDS = 30.0  # after a cluster has rejected runs
@@ -118,7 +120,11 @@ class RunProgress:
 
 
 def read_progress(
-    plans: Sequence[Plan], workdir: Path, in_order: bool = False
+    plans: Sequence[Plan],
+    workdir: Path,
+    in_order: bool = False,
+    resume: Resume = "auto",
+    allow_schedule_change: bool = False,
 ) -> list[RunProgress]:
     """Reads the progress of the runs of a sweep from disk.
 
@@ -126,22 +132,27 @@ def read_progress(
       plans: the runs.
       workdir: workdir of the sweep.
       in_order: if True, runs stay in the order of `plans`; otherwise the most costly comes first.
+      resume: what each directory must hold, as in `flaxres.training.run_start`.
+      allow_schedule_change: if True, the learning rate of steps that are done may differ.
 
     Returns:
       The runs. One whose files cannot be read has failed, which hides none of the others.
 
     Raises:
-      WorkdirError: the directory of a run holds another run.
+      WorkdirError: the directory of a run holds another run, or is refused by `resume`.
     """
     runs = []
     for plan in plans:
         run = RunProgress(plan, workdir / plan.name, cost=training_macs(plan))
         try:
-            if check_same_config(run.workdir, plan.config):
+            start = find_run_start(run.workdir, plan.config, resume, allow_schedule_change)
+            if start.has_run:
                 run.refresh()
-                if run.fraction() == 1 and finished_record(plan.config, run.workdir):
+                # A run with another config is started, also to store the new one.
+                is_complete = run.fraction() == 1 and start.change is None
+                if is_complete and finished_record(plan.config, run.workdir):
                     run.state = RunState.FINISHED
-        except DamagedFileError as error:
+        except (DamagedFileError, CheckpointError) as error:
             run.state, run.message = RunState.FAILED, str(error)
         runs.append(run)
     return runs if in_order else sorted(runs, key=lambda run: -run.cost)

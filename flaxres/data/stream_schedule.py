@@ -121,6 +121,10 @@ class StreamSchedule:
         evaluations = step // self._eval_every
         return step * len(self._step_positions) + evaluations * len(self._evaluation)
 
+    def last_evaluation(self) -> int:
+        """Returns the number of the first task of the evaluation after the last step."""
+        return len(self) - len(self._evaluation)
+
     def __len__(self) -> int:
         ends_between_evaluations = self._num_steps % self._eval_every or not self._num_steps
         return self.first_task(self._num_steps) + (

@@ -1,21 +1,18 @@
-"""Metric writers: metrics.jsonl and TensorBoard files, and the progress bar on the terminal.
+"""Metric writers: metrics.jsonl and TensorBoard files.
 
-`MetricWriters` opens the files of a run; `flaxres.run.records` reads them back.
+`MetricWriters` opens the files of a run; `flaxres.run.records` reads them back, and
+`flaxres.run.terminal_writer` shows the metrics on the terminal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import itertools
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from rich.progress import MofNCompleteColumn, TextColumn
 
 from flaxres.errors import WorkdirError
 from flaxres.files import open_regular
@@ -23,7 +20,6 @@ from flaxres.parallel.multihost import is_main_process
 from flaxres.run.records import Record, records_from_end
 from flaxres.run.tensorboard_files import EventFile
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
-from flaxres.terminal import REFRESHES_PER_SECOND, make_console, make_progress_bar
 
 
 class JsonLinesWriter:
@@ -103,79 +99,6 @@ class TensorBoardWriter:
         self._file.close()
 
 
-class TerminalWriter:
-    """A live progress bar on a terminal, plain lines elsewhere; both on standard error."""
-
-    def __init__(self, title: str, num_steps: int, quiet: bool = False):
-        """Prepares the progress bar; entering the context shows it.
-
-        Args:
-          title: name of the run.
-          num_steps: total number of steps.
-          quiet: if True, nothing is printed.
-        """
-        self._console = make_console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
-        self._title = title
-        self._num_steps = num_steps
-        self._bar = make_progress_bar(
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-            disable=quiet,
-            transient=False,
-        )
-        self._task = self._bar.add_task(title, total=num_steps, note="")
-        self._last_update_time = 0.0
-        self._latest: Record = {}  # keeps test error and speed on the bar between evaluations
-        self.restart_clock(0)
-
-    def __enter__(self) -> TerminalWriter:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def log(self, message: str) -> None:
-        """Prints one line, above the progress bar if there is one."""
-        self._console.print(message)
-
-    def restart_clock(self, step: int) -> None:
-        """Restarts the estimate of the remaining time after `step` completed steps."""
-        self._start_step, self._start_time = step, time.monotonic()
-        self._bar.reset(self._task, completed=step)
-
-    def is_due(self) -> bool:
-        """Returns True if there is a progress bar that should be refreshed now."""
-        elapsed = time.monotonic() - self._last_update_time
-        return not self._bar.disable and elapsed >= 1 / REFRESHES_PER_SECOND
-
-    def update(self, step: int, record: Record | None = None, note: str = "") -> None:
-        """Moves the progress bar.
-
-        Args:
-          step: number of completed steps.
-          record: values to show beside the bar, in addition to earlier ones.
-          note: text to show instead of the values.
-        """
-        self._latest |= record or {}
-        self._last_update_time = time.monotonic()
-        self._bar.update(self._task, completed=step, note=note or _format_record(self._latest))
-
-    def write(self, record: Record) -> None:
-        """Shows a record on the progress bar, or prints it as a line if there is no terminal."""
-        step = int(record["step"])
-        self.update(step, record)
-        if not self._bar.disable:
-            return
-        elapsed = time.monotonic() - self._start_time
-        seconds_per_step = elapsed / max(1, step - self._start_step)
-        eta = datetime.timedelta(seconds=round(seconds_per_step * (self._num_steps - step)))
-        self.log(
-            f"{self._title}  step {step}/{self._num_steps}  {_format_record(record)}  ETA {eta}"
-        )
-
-
 class MetricWriters:
     """Context that holds the metric files of a run and of its replicas.
 
@@ -247,13 +170,3 @@ class MetricWriters:
                 f"metrics in {self._workdir} cannot be written ({error.strerror}); "
                 "free disk space and rerun the same command"
             ) from error
-
-
-def _format_record(record: Record) -> str:
-    formats = (
-        ("train_loss", "loss {:.4f}"),
-        ("train_error", "training error {:.2f}%"),
-        ("test_error", "test error {:.2f}%"),
-        ("images_per_second", "{:,.0f} images/s"),
-    )
-    return "  ".join(text.format(record[name]) for name, text in formats if name in record)

@@ -7,21 +7,24 @@ import sys
 import time
 from typing import Any
 
-from flaxres.run.metric_writers import TerminalWriter
+from flaxres.run.terminal_writer import LOG_SECONDS, TerminalWriter
 from flaxres.terminal import in_notebook
 
 
-def make_progress_writer(title: str, num_steps: int, quiet: bool) -> TerminalWriter:
+def make_progress_writer(
+    title: str, num_steps: int, quiet: bool, log_seconds: float = LOG_SECONDS
+) -> TerminalWriter:
     """Creates the progress of a run for the place where its program runs.
 
     Args:
       title: name of the run.
       num_steps: total number of steps.
       quiet: if True, nothing is shown and printed.
+      log_seconds: smallest time between two lines in a file or pipe, in seconds.
     """
     if in_notebook() and not quiet:
         return NotebookWriter(title, num_steps)
-    return TerminalWriter(title, num_steps, quiet)
+    return TerminalWriter(title, num_steps, quiet, log_seconds)
 
 
 class NotebookWriter(TerminalWriter):
@@ -77,15 +80,11 @@ class NotebookWriter(TerminalWriter):
         self.update(int(record["step"]), record)
 
     def _line(self) -> str:
-        task = self._bar.tasks[0]
-        parts = [f"{int(task.completed):,} of {self._num_steps:,} steps", task.fields["note"]]
-        if (seconds := task.time_remaining) is not None and not task.finished:
-            minutes, seconds = divmod(round(seconds), 60)
-            parts.append(f"ETA {minutes}:{seconds:02}")
-        return "  ".join([self._title, *filter(None, parts)])
+        parts = [f"{self._step:,} of {self._num_steps:,} steps", *self.values()]
+        return "  ".join([self._title, *parts])
 
     def _content(self) -> dict[str, str]:
-        bar = f'<progress value="{int(self._bar.tasks[0].completed)}" max="{self._num_steps}">'
+        bar = f'<progress value="{self._step}" max="{self._num_steps}">'
         return {
             "text/plain": self._shown,
             "text/html": f"{bar}</progress> {html.escape(self._shown)}",

@@ -8,21 +8,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from flaxres.config import directory_name, flatten, model_name
-from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, first_few, print_note
+from flaxres.errors import DamagedFileError, WorkdirError, first_few, print_note
 from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
-from flaxres.run.checkpoint_files import has_descriptor_paths
+from flaxres.run.config_changes import ConfigChange, append_config_change
 from flaxres.run.lock import LockedDirectory, lock
+from flaxres.run.paths import check_path
 from flaxres.run.schemas import INFO_TYPES, check_fields, check_object, read_document
 from flaxres.run.stored_config import make_config, stored_fields
 
@@ -32,8 +31,6 @@ METRICS_FILE = "metrics.jsonl"
 LAYERS_FILE = "layers.jsonl"
 
 MAX_DIFFERENCES = 3  # fields in a message
-MAX_PATH_BYTES = 3_800  # Linux allows 4,095; the files of a run have up to 250 more
-MAX_NAME_BYTES = 255
 
 # Fields that may differ when a run resumes, because its results do not depend on them.
 CHANGEABLE_FIELDS = (
@@ -55,46 +52,12 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / name / f"{model_name(config.model)}-seed{config.seed}"
 
 
-def check_path(workdir: Path) -> None:
-    """Checks that a directory of this name can hold runs; reads and writes nothing.
-
-    Raises:
-      ConfigError: the path is an address such as gs://BUCKET, has control characters, or is too
-        long for the system.
-    """
-    first = workdir.parts[0] if workdir.parts else ""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", first):
-        raise ConfigError(
-            f"--workdir must be a directory of this machine, got {first}//"
-            f"{'/'.join(workdir.parts[1:])}; mount the storage and give its path"
-        )
-    path = str(workdir.absolute())
-    if unprintable := sorted({c for c in path if unicodedata.category(c) in ("Cc", "Zl", "Zp")}):
-        raise ConfigError(
-            f"--workdir must not have line breaks or other control characters, got {path!r} with "
-            f"{', '.join(map(repr, unprintable))}; choose another name"
-        )
-    if not has_descriptor_paths() and re.search(r"[][*?\\\udc80-\udcff]|~(/|$)|\w:/", path):
-        raise ConfigError(
-            "on this system and in runs of several processes, --workdir must not have brackets, "
-            f"*, ?, backslashes or bytes that are not UTF-8, and no '~' or ':' before a '/', got "
-            f"{path!r}; choose another name"
-        )
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise ConfigError(
-            f"--workdir must have at most {MAX_PATH_BYTES:,} bytes, got {len(os.fsencode(path)):,} "
-            f"in {path[:50]}...; choose a shorter path"
-        )
-    if too_long := next((p for p in workdir.parts if len(os.fsencode(p)) > MAX_NAME_BYTES), None):
-        raise ConfigError(
-            f"the names in --workdir must have at most {MAX_NAME_BYTES} bytes, got "
-            f"{len(os.fsencode(too_long)):,} in {too_long[:50]}...; choose a shorter name"
-        )
-
-
 @contextlib.contextmanager
 def open_workdir(
-    workdir: Path, config: ConfigDict, info: Mapping[str, Any]
+    workdir: Path,
+    config: ConfigDict,
+    info: Mapping[str, Any],
+    change: ConfigChange | None = None,
 ) -> Iterator[tuple[dict[str, Any], LockedDirectory]]:
     """Context in which this process holds the lock on the workdir of a run.
 
@@ -102,6 +65,8 @@ def open_workdir(
       workdir: directory of the run; created if it does not exist.
       config: config of the run, written to config.json.
       info: further facts about the run (parameters, device, versions), written to info.json.
+      change: fields in which the config of the workdir may differ; appended to
+        config_changes.jsonl. None: no further fields may differ.
 
     Yields:
       The previous content of info.json, {} for a new run; and the locked directory.
@@ -112,7 +77,8 @@ def open_workdir(
       WorkdirError: the workdir is a file, cannot be written, or holds a run of another config. In
         the last case nothing in it changes.
     """
-    check_same_config(workdir, config)
+    accepted = change.fields if change else ()
+    check_same_config(workdir, config, accepted=accepted)
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -120,6 +86,8 @@ def open_workdir(
             remove_temporary_files(workdir)
             check_regular(workdir / INFO_FILE)
             previous_info = read_info(workdir)
+            if change is not None:
+                append_config_change(workdir, change)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
@@ -129,13 +97,16 @@ def open_workdir(
         yield previous_info, locked
 
 
-def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = True) -> bool:
+def check_same_config(
+    workdir: Path, config: ConfigDict, is_training: bool = True, accepted: Collection[str] = ()
+) -> bool:
     """Checks that a workdir holds no run of another config.
 
     Args:
       workdir: directory of the run; need not exist.
       config: the given config.
       is_training: if False, the message advises how to read the run.
+      accepted: fields that may differ.
 
     Returns:
       True if the workdir holds a run of `config`, False if it holds none.
@@ -169,13 +140,8 @@ def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = Tru
         check_no_sweep(workdir)
         return False
     stored, given = read_config(workdir), flatten(config)
-    fields = differing_fields(stored, given)
-    differences = [
-        f"{field} is {_shown_field(stored.get(field))} in the workdir and "
-        f"{_shown_field(given.get(field))} in this config"
-        for field in fields
-    ]
-    if differences:
+    fields = [field for field in differing_fields(stored, given) if field not in accepted]
+    if fields:
         advice = (
             f"{_repeat_overrides(stored, fields)}, or choose another --workdir"
             if is_training
@@ -183,9 +149,27 @@ def check_same_config(workdir: Path, config: ConfigDict, is_training: bool = Tru
         )
         raise WorkdirError(
             f"workdir {workdir} holds a run of another config: "
-            f"{first_few(differences, MAX_DIFFERENCES, '; ')}; {advice}"
+            f"{describe_differences(stored, given, fields)}; {advice}"
         )
     return True
+
+
+def describe_differences(
+    stored: Mapping[str, Any], given: Mapping[str, Any], fields: Sequence[str]
+) -> str:
+    """Returns the values of the first differing fields in words.
+
+    Args:
+      stored: flattened config of the workdir.
+      given: flattened config of the command.
+      fields: names of the fields.
+    """
+    differences = [
+        f"{field} is {_shown_field(stored.get(field))} in the workdir and "
+        f"{_shown_field(given.get(field))} in this config"
+        for field in fields
+    ]
+    return first_few(differences, MAX_DIFFERENCES, "; ")
 
 
 def _shown_field(value: object) -> str:

@@ -26,10 +26,11 @@ from flaxres.parallel.sharding import StepFunction
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory
-from flaxres.run.metric_writers import MetricWriters, TerminalWriter
+from flaxres.run.metric_writers import MetricWriters
 from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record
 from flaxres.run.snapshot import Snapshot
+from flaxres.run.terminal_writer import TerminalWriter
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import MAX_AHEAD, due, is_layer_log_due, next_dispatch_size
 from flaxres.training.input_pipeline import make_input_pipeline
@@ -108,14 +109,24 @@ class TrainLoop:
         self.step = 0
         self.record: Record = {}
 
-    def run(self, state: Future[TrainState], step: int, stop: StopRequest) -> int:
+    def run(
+        self,
+        state: Future[TrainState],
+        step: int,
+        stop: StopRequest,
+        former_record: Record | None = None,
+        is_evaluated: bool = True,
+    ) -> int:
         """Trains until the last step or a stop request. The last checkpoint is then on disk.
 
         Args:
           state: train state after `step` steps; it is donated. The first steps are compiled while
             it is computed.
           step: number of steps done.
-          stop: stop request. The state is saved at the step reached when it arrives.
+          stop: stop request. The state is saved at the step reached when it arrives. One that
+            arrives before the first step is compiled ends the run without a step.
+          former_record: last record before `step`; None if there is none.
+          is_evaluated: False if no step is left, but the record of the last one is to be written.
 
         Returns:
           The number of the signal that stopped the run, or 0.
@@ -125,7 +136,10 @@ class TrainLoop:
             read.
         """
         self.step = step
+        self.record = former_record or {}
         try:
+            if not is_evaluated:
+                self._evaluate_last_step(state.result())
             signum = self._run(state, stop)
             self._checkpoints.wait()
         except DivergedError as error:
@@ -154,7 +168,10 @@ class TrainLoop:
             is_first = num_steps not in self._compiled
             if is_first:
                 self._finish(keep=0)
+                is_start = not self._compiled
                 self._compile_steps(state, arrays, num_steps)
+                if is_start and (signum := max_over_processes(stop.signum or 0)):
+                    break  # the state is that of the newest checkpoint, or the initial one
             if state is None:
                 state = initial_state.result()
                 self._restart_clocks()  # the first steps waited for the state
@@ -171,6 +188,13 @@ class TrainLoop:
                 self._keep_pace()
         self._finish(keep=0)
         return signum
+
+    def _evaluate_last_step(self, state: TrainState) -> None:
+        """Evaluates the state after the last step and writes its record, without a step."""
+        self._pipeline.start(self.step, self._compiled_steps.steps_per_dispatch)
+        metrics = TrainMetrics(state.sums, state.learning_rate)
+        self._pending.append(self._launch_follow_ups(state, metrics, is_stopping=False))
+        self._finish(keep=0)
 
     def _next(self, num_steps: int) -> StepInputs:
         """Returns the inputs of the next steps.
@@ -292,8 +316,12 @@ class TrainLoop:
         """
         record: dict[str, Any] = {"step": dispatch.step, **train_averages}
         record["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
-        steps_per_second = self._timer.steps_per_second(dispatch.step)
-        record["images_per_second"] = steps_per_second * self._config.batch_size
+        images_per_second = (
+            self._timer.steps_per_second(dispatch.step) * self._config.batch_size
+            or self.record.get("images_per_second")  # without a step, as in the record before
+        )
+        if images_per_second:
+            record["images_per_second"] = images_per_second
         record |= self._pipeline.record()
         for name, sums in dispatch.evaluations.items():
             record |= sum_on_host(sums).averages(name)

@@ -92,7 +92,11 @@ class StreamPipeline:
             self._decoder,
             min(num_workers(config.dataset.workers), config.dataset.prefetch * tasks_per_batch),
             ahead=config.dataset.prefetch * tasks_per_batch,
-            start=self._schedule.first_task(step),
+            start=(
+                self._schedule.first_task(step)
+                if step < config.num_steps
+                else self._schedule.last_evaluation()
+            ),
             max_task_size=self._schedule.max_task_size,
         )
         # Batches in the stream, in the prefetched dispatches, and in one that waits for a place.
@@ -224,10 +228,12 @@ class StreamPipeline:
         """
         config, schedule = self._config, self._schedule
         step_task_sizes = [len(task) for task in schedule.step_tasks(0)]
-        while step < config.num_steps:
-            num_steps = next_dispatch_size(step, max_steps, config.num_steps)
-            yield ("train", step, num_steps), *self._read(stream, num_steps, step_task_sizes)
+        is_done = False
+        while not is_done:
+            if num_steps := next_dispatch_size(step, max_steps, config.num_steps):
+                yield ("train", step, num_steps), *self._read(stream, num_steps, step_task_sizes)
             step += num_steps
+            is_done = step == config.num_steps
             if step % config.eval_every and step < config.num_steps:
                 continue
             for split, batches in schedule.eval_batches.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from flaxres.config import model_name
 from flaxres.config_durations import convert_durations
-from flaxres.data import StreamedDataset, open_dataset, open_sources
-from flaxres.errors import CheckpointError, InterruptedRunError, WorkdirError, print_note
+from flaxres.data import Sources, StreamedDataset, open_dataset, open_sources
+from flaxres.errors import DataChangedError, InterruptedRunError, print_note
 from flaxres.memory_estimate import check_dispatch_memory, check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
@@ -27,23 +27,43 @@ from flaxres.parallel.multihost import (
 )
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, checkpoint_steps, is_complete
-from flaxres.run.data_record import check_data, check_image_shape
+from flaxres.run.data_record import RunData, check_data, check_image_shape
+from flaxres.run.failed_start import replace_failed_start
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters
 from flaxres.run.notebook_writer import make_progress_writer
 from flaxres.run.preemption import StopRequest
-from flaxres.run.records import Record, last_record, record_blocks
-from flaxres.run.workdir import check_same_config, open_workdir
+from flaxres.run.records import Record, last_record
+from flaxres.run.terminal_writer import LOG_SECONDS
+from flaxres.run.workdir import open_workdir, read_info
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.dispatches import due
 from flaxres.training.initial_weights import check_pretrained_weights
 from flaxres.training.initialization import completed
 from flaxres.training.loop import TrainLoop
 from flaxres.training.optimizer import describe_unreached_boundaries
-from flaxres.training.restore import has_checkpoint, train_state_shapes
+from flaxres.training.restore import has_checkpoint
+from flaxres.training.run_start import Resume, RunStart, find_run_start
+from flaxres.training.run_state import (
+    check_checkpoints_not_removed,
+    check_metrics,
+    finished_record,
+    is_final_checkpoint_valid,
+    last_step_record,
+)
 from flaxres.training.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train_and_evaluate`, which describes them."""
+
+    allow_data_change: bool = False
+    allow_schedule_change: bool = False
+    resume: Resume = "auto"
+    quiet: bool = False
+    log_seconds: float = LOG_SECONDS
+    stop_event: threading.Event | None = None
 
 
 def train_and_evaluate(
@@ -51,18 +71,29 @@ def train_and_evaluate(
     workdir: Path,
     allow_data_change: bool = False,
     *,
+    allow_schedule_change: bool = False,
+    resume: Resume = "auto",
     quiet: bool = False,
+    log_seconds: float = LOG_SECONDS,
     stop_event: threading.Event | None = None,
 ) -> Record:
     """Trains a run to its last step, resuming from the newest checkpoint in its workdir.
 
+    A run may resume with a larger num_steps or another learning-rate schedule
+    (`flaxres.training.run_start`), and replaces a run that ended before its first checkpoint.
+
     Args:
-      config: config of the run (`flaxres.config`).
+      config: config of the run (`flaxres.config`). Durations may be text, such as '1.5ep'.
       workdir: directory of the run. It receives config.json, info.json, data.json, inputs.npz,
         metrics.jsonl, tensorboard/ and checkpoints/; with several replicas also a directory for
         each seed.
       allow_data_change: if True, the run may resume with other data than before.
-      quiet: if True, shows no progress and prints no messages.
+      allow_schedule_change: if True, the run may resume with a schedule that would have given the
+        steps before another learning rate.
+      resume: 'auto' starts or resumes a run, 'never' refuses a workdir that holds one, 'must'
+        refuses a workdir without a checkpoint.
+      quiet: if True, prints nothing.
+      log_seconds: smallest time between two printed lines where there is no terminal, in seconds.
       stop_event: stops the run after a checkpoint when it is set, as SIGTERM does.
 
     Returns:
@@ -73,55 +104,74 @@ def train_and_evaluate(
         another run, the disk is full, the training diverged, or a signal stopped the run after a
         checkpoint.
     """
+    options = TrainOptions(
+        allow_data_change, allow_schedule_change, resume, quiet, log_seconds, stop_event
+    )
     config = convert_durations(config)
     with raise_on_all_processes():
-        has_run = check_same_config(workdir, config)
-        if has_run:
-            _check_checkpoints_not_removed(workdir)
-        config = resolve_stride(config, workdir if has_run else None)
-    record = finished_record(config, workdir) if has_run else None
-    if record and _is_final_checkpoint_valid(config, workdir):
+        start = find_run_start(workdir, config, resume, allow_schedule_change)
+        if start.has_run:
+            check_checkpoints_not_removed(workdir)
+        config = resolve_stride(config, workdir if start.has_run else None)
+    record = finished_record(config, workdir) if start.has_run else None
+    if record and is_final_checkpoint_valid(config, workdir):
         with raise_on_all_processes():
             for directory in (workdir, *replicas.replica_runs(config, workdir)):
                 check_metrics(config, directory, config.num_steps)
-        if is_main_process() and not quiet:
-            name = model_name(config.model)
-            print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
-            if allow_data_change:
-                print_note(
-                    f"--allow_data_change has no effect, because {workdir} is finished; its data "
-                    "are not read"
-                )
+            if is_main_process():
+                _report_finished(config, workdir, start, options)
         return record
     with raise_on_all_processes():
         if config.init_from is not None and not has_checkpoint(workdir):
             check_pretrained_weights(config)
         check_memory(config)
-    return _train(config, workdir, allow_data_change, quiet, stop_event)
+    return _train(config, workdir, start, options)
 
 
-def _train(
-    config: ConfigDict,
-    workdir: Path,
-    allow_data_change: bool,
-    quiet: bool,
-    stop_event: threading.Event | None,
-) -> Record:
+def _report_finished(
+    config: ConfigDict, workdir: Path, start: RunStart, options: TrainOptions
+) -> None:
+    """Prints that a run is finished, and stores its config if that has changed."""
+    if start.change is not None:
+        for directory, directory_config in _configs(config, workdir).items():
+            info = read_info(directory)
+            with open_workdir(directory, directory_config, info, start.change):
+                pass
+    if options.quiet:
+        return
+    name = model_name(config.model)
+    print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+    if options.allow_data_change:
+        print_note(
+            f"--allow_data_change has no effect, because {workdir} is finished; its data are not "
+            "read"
+        )
+
+
+def _configs(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
+    """Returns the config of the run and of each of its replicas, by directory."""
+    return {workdir: config, **replicas.replica_runs(config, workdir)}
+
+
+def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOptions) -> Record:
     """Opens the files of the run, trains it, and closes them however it ends."""
-    replica_runs = replicas.replica_runs(config, workdir)
-    directories = [workdir, *replica_runs]
+    configs = _configs(config, workdir)
+    directories = [*configs]
     with explain_lost_processes(), contextlib.ExitStack() as stack:
         name = model_name(config.model)
-        quiet = quiet or not is_main_process()
-        terminal = stack.enter_context(make_progress_writer(name, config.num_steps, quiet))
+        quiet = options.quiet or not is_main_process()
+        terminal = stack.enter_context(
+            make_progress_writer(name, config.num_steps, quiet, options.log_seconds)
+        )
         with raise_on_all_processes():
             sources = open_sources(config.dataset)
             if is_main_process():
-                run_data = check_data(workdir, config, sources, allow_data_change)
+                start, run_data = _check_data(workdir, config, sources, start, options)
         check_same_on_all_processes(sources.fingerprint.digest, "data")
         with raise_on_all_processes():
             dataset = open_dataset(config, sources)
-            check_image_shape(workdir, config, dataset.image_shape)
+            if not start.is_failed:
+                check_image_shape(workdir, config, dataset.image_shape)
             compiled_steps = CompiledSteps(config, dataset)
             check_dispatch_memory(config, compiled_steps.dispatch_bytes)
             if config.init_from is not None and not has_checkpoint(workdir):
@@ -130,17 +180,21 @@ def _train(
             locked_directories: list[LockedDirectory] = []
             if is_main_process():
                 info = compiled_steps.info()
-                for directory, directory_config in {workdir: config, **replica_runs}.items():
+                if start.replaces:
+                    terminal.log(replace_failed_start(workdir))
+                for directory, directory_config in configs.items():
                     content, locked = stack.enter_context(
-                        open_workdir(directory, directory_config, info)
+                        open_workdir(directory, directory_config, info, start.change)
                     )
                     previous_info = previous_info or content
                     locked_directories.append(locked)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
-        stop = stack.enter_context(StopRequest(event=stop_event))
+        stop = stack.enter_context(StopRequest(event=options.stop_event))
         state, step = _restore_or_initialize(
             config, compiled_steps, checkpoints, directories, terminal.log
         )
+        if start.change is not None:
+            terminal.log(start.change.describe())
         if step == 0 and (note := describe_unreached_boundaries(config)):
             terminal.log(f"note: {note}")
         if step and config.bn_scope == "device":
@@ -153,11 +207,24 @@ def _train(
         with raise_on_all_processes():
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
                 dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
-        writers = stack.enter_context(MetricWriters(directories, step, config.log_layers_every > 0))
+        former_record = last_record(workdir)
+        # Without steps left, the last record is written anew where it lacks the evaluation.
+        is_evaluated = step < config.num_steps or last_step_record(config, workdir) is not None
+        writers = stack.enter_context(
+            MetricWriters(
+                directories, step if is_evaluated else step - 1, config.log_layers_every > 0
+            )
+        )
         loop = TrainLoop(
             config, compiled_steps, dataset, writers, checkpoints, terminal, locked_directories
         )
-        if signum := loop.run(state, step, stop):
+        if signum := loop.run(state, step, stop, former_record, is_evaluated):
+            if loop.step == 0:
+                raise InterruptedRunError(
+                    f"Stopped before the first of {config.num_steps:,} steps. Rerun the same "
+                    f"command to start the run in {workdir}.",
+                    signum,
+                )
             raise InterruptedRunError(
                 f"Stopped at step {loop.step:,} of {config.num_steps:,}. Checkpoint saved in "
                 f"{workdir}; rerun the same command to resume.",
@@ -166,22 +233,23 @@ def _train(
     return loop.record or last_record(workdir) or {}  # {} if no step was left
 
 
-def _check_checkpoints_not_removed(workdir: Path) -> None:
-    """Checks that a run with metrics has its directory of checkpoints, which is made before them.
+def _check_data(
+    workdir: Path, config: ConfigDict, sources: Sources, start: RunStart, options: TrainOptions
+) -> tuple[RunStart, RunData]:
+    """Compares the data with those of the run, unless it is a failed start.
 
-    Raises:
-      WorkdirError: the directory was removed, so training would start over and discard the metrics.
+    Returns:
+      The start, which replaces a failed start if the data differ; and the data.
     """
-    record = last_record(workdir)
-    if record is not None and not os.path.lexists(workdir / CHECKPOINTS_DIRECTORY):
-        raise _no_checkpoint_error(workdir, int(record["step"]))
-
-
-def _no_checkpoint_error(workdir: Path, step: int) -> WorkdirError:
-    return WorkdirError(
-        f"workdir {workdir} has metrics up to step {step:,} but no checkpoint. Choose another "
-        "--workdir, or remove this one to start over."
-    )
+    new_data = RunData(sources.fingerprint, None, None, ())
+    if start.replaces:
+        return start, new_data
+    try:
+        return start, check_data(workdir, config, sources, options.allow_data_change)
+    except DataChangedError:
+        if not start.is_failed:
+            raise
+    return dataclasses.replace(start, has_run=False), new_data
 
 
 def _restore_or_initialize(
@@ -226,57 +294,4 @@ def _report_changed_devices(
             f"Batch statistics now cover {config.batch_size // devices} images on each of "
             f"{devices} devices. Before the restart they covered "
             f"{config.batch_size // previous_devices} on each of {previous_devices}."
-        )
-
-
-def finished_record(config: ConfigDict, workdir: Path) -> Record | None:
-    """Returns the last record of a finished run, or None if the run is not finished.
-
-    A run is finished if its metrics reach the last step and all files of the checkpoint of this
-    step are there. The arrays are not read.
-    """
-    try:
-        steps = checkpoint_steps(workdir)
-    except CheckpointError:  # training the run reports it
-        return None
-    if steps[-1:] != [config.num_steps] or not is_complete(workdir, config.num_steps):
-        return None
-    record = last_record(workdir)
-    return record if record and record["step"] == config.num_steps else None
-
-
-def _is_final_checkpoint_valid(config: ConfigDict, workdir: Path) -> bool:
-    """Returns True if the last checkpoint of a run can be restored."""
-    input_spec = read_input_spec(workdir, config)
-    template = train_state_shapes(config, input_spec.image_shape, input_spec.num_classes)
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.is_valid(config.num_steps, template)
-
-
-def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
-    """Checks that metrics.jsonl and the newest checkpoint belong to the same training.
-
-    Args:
-      config: config of the run.
-      workdir: directory of the run, or of one of its replicas.
-      step: step of the newest checkpoint; None if there is none.
-
-    Raises:
-      WorkdirError: the record before the checkpoint is missing, so resuming would leave a gap; or
-        there is no checkpoint but so many records that one must have existed, so starting over
-        would discard them; or a line is damaged.
-    """
-    expected = next((s for s in range(step or 0, 0, -1) if any(due(config, s)[:2])), None)
-    is_found, last_step = expected is None, 0
-    for records in record_blocks(workdir):
-        last_step = int(records[-1]["step"])
-        is_found = is_found or any(record["step"] == expected for record in records)
-    if step is None:
-        # A killed run may have started two saves and finished neither.
-        if last_step > 2 * config.checkpoint_every + config.log_every:
-            raise _no_checkpoint_error(workdir, last_step)
-    elif not is_found:
-        raise WorkdirError(
-            f"workdir {workdir} has a checkpoint of step {step:,}, but its metrics.jsonl lacks "
-            f"step {expected:,}. Restore the file, or choose another --workdir."
         )

@@ -1,6 +1,4 @@
 import contextlib
-import os
-import subprocess
 import sys
 
 import pytest
@@ -11,10 +9,8 @@ from flaxres.run.metric_writers import (
     JsonLinesWriter,
     MetricWriters,
     TensorBoardWriter,
-    TerminalWriter,
 )
 from flaxres.run.records import read_metrics
-from tests.conftest import ROOT
 
 
 def make_records(*steps):
@@ -78,35 +74,13 @@ def test_tensorboard_receives_the_same_values(tmp_path):
     assert scalars == {(10, "train_loss"): 0.5, (10, "test_error"): 25.0}
 
 
-def test_plain_lines_without_a_terminal(capsys):
-    with TerminalWriter("resnet-8", 20) as terminal:
-        terminal.restart_clock(0)
-        terminal.update(5, {"train_loss": 0.1, "train_error": 1.0})
-        terminal.write(
-            {
-                "step": 10,
-                "train_loss": 0.25,
-                "train_error": 12.5,
-                "test_error": 20.0,
-                "images_per_second": 1234.5,
-            }
-        )
-        terminal.log("a [note]")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "resnet-8  step 10/20  loss 0.2500  training error 12.50%  test error 20.00%  "
-        "1,234 images/s  ETA 0:00:00",
-        "a [note]",
-    ]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
 def test_a_full_disk_raises_one_error(tmp_path, name):
     """/dev/full can be opened, but every write fails, as on a full disk."""
 
     def run():
-        with TerminalWriter("resnet-8", 20), MetricWriters([tmp_path], 0) as writers:
+        with MetricWriters([tmp_path], 0) as writers:
             full_disk = stack.enter_context(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
             json_lines, tensorboard = writers._files[0]
             writer = tensorboard._file if name == "tensorboard" else json_lines
@@ -119,32 +93,3 @@ def test_a_full_disk_raises_one_error(tmp_path, name):
         pytest.raises(WorkdirError, match=r"cannot be written \(No space left on device\)"),
     ):
         run()
-
-
-def test_a_progress_bar_on_a_terminal():
-    pty = pytest.importorskip("pty")
-    code = """
-from flaxres.run.metric_writers import TerminalWriter
-with TerminalWriter("resnet-8", 20) as terminal:
-    terminal.update(3, note="compiling")
-    terminal.log("a line above the bar")
-    terminal.write({"step": 10, "train_loss": 0.25, "train_error": 12.5, "images_per_second": 99.0})
-"""
-    master, slave = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=slave)
-    os.close(slave)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(master, 4096)
-        except OSError:  # on Linux, the other end is closed
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(master)
-    assert process.wait() == 0
-    assert b"a line above the bar" in output
-    assert b"10/20" in output
-    assert b"training error 12.50%" in output
-    assert b"99 images/s" in output

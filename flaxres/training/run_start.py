@@ -1,0 +1,132 @@
+"""What a training command finds in its workdir: nothing, its run, or a run of a similar config."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+from flaxres.config import flatten
+from flaxres.errors import WorkdirError
+from flaxres.run.checkpoint_files import checkpoint_steps
+from flaxres.run.config_changes import ConfigChange
+from flaxres.run.failed_start import is_failed_start
+from flaxres.run.records import last_record
+from flaxres.run.workdir import (
+    CONFIG_FILE,
+    check_same_config,
+    describe_differences,
+    differing_fields,
+    read_config,
+    read_run_config,
+)
+from flaxres.training.schedule_changes import SCHEDULE_FIELDS, first_changed_step
+
+Resume = Literal["auto", "never", "must"]
+RESUME: tuple[Resume, ...] = ("auto", "never", "must")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStart:
+    """How a training command starts in its workdir.
+
+    Attributes:
+      has_run: True if the workdir holds the run of this config, possibly with `change`.
+      is_failed: True if the workdir holds a run without any checkpoint (`is_failed_start`).
+      change: fields of the config that change when the run resumes; None if none do.
+    """
+
+    has_run: bool
+    is_failed: bool = False
+    change: ConfigChange | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """True if the run in the workdir has another config and is to be replaced."""
+        return self.is_failed and not self.has_run
+
+
+def find_run_start(
+    workdir: Path,
+    config: ConfigDict,
+    resume: Resume = "auto",
+    allow_schedule_change: bool = False,
+) -> RunStart:
+    """Compares a training command with its workdir, without changing anything.
+
+    The config of a run with a checkpoint may differ in `SCHEDULE_FIELDS`. If it would have given
+    the steps done another learning rate, `allow_schedule_change` is needed. A run without a
+    checkpoint (`is_failed_start`) may be replaced by a run of any config.
+
+    Args:
+      workdir: directory of the run; need not exist.
+      config: the checked config of the command, in steps.
+      resume: 'auto' starts or resumes, 'never' refuses a workdir that holds a checkpoint or
+        records, 'must' refuses one without a checkpoint.
+      allow_schedule_change: if True, the learning rate of steps that are done may differ.
+
+    Raises:
+      ConfigError: a directory of this name cannot hold a run.
+      CheckpointError: the directory of the checkpoints cannot be read.
+      WorkdirError: the workdir cannot be read, holds a run of another config, or is refused by
+        `resume`.
+    """
+    _check_resume(workdir, resume)
+    if not (workdir / CONFIG_FILE).exists():
+        return RunStart(check_same_config(workdir, config))
+    stored, given = read_config(workdir), flatten(config)
+    fields = differing_fields(stored, given)
+    is_failed = is_failed_start(workdir)
+    if not fields or is_failed:
+        has_run = not fields
+        check_same_config(workdir, config, accepted=fields)
+        return RunStart(has_run, is_failed)
+    steps = checkpoint_steps(workdir)
+    if not steps or not set(fields) <= set(SCHEDULE_FIELDS):
+        return RunStart(check_same_config(workdir, config))
+    step = steps[-1]
+    differences = describe_differences(stored, given, fields)
+    if config.num_steps < step:
+        raise WorkdirError(
+            f"workdir {workdir} has a checkpoint of step {step:,}, so num_steps must be at least "
+            f"{step}, got {config.num_steps}; choose another --workdir for a shorter run"
+        )
+    changed_step = first_changed_step(read_run_config(workdir), config, step)
+    if changed_step is not None and not allow_schedule_change:
+        raise WorkdirError(
+            f"workdir {workdir} holds a run of another config: {differences}. This changes the "
+            f"learning rate of its {step:,} steps from step {changed_step:,} on; choose another "
+            "--workdir, or resume with the new schedule with --allow_schedule_change"
+        )
+    if changed_step is not None and config.num_steps == step:
+        raise WorkdirError(
+            f"workdir {workdir} holds a run of another config: {differences}. All of its {step:,} "
+            "steps are done, so a larger num_steps is needed to train with another learning rate"
+        )
+    old, new = ({field: fields_[field] for field in fields} for fields_ in (stored, given))
+    return RunStart(True, change=ConfigChange(step, old, new, changed_step is None))
+
+
+def _check_resume(workdir: Path, resume: Resume) -> None:
+    """Checks that a workdir holds what --resume requires.
+
+    Raises:
+      WorkdirError: it does not.
+    """
+    if resume == "auto":
+        return
+    steps = checkpoint_steps(workdir)
+    if resume == "must" and not steps:
+        raise WorkdirError(
+            f"workdir {workdir} holds no checkpoint to resume from; check --workdir, or start a "
+            "run with --resume=auto"
+        )
+    record = last_record(workdir)
+    if resume == "never" and (steps or record):
+        step = max(steps[-1] if steps else 0, int(record["step"]) if record else 0)
+        raise WorkdirError(
+            f"workdir {workdir} holds a run of {step:,} steps, which --resume=never does not "
+            "continue; choose another --workdir, or resume with --resume=auto"
+        )

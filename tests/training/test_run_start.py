@@ -1,0 +1,275 @@
+"""Commands with another config than their workdir: extended, shortened and failed runs."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from flaxres.errors import DatasetError, DivergedError, InterruptedRunError, WorkdirError
+from flaxres.run.config_changes import read_config_changes
+from flaxres.run.records import read_metrics
+from flaxres.run.workdir import read_run_config
+from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import small_config
+from tests.training.test_train import final_digest, metrics, send_signal_at
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """Trains 30 steps; returns the config, the records and the digest of the last state."""
+    workdir = tmp_path_factory.mktemp("long")
+    config = long_config()
+    train_and_evaluate(config, workdir)
+    return config, metrics(workdir), final_digest(config, workdir)
+
+
+def long_config():
+    config = small_config()
+    config.num_steps, config.boundaries = 30, (10, 15, 25)
+    return config
+
+
+@pytest.fixture
+def finished(digits_run, tmp_path):
+    """Returns a copy of the finished run of 20 steps, with boundaries 10 and 15."""
+    return shutil.copytree(digits_run, tmp_path / "finished")
+
+
+def contents(workdir):
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_extended_bit_for_bit(finished, long_run, capsys):
+    """Its end is that of a run of 30 steps from the start, whose schedule has one more drop."""
+    config, records, digest_at_end = long_run
+    train_and_evaluate(config, finished)
+    assert metrics(finished) == records
+    assert final_digest(config, finished) == digest_at_end
+    assert read_run_config(finished).num_steps == 30
+    changes = read_config_changes(finished)
+    assert [(c.step, c.field, c.old, c.new, c.same_learning_rates) for c in changes] == [
+        (20, "boundaries", [10, 15], [10, 15, 25], True),
+        (20, "num_steps", 20, 30, True),
+    ]
+    line = "the config changes after step 20: boundaries (10, 15) -> (10, 15, 25), num_steps 20 ->"
+    assert line in capsys.readouterr().err
+    before = contents(finished)
+    train_and_evaluate(config, finished)
+    assert contents(finished) == before
+
+
+def test_an_unfinished_run_is_extended_from_an_odd_last_step(tmp_path, long_run):
+    """A run of 17 steps, logged every 4, has one more record, and the others agree."""
+    config, records, digest_at_end = long_run
+    short = small_config()
+    short.num_steps = 17
+    train_and_evaluate(short, tmp_path)
+    train_and_evaluate(config, tmp_path)
+    extended = metrics(tmp_path)
+    assert [record for record in extended if record["step"] != 17] == records
+    assert final_digest(config, tmp_path) == digest_at_end
+
+
+@pytest.mark.slow
+def test_the_warmup_of_deep_models_is_extended_bit_for_bit(tmp_path):
+    config = small_config()
+    config.warmup.enabled, config.warmup.window, config.warmup.max_steps = True, 2, 6
+    config.num_steps, config.boundaries, config.eval_every = 12, (9,), 4
+    train_and_evaluate(config, tmp_path / "straight")
+    short = config.copy_and_resolve_references()
+    short.num_steps = 4  # within the warm-up
+    train_and_evaluate(short, tmp_path / "extended")
+    train_and_evaluate(config, tmp_path / "extended")
+    assert metrics(tmp_path / "extended") == metrics(tmp_path / "straight")
+    assert final_digest(config, tmp_path / "extended") == final_digest(
+        config, tmp_path / "straight"
+    )
+
+
+def test_another_learning_rate_of_earlier_steps_needs_a_flag(finished, capsys):
+    before = contents(finished)
+    config = small_config()
+    config.num_steps, config.learning_rate, config.boundaries = 24, 0.05, ()
+    message = (
+        r"learning_rate is 0.1 in the workdir and 0.05 in this config; num_steps.*"
+        r"its 20 steps from step 0 on; .*--allow_schedule_change"
+    )
+    with pytest.raises(WorkdirError, match=message):
+        train_and_evaluate(config, finished)
+    assert contents(finished) == before
+    train_and_evaluate(config, finished, allow_schedule_change=True)
+    assert "steps before had other learning rates" in capsys.readouterr().err
+    records = read_metrics(finished)
+    assert records[-1]["step"] == 24
+    assert records[-1]["learning_rate"] == pytest.approx(0.05)
+    changes = read_config_changes(finished)
+    assert {(c.field, c.same_learning_rates) for c in changes} == {
+        ("boundaries", False),
+        ("learning_rate", False),
+        ("num_steps", False),
+    }
+
+
+def test_a_finished_run_has_no_steps_for_another_learning_rate(finished):
+    config = small_config()
+    config.boundaries = (5,)
+    with pytest.raises(WorkdirError, match="All of its 20 steps are done, so a larger num_steps"):
+        train_and_evaluate(config, finished, allow_schedule_change=True)
+    config = small_config()
+    config.boundaries = (10, 15, 22)  # changes nothing, and is stored
+    train_and_evaluate(config, finished)
+    assert read_run_config(finished).boundaries == (10, 15, 22)
+    assert [c.field for c in read_config_changes(finished)] == ["boundaries"]
+
+
+def test_other_fields_are_refused_with_the_flag_too(finished):
+    before = contents(finished)
+    config = small_config()
+    config.num_steps, config.momentum = 30, 0.8
+    with pytest.raises(WorkdirError, match=r"momentum is 0.9 in the workdir and 0.8 in this conf"):
+        train_and_evaluate(config, finished, allow_schedule_change=True)
+    assert contents(finished) == before
+
+
+def stopped_run(config, workdir, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        send_signal_at(patch, step, signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            train_and_evaluate(config, workdir)
+
+
+@pytest.mark.parametrize("step", [7, 16])  # 16 has a record, which lacks the test error
+def test_a_run_is_shortened_to_its_checkpoint(tmp_path, monkeypatch, step):
+    stopped_run(small_config(), tmp_path / "run", monkeypatch, step)
+    config = small_config()
+    config.num_steps = step - 1
+    with pytest.raises(WorkdirError, match=rf"num_steps must be at least {step}, got {step - 1}"):
+        train_and_evaluate(config, tmp_path / "run")
+    config.num_steps = step
+    record = train_and_evaluate(config, tmp_path / "run")
+    straight = small_config()
+    straight.num_steps = step
+    train_and_evaluate(straight, tmp_path / "straight")
+    assert record["step"] == step
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
+    before = contents(tmp_path / "run")
+    assert train_and_evaluate(config, tmp_path / "run") == record
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_stream_is_shortened_to_its_checkpoint(tmp_path):
+    config = small_config()
+    config.dataset.placement, config.dataset.workers = "stream", 0
+    config.log_every, config.checkpoint_every = 2, 4
+    config.num_steps = 4
+    train_and_evaluate(config, tmp_path)
+    expected = read_metrics(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    without_test = {k: v for k, v in expected[-1].items() if not k.startswith("test")}
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:-1]) + json.dumps(without_test) + "\n")
+    record = train_and_evaluate(config, tmp_path)
+    assert record["test_error"] == expected[-1]["test_error"]
+    assert record["test_loss"] == expected[-1]["test_loss"]
+
+
+def test_a_start_that_diverged_is_replaced_and_its_records_are_kept(tmp_path, capsys):
+    wrong = small_config()
+    wrong.learning_rate, wrong.boundaries, wrong.log_every = 1e12, (), 1
+    wrong.checkpoint_every = 20
+    with pytest.raises(DivergedError):
+        train_and_evaluate(wrong, tmp_path / "run")
+    num_records = len(read_metrics(tmp_path / "run"))
+    assert num_records > 0
+    capsys.readouterr()
+    record = train_and_evaluate(small_config(), tmp_path / "run")
+    assert record["step"] == 20
+    step = num_records
+    assert f"up to step {step} are kept in failed-start-1" in capsys.readouterr().err
+    kept = tmp_path / "run" / "failed-start-1"
+    assert len(read_metrics(kept)) == num_records
+    assert read_run_config(kept).learning_rate == 1e12
+    assert read_config_changes(tmp_path / "run") == ()
+
+
+def test_a_start_with_missing_data_blocks_nothing(tmp_path):
+    config = small_config()
+    config.dataset.name, config.dataset.data_dir = "folder", str(tmp_path / "missing")
+    with pytest.raises(DatasetError):
+        train_and_evaluate(config, tmp_path / "run")
+    assert train_and_evaluate(small_config(), tmp_path / "run")["step"] == 20
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_start_that_ends_while_it_compiles_is_replaced(tmp_path, monkeypatch, error):
+    config = small_config()
+    config.model.widths, config.num_replicas = (4, 4, 4), 2
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledSteps, "compile_train_steps", fail)
+        with pytest.raises(error):
+            train_and_evaluate(config, tmp_path)
+    assert (tmp_path / "config.json").exists()
+    assert train_and_evaluate(small_config(), tmp_path)["step"] == 20
+    assert not (tmp_path / "failed-start-1").exists()
+    assert not (tmp_path / "seed-1" / "config.json").exists()
+
+
+def test_a_stop_during_the_first_compilation_leaves_no_checkpoint(tmp_path, monkeypatch):
+    compile_train_steps = CompiledSteps.compile_train_steps
+
+    def compile_and_stop(self, *args):
+        signal.raise_signal(signal.SIGTERM)
+        return compile_train_steps(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledSteps, "compile_train_steps", compile_and_stop)
+        message = r"Stopped before the first of 20 steps\. Rerun the same command to start"
+        with pytest.raises(InterruptedRunError, match=message):
+            train_and_evaluate(small_config(), tmp_path)
+    other = small_config()
+    other.seed = 1
+    assert train_and_evaluate(other, tmp_path)["step"] == 20
+
+
+def test_a_run_with_real_work_is_never_replaced(finished):
+    """Neither with a checkpoint, nor with a damaged one, nor with records that one preceded."""
+    config = small_config()
+    config.seed = 1
+    for damage in (
+        lambda: None,
+        lambda: shutil.move(finished / "checkpoints/20", finished / "checkpoints_damaged"),
+        lambda: shutil.rmtree(finished / "checkpoints"),
+    ):
+        damage()
+        before = contents(finished)
+        with pytest.raises(WorkdirError, match="seed is 0 in the workdir and 1 in this config"):
+            train_and_evaluate(config, finished)
+        assert contents(finished) == before
+
+
+def test_resume(finished, tmp_path):
+    config, before = small_config(), contents(finished)
+    with pytest.raises(WorkdirError, match="holds a run of 20 steps, which --resume=never does"):
+        train_and_evaluate(config, finished, resume="never")
+    train_and_evaluate(config, finished, resume="must")
+    assert contents(finished) == before
+    with pytest.raises(WorkdirError, match="holds no checkpoint to resume from"):
+        train_and_evaluate(config, tmp_path / "new", resume="must")
+    assert not (tmp_path / "new").exists()
+    config.num_steps = 4
+    assert train_and_evaluate(config, tmp_path / "new", resume="never")["step"] == 4
+
+
+def test_quiet(tmp_path, capfd):
+    config = small_config()
+    config.num_steps = 4
+    train_and_evaluate(config, tmp_path, quiet=True)
+    train_and_evaluate(config, tmp_path, quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert np.isfinite(read_metrics(tmp_path)[-1]["test_error"])
