@@ -25,7 +25,8 @@ from flaxres.inference.pretrained import load_pretrained
 from flaxres.inference.trained_model import TrainedModel, load_run_config, load_trained_model
 from flaxres.parallel.multihost import print_to_stderr
 from flaxres.pretrained.torch_export import describe_differences
-from flaxres.run.workdir import check_path, default_workdir
+from flaxres.run.paths import check_path
+from flaxres.run.workdir import default_workdir
 
 FLAGS = flags.FLAGS
 
