@@ -225,15 +225,16 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     expanded: list[str] = []
     field = ""  # of the argument before, if its value is the next argument
     for argument in arguments[:end]:
-        match = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        match = re.fullmatch(r"(--?)config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
             expanded.append(_expand_value(field, argument) if field else argument)
             field = ""
             continue
-        name = "num_steps" if match[1] == EPOCHS else match[1]
-        value = "" if match[2] is None else f"={_expand_value(match[1], match[2])}"
-        expanded.append(f"--config.{name}{value}")
-        field = match[1] if match[2] is None else ""
+        dashes, given, text = match.groups()
+        name = "num_steps" if given == EPOCHS else given
+        value = "" if text is None else f"={_expand_value(given, text)}"
+        expanded.append(f"{dashes}config.{name}{value}")
+        field = given if text is None else ""
     return expanded + arguments[end:]
 
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import ModuleType
 
 FORMER_PACKAGES = ("experiments", "configs")
@@ -29,7 +29,7 @@ class _FormerPackages(importlib.abc.MetaPathFinder):
     """Finds `experiments.X` as `flaxres.experiments.X`, with the same module object."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Returns the spec of a former module, or None for all other modules."""
         package, _, submodules = name.partition(".")
