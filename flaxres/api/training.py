@@ -20,9 +20,11 @@ from flaxres.config_durations import convert_durations
 from flaxres.errors import ArgumentError, InterruptedRunError
 from flaxres.field_checks import shown
 from flaxres.files import expand_home
+from flaxres.run.paths import check_path
 from flaxres.run.records import read_columns
-from flaxres.run.workdir import check_path, default_workdir, read_run_config
+from flaxres.run.workdir import default_workdir, read_run_config
 from flaxres.suggestions import did_you_mean
+from flaxres.training.run_start import Resume
 from flaxres.training.train import train_and_evaluate
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ def train(
     workdir: PathName | None = None,
     *,
     allow_data_change: bool = False,
+    allow_schedule_change: bool = False,
+    resume: Resume = "auto",
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> TrainResult:
@@ -114,6 +118,10 @@ def train(
       config: config of the run, or the source of one for `get_config`, such as 'digits:resnet-20'.
       workdir: directory of the run (default: runs/CONFIG/MODEL-seedSEED).
       allow_data_change: if True, the run may resume with other data than before.
+      allow_schedule_change: if True, the run may resume with a schedule that would have given the
+        steps before another learning rate.
+      resume: 'auto' starts or resumes a run, 'never' refuses a workdir that holds one, 'must'
+        refuses a workdir without a checkpoint.
       progress: if True, shows a progress bar on a terminal or in a notebook, lines elsewhere.
       stop: an event that another thread sets to stop the run after a checkpoint; the result is then
         not `finished`.
@@ -136,7 +144,13 @@ def train(
     cpu.start_build(config.dtype)
     try:
         train_and_evaluate(
-            config, directory, allow_data_change, quiet=not progress, stop_event=stop
+            config,
+            directory,
+            allow_data_change,
+            allow_schedule_change=allow_schedule_change,
+            resume=resume,
+            quiet=not progress,
+            stop_event=stop,
         )
     except InterruptedRunError as error:
         if error.signum == signal.SIGINT:
