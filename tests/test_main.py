@@ -33,7 +33,7 @@ def test_train_evaluate_and_rerun(python, tmp_path):
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "after 12 steps" in done.stdout
-    assert "step 8/12" in done.stderr
+    assert "step 12/12" in done.stderr
     assert "ETA" in done.stderr
     record = read_metrics(workdir)[-1]
     assert json.loads((workdir / "config.json").read_text())["model"]["name"] == "plain"

@@ -10,7 +10,7 @@ from flaxres.experiments.sweeps.plan import grid, make_plans
 from tests.conftest import ROOT
 
 
-def test_runs_receive_the_flag_for_changed_data(tmp_path, monkeypatch):
+def test_runs_receive_the_flags_for_changed_data_and_schedules(tmp_path, monkeypatch):
     commands = []
 
     def run_queue(runs, workdir, *_):
@@ -22,11 +22,15 @@ def test_runs_receive_the_flag_for_changed_data(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "RETRIES", types.SimpleNamespace(value=0))
     plans = make_plans(grid("configs/digits.py", {"small": ("resnet-8", {})}, [0, 1]), {})
     for given in (True, False):
-        flag = types.SimpleNamespace(name="allow_data_change", value=given)
-        monkeypatch.setattr(launch, "ALLOW_DATA_CHANGE", flag)
+        for name, value in (
+            *(("ALLOW_DATA_CHANGE", given), ("ALLOW_SCHEDULE_CHANGE", given)),
+            ("RESUME", "auto"),
+        ):
+            monkeypatch.setattr(launch, name, types.SimpleNamespace(value=value))
         launch.run(plans, tmp_path, on_end=pytest.fail)
         assert len(commands) == 2
         for command in commands:
             assert ("--allow_data_change" in command) is given
+            assert ("--allow_schedule_change" in command) is given
             assert command[-1].startswith("--workdir=")
         commands.clear()
