@@ -7,6 +7,7 @@ imports no JAX. `docs/python.md` describes them.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first used."""
     if name not in _MODULES:
-        raise AttributeError(f"module 'flaxres' has no attribute {name!r}")
+        message = f"module 'flaxres' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])  # for suggestions
     value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

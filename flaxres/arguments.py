@@ -214,7 +214,11 @@ def _flag_hint(name: str) -> str:
         for flag in (flag.name for flag in defined)
         if not module.startswith("absl.") and not flag.startswith("config.")
     )
-    near = nearest_names(name, own)
+    switches = [f"no{flag}" for flag in own if flags.FLAGS[flag].boolean]
+    group, dot, field = name.partition(".")
+    if dot and nearest_names(group, ["config"]):
+        name = field  # such as --configs.seed
+    near = [] if dot else nearest_names(name, [*own, *switches])
     if "config" not in flags.FLAGS:
         return suggestion(near, "--{}")
     from flaxres.config import default_config, flatten  # imports JAX

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 # Names of hyperparameters in other programs -> normalized names of config fields.
 ABBREVIATIONS = {"lr": "learning-rate", "wd": "weight-decay", "bs": "batch-size"}
@@ -67,6 +69,15 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
 def _abbreviates(short: str, long: str) -> bool:
     """Returns True if a text is the start or the last word of a longer one."""
     return len(short) >= MIN_PREFIX and (long.startswith(short) or long.endswith(f"-{short}"))
+
+
+def similar_directory(path: Path) -> str:
+    """Returns a suggestion if a directory beside a missing one has a similar name, or ''."""
+    try:
+        others = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_dir())
+    except (OSError, ValueError):
+        return ""
+    return suggestion(str(path.parent / name) for name in nearest_names(path.name, others))
 
 
 def edit_distance(first: str, second: str) -> int:

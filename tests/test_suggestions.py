@@ -4,7 +4,13 @@ import itertools
 
 import pytest
 
-from flaxres.suggestions import did_you_mean, edit_distance, nearest_fields, nearest_names
+from flaxres.suggestions import (
+    did_you_mean,
+    edit_distance,
+    nearest_fields,
+    nearest_names,
+    similar_directory,
+)
 
 MODES = ("train", "eval", "predict", "export", "summary")
 FIELDS = ("learning_rate", "warmup.learning_rate", "model.depth", "num_steps", "batch_size", "seed")
@@ -50,6 +56,14 @@ def test_the_form_of_a_message():
     assert did_you_mean("tain", MODES) == "; did you mean 'train'?"
     assert did_you_mean("x1", ("x2", "x3"), "--{}") == "; did you mean --x2 or --x3?"
     assert did_you_mean("zzz", MODES) == ""
+
+
+def test_similar_directories(tmp_path):
+    (tmp_path / "resnet-56").mkdir()
+    (tmp_path / "resnet-65.txt").touch()
+    missing = tmp_path / "resnet-65"
+    assert similar_directory(missing) == f"; did you mean {str(tmp_path / 'resnet-56')!r}?"
+    assert similar_directory(tmp_path / "nowhere" / "x") == ""
 
 
 def _all_edits(text):

@@ -31,7 +31,7 @@ from flaxres.run.data_record import report_changed_data
 from flaxres.run.input_spec import InputSpec, read_input_spec
 from flaxres.run.records import last_record
 from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config
-from flaxres.suggestions import did_you_mean
+from flaxres.suggestions import did_you_mean, similar_directory
 from flaxres.training.restore import check_has_checkpoint, restore_newest
 
 # Fields of config.dataset in which the models of an ensemble must agree. Not data_dir: copies of a
@@ -127,7 +127,8 @@ def load_run_config(directory: Path) -> ConfigDict:
 def no_run_error(directory: Path) -> CheckpointError:
     """Returns the error for a directory without a run, which may be missing or lie inside one."""
     if not directory.exists():
-        return CheckpointError(f"workdir {directory} does not exist; check --workdir")
+        hint = similar_directory(directory) or "; check --workdir"
+        return CheckpointError(f"workdir {directory} does not exist{hint}")
     if run := next((p for p in directory.parents if (p / CONFIG_FILE).exists()), None):
         return CheckpointError(
             f"workdir {directory} lies inside the run {run}; use --workdir={run}"

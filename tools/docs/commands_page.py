@@ -21,6 +21,7 @@ GROUPS = {
         *("experiments.degradation", "experiments.sweep", "experiments.reproduction"),
         *("experiments.report", "experiments.analyze"),
     ),
+    "Look up and check": ("flaxres.catalog", "flaxres.doctor", "flaxres.completion"),
 }
 INTRODUCTION = """
 Every command runs with `python -m MODULE` in the repository. Where flaxres is installed, the
