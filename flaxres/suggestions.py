@@ -61,7 +61,7 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
             if distance <= limit and distance < max(len(given), len(known)):
                 distances[other] = distance
         if other not in distances and _abbreviates(*sorted((given, known), key=len)):
-            distances[other] = limit  # after all others
+            distances[other] = limit + 1  # after all others
     best = min(distances.values(), default=0)
     return [other for other, distance in distances.items() if distance == best][:MAX_SUGGESTIONS]
 

@@ -25,15 +25,12 @@ MAIN = [
     ((DIGITS, "--model.depth=8"), "did you mean --config.model.depth?"),
     ((DIGITS, "--nojsn"), "unknown flag --nojsn; did you mean --nojson?"),
     ((DIGITS, "--config.schedule=Cosine"), "got 'Cosine'; did you mean 'cosine'?"),
-    ((DIGITS, "--config.dataset.name=digit"), "prepared (with a dataset_info.json) in"),
-    ((DIGITS, "--config.dataset.train_split=trian[:9]"), "did you mean 'train[:9]'?"),
     (("--config=digts:resnet-8",), "config file 'digts' does not exist; did you mean 'digits'?"),
     (
         ("--config=imagenet:resnet-26", "--mode=summary"),
         "resnet-26 needs a config for small images",
     ),
     (("--config=digits:resnet-50-b", "--mode=summary"), "did you mean 'resnet-50-B'?"),
-    (("--mode=eval", "--workdir=x", "--splits=tset"), "got 'tset'; did you mean 'test'?"),
     (("tran",), "command must be one of train, eval, "),
     ((DIGITS, "--noconfig.seed"), "only fields that are true or false can be negated"),
     (("--config.seed=1", DIGITS), "before a value for --config was specified"),
@@ -154,9 +151,26 @@ def test_addresses_and_numbers_of_processes(tmp_path):
 def test_other_programs(tmp_path, half):
     for command, part in OTHERS[half::2]:
         given = any("workdir" in argument for argument in command)
-        is_other = command[0].startswith(("flaxres", "benchmarks")) or "throughput" in command[0]
+        is_other = not command[0].startswith("flaxres.experiments.") or "throughput" in command[0]
         workdir = () if given or is_other else (f"--workdir={tmp_path / 'run'}",)
         assert_error(run_command(*command, *workdir), part, code=2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("dataset.name=digit", "'digits'"),
+        ("dataset.name=cifar-10", "'cifar10'"),
+        ("dataset.train_split=trian[:9]", "'train[:9]'"),
+    ],
+)
+def test_names_of_data_sets_and_splits(tmp_path, override, nearest):
+    outcome = run_command("flaxres.main", DIGITS, f"--config.{override}", "--mode=summary")
+    if "split" in override:  # a summary reads no images
+        workdir = f"--workdir={tmp_path / 'run'}"
+        outcome = run_command("flaxres.main", DIGITS, f"--config.{override}", workdir)
+    assert_error(outcome, f"; did you mean {nearest}?", code=1)
     assert not (tmp_path / "run").exists()
 
 
