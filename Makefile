@@ -6,22 +6,26 @@ ACCELERATORS := .venv/accelerators
 # Modules start in the order of their names: sorted by size, the few with long tests would come last.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: degradation test test-fast test-jax-versions test-prepare test-nets test-cluster test-wheel \
-  test-accelerators test-accelerators-all benchmark lint docs docs-serve clean
+.PHONY: degradation test test-fast test-thorough test-jax-versions test-prepare test-nets \
+  test-cluster test-wheel test-accelerators test-accelerators-all benchmark lint docs docs-serve clean
 .DELETE_ON_ERROR:
 
 # The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
 degradation: .venv/run
 	$(BIN)/python -m experiments.degradation --config=configs/digits.py --workdir=runs/degradation
 
-# Linters, then all tests.
+# Linters, then the tests: ten minutes on two cores. Further tests have commands of their own.
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # All tests except the slow ones.
 test-fast: .venv/dev
 	$(BIN)/python -m pytest $(PARALLEL) \
-	  -m "not (slow or cluster or nets or wheel or accelerators or accelerators_all)"
+	  -m "not (slow or thorough or cluster or nets or wheel or accelerators or accelerators_all)"
+
+# The tests of further models, options and devices that `make test` leaves out.
+test-thorough: .venv/dev
+	$(BIN)/python -m pytest $(PARALLEL) -m thorough
 
 # Tests on several devices and of the CPU kernels, with the oldest and the newest JAX that
 # requirements.txt allows, each in an environment of its own. The newest needs Python 3.12 or newer:

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from absl import flags
 from jaxtyping import install_import_hook
 
 import tests.runtime_types  # noqa: F401  (the hook looks it up by name)
+from tests.thorough import PATTERNS
 
 # Checks all annotations of the library at every call, with shapes and dtypes of arrays.
 PROGRAM_PACKAGES = ("configs", "experiments")
@@ -36,6 +38,17 @@ compilation_cache.enable_compilation_cache()  # many tests compile the same prog
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("benchmarks.", "flaxres.experiments.")  # packages whose modules define flags
+
+THOROUGH = re.compile(f"tests/({'|'.join(PATTERNS)})")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers
+def pytest_collection_modifyitems(items):
+    """Marks the tests that `make test-thorough` runs."""
+    for item in items:
+        if THOROUGH.match(item.nodeid):
+            item.add_marker("thorough")
+
 
 _dataclass = flax.struct.dataclass
 

@@ -1,0 +1,37 @@
+"""Tests that `make test` leaves out and `make test-thorough` runs.
+
+Each repeats a check of `make test` for a further model, option or number of devices, and takes
+seconds to a minute. Removing a line adds its tests to `make test`.
+"""
+
+PATTERNS = (
+    # Further models against PyTorch; ResNet-20 and ResNet-50 stay.
+    r"models/test_against_torch\.py::test_logits_and_a_step\[(resnext|vgg|resnet-18|densenet)",
+    # Very deep models.
+    r"models/test_scan\.py::test_gradients_through_1202_layers",
+    r"models/test_layer_counts\.py::test_totals_of_the_paper\[resnet-1202",
+    r"models/test_registry\.py::test_counts_on_cifar\[preact-1001",
+    r"models/test_registry\.py::test_counts_.*\[resnet-(101|152)",
+    r"models/test_resnet\.py::test_params_of_options_a_and_b\[(44|56|110)",
+    # Further families and options.
+    r"models/test_scan\.py::test_variables_values_and_gradients_are_equal\[(none|A-fields1)",
+    r"models/test_remat\.py::test_variables_values_and_gradients_are_equal\[(none|B)",
+    r"models/test_remat\.py::test_the_compiled_program_needs_less_memory\[False",
+    r"models/test_remat\.py::test_vmap_over_two_seeds",
+    r"models/test_blocks\.py::test_zero_init_leaves_only_the_shortcut\[(basic-True|bottleneck-False)",
+    r"models/test_resnet\.py::test_any_image_size_and_channel_count\[image_shape1-[^A]",
+    r"models/test_resnet\.py::test_every_norm_trains\[(none|instance)",
+    r"models/test_sizes\.py::.*\[(densenet|preact|resnet-50|resnext)",
+    r"training/test_every_model\.py::test_small_models_train\[(vgg|resnext|preact|lenet)",
+    r"training/test_every_model\.py::test_small_models_train_alike_.*\[stargan",
+    r"training/test_fine_tuning\.py::test_a_frozen_backbone_.*\[(vgg|densenet|resnet-14-B|preact)",
+    r"training/test_fine_tuning\.py::test_only_frozen_layers_keep_their_weights\[frozen[12]",
+    r"training/test_compiled_steps\.py::test_no_array_.*\[(resnet-8-C|plain|densenet|stargan|vgg)",
+    r"training/test_compiled_steps\.py::test_no_array_.*\[(preact|resnext|lenet)",
+    r"experiments/analyses/test_identity_init\.py::test_outputs_equal_.*, (32|44)\)-plain",
+    # Further devices and dispatches.
+    r"training/test_input_pipeline\.py::test_a_streamed_run_on_two_devices_.*\[pmap",
+    r"training/test_loop\.py::test_the_next_dispatch_is_launched_.*\[1-1",
+    # The tool; tests of sweeps and of checkpoints kill and damage runs too.
+    r"tools/test_kill_runs\.py::test_a_killed_and_damaged_run",
+)
