@@ -89,6 +89,9 @@ def default_config() -> ConfigDict:
     config.eval_batch_size = 500  # images per evaluation batch, over all devices
     config.checkpoint_every = 1_000  # steps between checkpoints
     config.keep_checkpoints = 3  # number of newest checkpoints that are kept
+    # Where metrics are written besides metrics.jsonl: any of 'tensorboard', 'wandb' (Weights &
+    # Biases) and 'mlflow' (`flaxres.run.trackers`).
+    config.metric_writers = ("tensorboard",)
     # Steps per call of the compiled program; 0: 1 on a CPU, up to 100 on accelerators.
     config.steps_per_dispatch = 0
 

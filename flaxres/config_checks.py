@@ -18,6 +18,7 @@ from flaxres.models.shortcuts import PADDED_SHORTCUTS
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("piecewise-constant", "cosine")
 PARALLELISMS = ("jit", "pmap")
+METRIC_WRITERS = ("tensorboard", "wandb", "mlflow")
 SHORTCUT_PADDINGS = ("both-sides", "end")
 
 MAX_STEPS = MAX_SEED = 2**31 - 1  # steps and seeds are int32 in the train state
@@ -58,6 +59,10 @@ def _check_choices(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("schedule", SCHEDULES)
     fields.require_one_of("parallelism", PARALLELISMS)
     fields.require_one_of("bn_scope", BN_SCOPES)
+    for name in config.metric_writers:
+        rule = "a tuple of names, such as \"('tensorboard','wandb')\""
+        fields.require("," not in name, "metric_writers", rule)
+        FieldChecker({"metric_writers": name}).require_one_of("metric_writers", METRIC_WRITERS)
     if config.num_replicas != 1:
         is_jit = config.parallelism == "jit"
         fields.require(is_jit, "parallelism", "jit if num_replicas is above 1")

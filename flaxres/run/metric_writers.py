@@ -1,7 +1,8 @@
 """Metric writers: metrics.jsonl and TensorBoard files.
 
-`MetricWriters` opens the files of a run; `flaxres.run.records` reads them back, and
-`flaxres.run.terminal_writer` shows the metrics on the terminal.
+`MetricWriters` opens the files of a run; `flaxres.run.records` reads them back,
+`flaxres.run.terminal_writer` shows the metrics on the terminal, and `flaxres.run.trackers` sends
+them to Weights & Biases and MLflow.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from flaxres.errors import WorkdirError
 from flaxres.files import open_regular
 from flaxres.parallel.multihost import is_main_process
 from flaxres.run.records import Record, records_from_end
 from flaxres.run.tensorboard_files import EventFile
+from flaxres.run.trackers import TRACKERS, TrackerWriter
 from flaxres.run.workdir import LAYERS_FILE, METRICS_FILE
 
 
@@ -56,7 +60,7 @@ class JsonLinesWriter:
         """Waits until the lines are on disk."""
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Closes the file."""
         self._file.close()
 
@@ -94,9 +98,23 @@ class TensorBoardWriter:
     def sync(self) -> None:
         """Does nothing: metrics.jsonl holds the same records."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Closes the file."""
         self._file.close()
+
+
+Writer = JsonLinesWriter | TensorBoardWriter | TrackerWriter
+
+
+def _open_writers(workdir: Path, config: ConfigDict | None, step: int) -> Iterator[Writer]:
+    """Yields the writers of a workdir, metrics.jsonl first, which trackers read."""
+    names = ("tensorboard",) if config is None else config.metric_writers
+    yield JsonLinesWriter(workdir, step)
+    if "tensorboard" in names:
+        yield TensorBoardWriter(workdir, step)
+    for name in TRACKERS:
+        if config is not None and name in names:
+            yield TrackerWriter(name, workdir, config)
 
 
 class MetricWriters:
@@ -105,7 +123,13 @@ class MetricWriters:
     All methods raise a WorkdirError if a file cannot be written.
     """
 
-    def __init__(self, workdirs: Sequence[Path], step: int, layers: bool = False):
+    def __init__(
+        self,
+        workdirs: Sequence[Path],
+        step: int,
+        layers: bool = False,
+        configs: Sequence[ConfigDict] = (),
+    ):
         """Opens the files of a run that resumes after `step`.
 
         In a run of several processes, only the main process has files.
@@ -114,29 +138,40 @@ class MetricWriters:
           workdirs: directory of the run, then those of its replicas if it has several.
           step: number of completed steps.
           layers: if True, opens a file for layer statistics too.
+          configs: config of each workdir, whose `metric_writers` are opened; empty: TensorBoard.
         """
         self._workdir = workdirs[0]
-        self._files: list[list[JsonLinesWriter | TensorBoardWriter]] = []
+        self._files: list[list[Writer]] = []
         self._layer_files: list[JsonLinesWriter] = []
         if is_main_process():
-            with self._as_workdir_error():
-                for workdir in workdirs:
-                    self._files.append(
-                        [JsonLinesWriter(workdir, step), TensorBoardWriter(workdir, step)]
-                    )
-                if layers:
-                    # A run that starts at step 0 writes the layer statistics of step 0 again.
-                    self._layer_files.append(
-                        JsonLinesWriter(self._workdir, step or -1, LAYERS_FILE)
-                    )
+            try:
+                self._open(workdirs, step, layers, configs)
+            except BaseException:
+                self._close(failed=True)
+                raise
+
+    def _open(
+        self, workdirs: Sequence[Path], step: int, layers: bool, configs: Sequence[ConfigDict]
+    ) -> None:
+        with self._as_workdir_error():
+            for workdir, config in itertools.zip_longest(workdirs, configs):
+                self._files.append([])
+                for writer in _open_writers(workdir, config, step):
+                    self._files[-1].append(writer)
+            if layers:
+                # A run that starts at step 0 writes the layer statistics of step 0 again.
+                self._layer_files.append(JsonLinesWriter(self._workdir, step or -1, LAYERS_FILE))
 
     def __enter__(self) -> MetricWriters:
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        self._close(failed=exception_type is not None)
+
+    def _close(self, failed: bool) -> None:
         for file in self._all_files():
-            with contextlib.suppress(OSError) if exception_type else self._as_workdir_error():
-                file.close()
+            with contextlib.suppress(OSError) if failed else self._as_workdir_error():
+                file.close(failed)
 
     def write(self, records: Sequence[Record]) -> None:
         """Writes one record to each workdir."""
@@ -157,7 +192,7 @@ class MetricWriters:
             for file in self._layer_files:
                 file.write(record)
 
-    def _all_files(self) -> Iterator[JsonLinesWriter | TensorBoardWriter]:
+    def _all_files(self) -> Iterator[Writer]:
         return itertools.chain(self._layer_files, *self._files)
 
     @contextlib.contextmanager

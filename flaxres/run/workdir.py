@@ -35,6 +35,7 @@ MAX_DIFFERENCES = 3  # fields in a message
 # Fields that may differ when a run resumes, because its results do not depend on them.
 CHANGEABLE_FIELDS = (
     *("name", "dataset.data_dir", "checkpoint_every", "keep_checkpoints", "log_layers_every"),
+    "metric_writers",
     # Results depend on the following fields only through rounding, and on the number of devices
     # also if batch norm is per device.
     *("eval_batch_size", "steps_per_dispatch", "parallelism", "num_devices", "model.remat"),

@@ -36,6 +36,7 @@ from flaxres.run.notebook_writer import make_progress_writer
 from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record, last_record
 from flaxres.run.terminal_writer import LOG_SECONDS
+from flaxres.run.trackers import check_metric_writers
 from flaxres.run.workdir import open_workdir, read_info
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import check_pretrained_weights
@@ -125,6 +126,7 @@ def train_and_evaluate(
         if config.init_from is not None and not has_checkpoint(workdir):
             check_pretrained_weights(config)
         check_memory(config)
+        check_metric_writers(config)
     return _train(config, workdir, start, options)
 
 
@@ -212,7 +214,10 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
         is_evaluated = step < config.num_steps or last_step_record(config, workdir) is not None
         writers = stack.enter_context(
             MetricWriters(
-                directories, step if is_evaluated else step - 1, config.log_layers_every > 0
+                directories,
+                step if is_evaluated else step - 1,
+                config.log_layers_every > 0,
+                list(configs.values()),
             )
         )
         loop = TrainLoop(
