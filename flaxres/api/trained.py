@@ -214,19 +214,22 @@ class TrainedModel(trained_model.TrainedModel):
             raise WeightsError(f"{path} cannot be written ({error.strerror})") from error
         return path
 
-    def export(self, output: PathName) -> Path:
-        """Writes the model as a StableHLO file, which needs only JAX to run.
+    def export(self, output: PathName, format: str | None = None) -> Path | None:
+        """Writes the model for JAX, PyTorch or ONNX Runtime (`docs/export.md`).
 
         Args:
-          output: the file, such as 'model.stablehlo'; a JSON file beside it has the class names.
+          output: the file, such as 'model.stablehlo', 'model.pth' or 'model.onnx'; a JSON file
+            beside it has the class names.
+          format: 'stablehlo', 'torch', 'onnx' or 'safetensors' (default: by the suffix).
 
         Returns:
-          The path of the JSON file.
+          The path of the JSON file; None for a weights file, which contains the same.
 
         Raises:
-          UserError: a file cannot be written.
+          UserError: a file cannot be written, a package is not installed, or the format cannot hold
+            the model.
         """
-        return write_export(self, expand_home(output, "output"))
+        return write_export(self, expand_home(output, "output"), format)
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

@@ -27,6 +27,7 @@ from flaxres.inference.export_stablehlo import export_model
 from flaxres.inference.pretrained import save_weights
 from flaxres.inference.trained_model import TrainedModel
 from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX, is_weights_file
+from flaxres.suggestions import did_you_mean
 
 __all__ = [
     "FORMATS",
@@ -61,9 +62,14 @@ def export_format(output: Path, given: str | None = None) -> str:
       given: the format that the user chose, or None.
 
     Raises:
-      ConfigError: a weights file would have another suffix than .safetensors, without which it
-        could not be read.
+      ConfigError: there is no such format, or a weights file would have another suffix than
+        .safetensors, without which it could not be read.
     """
+    if given is not None and given not in FORMATS:
+        raise ConfigError(
+            f"the format must be one of {', '.join(FORMATS)}, got {given!r}"
+            f"{did_you_mean(given, FORMATS)}"
+        )
     chosen = given or SUFFIXES.get(output.suffix, "stablehlo")
     if chosen == "safetensors" and output.suffix != WEIGHTS_SUFFIX:
         raise ConfigError(

@@ -74,7 +74,7 @@ class WandbRun:
         """Starts the run, or continues the one in `state`."""
         import wandb
 
-        self.state = {"id": secrets.token_hex(4), "step": 0} | state
+        self.state: dict[str, Any] = {"id": secrets.token_hex(4), "step": 0} | state
         self._workdir = workdir
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or config.name,
