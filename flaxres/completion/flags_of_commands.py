@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
+import os
 import sys
+import tempfile
+import warnings
 
 from absl import flags
 
@@ -39,33 +43,47 @@ class Flag:
 def flags_of_commands() -> dict[str, list[Flag]]:
     """Returns the flags of each command, '' for `flaxres` without a word.
 
-    Imports the modules of all commands, whose flags have the same names. Call it in a process that
-    ends soon: it removes the flags of each command again.
+    The flags of different commands have the same names, so each command is imported in a process
+    of its own, which is forked: the libraries are imported already.
+
+    Raises:
+      RuntimeError: a command cannot be imported.
     """
     modules = {"": MAIN} | {
         word: module for word, (module, _) in PROGRAMS.items() if word not in WORDS
     }
-    return {word: _flags_of(module) for word, module in modules.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fork")  # JAX has no threads before its first use
+        return {word: _flags_of(module) for word, module in modules.items()}
 
 
 def _flags_of(module: str) -> list[Flag]:
-    before = set(flags.FLAGS)
-    arguments, sys.argv = sys.argv, [module]  # ml_collections reads it
-    try:
-        importlib.import_module(module)
-    finally:
-        sys.argv = arguments
+    with tempfile.TemporaryFile("w+") as file:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                json.dump([dataclasses.asdict(flag) for flag in _import_flags(module)], file)
+                file.flush()
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        file.seek(0)
+        if status:
+            raise RuntimeError(f"{module} cannot be imported; python -m {module} shows the reason")
+        found = json.load(file)
+    return [Flag(flag["name"], tuple(flag["values"]), flag["is_boolean"]) for flag in found]
+
+
+def _import_flags(module: str) -> list[Flag]:
+    """Imports a module and returns its key flags."""
+    sys.argv = [module]  # ml_collections reads it
+    importlib.import_module(module)
     values = flags.FLAGS
     found = [_describe(flag) for flag in values.get_key_flags_for_module(module)]
     if "config" in values and not any(flag.name == "config" for flag in found):
         found.append(Flag("config"))
-    defined = set(values) - before
-    own = {
-        name
-        for name in defined
-        if values.find_module_defining_flag(name) == module or name.startswith("config")
-    }
-    values.remove_flag_values({name: values[name] for name in own})
     return sorted(found, key=lambda flag: flag.name)
 
 
