@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flaxres import errors as errors
     from flaxres.api.configs import get_config as get_config
     from flaxres.api.cpu_settings import tune as tune
     from flaxres.api.loading import load as load
@@ -26,6 +27,22 @@ if TYPE_CHECKING:
     from flaxres.api.training import load_run as load_run
     from flaxres.api.training import train as train
 
+__all__ = [  # noqa: RUF022 (in the order of the documentation)
+    "create_model",
+    "get_config",
+    "train",
+    "TrainResult",
+    "load_run",
+    "load",
+    "load_pretrained",
+    "TrainedModel",
+    "Predictions",
+    "run_sweep",
+    "load_results",
+    "load_metrics",
+    "write_report",
+    "tune",
+]
 __version__ = "0.1.0"
 
 # Public names, and the modules in which they are defined.
@@ -49,6 +66,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first used."""
+    if name == "errors":
+        return importlib.import_module("flaxres.errors")
     if name not in _MODULES:
         message = f"module 'flaxres' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules[__name__])  # for suggestions
@@ -58,4 +77,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, "errors"})

@@ -21,8 +21,10 @@ def in_notebook() -> bool:
 
 
 def make_console(**options: Any) -> Console:
-    """Creates a console that prints text without markup, also in a notebook."""
-    return Console(**{"markup": False, "force_jupyter": False, **options})
+    """Creates a console that prints text without markup. A notebook is no terminal."""
+    is_terminal = False if in_notebook() else None  # Jupyter sets FORCE_COLOR, which rich obeys
+    defaults = {"markup": False, "force_jupyter": False, "force_terminal": is_terminal}
+    return Console(**{**defaults, **options})
 
 
 def make_progress_bar(

@@ -99,7 +99,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
     Columns are 'name' (VARIANT/seed-N), 'variant', 'seed', 'state', 'step', 'final_train_error' and
     'final_test_error' (in percent, of the last step, never the best one), speed, versions, and
     'config.FIELD' for the fields in which the runs differ. Planned runs that have not begun have
-    missing values.
+    missing values. Columns without any value are left out.
 
     Args:
       workdir: directory of a sweep or of results, or of one run.
@@ -113,7 +113,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
     directory = expand_home(workdir, "workdir")
     runs, damaged = _read(directory)
     table = pd.DataFrame(run_rows(runs, read_plan(directory)[0], damaged))
-    table = table.rename(columns={"net": "variant"})
+    table = table.rename(columns={"net": "variant"}).dropna(axis="columns", how="all")
     fields = [column for column in table if column.startswith(CONFIG_PREFIX)]
     same = [field for field in fields if table[field].map(repr).nunique() == 1]
     return table if all_fields else table.drop(columns=same)

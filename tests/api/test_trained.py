@@ -1,0 +1,109 @@
+"""Predictions and evaluations from Python, compared with those of the command line's functions."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxres
+from flaxres.data import load_dataset
+from flaxres.errors import ArgumentError, CheckpointError, WeightsError
+from flaxres.evaluation.evaluate import evaluate_run
+from flaxres.inference.predict import PredictionError, predict_files
+from tests.conftest import small_config
+
+
+@pytest.fixture(scope="module")
+def trained(digits_run):
+    return flaxres.load(digits_run)
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return load_dataset(small_config().dataset).test
+
+
+def test_predictions_agree_with_the_logged_test_error(trained, test_split):
+    predictions = trained.predict(test_split.images)
+    assert predictions.probabilities.shape == (360, 10)
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, rtol=1e-5)
+    error = 100 * np.mean(predictions.labels != test_split.labels)
+    np.testing.assert_allclose(error, trained.errors["test_error"])
+    assert predictions.names == [str(label) for label in predictions.labels]
+    assert predictions.top(2)[0][0][0] == predictions.names[0]
+    logits = trained.model.apply(
+        trained.variables, trained.normalize(test_split.images[:4]), train=False
+    )
+    assert np.argmax(logits, axis=1).tolist() == predictions.labels[:4].tolist()
+
+
+def test_evaluations_agree(trained, digits_run, test_split):
+    record = evaluate_run(None, digits_run, splits=["test"])
+    assert trained.evaluate("test") == record
+    images = trained.evaluate(images=test_split.images, labels=test_split.labels)
+    assert images.keys() == {"loss", "error", "top5_error", "images"}
+    for name, value in images.items():
+        np.testing.assert_allclose(value, record[f"test_{name}"], rtol=1e-5)
+
+
+def test_files_are_predicted_as_by_the_command(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(rng.integers(0, 256, (20, 31), dtype=np.uint8)).save(tmp_path / name)
+    predictions = trained.predict(tmp_path / "*.png")
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert list(predictions.files) == files
+    expected = dict(predict_files(trained, files, 3, []))
+    for file, classes in zip(predictions.files, predictions.top(3), strict=True):
+        assert [name for name, _ in classes] == [name for name, _ in expected[file]]
+        np.testing.assert_allclose(
+            [value for _, value in classes], [value for _, value in expected[file]], rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([], ArgumentError, "at least one image"),
+        (np.zeros((8, 8, 1)), ArgumentError, "uint8 arrays .* got float64 of shape"),
+        (np.zeros((8, 8, 3), np.uint8), ArgumentError, "have 1 channel, got an image of shape"),
+        ("nothing-*.png", PredictionError, "no file matches"),
+    ],
+)
+def test_bad_images_are_one_line(trained, images, error, message):
+    with pytest.raises(error, match=message):
+        trained.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([1, 2], "must be 1 integers"), ([0.5], "must be 1 integers"), ([10], "from 0 to 9")],
+)
+def test_bad_labels_are_one_line(trained, labels, message):
+    with pytest.raises(ArgumentError, match=message):
+        trained.evaluate(images=np.zeros((1, 8, 8, 1), np.uint8), labels=labels)
+    with pytest.raises(ArgumentError, match="either splits, or both"):
+        trained.evaluate("test", labels=labels)
+
+
+def test_an_earlier_checkpoint(digits_run, trained):
+    earlier = flaxres.load(digits_run, step=10)
+    assert (earlier.step, trained.step) == (10, 20)
+    head = [model.variables["params"]["head"]["bias"] for model in (earlier, trained)]
+    assert not np.array_equal(*head)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 11, only of 10, 15, 20"):
+        flaxres.load(digits_run, step=11)
+
+
+def test_weights_files_and_exports(trained, tmp_path, test_split):
+    path = trained.save(tmp_path / "model.safetensors")
+    again = flaxres.load_pretrained(path)
+    images = test_split.images[:4]
+    np.testing.assert_array_equal(
+        again.predict(images).probabilities, trained.predict(images).probabilities
+    )
+    with pytest.raises(WeightsError, match=r"ends in \.safetensors"):
+        trained.save(tmp_path / "model.bin")
+    metadata = trained.export(tmp_path / "model.stablehlo")
+    assert json.loads(metadata.read_text())["class_names"] == list(trained.class_names)

@@ -1,0 +1,71 @@
+"""The public names of `import flaxres`: when they are imported, and what they give."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import flaxres
+from flaxres.errors import ConfigError
+from tests.conftest import ROOT
+
+
+def test_import_is_quick_and_imports_no_jax():
+    code = (
+        "import sys, time; start = time.perf_counter(); import flaxres; "
+        "print(time.perf_counter() - start, 'jax' in sys.modules, 'absl' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    seconds, *imported = done.stdout.split()
+    assert float(seconds) < 0.3
+    assert imported == ["False", "False"]
+
+
+def test_every_public_name_can_be_imported():
+    for name in flaxres._MODULES:
+        assert getattr(flaxres, name).__doc__
+        assert name in dir(flaxres)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        flaxres.trian  # noqa: B018
+
+
+def test_configs_have_overrides(tmp_path):
+    config = flaxres.get_config(
+        "digits:resnet-8", seed=3, dataset={"data_dir": tmp_path}, **{"augment.pad": 1}
+    )
+    assert (config.seed, config.augment.pad, config.model.depth) == (3, 1, 8)
+    assert config.dataset.data_dir == str(tmp_path)
+    with pytest.raises(ConfigError, match="unknown config field 'sead'"):
+        flaxres.get_config("digits", sead=3)
+    with pytest.raises(ConfigError, match="seed must be"):
+        flaxres.get_config("digits", seed="three")
+
+
+def test_models_are_flax_modules():
+    import jax
+
+    model = flaxres.create_model("resnet-8", num_classes=7, widths=(4, 4, 8))
+    images = np.zeros((2, 8, 8, 3), np.float32)
+    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(images)
+    assert variables["params"]["conv"]["kernel"].shape == (3, 3, 3, 4)
+    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert logits.shape == (2, 7)
+    assert updated["batch_stats"].keys() == variables["batch_stats"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet-8", "num_classes": 0}, "num_classes must be a positive integer, got 0"),
+        ({"name": "resnet-8", "width": 3}, "unknown config field 'model.width'"),
+        ({"name": "resnet-8", "dtype": "float16"}, "dtype must be"),
+        ({"name": "plain-8", "shortcut": "A"}, "model.shortcut must be none"),
+        ({"name": "resnt-8"}, "did you mean"),
+    ],
+)
+def test_bad_models_are_one_line(arguments, message):
+    with pytest.raises(flaxres.errors.UserError, match=message):
+        flaxres.create_model(**arguments)
