@@ -1,5 +1,6 @@
 """The public names of `import flaxres`: when they are imported, and what they give."""
 
+import functools
 import subprocess
 import sys
 
@@ -49,9 +50,11 @@ def test_models_are_flax_modules():
 
     model = flaxres.create_model("resnet-8", num_classes=7, widths=(4, 4, 8))
     images = np.zeros((2, 8, 8, 3), np.float32)
-    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(images)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
     assert variables["params"]["conv"]["kernel"].shape == (3, 3, 3, 4)
-    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, updated = jax.eval_shape(apply, variables, images)
     assert logits.shape == (2, 7)
     assert updated["batch_stats"].keys() == variables["batch_stats"].keys()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +12,11 @@ from jaxtyping import Array, Float32, Int64, UInt8
 
 from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
-from flaxres.errors import ArgumentError, WeightsError, print_note
+from flaxres.errors import ArgumentError, print_note
 from flaxres.evaluation.evaluate import evaluate_models
 from flaxres.evaluation.top_k import TopKAccumulator
 from flaxres.files import expand_home
-from flaxres.inference import pretrained, trained_model
+from flaxres.inference import trained_model
 from flaxres.inference.export import write_export
 from flaxres.inference.predictor import Predictor
 
@@ -193,34 +192,13 @@ class TrainedModel(trained_model.TrainedModel):
                 totals.add(index, int(label), row)
         return {name.lstrip("_"): float(value) for name, value in totals.averages("").items()}
 
-    def save(self, output: PathName) -> Path:
-        """Writes the model to a weights file, which `load_pretrained` reads.
-
-        Args:
-          output: the file, NAME.safetensors.
-
-        Returns:
-          Its path.
-
-        Raises:
-          WeightsError: the file cannot be written, or has another suffix.
-        """
-        path = expand_home(output, "output")
-        if path.suffix != ".safetensors":
-            raise WeightsError(f"a weights file has a name that ends in .safetensors, got {path}")
-        try:
-            pretrained.save_weights(self, path)
-        except OSError as error:
-            raise WeightsError(f"{path} cannot be written ({error.strerror})") from error
-        return path
-
     def export(self, output: PathName, format: str | None = None) -> Path | None:
-        """Writes the model for JAX, PyTorch or ONNX Runtime (`docs/export.md`).
+        """Writes the model for `flaxres.load_pretrained`, JAX, PyTorch or ONNX Runtime.
 
         Args:
-          output: the file, such as 'model.stablehlo', 'model.pth' or 'model.onnx'; a JSON file
-            beside it has the class names.
-          format: 'stablehlo', 'torch', 'onnx' or 'safetensors' (default: by the suffix).
+          output: the file, such as 'model.safetensors', 'model.stablehlo', 'model.pth' or
+            'model.onnx' (`docs/export.md`); beside it, a JSON file has the class names.
+          format: 'safetensors', 'stablehlo', 'torch' or 'onnx' (default: by the suffix).
 
         Returns:
           The path of the JSON file; None for a weights file, which contains the same.

@@ -20,6 +20,7 @@ from flaxres.config_durations import convert_durations
 from flaxres.errors import ArgumentError, InterruptedRunError
 from flaxres.field_checks import shown
 from flaxres.files import expand_home
+from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.paths import check_path
 from flaxres.run.records import read_columns
 from flaxres.run.workdir import default_workdir, read_run_config
@@ -45,7 +46,7 @@ class TrainResult:
     Attributes:
       config: config of the run.
       workdir: directory of the run.
-      step: number of steps done.
+      step: number of steps done, that of the newest checkpoint.
       metrics: float64 (records,) by name, errors in percent; "step" is int64. With several
         replicas, means over them; the replicas are runs of their own in `workdir`.
       record: values of the last logged step, as floats; that of a finished run has an evaluation.
@@ -177,4 +178,6 @@ def load_run(workdir: PathName) -> TrainResult:
     if len(columns):
         record = {name: values[-1].item() for name, values in metrics.items()}
         record = {name: value for name, value in record.items() if not np.isnan(value)}
-    return TrainResult(config, directory, int(record.get("step", 0)), metrics, record)
+    steps = checkpoint_steps(directory)
+    step = steps[-1] if steps else int(record.get("step", 0))
+    return TrainResult(config, directory, step, metrics, record)

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import sys
+from pathlib import Path
 
 from flaxres.cpu import settings
 from flaxres.cpu.compilation_cache import enable_compilation_cache
 from flaxres.cpu.detection import runs_on_cpu
 from flaxres.errors import print_note
 
-# Parameters of mallopt (malloc.h) with the effect of `settings.MALLOC_TUNABLES`. Huge pages have no
-# parameter.
+# Parameters of mallopt (malloc.h) with the effect of `settings.MALLOC_TUNABLES`, except huge pages.
 MALLOC_PARAMETERS = (
     (-1, -1),  # M_TRIM_THRESHOLD: never returns memory
     (-2, 512 << 20),  # M_TOP_PAD
     (-4, 0),  # M_MMAP_MAX
     (-8, 1),  # M_ARENA_MAX
 )
+
+# Largest part of the heap that gets huge pages. It is only reserved until it is used.
+MAX_HUGE_BYTES = 8 << 30
+MADV_HUGEPAGE = 14  # madvise(2)
 
 _sets_malloc = False  # True once `tune_running` has set the memory allocator
 
@@ -37,7 +42,6 @@ def tune_running() -> None:
     precedence. Where JAX's backend runs already, XLA_FLAGS and the kind of calls cannot be changed,
     which a note says.
     """
-    global _sets_malloc
     enable_compilation_cache()
     if not runs_on_cpu():
         return
@@ -49,12 +53,36 @@ def tune_running() -> None:
             "flaxres.tune() comes too late for XLA's settings, because JAX has computed already; "
             "restart Python and call it first"
         )
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt and not _has_malloc_settings():
-        for parameter, value in MALLOC_PARAMETERS:
-            mallopt(parameter, value)
-        _sets_malloc = True
+    if sys.platform == "linux" and not _has_malloc_settings():
+        _set_malloc()
     settings.start_builds()
+
+
+def _set_malloc() -> None:
+    """Makes malloc keep freed memory, and use huge pages for what it will still need."""
+    global _sets_malloc
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # another C library than glibc
+        return
+    for parameter, value in MALLOC_PARAMETERS:
+        libc.mallopt(parameter, value)
+    _sets_malloc = True
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    # The heap grows by this block, which is never given back.
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    libc.free(libc.malloc(min(MAX_HUGE_BYTES, memory // 2)))
+    if heap := re.search(r"^(\w+)-(\w+) .*\[heap\]$", _memory_map(), re.MULTILINE):
+        start, end = (int(address, 16) for address in heap.groups())
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_HUGEPAGE)
+
+
+def _memory_map() -> str:
+    try:
+        return Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def missing_settings() -> str:
