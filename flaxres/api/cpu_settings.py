@@ -10,13 +10,10 @@ def tune() -> None:
     """Applies the CPU settings of flaxres's commands to this process. Call it before JAX computes.
 
     flaxres itself sets nothing for the whole process unless you call this. `tune` adds a flag to
-    XLA_FLAGS, makes JAX's calls on the CPU synchronous, keeps freed memory for the next step, and
-    makes JAX store compiled programs in the cache of flaxres. Where JAX uses an accelerator, it
-    only does the last. What you have set yourself in the environment takes precedence.
-
-    One setting of the memory allocator, huge pages, can only be set before Python starts:
-
-        eval "$(python -m flaxres.cpu --print_env)"
+    XLA_FLAGS, makes JAX's calls on the CPU synchronous and JAX store compiled programs in the cache
+    of flaxres, and makes malloc keep freed memory and use huge pages. Where JAX uses an accelerator,
+    it only turns the cache on. What you have set yourself in the environment takes precedence.
+    `python -m flaxres.cpu --print_env` prints the settings for programs that do not call it.
     """
     tune_running()
 
