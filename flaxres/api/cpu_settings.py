@@ -11,9 +11,10 @@ def tune() -> None:
 
     flaxres itself sets nothing for the whole process unless you call this. `tune` adds a flag to
     XLA_FLAGS, makes JAX's calls on the CPU synchronous and JAX store compiled programs in the cache
-    of flaxres, and makes malloc keep freed memory and use huge pages. Where JAX uses an accelerator,
-    it only turns the cache on. What you have set yourself in the environment takes precedence.
-    `python -m flaxres.cpu --print_env` prints the settings for programs that do not call it.
+    of flaxres, and makes malloc keep freed memory and use huge pages. Where JAX uses an
+    accelerator, it only turns the cache on. What you have set yourself in the environment takes
+    precedence. `python -m flaxres.cpu --print_env` prints the settings for programs that do not
+    call `tune`.
     """
     tune_running()
 
