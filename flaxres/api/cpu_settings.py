@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flaxres.cpu import settings
 from flaxres.cpu.running_process import missing_settings, tune_running
 from flaxres.errors import print_note
 
@@ -21,6 +22,7 @@ def tune() -> None:
 
 def report_missing_settings() -> None:
     """Prints a note, once in a process, if JAX trains on the CPU without the settings of `tune`."""
+    settings.report_missing_settings(print_note)
     if missing := missing_settings():
         print_note(
             f"this process runs without flaxres's settings of {missing} for CPUs, and without its "
