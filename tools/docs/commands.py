@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from flaxres.help_text import FIRST
+from flaxres.subcommands import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flaxres", "experiments", "benchmarks")
 # Processes that other commands start.
@@ -54,7 +57,7 @@ class Command:
     Attributes:
       module: name after `python -m`, with the name of the analysis for `experiments.analyze`.
       description: docstring of the module.
-      flags: its flags, sorted by name; empty if the command has none.
+      flags: its flags, in the order of --help; empty if the command has none.
       is_complete: False if its flags are not known, because a package that it needs is missing.
     """
 
@@ -85,13 +88,17 @@ def _has_main(file: Path) -> bool:
     return file.name == "__main__.py" or any("__name__" in ast.unparse(test) for test in tests)
 
 
-def console_scripts(pyproject: Path = ROOT / "pyproject.toml") -> dict[str, str]:
-    """Returns the installed commands: {'flaxres-sweep': 'experiments.sweep', ...}."""
+def installed_names(pyproject: Path = ROOT / "pyproject.toml") -> dict[str, list[str]]:
+    """Returns installed commands by module: {'experiments.sweep': ['flaxres sweep', ...]}."""
+    names: dict[str, list[str]] = {"flaxres.main": ["flaxres"]}
+    for word, (module, _) in PROGRAMS.items():
+        names.setdefault(module.replace("flaxres.experiments", "experiments"), [f"flaxres {word}"])
     scripts = tomllib.loads(pyproject.read_text())["project"].get("scripts", {})
-    return {
-        name: f"experiments.{name.removeprefix('flaxres-')}" if "-" in name else f"{name}.main"
-        for name in scripts
-    }
+    for script in scripts:
+        if "-" in script:
+            module = f"experiments.{script.removeprefix('flaxres-')}"
+            names.setdefault(module, []).append(script)
+    return names
 
 
 def read_commands(modules: Sequence[str]) -> list[Command]:
@@ -148,7 +155,8 @@ def _read_command(module: str, helpxml: str) -> Command:
         for node in root.iter("flag")
         if node.findtext("key") == "yes" and _is_common(node) != is_analysis
     ]
-    return Command(module, description, tuple(sorted(flags, key=lambda flag: flag.name)))
+    flags.sort(key=lambda flag: (flag.name not in FIRST, flag.name))  # as --help lists them
+    return Command(module, description, tuple(flags))
 
 
 def _is_common(node: ElementTree.Element) -> bool:

@@ -9,7 +9,7 @@ from tools.docs.commands import (
     Flag,
     analyses,
     command_modules,
-    console_scripts,
+    installed_names,
     read_commands,
 )
 from tools.docs.text import code, inline, page, sentence
@@ -21,11 +21,13 @@ GROUPS = {
         *("experiments.degradation", "experiments.sweep", "experiments.reproduction"),
         *("experiments.report", "experiments.analyze"),
     ),
+    "Look things up": ("flaxres.catalog", "flaxres.doctor", "flaxres.completion"),
     "Look up and check": ("flaxres.catalog", "flaxres.doctor", "flaxres.completion"),
 }
 INTRODUCTION = """
-Every command runs with `python -m MODULE` in the repository. Where flaxres is installed, the
-commands with a second name run under it in any directory. `--help` prints the same flags.
+Every command runs with `python -m MODULE` in the repository. Where flaxres is installed, most have
+a shorter name that works in any directory, and `flaxres train`, `eval`, `predict`, `export` and
+`summary` stand for `flaxres --mode=...`. `--help` prints the same flags.
 `--config.FIELD=VALUE` overrides a [config field](fields.md); [errors and exit
 codes](errors.md) are the same for all commands. This page is generated from the commands.
 """
@@ -59,16 +61,12 @@ def commands_page() -> str:
 
 
 def _entry(command: Command) -> str:
-    names = [name for name, module in console_scripts().items() if module == command.module]
     module, _, analysis = command.module.partition(" ")
+    names = [f"{name} {analysis}".strip() for name in installed_names().get(module, [])]
+    note = f"Installed as {' and '.join(map(code, names))}." if names else ""
     anchor = command.module.replace(" ", ".")
     label = command.module.removeprefix("experiments.").removeprefix("benchmarks.")
     title = f"### `python -m {command.module}` {{ #{anchor} data-toc-label='{label}' }}"
-    scripts = [name for name, target in console_scripts().items() if target == module]
-    if names:
-        note = f"Installed as {', '.join(map(code, names))}."
-    else:
-        note = f"Installed as {code(f'{scripts[0]} {analysis}')}." if scripts and analysis else ""
     flags = [_flag(flag) for flag in command.flags]
     listing = "\n".join(['<dl class="flags">', *flags, "</dl>"]) if flags else ""
     if not command.is_complete:

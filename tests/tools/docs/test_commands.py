@@ -6,7 +6,7 @@ from tools.docs.commands import (
     Command,
     Flag,
     command_modules,
-    console_scripts,
+    installed_names,
     read_commands,
 )
 from tools.docs.commands_page import _entry
@@ -18,7 +18,7 @@ def test_every_program_is_a_command():
         modules
     )
     assert "experiments.executors.slurm_node" not in modules
-    assert set(console_scripts().values()) <= set(modules)
+    assert set(installed_names()) <= set(modules)
     assert len(modules) == len(set(modules))
 
 
@@ -41,7 +41,7 @@ def test_entry_of_a_command():
     count = Flag("images", "Number of images.", "10", "int", (), ("0", ""))
     text = _entry(Command("experiments.sweep", "A sweep.\n\npython -m x --a=<b>", (flag, count)))
     assert text.startswith("### `python -m experiments.sweep` { #experiments.sweep ")
-    assert "Installed as <code>flaxres-sweep</code>." in text
+    assert "Installed as <code>flaxres sweep</code> and <code>flaxres-sweep</code>." in text
     assert "```\npython -m x --a=<b>\n```" in text
     assert "one of <code>line</code>, <code>plane</code>; default: <code>line</code>" in text
     assert "an integer; at least 0; default: <code>10</code>" in text

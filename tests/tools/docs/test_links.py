@@ -9,6 +9,7 @@ import pytest
 from flaxres.config import default_config, flatten
 from flaxres.durations import EPOCHS
 from tests.conftest import ROOT
+from tools.docs.commands import installed_names
 from tools.docs.links import PAGES, is_external, links, rewrite_links
 
 FILES = sorted({*PAGES, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))})
@@ -19,7 +20,7 @@ def anchors(text):
     """Returns the anchors of a Markdown file's headings, as Git hosts and the site make them."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
     names = [re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in headings]
-    return {re.sub(r"\s+", "-", name) for name in names}
+    return {name.replace(" ", "-") for name in names}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -84,10 +85,11 @@ def test_flags_in_the_documentation_exist(commands):
 
 def _module(words):
     """Returns the module of a command line, or ''."""
-    scripts = {"flaxres": "flaxres.main", "flaxres-sweep": "experiments.sweep"}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "-m":
-            return following
-        if word in scripts:
-            return scripts[word]
+    names = {name: module for module, names in installed_names().items() for name in names}
+    for position, word in enumerate(words):
+        rest = words[position + 1 :]
+        if word == "-m" and rest:
+            return rest[0]
+        if word in names:
+            return names.get(f"{word} {rest[0]}" if rest else "", names[word])
     return ""
