@@ -47,7 +47,7 @@ class Curve:
 def reduce_curve(
     steps: Int64[np.ndarray, " points"], values: Float64[np.ndarray, " points"], max_points: int
 ) -> Curve:
-    """Reduces a curve to about `max_points`; keeps the first, the last, and all extreme points.
+    """Reduces a curve to `max_points`; keeps the first, the last, and all extreme points.
 
     Args:
       steps: steps of the points, increasing.
@@ -56,13 +56,14 @@ def reduce_curve(
     """
     if len(steps) <= max_points:
         return Curve(steps, values, steps, values)
-    starts = np.linspace(0, len(steps), max_points // 2, endpoint=False).astype(np.int64)
+    size = -(-len(steps) // (max_points // 2 - 1))  # records of a bucket; the last may have fewer
+    starts = np.arange(0, len(steps), size)
     counts = np.diff(starts, append=len(steps))
-    bucket = np.repeat(np.arange(len(starts)), counts)
-    # Sorted by value within each bucket: its first element is the smallest, its last the largest.
-    order = np.lexsort((values, bucket))
-    extremes = np.concatenate([order[starts], order[starts + counts - 1]])
-    kept = np.unique(np.concatenate([[0], extremes, [len(steps) - 1]]))
+    # An equal value before the padding comes first, so the padding is never an extreme.
+    padding = np.full(len(starts) * size - len(steps), values[-1])
+    buckets = np.concatenate([values, padding]).reshape(-1, size)
+    extremes = [starts + buckets.argmin(axis=1), starts + buckets.argmax(axis=1)]
+    kept = np.unique(np.concatenate([[0], *extremes, [len(steps) - 1]]))
     mean_steps = np.add.reduceat(steps, starts) // counts
     return Curve(steps[kept], values[kept], mean_steps, np.add.reduceat(values, starts) / counts)
 

@@ -20,7 +20,7 @@ def page_data(status: WorkdirStatus) -> dict[str, Any]:
       - runs: name, variant, state, num_steps, values of `fields`, and curves by metric;
       - fields: config fields whose values differ between runs;
       - steps: lists of steps that the curves refer to (`experiments.reporting.curves.CurveTable`);
-      - max_points: largest number of points of a curve.
+      - max_points: largest number of points of a curve; None if no point was left out.
     """
     metrics = [run.metrics for run in status.runs if run.metrics is not None]
     max_points = points_per_curve(count_curves(metrics))
@@ -28,7 +28,9 @@ def page_data(status: WorkdirStatus) -> dict[str, Any]:
     fields = status.differing_fields
     runs = [_run(run, fields, table) for run in status.runs]
     names = [printable(field) for field in fields]
-    return {"runs": runs, "fields": names, "steps": table.steps, "max_points": max_points}
+    is_complete = all(len(curve) == 2 for run in runs for curve in run["curves"].values())
+    data = {"runs": runs, "fields": names, "steps": table.steps}
+    return data | {"max_points": None if is_complete else max_points}
 
 
 def _run(run: RunStatus, fields: list[str], table: CurveTable) -> dict[str, Any]:
