@@ -14,6 +14,7 @@ from flaxres.aliases import explain_former_field
 from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.field_checks import MAX_INT64, shown
 from flaxres.former_packages import register_former_packages
+from flaxres.subcommands import MODES, PROGRAMS
 from flaxres.suggestions import did_you_mean, nearest_fields, nearest_names, suggestion
 from flaxres.user_files import (
     call_get_config,
@@ -134,7 +135,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
     if config_file is not None:
         check_is_config(flags.FLAGS.config, config_file.partition(":")[0])
     if len(rest) > 1:
-        raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}; flags are --NAME=VALUE")
+        raise ConfigError(f"unexpected arguments: {' '.join(rest[1:])}{_word_hint(rest[1])}")
     _check_values()
     return rest
 
@@ -204,6 +205,14 @@ def _unknown_flag(name: str) -> str:
     if name.startswith("noconfig."):
         return f"unknown flag --{name}; only fields that are true or false can be negated"
     return f"unknown flag --{name}{_flag_hint(name)}"
+
+
+def _word_hint(word: str) -> str:
+    """Returns the end of the message about an argument that is no flag."""
+    if word in MODES or word in PROGRAMS:
+        return f"; a command comes first: flaxres {word} --NAME=VALUE ..."
+    is_config = "config" in flags.FLAGS and find_config(word).partition(":")[0].endswith(".py")
+    return f"; did you mean --config={word}?" if is_config else "; flags are --NAME=VALUE"
 
 
 def _flag_hint(name: str) -> str:

@@ -16,6 +16,7 @@ from flaxres.cpu.processor import available_cores, instruction_sets, processor_m
 from flaxres.cpu.settings import KERNELS_SWITCH
 from flaxres.cpu.trusted import untrusted_reason
 from flaxres.doctor.findings import NOTE, PROBLEM, Finding, gib, shown_path, without_home
+from flaxres.errors import one_line
 
 VARIABLES = (  # environment variables that change what flaxres and JAX do; none holds a secret
     *("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES"),
@@ -65,7 +66,7 @@ def _check_compiler() -> Finding:
         )
         version = done.stdout.strip().splitlines()[0]
     except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
-        return Finding("C++ compiler", f"{compiler} fails: {type(error).__name__}", PROBLEM, advice)
+        return Finding("C++ compiler", f"{compiler} fails: {one_line(error)}", PROBLEM, advice)
     return Finding("C++ compiler", f"{compiler}: {version}")
 
 

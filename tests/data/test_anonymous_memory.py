@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxres.data import anonymous_memory
-from flaxres.data.anonymous_memory import AnonymousMemory, available_memory
+from flaxres.data.anonymous_memory import AnonymousMemory, available_memory, memory_limit
 from flaxres.errors import DatasetError
 from tests.conftest import ROOT
 
@@ -98,7 +98,7 @@ def test_limits(monkeypatch, tmp_path):
 
 @linux
 @pytest.mark.parametrize(
-    ("cgroup", "files", "expected"),
+    ("cgroup", "files", "expected", "limit"),
     [
         (
             "0::/job/step\n",
@@ -111,6 +111,7 @@ def test_limits(monkeypatch, tmp_path):
                 "job/step/memory.stat": "inactive_file 0\n",
             },
             2_001_000,
+            5_000_000,
         ),
         (
             "5:cpu:/\n4:memory:/docker/abc\n",  # the path of the host, in a container
@@ -120,11 +121,13 @@ def test_limits(monkeypatch, tmp_path):
                 "memory/memory.stat": "total_inactive_file 5\n",
             },
             1_000_005,
+            7_000_000,
         ),
-        ("", {}, 4_096_000),
+        ("", {}, 4_096_000, None),
+        ("1:memory:/\n", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, 4_096_000, None),
     ],
 )
-def test_available_memory(monkeypatch, tmp_path, cgroup, files, expected):
+def test_available_memory(monkeypatch, tmp_path, cgroup, files, expected, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -136,6 +139,7 @@ def test_available_memory(monkeypatch, tmp_path, cgroup, files, expected):
     monkeypatch.setattr(Path, "read_text", lambda path: contents.get(str(path)) or read_text(path))
     monkeypatch.setattr(anonymous_memory, "CGROUPS", tmp_path)
     assert available_memory() == expected
+    assert memory_limit() == limit
 
 
 def test_available_memory_of_this_machine():
