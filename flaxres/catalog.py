@@ -21,9 +21,8 @@ from pathlib import Path
 from absl import flags
 from rich.table import Table
 
-from flaxres import terminal
+from flaxres import plain_commands, terminal
 from flaxres.experiments.analyses import ANALYSES
-from flaxres.help_text import parse_words
 from flaxres.model_forms import MODEL_FORMS, SHORTCUTS
 from flaxres.prepared_data import default_data_dir, list_prepared
 from flaxres.subcommands import MODES, PROGRAMS, exit_with_error
@@ -167,7 +166,7 @@ def _table(title: str, space: int = 2) -> Table:
 def main() -> None:
     """Prints the listings that the arguments name, or all of them."""
     as_json = flags.DEFINE_bool("json", False, "Print JSON instead of tables.")
-    words = parse_words(__doc__ or "")
+    words = plain_commands.parse_words(__doc__ or "")
     kinds = [OTHER_NAMES.get(kind, kind) for kind in words if kind != "all"] or list(LISTS)
     for kind in kinds:
         if kind not in LISTS:
@@ -188,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_commands.run(main)

@@ -8,11 +8,9 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from absl import app, flags
+from absl import flags
 
-from flaxres.errors import one_line
-from flaxres.subcommands import MODES, PROGRAMS, exit_with_error
-from flaxres.suggestions import did_you_mean
+from flaxres.subcommands import MODES, PROGRAMS
 
 HELP_FLAGS = ("-h", "-?", "-help", "--help", "-helpshort", "--helpshort")
 MAX_WIDTH = 100  # characters of a line
@@ -120,29 +118,3 @@ def _describe_flag(flag: flags.Flag, text: str, width: int) -> Iterator[str]:
     yield from textwrap.wrap(
         text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
     )
-
-
-def parse_words(description: str) -> list[str]:
-    """Parses the command line of a command that is not a program of `flaxres.cli`.
-
-    Prints the help text and ends the program for --help. Define the flags of the command first.
-
-    Args:
-      description: docstring of the command's module.
-
-    Returns:
-      The arguments that are no flags.
-    """
-    if asks_for_help(sys.argv[1:]):
-        print_help(description)
-        sys.exit(0)
-    app.define_help_flags()
-    try:
-        return flags.FLAGS(sys.argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
-        exit_with_error(
-            f"unknown flag --{error.flagname}{did_you_mean(error.flagname, known, '--{}')}"
-        )
-    except flags.Error as error:
-        exit_with_error(one_line(error, None))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flaxres import plain_commands
 from flaxres.catalog import LISTS, list_weights
 from flaxres.completion.flags_of_commands import WORDS, flags_of_commands
 from flaxres.config import default_config, flatten
 from flaxres.config_checks import DTYPES, PARALLELISMS, SCHEDULES, WEIGHT_DECAY_ON
 from flaxres.experiments.analyses import ANALYSES
-from flaxres.help_text import parse_words
 from flaxres.model_forms import SHORTCUTS, model_names
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.subcommands import MODES, PROGRAMS, exit_with_error
@@ -90,7 +90,7 @@ def completion_script(shell: str) -> str:
 
 def main() -> None:
     """Prints the completion script of the shell that the argument names."""
-    words = parse_words(__doc__ or "")
+    words = plain_commands.parse_words(__doc__ or "")
     if len(words) != 1:
         exit_with_error(f"give one shell of {', '.join(SHELLS)}, got {' '.join(words) or 'none'}")
     shell = words[0]
@@ -102,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_commands.run(main)

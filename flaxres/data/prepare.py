@@ -18,7 +18,7 @@ from absl import flags, logging
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import UserError, one_line, printable
 from flaxres.files import expand_home
-from flaxres.help_text import parse_words
+from flaxres.plain_commands import parse_words
 
 NAME = flags.DEFINE_string("name", None, "Name of the data set in TFDS, e.g. 'cifar10'.")
 DATA_DIR = flags.DEFINE_string(

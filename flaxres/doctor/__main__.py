@@ -16,9 +16,9 @@ import sys
 
 from absl import flags
 
+from flaxres import plain_commands
 from flaxres.doctor import machine, software, training
 from flaxres.doctor.findings import PROBLEM, Finding, print_findings
-from flaxres.help_text import parse_words
 from flaxres.subcommands import exit_with_error
 
 MAX_SECONDS = 86_400.0
@@ -36,7 +36,7 @@ def main() -> None:
     timeout = flags.DEFINE_float(
         "timeout", training.SECONDS["devices"], "Seconds after which starting the devices fails."
     )
-    if words := parse_words(__doc__ or ""):
+    if words := plain_commands.parse_words(__doc__ or ""):
         exit_with_error(f"unexpected arguments: {' '.join(words)}; flags are --NAME=VALUE")
     if not 0 < timeout.value < MAX_SECONDS:
         exit_with_error(f"--timeout must be a number of seconds above 0, got {timeout.value:g}")
@@ -88,4 +88,4 @@ def _show(stage: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_commands.run(main)
