@@ -41,6 +41,7 @@ def run_sweep(
     runs_per_gpu: int = 1,
     retries: int = DEFAULT_RETRIES,
     allow_data_change: bool = False,
+    allow_schedule_change: bool = False,
 ) -> pd.DataFrame:
     """Trains the unfinished runs of a sweep on this machine, each in a process of its own.
 
@@ -63,6 +64,8 @@ def run_sweep(
       runs_per_gpu: number of runs that share each GPU.
       retries: largest number of restarts of a failed run from its last checkpoint.
       allow_data_change: if True, runs may resume with other data than before.
+      allow_schedule_change: if True, runs may resume with a schedule that would have given the
+        steps before another learning rate.
 
     Returns:
       The table of `load_results`.
@@ -89,6 +92,7 @@ def run_sweep(
         on_end=lambda _: None,
         retries=retries,
         allow_data_change=allow_data_change,
+        allow_schedule_change=allow_schedule_change,
     )
     return load_results(directory)
 
