@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "docs"  # sources of the site
 CONFIG = ROOT / "build" / "mkdocs.yml"
 # Sections of README.md on the start page; the guide has the others in full.
-START_SECTIONS = ("Install", "Train one model", "Python", "Use it in Python", "From Python")
+START_SECTIONS = ("Install", "Train one model")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,7 +82,7 @@ def write_sources() -> None:
 def copy_pages() -> None:
     """Copies the Markdown files of the repository, with rewritten links, and their images."""
     pages = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
-    pages += PAGES
+    pages += [*PAGES, *(str(path.relative_to(ROOT)) for path in examples())]
     done: set[str] = set()
     while pages:
         page = pages.pop()
@@ -90,6 +91,9 @@ def copy_pages() -> None:
         if page in done or path is None or is_missing or page.endswith(".ipynb"):
             continue
         done.add(page)
+        if page.endswith(".py"):
+            write(path, example_page(page))
+            continue
         if not page.endswith(".md"):
             write(path, (ROOT / page).read_bytes())
             continue
@@ -100,10 +104,33 @@ def copy_pages() -> None:
 
 
 def start_page(readme: str) -> str:
-    """Returns the parts of the README that are on the start page."""
+    """Returns the parts of the README that are on the start page, and an example in Python."""
     introduction, *sections = re.split(r"^(?=## )", readme, flags=re.MULTILINE)
-    chosen = [text for text in sections if text[3:].partition("\n")[0] in START_SECTIONS]
+    titles = [text[3:].partition("\n")[0] for text in sections]
+    chosen = [
+        text
+        for title, text in zip(titles, sections, strict=True)
+        if title in START_SECTIONS or "Python" in title
+    ]
+    guide = ROOT / "docs" / "python.md"
+    if not any("Python" in title for title in titles) and guide.exists():
+        example = re.split(r"^(?=## |\|)", guide.read_text().partition("\n")[2], flags=re.MULTILINE)
+        more = "[The guide](docs/python.md) has everything else.\n"
+        chosen.append(f"## Use it from Python\n{example[0]}{more}")
     return "".join(["---\nhide: [navigation]\n---\n\n", introduction, *chosen])
+
+
+def examples() -> list[Path]:
+    """Returns the scripts that have a page."""
+    return sorted((ROOT / "examples").glob("*.py"))
+
+
+def example_page(path: str) -> str:
+    """Returns the page of a script: the first line of its docstring, and its source."""
+    source = (ROOT / path).read_text()
+    docstring = ast.get_docstring(ast.parse(source)) or path
+    title = docstring.partition("\n")[0].partition(":")[0].rstrip(".")
+    return f"# {title}\n\nThis is `{path}`.\n\n````python\n{source}````\n"
 
 
 def site_config(notebooks: list[str], api: list[str]) -> str:
@@ -111,6 +138,7 @@ def site_config(notebooks: list[str], api: list[str]) -> str:
     text = (HERE / "site.yml").read_text()
     entries = {
         "NOTEBOOKS": [f"notebooks/{path}" for path in sorted(notebooks)],
+        "EXAMPLES": [site_path(str(path.relative_to(ROOT))) for path in examples()],
         "API": [f"reference/api/{path}" for path in api],
     }
     for name, paths in entries.items():

@@ -21,7 +21,6 @@ GROUPS = {
         *("experiments.degradation", "experiments.sweep", "experiments.reproduction"),
         *("experiments.report", "experiments.analyze"),
     ),
-    "Look things up": ("flaxres.catalog", "flaxres.doctor", "flaxres.completion"),
     "Look up and check": ("flaxres.catalog", "flaxres.doctor", "flaxres.completion"),
 }
 INTRODUCTION = """

@@ -35,6 +35,8 @@ def site_path(path: str) -> str | None:
         return PAGES.get(path) or REFERENCE[path]
     if path.startswith("docs/"):
         return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
+    if path.startswith("examples/") and path.endswith(".py"):
+        return path.removesuffix(".py") + ".md"
     if path.startswith("results/") and path.endswith((".md", ".png", ".svg")):
         return path
     return None

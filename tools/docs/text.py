@@ -30,7 +30,9 @@ def inline(text: str) -> str:
     """
     escaped = html.escape(text, quote=False)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
-    escaped = re.sub(r"(?<!\w)'([\w.:/\[\]%<>~*-]+)'(?!\w)", r"<code>\1</code>", escaped)
+    escaped = re.sub(
+        r"(?<!\w)'([\w.:/\[\]%<>~*-]+(?: [\w-]+)?)'(?!\w)", r"<code>\1</code>", escaped
+    )
     flag = r"(--[a-z][\w.]*(?:=[^\s,;)]*[^\s,;:).])?)"
     escaped = re.sub(flag, r'<code class="whole">\1</code>', escaped)
     escaped = re.sub(
