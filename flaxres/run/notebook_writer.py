@@ -80,8 +80,10 @@ class NotebookWriter(TerminalWriter):
         self.update(int(record["step"]), record)
 
     def _line(self) -> str:
-        parts = [f"{self._step:,} of {self._num_steps:,} steps", *self.values()]
-        return "  ".join([self._title, *parts])
+        position = f"{self._step:,} of {self._num_steps:,} steps"
+        is_finished = self._step == self._num_steps
+        values = [v for v in self.values() if not (is_finished and v.startswith("ETA"))]
+        return "  ".join([self._title, position, *values])
 
     def _content(self) -> dict[str, str]:
         bar = f'<progress value="{self._step}" max="{self._num_steps}">'
