@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 from absl import flags
@@ -17,6 +18,7 @@ from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, selec
 from flaxres.experiments.sweeps.executor_flags import make_executor
 from flaxres.experiments.sweeps.plan import Plan
 from flaxres.experiments.sweeps.scheduler import RunProgress
+from flaxres.training.run_start import Resume
 
 __all__ = ["collect", "config_file", "keep_jax_on_cpu", "run", "select_plans"]
 
@@ -102,7 +104,7 @@ def run(
         minutes,
         on_update,
         allow_schedule_change=ALLOW_SCHEDULE_CHANGE.value,
-        resume=RESUME.value,
+        resume=cast(Resume, RESUME.value),
     )
 
 

@@ -56,8 +56,9 @@ def last_step_record(config: ConfigDict, workdir: Path) -> Record | None:
     A run that was shortened to the step of its newest checkpoint lacks it.
     """
     record = last_record(workdir)
-    is_last = record is not None and record["step"] == config.num_steps
-    return record if is_last and "test_error" in record else None
+    if record is None or record["step"] != config.num_steps:
+        return None
+    return record if "test_error" in record else None
 
 
 def is_final_checkpoint_valid(config: ConfigDict, workdir: Path) -> bool:

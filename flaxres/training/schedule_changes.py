@@ -39,7 +39,7 @@ def first_changed_step(old: ConfigDict, new: ConfigDict, num_steps: int) -> int 
         if len(differs):
             changed = min(changed, start + int(differs[0]))
             break
-    return None if changed >= num_steps else changed
+    return None if changed >= num_steps else int(changed)
 
 
 def _first_changed_warmup_step(old: ConfigDict, new: ConfigDict) -> float:
