@@ -229,6 +229,19 @@ def test_workdir_that_cannot_be_written(tmp_path):
         write_report(tmp_path)
 
 
+def test_reports_without_figures_import_neither_jax_nor_matplotlib(tmp_path, python):
+    write_run(tmp_path, "resnet-20")
+    code = (
+        "import pathlib, sys\n"
+        "from flaxres.experiments.reporting import report\n"
+        "report.draw_figures = lambda *_: []\n"
+        "report.write_report(pathlib.Path(sys.argv[1]))\n"
+        "print({'jax', 'matplotlib'} & set(sys.modules))\n"
+    )
+    result = python("-c", code, str(tmp_path))
+    assert (result.stdout, result.stderr, result.returncode) == ("set()\n", "", 0)
+
+
 def test_directory_without_runs_is_a_one_line_error(tmp_path, python):
     result = python("-m", "experiments.report", f"--workdir={tmp_path}")
     assert result.returncode == 1
