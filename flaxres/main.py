@@ -157,6 +157,8 @@ def main() -> None:
     config = None if reads_model and not cli.has_config() else cli.get_config()
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
+    if config is not None and WEIGHTS.value is not None:
+        config.init_from = WEIGHTS.value  # fields of config.transfer describe a state dict
     if config is not None:
         from flaxres.config import check_config
         from flaxres.config_durations import convert_durations

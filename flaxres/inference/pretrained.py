@@ -50,27 +50,32 @@ def load_pretrained(
         of changed data.
       batch_stats: statistics that norms use: 'running', or 'population', recomputed over the
         training set.
-      overrides: fields that replace those of the stored config by dotted name, such as
-        {'dataset.data_dir': DIR}; without `config`.
+      overrides: fields that replace those of `config` or of the stored config by dotted name, such
+        as {'dataset.data_dir': DIR}.
 
     Raises:
       UserError: there is no such file or name; it cannot be read or belongs to another model; or a
         config or a data set is needed.
     """
     check_batch_stats(batch_stats)
-    given = str(source)
+    given, overrides = str(source), overrides or {}
     path = find_source(given)
-    if is_directory(path, "--weights"):
-        if config is None and overrides:
-            config = load_run_config(path)
-            config.update_from_flattened_dict(overrides)
-        return load_trained_model(path, config, log, batch_stats)
+    is_run = is_directory(path, "--weights")
     if config is not None:
+        config = config.copy_and_resolve_references()
+    elif is_run and overrides:
+        config = load_run_config(path)
+    if config is not None:
+        config.update_from_flattened_dict(overrides)
+        if not is_run:
+            config.init_from = str(path)  # fields of config.transfer describe a state dict
         check_config(config)
+    if is_run:
+        return load_trained_model(path, config, log, batch_stats)
     if source_kind(path) is Kind.WEIGHTS:
         weights = read_weights(path)
         if config is None:
-            config = _overridden(given, weights.config, overrides or {})
+            config = _overridden(given, weights.config, overrides)
         _check_same_model(given, weights.config, config)
         trained = _from_weights_file(given, path, weights, config)
     elif config is None:
@@ -165,8 +170,6 @@ def _from_other_file(given: str, path: Path, config: ConfigDict) -> TrainedModel
     if config.num_replicas > 1 or config.transfer.new_head:
         field = "num_replicas" if config.num_replicas > 1 else "transfer.new_head"
         raise ConfigError(f"{field} cannot be used with --weights, which loads one whole model")
-    config = config.copy_and_resolve_references()
-    config.init_from = str(path)
     config = resolve_stride(config)
     input_spec = _input_spec(given, config)
     state = train_state_shapes(config, input_spec.image_shape, input_spec.num_classes)

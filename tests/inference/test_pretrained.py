@@ -10,6 +10,7 @@ import pytest
 
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, DatasetError, WeightsError
+from flaxres.inference.export import write_export
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.pretrained import load_pretrained, save_weights
 from flaxres.inference.trained_model import load_trained_model
@@ -100,3 +101,15 @@ def test_files_without_a_config(tmp_path, digits_run, config):
     copy = tmp_path / "run"
     shutil.copytree(digits_run, copy)
     assert load_pretrained(copy).source == copy
+
+
+def test_a_state_dict_with_a_config(tmp_path, digits_run, config):
+    trained = load_trained_model(digits_run)
+    path = tmp_path / "net.safetensors"
+    write_export(trained, path, "torch")
+    with pytest.raises(ConfigError, match=r"transfer\.shortcut_padding must be both-sides"):
+        load_pretrained(path, config)
+    loaded = load_pretrained(path, config, overrides={"transfer.shortcut_padding": "end"})
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, trained.variables)
+    with pytest.raises(ConfigError, match=r"--config is missing; .* is a PyTorch state dict"):
+        load_pretrained(path)
