@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flaxres.api.configs import flatten_overrides
 from flaxres.api.input_images import PathName
-from flaxres.errors import UserError
+from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
 from flaxres.experiments.results.runs import Run, read_plan, read_run, read_runs
 from flaxres.experiments.results.tables import run_rows
@@ -73,7 +74,8 @@ def run_sweep(
     Raises:
       SweepError: some runs failed; the others have finished.
       UserError: the sweep is invalid or cannot start.
-      InterruptedRunError: a signal stopped the sweep, after all runs had saved.
+      InterruptedRunError: SIGTERM or SIGHUP stopped the sweep, after all runs had saved.
+      KeyboardInterrupt: SIGINT did.
     """
     _import_pandas()
     fields = dict(flatten_overrides(overrides or {}))
@@ -85,15 +87,20 @@ def run_sweep(
     executor = functools.partial(
         LocalExecutor, workers=workers, cpus_per_run=cpus_per_run, runs_per_gpu=runs_per_gpu
     )
-    execute(
-        select_plans(plans, only),
-        directory,
-        lambda _: executor(),
-        on_end=lambda _: None,
-        retries=retries,
-        allow_data_change=allow_data_change,
-        allow_schedule_change=allow_schedule_change,
-    )
+    try:
+        execute(
+            select_plans(plans, only),
+            directory,
+            lambda _: executor(),
+            on_end=lambda _: None,
+            retries=retries,
+            allow_data_change=allow_data_change,
+            allow_schedule_change=allow_schedule_change,
+        )
+    except InterruptedRunError as error:
+        if error.signum == signal.SIGINT:
+            raise KeyboardInterrupt(str(error)) from None
+        raise
     return load_results(directory)
 
 
