@@ -21,8 +21,8 @@ function nearestIndex(list, value) {
  * A chart of lines in a host element.
  *
  * A line is {label, color, dash, width, steps, values, alpha}. `options` are logX, logY, yTitle,
- * height, range ([low, high] of y where all steps are shown) and group (charts of a group share the
- * cursor).
+ * height, range ([low, high] of y where all steps are shown), last (smallest end of the steps) and
+ * group (charts of a group share the cursor).
  */
 class Chart {
   constructor(host, lines, options) {
@@ -69,6 +69,7 @@ class Chart {
     for (const line of this.lines) line.indices = line.steps.map((step) => indices.get(step));
     this.full = [data[0][0], data[0][data[0].length - 1]];
     if (!logX) this.full[0] = 0;
+    if (this.options.last) this.full[1] = Math.max(this.full[1], this.options.last);
     if (this.full[0] === this.full[1]) this.full[1] += 1;
     this.plot = new uPlot(this.plotOptions(), data, this.canvas);
     this.reset();

@@ -41,10 +41,11 @@ class Compare {
     const values = lines.flat().flatMap((line) => line.values);
     const logY = this.logY.checked;
     const range = logY ? null : yRange(values);
+    const last = Math.max(0, ...lines.flat().map((line) => line.steps[line.steps.length - 1]));
     for (const chart of this.charts) chart.destroy();
     this.charts = runs.map((run, side) => {
       this.section.querySelectorAll(".side-title")[side].textContent = `${run.name} (${run.state})`;
-      return new Chart(this.hosts[side], lines[side], { logY, range, group: "compare",
+      return new Chart(this.hosts[side], lines[side], { logY, range, last, group: "compare",
         yTitle: metricTitle(metric), height: 260,
         label: `${metricTitle(metric)} of ${run.name} against steps` });
     });

@@ -143,6 +143,8 @@ def test_two_ticked_runs_are_compared(open_page):
     assert "model.depth" not in cells
     assert "state" not in cells
     assert page.locator("#compare canvas").count() == 2
+    page.locator("#compare select[data-run]").nth(0).select_option("plain-56/seed-0")
+    assert page.locator("#compare .side-title").nth(0).inner_text() == "plain-56/seed-0 (diverged)"
     page.get_by_role("button", name="Untick all").click()
     assert drawn(page) == 5
 
