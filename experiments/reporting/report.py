@@ -58,6 +58,7 @@ def write_report(workdir: Path, now: datetime.datetime | None = None) -> list[Pa
             "results": tables.results_table(status),
             "runs": tables.runs_table(status),
             "differing_fields": tables.differing_fields_table(status),
+            "config_changes": tables.config_changes_table(status),
             "shared_fields": tables.shared_fields_table(status),
             "runs_per_commit": runs_per_commit,
             "figures": draw_figures(status, workdir),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from flaxres.experiments.results.runs import (
     read_run,
 )
 from flaxres.experiments.results.tables import describe_settings, result_rows, run_rows
+from flaxres.run.config_changes import FieldChange, read_config_changes
 from flaxres.run.records import MetricColumns
 from flaxres.run.workdir import CONFIG_FILE, read_config
 
@@ -43,6 +44,7 @@ class RunStatus:
         empty.
       starts: starts of the run in order, as far as output.log has them.
       metrics: the records of the run; None without metrics.
+      changes: config fields that changed when the run resumed, in order.
     """
 
     name: str
@@ -53,6 +55,7 @@ class RunStatus:
     failure: str = ""
     starts: tuple[Start, ...] = ()
     metrics: MetricColumns | None = None
+    changes: Sequence[FieldChange] = ()
 
     @property
     def variant(self) -> str:
@@ -187,7 +190,10 @@ def read_status(workdir: Path) -> WorkdirStatus:
             state = DIVERGED if failure.startswith(DivergedError.PREFIX) else FAILED
         metrics = started[name].metrics if name in started else None
         step = row.get("step", 0)
-        runs.append(RunStatus(name, state, step, config, row, failure, log.starts, metrics))
+        changes = _read_changes(directories[name]) if name in directories else ()
+        runs.append(
+            RunStatus(name, state, step, config, row, failure, log.starts, metrics, changes)
+        )
     planned_names = [f"{run.variant}/{run.name.rpartition('/')[2]}" for run in runs]
     results: list[dict[str, Any]] = []
     if runs_by_variant:
@@ -242,6 +248,14 @@ def _read_log(directory: Path, workdir: Path) -> Log:
     if not log.starts and directory.name.startswith("seed-"):
         log = read_log(directory.parent / LOG_FILE)
     return log
+
+
+def _read_changes(directory: Path) -> Sequence[FieldChange]:
+    try:
+        return read_config_changes(directory)
+    except DamagedFileError as error:
+        print_note(f"{error}; the file is ignored")
+        return ()
 
 
 def _read_peers(workdir: Path) -> dict[str, list[Run]]:

@@ -172,3 +172,20 @@ def shared_fields_table(status: WorkdirStatus) -> Table:
     """Returns the config fields with the same value in all runs, one row per field."""
     rows = [[field, as_flag(value)] for field, value in status.shared_fields.items()]
     return Table(["field", "value"], rows, [""] * len(rows), [False, False])
+
+
+def config_changes_table(status: WorkdirStatus) -> Table | None:
+    """Returns the fields that changed when a run resumed, one row per change; None if none did."""
+    rows = [
+        [
+            *(run.name, f"{change.step:,}", change.field, as_flag(change.old), as_flag(change.new)),
+            "yes" if change.same_learning_rates else "no",
+            change.time,
+        ]
+        for run in status.runs
+        for change in run.changes
+    ]
+    if not rows:
+        return None
+    header = ["run", "after step", "field", "before", "after", "earlier steps as from the start"]
+    return Table([*header, "time"], rows, [""] * len(rows), [False, True, *[False] * 5])

@@ -19,6 +19,7 @@ from flaxres.experiments.results.runs import (
     read_run,
 )
 from flaxres.files import write_atomically
+from flaxres.run.config_changes import CHANGES_FILE
 from flaxres.run.workdir import CONFIG_FILE, differing_fields
 
 PYTORCH_DIRECTORY = "pytorch"  # runs in PyTorch, in a workdir and in its results directory
@@ -93,6 +94,8 @@ class ResultsArchive:
         if run is None:
             raise WorkdirError(f"{source} holds a finished run without metrics")
         export_run(run, target)
+        if (source / CHANGES_FILE).exists():
+            shutil.copyfile(source / CHANGES_FILE, target / CHANGES_FILE)
         self._write_responses(source, target)
         if self._drop_checkpoints:
             shutil.rmtree(source / "checkpoints")

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from flaxres.experiments.reporting.report import write_report
 from flaxres.experiments.reporting.run_status import read_status
 from flaxres.experiments.reporting.tables import (
+    config_changes_table,
     differing_fields_table,
     results_table,
     runs_table,
@@ -89,6 +91,26 @@ def test_tables_of_config_fields(tmp_path):
     values = dict(shared_fields_table(status).rows)
     assert (values["model.widths"], values["learning_rate"]) == ("(16, 32, 64)", "0.1")
     assert "model.depth" not in values
+
+
+def test_table_of_config_changes(tmp_path):
+    write_run(tmp_path, "plain-20")
+    assert config_changes_table(read_status(tmp_path)) is None
+    change = {"step": 20, "time": "2026-11-27T03:00:00+00:00", "field": "boundaries"}
+    change |= {"old": [10], "new": [10, 25], "same_learning_rates": True}
+    other = change | {"field": "learning_rate", "old": 0.1, "new": 0.01}
+    other["same_learning_rates"] = False
+    file = tmp_path / "plain-20" / "seed-0" / "config_changes.jsonl"
+    file.write_text(f"{json.dumps(change)}\n{json.dumps(other)}\n")
+    table = config_changes_table(read_status(tmp_path))
+    assert table.rows == [
+        ["plain-20/seed-0", "20", "boundaries", "(10,)", "(10, 25)", "yes", change["time"]],
+        ["plain-20/seed-0", "20", "learning_rate", "0.1", "0.01", "no", change["time"]],
+    ]
+    (html, _) = (path.read_text() for path in write_report(tmp_path))
+    assert "Fields that changed when a run resumed" in html
+    file.write_text("{}\n")
+    assert config_changes_table(read_status(tmp_path)) is None  # a note is printed
 
 
 @pytest.mark.parametrize(
