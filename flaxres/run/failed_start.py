@@ -22,6 +22,7 @@ from flaxres.run.data_record import DATA_FILE
 from flaxres.run.input_spec import INPUT_SPEC_FILE
 from flaxres.run.lock import lock
 from flaxres.run.records import last_record
+from flaxres.run.trackers import TRACKING_FILE
 from flaxres.run.workdir import (
     CONFIG_FILE,
     INFO_FILE,
@@ -33,8 +34,8 @@ from flaxres.run.workdir import (
 
 # The config comes last: until it is moved, the directory is still recognized as a failed start.
 FILES = (
-    *(METRICS_FILE, LAYERS_FILE, "tensorboard", DATA_FILE, INPUT_SPEC_FILE),
-    *(CHANGES_FILE, INFO_FILE, CONFIG_FILE),
+    *(METRICS_FILE, LAYERS_FILE, "tensorboard", TRACKING_FILE, "wandb"),
+    *(DATA_FILE, INPUT_SPEC_FILE, CHANGES_FILE, INFO_FILE, CONFIG_FILE),
 )
 
 

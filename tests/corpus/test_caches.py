@@ -152,5 +152,5 @@ def test_training_without_cache_and_compiler(tmp_path):
     kept, built, *steps = outcome.stderr.splitlines()
     assert kept.startswith(f"{NOT_KEPT}{tmp_path}/file: Not a directory; set FLAXRES_CACHE to a ")
     assert built.startswith("The CPU kernels cannot be built (/nonexistent/c++: No such file or ")
-    assert all(line.startswith("plain-8  step") for line in steps)
+    assert all("  plain-8  step" in line for line in steps)
     assert (tmp_path / "file").read_text() == "content"
