@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flaxres.config import flatten
 from flaxres.errors import WorkdirError
 from flaxres.run.checkpoint_files import checkpoint_steps
-from flaxres.run.config_changes import ConfigChange
+from flaxres.run.config_changes import ConfigChange, read_config_changes
 from flaxres.run.failed_start import is_failed_start
 from flaxres.run.records import last_record
 from flaxres.run.workdir import (
@@ -105,8 +105,11 @@ def find_run_start(
             f"workdir {workdir} holds a run of another config: {differences}. All of its {step:,} "
             "steps are done, so a larger num_steps is needed to train with another learning rate"
         )
-    old, new = ({field: fields_[field] for field in fields} for fields_ in (stored, given))
-    return RunStart(True, change=ConfigChange(step, old, new, changed_step is None))
+    # Once earlier steps differ from the stored config, they also differ from a later one.
+    agree_so_far = all(change.same_learning_rates for change in read_config_changes(workdir))
+    old, new = ({field: values[field] for field in fields} for values in (stored, given))
+    agree = agree_so_far and changed_step is None
+    return RunStart(True, change=ConfigChange(step, old, new, agree))
 
 
 def _check_resume(workdir: Path, resume: Resume) -> None:

@@ -111,6 +111,9 @@ def test_another_learning_rate_of_earlier_steps_needs_a_flag(finished, capsys):
         ("learning_rate", False),
         ("num_steps", False),
     }
+    config.num_steps = 25  # the first steps still had the learning rate of the first config
+    train_and_evaluate(config, finished)
+    assert not read_config_changes(finished)[-1].same_learning_rates
 
 
 def test_a_finished_run_has_no_steps_for_another_learning_rate(finished):
