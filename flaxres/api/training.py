@@ -88,12 +88,11 @@ class TrainResult:
         return load(self.workdir, batch_stats=batch_stats)
 
     def __repr__(self) -> str:
-        values = ", ".join(
-            f"{name}={self.record[name]:.4g}"
-            for name in ("train_loss", "train_error", "test_error")
-            if name in self.record
-        )
-        return f"TrainResult(workdir='{self.workdir}', step={self.step}, {values})"
+        parts = [f"workdir='{self.workdir}'", f"step={self.step}"]
+        for name in ("train_loss", "train_error", "test_error"):
+            if name in self.record:
+                parts.append(f"{name}={self.record[name]:.4g}")
+        return f"TrainResult({', '.join(parts)})"
 
 
 def train(
