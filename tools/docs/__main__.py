@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     write_sources()
     if options.serve:
         return subprocess.run([program, "serve", "-f", CONFIG]).returncode
-    command = [program, "build", "--clean", "--strict", "-f", CONFIG]
+    command: list[str | Path] = [program, "build", "--clean", "--strict", "-f", CONFIG]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout.partition("Traceback")[0])  # Zensical ends with one after its warnings
     if done.returncode:
@@ -136,9 +136,9 @@ def example_page(path: str) -> str:
 def site_config(notebooks: list[str], api: list[str]) -> str:
     """Returns the configuration of the site with the generated pages in the navigation."""
     text = (HERE / "site.yml").read_text()
-    entries = {
+    entries: dict[str, list[str]] = {
         "NOTEBOOKS": [f"notebooks/{path}" for path in sorted(notebooks)],
-        "EXAMPLES": [site_path(str(path.relative_to(ROOT))) for path in examples()],
+        "EXAMPLES": [f"examples/{path.stem}.md" for path in examples()],
         "API": [f"reference/api/{path}" for path in api],
     }
     for name, paths in entries.items():

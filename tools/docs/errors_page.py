@@ -39,7 +39,7 @@ def errors_page() -> str:
 
 def _subclasses(base: type) -> list[type]:
     """Returns the subclasses of a class in flaxres, in the order of their definition."""
-    found = []
+    found: list[type] = []
     for error in base.__subclasses__():
         found += [error, *_subclasses(error)]
     return [error for error in found if error.__module__.startswith("flaxres")]

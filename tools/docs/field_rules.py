@@ -86,7 +86,7 @@ def example_configs() -> Iterator[ConfigDict]:
     yield changed("resnet-20-dropout")
     yield changed(num_replicas=2)
     yield changed(**{"dataset.placement": "stream"})
-    streamed = {"dataset.placement": "stream", "dataset.image_size": 224}
+    streamed: dict[str, Any] = {"dataset.placement": "stream", "dataset.image_size": 224}
     for crop in ("scale", "random-resized"):
         yield changed(**streamed, **{"augment.crop": crop})
     yield changed(init_from="FILE", **{"transfer.shortcut_padding": "end"})
@@ -128,7 +128,7 @@ def _record(recording: Recording, model: str) -> Iterator[None]:
         finally:
             of_type.pop()
 
-    replacements = {
+    replacements: dict[str, Any] = {
         "require": require,
         "require_one_of": require_one_of,
         "require_type": require_type,

@@ -70,7 +70,7 @@ def _common_fields() -> list[str]:
 
 def _depth_rules() -> dict[str, str]:
     """Returns the error message of a depth that does not exist, by model name."""
-    messages = {}
+    messages: dict[str, str] = {}
     for stem, names in (("cifar", CIFAR), ("imagenet", IMAGENET)):
         for name in names:
             config = set_model(default_config(), name, stem).model
