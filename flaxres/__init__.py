@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flaxres import errors as errors
+    from flaxres.api.analyses import AnalysisResult as AnalysisResult
+    from flaxres.api.analyses import analyze as analyze
     from flaxres.api.configs import get_config as get_config
     from flaxres.api.cpu_settings import tune as tune
     from flaxres.api.loading import load as load
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from flaxres.api.training import TrainResult as TrainResult
     from flaxres.api.training import load_run as load_run
     from flaxres.api.training import train as train
+    from flaxres.experiments.sweeps.plan import grid as grid
 
 __all__ = [  # noqa: RUF022 (in the order of the documentation)
     "create_model",
@@ -37,9 +40,12 @@ __all__ = [  # noqa: RUF022 (in the order of the documentation)
     "load_pretrained",
     "TrainedModel",
     "Predictions",
+    "grid",
     "run_sweep",
     "load_results",
     "load_metrics",
+    "analyze",
+    "AnalysisResult",
     "write_report",
     "tune",
 ]
@@ -47,11 +53,14 @@ __version__ = "0.1.0"
 
 # Public names, and the modules in which they are defined.
 _MODULES = {
+    "AnalysisResult": "flaxres.api.analyses",
     "Predictions": "flaxres.api.trained",
     "TrainResult": "flaxres.api.training",
     "TrainedModel": "flaxres.api.trained",
+    "analyze": "flaxres.api.analyses",
     "create_model": "flaxres.api.models",
     "get_config": "flaxres.api.configs",
+    "grid": "flaxres.experiments.sweeps.plan",
     "load": "flaxres.api.loading",
     "load_metrics": "flaxres.api.sweeps",
     "load_pretrained": "flaxres.api.loading",

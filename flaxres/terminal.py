@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import sys
 import threading
+import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 REFRESHES_PER_SECOND = 2  # a refresh takes about 1 ms of CPU time, which training on a CPU lacks
@@ -38,12 +48,14 @@ def make_progress_bar(
     Args:
       columns: columns between the bar and the ETA.
       console: console on which the bar is drawn (default: standard error).
-      disable: if True, draws nothing. Nothing is drawn either without a terminal, and by other
-        threads than the main one, whose bars would mix.
+      disable: if True, draws nothing. Nothing is drawn either without a terminal or notebook, and
+        by other threads than the main one, whose bars would mix.
       transient: if True, the bar disappears when it ends.
     """
     console = console or make_console(stderr=True)
     is_main_thread = threading.current_thread() is threading.main_thread()
+    if in_notebook():
+        return NotebookBar(console=console, is_shown=is_main_thread and not disable)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
@@ -55,6 +67,55 @@ def make_progress_bar(
         transient=transient,
         disable=disable or not console.is_terminal or not is_main_thread,
     )
+
+
+class NotebookBar(Progress):
+    """A progress bar as an output of a notebook's cell, which disappears when it ends.
+
+    Work that takes less than a refresh shows none.
+    """
+
+    def __init__(self, console: Console, is_shown: bool = True):
+        """Creates a bar.
+
+        Args:
+          console: not used, because nothing is drawn on it.
+          is_shown: if False, nothing is shown.
+        """
+        super().__init__(console=console, disable=True)
+        self._is_shown = is_shown
+        self._handle: Any = None
+        self._next_time = time.monotonic() + 1 / REFRESHES_PER_SECOND
+
+    def update(self, *arguments: Any, **options: Any) -> None:
+        """Changes a task as `Progress.update` does, and shows it at most twice a second."""
+        super().update(*arguments, **options)
+        if self._is_shown and time.monotonic() >= self._next_time:
+            self._next_time = time.monotonic() + 1 / REFRESHES_PER_SECOND
+            self._show("\n".join(_as_html(task) for task in self.tasks))
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Advances a task as `update` does."""
+        self.update(task_id, advance=advance)
+
+    def stop(self) -> None:
+        """Removes the bar."""
+        super().stop()
+        if self._handle is not None:
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        from IPython.display import HTML, display
+
+        if self._handle is None:
+            self._handle = display(HTML(text), display_id=True)
+        else:
+            self._handle.update(HTML(text))
+
+
+def _as_html(task: Task) -> str:
+    bar = f'<progress value="{task.completed}" max="{task.total or 1}"></progress>'
+    return f"<div>{bar} {html.escape(task.description)} {task.percentage:.0f} %</div>"
 
 
 def print_table(table: Table, *lines: str, min_width: int = 80) -> None:

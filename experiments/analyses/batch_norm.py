@@ -12,6 +12,7 @@ the values.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,9 +39,27 @@ from flaxres.experiments.analyses.norms import (
 )
 from flaxres.experiments.analyses.progress import Advance, no_progress, progress_bar
 from flaxres.experiments.results.tables import Row
+from flaxres.field_checks import FieldChecker
 from flaxres.run.workdir import read_run_config
 
 SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the analysis.
+
+    Attributes:
+      split: split whose images are measured, 'train' or 'test'.
+    """
+
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        FieldChecker(dataclasses.asdict(self)).require_one_of("split", SPLITS)
+
+
+DEFAULT_OPTIONS = Options()
 
 
 def define_flags() -> None:
@@ -118,16 +137,18 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     Raises:
       UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    return analyze_runs(directories, output, flags.FLAGS.flag_values_dict()["split"])
+    return analyze_runs(directories, output, Options(flags.FLAGS.flag_values_dict()["split"]))
 
 
-def analyze_runs(directories: Sequence[Path], output: Path, split: str = "test") -> list[Path]:
+def analyze_runs(
+    directories: Sequence[Path], output: Path, options: Options = DEFAULT_OPTIONS
+) -> list[Path]:
     """Measures the runs, writes batch_norm_*.csv and the figures, and returns the files.
 
     Args:
       directories: directories of the runs.
       output: directory of the files.
-      split: 'train' or 'test'.
+      options: options of the analysis.
 
     Raises:
       UserError: a model has no batch norm, or a run has no checkpoint.
@@ -143,7 +164,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, split: str = "test")
     with progress_bar(len(directories)) as advance:
         for _, run in each_readable(directories, load_run):
             runs.append(run)
-            for table, rows in measure_run(run, split, advance).items():
+            for table, rows in measure_run(run, options.split, advance).items():
                 tables[table] += [run.columns | row for row in rows]
     files = [write_rows(rows, output / f"batch_norm_{name}.csv") for name, rows in tables.items()]
     return files + figures.draw(tables, lambda text: figure_note(runs, text), output)

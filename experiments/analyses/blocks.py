@@ -33,6 +33,7 @@ from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
 from flaxres.experiments.results import plot_style
 from flaxres.experiments.results.tables import Row
+from flaxres.field_checks import FieldChecker
 
 SWAP_COUNTS = (0, 1, 2, 4, 8, 16, 32)
 MAX_DROP_COUNTS = 17  # numbers of dropped blocks, evenly spaced from none to all; 1 is always added
@@ -57,6 +58,12 @@ class Options:
     trials: int = 20
     seed: int = 0
     images: int = 2_000
+
+    def __post_init__(self) -> None:
+        check = FieldChecker(dataclasses.asdict(self))
+        check.require(self.trials >= 1, "trials", "at least 1")
+        check.require(self.seed >= 0, "seed", "at least 0")
+        check.require(self.images >= 0, "images", "at least 0")
 
 
 def define_flags() -> None:

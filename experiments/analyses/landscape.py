@@ -114,21 +114,21 @@ def check_same_model(first: ConfigDict, second: ConfigDict, names: Sequence[str]
 
 
 def _check_ends(directories: Sequence[Path], options: Options) -> tuple[Path, Path]:
-    """Returns the directories of the two runs that `options.runs` names."""
-    if len(options.runs) != 2:
+    """Returns the directories of the two runs that `options.between` names."""
+    if len(options.between) != 2:
         raise ConfigError(
             "--kind=between needs two runs of one model, --between=MODEL/seed-0,MODEL/seed-1; got "
-            f"{','.join(options.runs) or 'none'}"
+            f"{','.join(options.between) or 'none'}"
         )
     known = {run_name(directory): directory for directory in directories}
-    for name in options.runs:
+    for name in options.between:
         if name not in known:
             raise ConfigError(
                 f"--between names {name!r}, which is not one of the runs: {', '.join(known)}"
                 f"{did_you_mean(name, known)}"
             )
-    first, second = (known[name] for name in options.runs)
-    check_same_model(read_run_config(first), read_run_config(second), options.runs)
+    first, second = (known[name] for name in options.between)
+    check_same_model(read_run_config(first), read_run_config(second), options.between)
     return first, second
 
 
@@ -145,7 +145,7 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
         reach=values.reach,
         images=values.images,
         seed=values.seed,
-        runs=tuple(values.between),
+        between=tuple(values.between),
         statistics=values.statistics,
     )
     return analyze_runs(directories, output, options)
@@ -162,7 +162,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, options: Options) ->
     Raises:
       UserError: options that contradict each other, or a run without a checkpoint.
     """
-    if options.runs and options.kind != "between":
+    if options.between and options.kind != "between":
         raise ConfigError(f"--between requires --kind=between, got --kind={options.kind}")
     axis = options.axis()
 
@@ -206,7 +206,7 @@ def _describe(run: TrainedRun, options: Options) -> str:
     text = {
         "line": f"{images}, along a filter-normalized random direction",
         "plane": f"loss on {images}, along two filter-normalized random directions",
-        "between": f"{images}, between {' and '.join(options.runs)}",
+        "between": f"{images}, between {' and '.join(options.between)}",
     }[options.kind]
     if run.config.model.norm == "batch":
         if (options.kind, options.statistics) == ("between", "running"):

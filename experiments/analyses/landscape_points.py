@@ -12,7 +12,9 @@ from flaxres.experiments.analyses.base import Evaluation, TrainedRun, Variables
 from flaxres.experiments.analyses.directions import interpolate, move, random_direction
 from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.experiments.results.tables import Row
+from flaxres.field_checks import FieldChecker
 from flaxres.inference.population_statistics import (
+    BATCH_STATS,
     MomentAccumulator,
     epoch_batches,
     make_batch_statistics,
@@ -32,7 +34,7 @@ class Options:
       reach: an axis of a line or plane extends from -reach to reach, in filter norms.
       images: number of training images, from the start of the split; 0 for all.
       seed: seed of the random directions.
-      runs: names of the two runs for kind 'between'.
+      between: names of the two runs for kind 'between'.
       statistics: statistics of batch norm, 'running' or 'population'.
     """
 
@@ -41,8 +43,17 @@ class Options:
     reach: float = 1.0
     images: int = 1_500
     seed: int = 0
-    runs: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
     statistics: str = "running"
+
+    def __post_init__(self) -> None:
+        check = FieldChecker(dataclasses.asdict(self))
+        check.require_one_of("kind", DEFAULT_POINTS)
+        check.require_one_of("statistics", BATCH_STATS)
+        check.require(self.points >= 0, "points", "at least 0")
+        check.require(self.reach >= 1e-6, "reach", "at least 1e-6")
+        check.require(self.images >= 0, "images", "at least 0")
+        check.require(self.seed >= 0, "seed", "at least 0")
 
     def axis(self) -> Float[np.ndarray, " points"]:
         """Returns the distances along an axis, float64, in rising order.

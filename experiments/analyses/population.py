@@ -32,6 +32,7 @@ from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
 from flaxres.experiments.results import plot_style
 from flaxres.experiments.results.plot_style import CurveStyle
 from flaxres.experiments.results.tables import Row
+from flaxres.field_checks import FieldChecker
 from flaxres.inference.population_statistics import (
     MomentAccumulator,
     check_has_statistics,
@@ -65,6 +66,11 @@ class Options:
 
     trials: int = 5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check = FieldChecker(dataclasses.asdict(self))
+        check.require(self.trials >= 1, "trials", "at least 1")
+        check.require(self.seed >= 0, "seed", "at least 0")
 
 
 def define_flags() -> None:

@@ -17,8 +17,8 @@ from flaxres.experiments.executors.base import Executor
 from flaxres.experiments.executors.local import LocalExecutor
 from flaxres.experiments.results.run_names import select_names
 from flaxres.experiments.results.runs import PLAN_FILE, planned_runs
+from flaxres.experiments.sweeps.notebook_table import make_progress_table
 from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
-from flaxres.experiments.sweeps.progress_table import ProgressTable
 from flaxres.experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
 from flaxres.files import write_atomically
 from flaxres.memory_estimate import check_memory
@@ -105,7 +105,7 @@ def execute(
             ) from error
         deadline = time.monotonic() + 60 * minutes
         try:
-            with ProgressTable(runs, str(workdir)) as table:
+            with make_progress_table(runs, str(workdir)) as table:
 
                 def update() -> None:
                     locked.check_in_place()  # otherwise new runs would start in a new directory

@@ -82,16 +82,16 @@ def _count_params_and_macs(model: str, dataset: str) -> tuple[int, int]:
 
 def grid(
     config: str,
-    variants: Mapping[str, tuple[str, Mapping[str, object]]],
-    seeds: Sequence[int],
+    variants: Mapping[str, tuple[str, Mapping[str, object]]] | Sequence[str],
+    seeds: Sequence[int] = (0,),
     one_program: bool = False,
 ) -> list[Entry]:
-    """Returns the runs of a sweep file: every variant with every seed.
+    """Returns the runs of a sweep: every variant with every seed.
 
     Args:
-      config: path of a config file, such as configs/digits.py.
+      config: name or path of a config file, such as 'digits' or 'configs/digits.py'.
       variants: model and overrides of each variant, by name: {'slow': ('resnet-20',
-        {'learning_rate': 0.01})}.
+        {'learning_rate': 0.01})}; or names of models, such as ['plain-20', 'resnet-20'].
       seeds: seeds of each variant.
       one_program: if True, one program trains all seeds of a variant, which must be consecutive
         numbers (`flaxres.parallel.replicas`). This is faster for small models.
@@ -99,6 +99,8 @@ def grid(
     Raises:
       ConfigError: `one_program` is True and the seeds are not consecutive.
     """
+    if not isinstance(variants, Mapping):
+        variants = {model: (model, {}) for model in variants}
     if one_program:
         if not seeds or list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
             raise ConfigError(

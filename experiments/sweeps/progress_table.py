@@ -22,6 +22,7 @@ ORDER = (
     *(RunState.RUNNING, RunState.FAILED, RunState.STOPPED),
     *(RunState.QUEUED, RunState.FINISHED, RunState.WAITING),
 )
+HEADER = ("run", "state", "step", "training error", "test error", "ETA")
 STYLES = {
     RunState.RUNNING: "bold",
     RunState.FAILED: "red",
@@ -102,19 +103,20 @@ class ProgressTable:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("run", "state", "step", "training error", "test error", "ETA"):
+        for column in HEADER:
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
         max_rows = max(MIN_ROWS, self._console.height - OTHER_LINES)
         runs = sorted(self._runs, key=lambda run: ORDER.index(run.state))
         hidden = len(runs) - max_rows
         for run in runs[: max_rows - (hidden > 0)]:
-            table.add_row(*_cells(run), style=STYLES.get(run.state))
+            table.add_row(*row_cells(run), style=STYLES.get(run.state))
         if hidden > 0:
             table.add_row(f"... and {hidden + 1} more")
         return Group(table, Text(self.summary()))
 
 
-def _cells(run: RunProgress) -> tuple[str, ...]:
+def row_cells(run: RunProgress) -> tuple[str, ...]:
+    """Returns the cells of a run, in the order of `HEADER`."""
     config = run.plan.config
     state = run.state.value
     if run.state is RunState.RUNNING and run.attempts > 1:

@@ -49,10 +49,7 @@ def run_sweep(
     Calling it again resumes. Ctrl-C, or an interrupt of a notebook, saves and stops all runs. The
     processes get the CPU settings of the commands.
 
-        from flaxres.experiments.sweeps import grid
-
-        variants = {"plain": ("plain-8", {}), "residual": ("resnet-8", {})}
-        sweep = grid("digits", variants, seeds=[0, 1])
+        sweep = flaxres.grid("digits", ["plain-8", "resnet-8"], seeds=[0, 1])
         table = flaxres.run_sweep(sweep, "runs/small", overrides={"num_steps": 100})
 
     Args:
@@ -77,7 +74,7 @@ def run_sweep(
       InterruptedRunError: SIGTERM or SIGHUP stopped the sweep, after all runs had saved.
       KeyboardInterrupt: SIGINT did.
     """
-    _import_pandas()
+    import_pandas()
     fields = dict(flatten_overrides(overrides or {}))
     if isinstance(sweep, Sequence) and not isinstance(sweep, str):
         plans = make_plans(list(sweep), fields)
@@ -120,7 +117,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
       WorkdirError: there is no run with metrics.
       MissingPackageError: pandas is not installed.
     """
-    pd = _import_pandas()
+    pd = import_pandas()
     directory = expand_home(workdir, "workdir")
     runs, damaged = _read(directory)
     table = pd.DataFrame(run_rows(runs, read_plan(directory)[0], damaged))
@@ -145,7 +142,7 @@ def load_metrics(workdir: PathName) -> pd.DataFrame:
       WorkdirError: there is no run with metrics.
       MissingPackageError: pandas is not installed.
     """
-    pd = _import_pandas()
+    pd = import_pandas()
     tables = []
     for group in _read(expand_home(workdir, "workdir"))[0].values():
         for run in group:
@@ -181,7 +178,12 @@ def _read(directory: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
     return collection.runs_by_variant, collection.damaged
 
 
-def _import_pandas() -> Any:
+def import_pandas() -> Any:
+    """Imports pandas, which only tables need.
+
+    Raises:
+      MissingPackageError: pandas is not installed.
+    """
     try:
         import pandas as pd
     except ImportError:

@@ -86,18 +86,18 @@ def test_the_x_axis_of_a_plane_is_the_line(tmp_path, runs):
 
 def test_a_line_between_runs_ends_at_them_and_is_symmetric(tmp_path, runs, evaluated):
     names = ("resnet-8/seed-0", "resnet-8/seed-1")
-    options = Options(kind="between", points=5, runs=names)
+    options = Options(kind="between", points=5, between=names)
     rows = read_rows(analyze_runs(runs, tmp_path, options)[0])
     assert [row["x"] for row in rows] == [0, 0.25, 0.5, 0.75, 1]
     assert evaluated[0] == approx_metrics(rows[0])
     assert evaluated[1] == approx_metrics(rows[4])
-    options = Options(kind="between", points=5, runs=names[::-1])
+    options = Options(kind="between", points=5, between=names[::-1])
     reversed_rows = read_rows(analyze_runs(runs, tmp_path, options)[0])
     for row, reversed_row in zip(rows, reversed_rows[::-1], strict=True):
         assert (row["loss"], row["error"]) == approx_metrics(reversed_row)
     assert (reversed_rows[0]["run"], reversed_rows[0]["other"]) == names[::-1]
     # Interpolated statistics do not fit the weights in the middle; recomputed ones do.
-    options = Options(kind="between", points=3, runs=names, statistics="population")
+    options = Options(kind="between", points=3, between=names, statistics="population")
     recomputed = read_rows(analyze_runs(runs, tmp_path, options)[0])
     assert recomputed[1]["loss"] != pytest.approx(rows[2]["loss"], rel=1e-2)
     assert {row["statistics"] for row in recomputed} == {"population"}
@@ -156,17 +156,20 @@ def test_planes_without_contours_can_be_drawn(tmp_path):
         ({"points": 4}, "--points must be odd and at least 3"),
         ({"points": 1, "kind": "between"}, "--points must be at least 2"),
         ({"kind": "between"}, "needs two runs of one model.*got none"),
-        ({"kind": "between", "runs": ("resnet-8/seed-0",)}, "needs two runs.*got resnet-8/seed-0"),
         (
-            {"kind": "between", "runs": ("resnet-8/seed-0", "vgg")},
+            {"kind": "between", "between": ("resnet-8/seed-0",)},
+            "needs two runs.*got resnet-8/seed-0",
+        ),
+        (
+            {"kind": "between", "between": ("resnet-8/seed-0", "vgg")},
             "names 'vgg', which is not one of the runs: resnet-8/seed-0",
         ),
         (
-            {"kind": "between", "runs": ("resnet-8/seed-0", "plain-8/seed-0")},
+            {"kind": "between", "between": ("resnet-8/seed-0", "plain-8/seed-0")},
             "two runs of one model, got .* model.name is 'resnet' and 'plain'",
         ),
         (
-            {"runs": ("resnet-8/seed-0", "resnet-8/seed-1")},
+            {"between": ("resnet-8/seed-0", "resnet-8/seed-1")},
             "--between requires --kind=between, got --kind=line",
         ),
         ({"statistics": "population"}, "population statistics need model.norm batch"),
