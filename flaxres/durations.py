@@ -25,6 +25,7 @@ DURATION_FIELDS = (
     *("log_every", "log_layers_every", "eval_every", "checkpoint_every"),
 )
 RULE = "an integer, or text such as '10k steps', '1.5ep' or '1_000_000ex'"
+TUPLE_RULE = "a tuple of integers, such as (1, 2), or of text such as '82ep'"
 EPOCHS = "num_epochs"  # num_epochs=164 means num_steps='164ep'
 
 # Steps in the place of text, where checks need a number; 1 for other fields.
@@ -142,7 +143,8 @@ def with_stand_ins(config: ConfigDict, flat: dict[str, Any]) -> tuple[ConfigDict
     for field, texts in given.items():
         for text in texts:
             if not is_duration(text):
-                raise ConfigError(f"{field} must be {RULE}, got {shown(text)}")
+                rule = TUPLE_RULE if field == "boundaries" else RULE
+                raise ConfigError(f"{field} must be {rule}, got {shown(text)}")
     config, flat = config.copy_and_resolve_references(), dict(flat)
     with config.ignore_type():
         for field in given:
