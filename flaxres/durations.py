@@ -31,8 +31,8 @@ EPOCHS = "num_epochs"  # num_epochs=164 means num_steps='164ep'
 # Steps in the place of text, where checks need a number; 1 for other fields.
 STAND_INS = {"num_steps": 2**31 - 1, "linear_warmup_steps": 0, "log_layers_every": 0}
 
-NUMBER = r"\d[\d_]*(?:\.\d+)?"
-DURATION = re.compile(rf"\s*({NUMBER})\s*(k|M)?\s*([a-z]*)\s*")
+NUMBER = r"\d[\d_]{0,24}(?:\.\d{1,24})?"
+DURATION = re.compile(rf"\s*({NUMBER})\s*(k|M)?\s*([a-z]*)\s*", re.ASCII)
 FACTORS = {None: 1, "k": 1_000, "M": 1_000_000}
 STEP_UNITS = ("", "step", "steps")
 EPOCH_UNITS = ("ep", "epoch", "epochs")
