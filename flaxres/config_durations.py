@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.config import check_config
+from flaxres.config import check_config, flatten
 from flaxres.data import num_train_images
 from flaxres.durations import DURATION_FIELDS, locate, parse_duration, texts_in, to_steps
 
@@ -43,6 +43,26 @@ def convert_durations(
             group[name] = _convert(group[name], config.batch_size, num_images)
     check_config(converted)
     return converted
+
+
+def describe_durations(config: ConfigDict, converted: ConfigDict) -> str | None:
+    """Returns one line on the durations that were converted, or None if all were in steps.
+
+    Args:
+      config: config before the conversion.
+      converted: config after it, from `convert_durations`.
+    """
+    before, after = flatten(config), flatten(converted)
+    changes = [
+        f"{field} {_listed(after[field])} ({_listed(before[field])})"
+        for field in DURATION_FIELDS
+        if before[field] != after[field]
+    ]
+    return f"durations in steps: {'; '.join(changes)}" if changes else None
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _convert(value: Any, batch_size: int, num_images: int) -> Any:

@@ -161,12 +161,14 @@ def main() -> None:
         config.init_from = WEIGHTS.value  # fields of config.transfer describe a state dict
     if config is not None:
         from flaxres.config import check_config
-        from flaxres.config_durations import convert_durations
+        from flaxres.config_durations import convert_durations, describe_durations
 
         if mode == "summary":  # needs no data
             check_config(config)
         else:
-            config = convert_durations(config)
+            given, config = config, convert_durations(config)
+            if mode == "train" and (note := describe_durations(given, config)):
+                errors.print_note(note)
         cpu.start_build(config.dtype)
         if config.init_from is not None:
             expand_home(config.init_from, "--init_from")

@@ -81,6 +81,8 @@ def test_command_line(tmp_path):
     durations = ("--config.num_epochs=1", "--config.boundaries=0.5ep,0.75ep")
     done = run_command("flaxres.main", *flags, "--config.eval_every=360ex", *durations)
     assert done.code == 0, done.stderr
+    note = "note: durations in steps: num_steps 4 (1ep); boundaries 2, 3 (0.5ep, 0.75ep); eval_ever"
+    assert done.stderr.startswith(note)
     stored = (tmp_path / "config.json").read_text()
     assert '"num_steps": 4,' in stored
     assert '"eval_every": 1,' in stored
