@@ -38,7 +38,7 @@ def test_text_that_is_no_duration_is_refused(text):
         check_config(config)
     config = default_config()
     config.boundaries = (1, text)
-    with pytest.raises(ConfigError, match="boundaries must be a tuple of integers, .* or of text such as"):
+    with pytest.raises(ConfigError, match="boundaries must be a tuple of integers, such as"):
         check_config(config)
 
 
