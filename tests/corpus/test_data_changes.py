@@ -356,10 +356,11 @@ def test_the_flag_is_for_training_only(root):
 
 
 def record_data(config, workdir):
-    """Writes the files with which a run begins, without training it."""
+    """Writes the files of a run that has saved a checkpoint, without training it."""
     sources, dataset = open_sources(config.dataset), open_dataset(config)
     with open_workdir(workdir, config, {}):
         check_data(workdir, config, sources).store(workdir, config, 0, dataset.mean_image)
+    (workdir / "checkpoints" / "1").mkdir(parents=True)  # without one, other data are accepted
 
 
 def test_changes_of_a_tfds_data_set(tmp_path, config):
