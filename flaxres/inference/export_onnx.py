@@ -74,8 +74,13 @@ def serialize(trained: TrainedModel, output: Path) -> bytes:
         shape = (NUM_CHECKED, *trained.input_spec.image_shape)
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         expected = jax.jit(probabilities)(images)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, {INPUT: images})
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (result,) = session.run(None, {INPUT: images})
+    except Exception as error:  # the runtime's own types
+        raise OnnxError(
+            f"ONNX Runtime cannot run the graph of {trained.name} ({one_line(error)})"
+        ) from error
     if not np.allclose(result, expected, atol=TOLERANCE):
         raise OnnxError(
             f"the ONNX graph of {trained.name} gives other probabilities than the model (by "

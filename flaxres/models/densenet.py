@@ -112,7 +112,7 @@ class Transition(nn.Module):
         """Applies the transition."""
         conv = functools.partial(self.layers.conv, self.filters, 1, name="conv")
         x = norm_relu_conv(self.layers.norm(name="norm"), conv, x)
-        return nn.avg_pool(x, (2, 2), (2, 2))
+        return nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 class DenseNet(BaseModel, kw_only=True):

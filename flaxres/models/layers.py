@@ -209,7 +209,7 @@ def apply_stem(
     if stem == "cifar":
         return norm_relu(layers.norm(name="norm"), layers.conv(filters, 3, name="conv")(x))
     x = norm_relu(layers.norm(name="norm"), layers.conv(filters, 7, 2, name="conv")(x))
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def classify(

@@ -43,7 +43,7 @@ class LeNet(BaseModel, kw_only=True):
         for number, filters in enumerate(self.widths, start=1):
             name = f"conv{number}"
             x = layers.conv(filters, 5, padding="VALID", use_bias=True, name=name)(x)
-            x = nn.avg_pool(nn.relu(x), (2, 2), (2, 2))
+            x = nn.avg_pool(nn.relu(x), window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # not len(x): the batch size of an export is symbolic
         for number, outputs in enumerate(self.hidden, start=1):
             dense = nn.Dense(

@@ -76,7 +76,7 @@ class Vgg(BaseModel, kw_only=True):
                 shortcut = x if self.skip and remaining <= 2 and x.shape == y.shape else None
                 x = norm_relu(self.layers(train, norm).norm(name=norm), y, add=shortcut)
                 remaining -= 1
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         if not self.hidden:
             return classify(x, self.num_classes)
         x = x.reshape(x.shape[0], -1)  # not len(x): the batch size of an export is symbolic
