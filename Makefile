@@ -7,7 +7,8 @@ ACCELERATORS := .venv/accelerators
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: degradation test test-fast test-thorough test-jax-versions test-prepare test-nets \
-  test-cluster test-wheel test-accelerators test-accelerators-all benchmark lint docs docs-serve clean
+  test-cluster test-wheel test-accelerators test-accelerators-all benchmark lint docs docs-serve notebooks \
+  clean
 .DELETE_ON_ERROR:
 
 # The degradation experiment on the digits: eight models, figures and a table. Rerun it to resume.
@@ -85,6 +86,10 @@ docs: .venv/docs
 docs-serve: .venv/docs
 	$(BIN)/python -m tools.docs --serve
 
+# Executes the notebooks in docs/notebooks in full and stores their output; ten minutes.
+notebooks: .venv/notebooks
+	$(BIN)/python -m tools.notebooks
+
 # Stamps of what is installed in .venv; they are renewed when the requirements change.
 .venv/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -101,6 +106,10 @@ docs-serve: .venv/docs
 
 .venv/docs: .venv/run requirements-docs.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+.venv/notebooks: .venv/run requirements-notebooks.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
 	@touch $@
 
 .venv/prepare: .venv/dev requirements-prepare.txt

@@ -85,6 +85,7 @@ class NotebookBar(Progress):
         super().__init__(console=console, disable=True)
         self._is_shown = is_shown
         self._handle: Any = None
+        self._shown = ""
         self._next_time = time.monotonic() + 1 / REFRESHES_PER_SECOND
 
     def update(self, *arguments: Any, **options: Any) -> None:
@@ -105,12 +106,14 @@ class NotebookBar(Progress):
             self._show("")
 
     def _show(self, text: str) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import display
 
+        self._shown = text
+        content = {"text/plain": "", "text/html": text}
         if self._handle is None:
-            self._handle = display(HTML(text), display_id=True)
+            self._handle = display(content, raw=True, display_id=True)
         else:
-            self._handle.update(HTML(text))
+            self._handle.update(content, raw=True)
 
 
 def _as_html(task: Task) -> str:

@@ -33,6 +33,11 @@ def test_grid():
     ]
 
 
+def test_grid_of_models():
+    models = {"plain-8": ("plain-8", {}), "resnet-8": ("resnet-8", {})}
+    assert grid("digits", ["plain-8", "resnet-8"]) == grid("digits", models, seeds=[0])
+
+
 @pytest.mark.parametrize("path", sorted(Path("configs/sweeps").glob("[a-z]*.py")), ids=str)
 @pytest.mark.parametrize("config", ["digits", "cifar10"])
 def test_sweep_files(path, config):

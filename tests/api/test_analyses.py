@@ -1,0 +1,39 @@
+"""Analyses from Python."""
+
+import pytest
+
+import flaxres
+from flaxres.errors import ArgumentError, ConfigError
+from flaxres.run.records import read_metrics
+
+
+def test_blocks_of_a_run(digits_run, tmp_path):
+    result = flaxres.analyze("blocks", digits_run, output=tmp_path, trials=1)
+    assert [file.name for file in result.figures] == ["blocks.png"]
+    assert result.figures[0].stat().st_size > 10_000
+    table = result.table()
+    whole = table[(table["kind"] == "dropped") & (table["number"] == 0)]
+    logged = read_metrics(digits_run)[-1]["test_error"]
+    assert whole["error"].tolist() == pytest.approx([logged], abs=1e-3)
+    with pytest.raises(ArgumentError, match="has no table 'block', only blocks; did you mean"):
+        result.table("block")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("block", {}, ArgumentError, "must be one of responses, .*, got 'block'; did you mean"),
+        ("identity", {}, ArgumentError, "identity trains models and is only a command: python -m"),
+        ("blocks", {"trails": 1}, ArgumentError, "no option trails, only trials, .*did you mean"),
+        ("responses", {"seed": 1}, ArgumentError, "the analysis responses has no options"),
+        ("blocks", {"trials": 0}, ConfigError, "trials must be at least 1, got 0"),
+        ("blocks", {"trials": "2"}, ConfigError, "trials must be an integer, got '2'"),
+        ("landscape", {"kind": "plain"}, ConfigError, "kind must be one of line, plane, between"),
+        ("batch_norm", {"split": "val"}, ConfigError, "split must be one of train, test"),
+        ("blocks", {"only": ["x*"]}, ConfigError, "x\\*"),
+    ],
+)
+def test_wrong_arguments(digits_run, tmp_path, name, options, error, message):
+    with pytest.raises(error, match=message):
+        flaxres.analyze(name, digits_run, output=tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
