@@ -38,6 +38,8 @@ FILES = (
     *(DATA_FILE, INPUT_SPEC_FILE, CHANGES_FILE, INFO_FILE, CONFIG_FILE),
 )
 
+EMPTY_EVENTS = 200  # bytes; an event file without values has about 60
+
 
 def max_steps_without_checkpoint(config: Mapping[str, Any]) -> int:
     """Returns the largest step with a record that a run without a checkpoint can have.
@@ -67,6 +69,8 @@ def is_failed_start(workdir: Path) -> bool:
         return False
     if os.path.lexists(workdir / DAMAGED_DIRECTORY):
         return False
+    if any(_has_own_run(replica) for replica in replica_runs(read_run_config(workdir), workdir)):
+        return False
     record = last_record(workdir)
     if record is None:
         return True
@@ -77,6 +81,8 @@ def is_failed_start(workdir: Path) -> bool:
 
 def replace_failed_start(workdir: Path) -> str:
     """Moves the files of a failed start into failed-start-N, or removes them if it has no records.
+
+    Files of other programs in tensorboard/ and wandb/ are moved too.
 
     Args:
       workdir: directory of the run; locked meanwhile.
@@ -104,7 +110,7 @@ def replace_failed_start(workdir: Path) -> str:
 def _replace(workdir: Path) -> str:
     record = last_record(workdir)
     replicas = [*replica_runs(read_run_config(workdir), workdir)]
-    if record is None:
+    if record is None and not any(map(_has_foreign_files, (*replicas, workdir))):
         for directory in (*replicas, workdir):
             _remove_files(directory)
         return f"{workdir}: replaced a start without a checkpoint and without records"
@@ -119,9 +125,21 @@ def _replace(workdir: Path) -> str:
     for name in FILES:
         with contextlib.suppress(FileNotFoundError):
             (workdir / name).rename(target / name)
-    return (
-        f"{workdir}: replaced a start without a checkpoint; its records up to step "
-        f"{record['step']:,} are kept in {target.name}"
+    kept = f"records up to step {record['step']:,}" if record else "files"
+    return f"{workdir}: replaced a start without a checkpoint; its {kept} are kept in {target.name}"
+
+
+def _has_own_run(replica: Path) -> bool:
+    """Returns True if the directory of a replica holds a run with checkpoints of its own."""
+    return os.path.lexists(replica / CHECKPOINTS_DIRECTORY)
+
+
+def _has_foreign_files(directory: Path) -> bool:
+    """Returns True if tensorboard/ or wandb/ hold more than the start of an event file."""
+    return any(
+        not path.name.startswith("events.out.tfevents.") or path.lstat().st_size > EMPTY_EVENTS
+        for name in ("tensorboard", "wandb")
+        for path in (directory / name).rglob("*")
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +12,14 @@ from ml_collections import ConfigDict
 
 from flaxres.config import flatten
 from flaxres.errors import WorkdirError
+from flaxres.parallel.replicas import replica_runs
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, read_config_changes
 from flaxres.run.failed_start import is_failed_start
 from flaxres.run.records import last_record
 from flaxres.run.workdir import (
     CONFIG_FILE,
+    METRICS_FILE,
     check_same_config,
     describe_differences,
     differing_fields,
@@ -75,13 +79,18 @@ def find_run_start(
     """
     _check_resume(workdir, resume)
     if not (workdir / CONFIG_FILE).exists():
-        return RunStart(check_same_config(workdir, config))
+        has_run = check_same_config(workdir, config)
+        _check_replicas_are_free([*replica_runs(config, workdir)])
+        return RunStart(has_run)
     stored, given = read_config(workdir), flatten(config)
     fields = differing_fields(stored, given)
     is_failed = is_failed_start(workdir)
     if not fields or is_failed:
         has_run = not fields
         check_same_config(workdir, config, accepted=fields)
+        if not has_run:
+            former = replica_runs(read_run_config(workdir), workdir)
+            _check_replicas_are_free([*replica_runs(config, workdir).keys() - former.keys()])
         return RunStart(has_run, is_failed)
     steps = checkpoint_steps(workdir)
     if not steps or not set(fields) <= set(SCHEDULE_FIELDS):
@@ -110,6 +119,44 @@ def find_run_start(
     old, new = ({field: values[field] for field in fields} for values in (stored, given))
     agree = agree_so_far and changed_step is None
     return RunStart(True, change=ConfigChange(step, old, new, agree))
+
+
+def replica_change(workdir: Path, replica: Path, config: ConfigDict) -> ConfigChange | None:
+    """Returns what a replica's config lacks of the changes of its run, or None if nothing.
+
+    A command that was killed while it stored a change has not stored it for all replicas.
+
+    Args:
+      workdir: directory of the run, whose config is stored already.
+      replica: directory of the replica; need not exist. For the workdir itself, nothing is lacking.
+      config: config of the replica.
+
+    Raises:
+      DamagedFileError: a config cannot be read.
+    """
+    if replica == workdir or not (replica / CONFIG_FILE).exists():
+        return None
+    stored, given = read_config(replica), flatten(config)
+    fields = differing_fields(stored, given)
+    if not fields or not set(fields) <= set(SCHEDULE_FIELDS):
+        return None
+    agree = all(change.same_learning_rates for change in read_config_changes(workdir))
+    old, new = ({field: values[field] for field in fields} for values in (stored, given))
+    return ConfigChange(max(checkpoint_steps(workdir), default=0), old, new, agree)
+
+
+def _check_replicas_are_free(replicas: Sequence[Path]) -> None:
+    """Checks that the directories of new replicas hold no runs.
+
+    Raises:
+      WorkdirError: one does.
+    """
+    for replica in sorted(replicas):
+        if any(os.path.lexists(replica / name) for name in (CONFIG_FILE, METRICS_FILE)):
+            raise WorkdirError(
+                f"{replica} holds another run, so it cannot hold a replica; choose another "
+                "--workdir, or num_replicas=1"
+            )
 
 
 def _check_resume(workdir: Path, resume: Resume) -> None:

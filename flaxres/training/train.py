@@ -44,7 +44,7 @@ from flaxres.training.initialization import completed
 from flaxres.training.loop import TrainLoop
 from flaxres.training.optimizer import describe_unreached_boundaries
 from flaxres.training.restore import has_checkpoint
-from flaxres.training.run_start import Resume, RunStart, find_run_start
+from flaxres.training.run_start import Resume, RunStart, find_run_start, replica_change
 from flaxres.training.run_state import (
     check_checkpoints_not_removed,
     check_metrics,
@@ -134,10 +134,9 @@ def _report_finished(
     config: ConfigDict, workdir: Path, start: RunStart, options: TrainOptions
 ) -> None:
     """Prints that a run is finished, and stores its config if that has changed."""
-    if start.change is not None:
-        for directory, directory_config in _configs(config, workdir).items():
-            info = read_info(directory)
-            with open_workdir(directory, directory_config, info, start.change):
+    for directory, directory_config in _configs(config, workdir).items():
+        if change := start.change or replica_change(workdir, directory, directory_config):
+            with open_workdir(directory, directory_config, read_info(directory), change):
                 pass
     if options.quiet:
         return
@@ -185,8 +184,9 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
                 if start.replaces:
                     terminal.log(replace_failed_start(workdir))
                 for directory, directory_config in configs.items():
+                    stored = start.change or replica_change(workdir, directory, directory_config)
                     content, locked = stack.enter_context(
-                        open_workdir(directory, directory_config, info, start.change)
+                        open_workdir(directory, directory_config, info, stored)
                     )
                     previous_info = previous_info or content
                     locked_directories.append(locked)

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from flaxres.errors import DatasetError, DivergedError, InterruptedRunError, WorkdirError
-from flaxres.run.config_changes import read_config_changes
+from flaxres.parallel.replicas import replica_runs
+from flaxres.run.config_changes import ConfigChange, read_config_changes
+from flaxres.run.failed_start import is_failed_start, replace_failed_start
 from flaxres.run.records import read_metrics
+from flaxres.run.tensorboard_files import EventFile
 from flaxres.run.workdir import read_run_config
 from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.run_start import find_run_start, replica_change
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.training.test_train import final_digest, metrics, send_signal_at
@@ -254,6 +258,63 @@ def test_a_run_with_real_work_is_never_replaced(finished):
         with pytest.raises(WorkdirError, match="seed is 0 in the workdir and 1 in this config"):
             train_and_evaluate(config, finished)
         assert contents(finished) == before
+
+
+def test_other_files_in_directories_of_a_failed_start_are_kept(tmp_path):
+    """A workdir such as '.' may have wandb/ and tensorboard/ of other programs."""
+    config = small_config()
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    for name in ("tensorboard", "wandb/offline-run"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "mine").write_text(name)
+    EventFile(tmp_path / "tensorboard").close()
+    assert "its files are kept in failed-start-1" in replace_failed_start(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    kept = tmp_path / "failed-start-1"
+    assert (kept / "tensorboard/mine").read_text() == "tensorboard"
+    assert (kept / "wandb/offline-run/mine").read_text() == "wandb/offline-run"
+
+
+def test_replicas_never_take_the_directories_of_other_runs(finished, tmp_path):
+    """As in the directory of a variant of a sweep, whose runs are seed-0, seed-1, ..."""
+    config = small_config()
+    config.num_replicas = 2
+    workdir = tmp_path / "variant"
+    shutil.copytree(finished, workdir / "seed-1")
+    before = contents(workdir)
+    for _ in range(2):
+        with pytest.raises(WorkdirError, match="variant/seed-1 holds another run"):
+            train_and_evaluate(config, workdir)
+        assert contents(workdir) == before
+    # A failed start, which an earlier version let begin there, replaces nothing either.
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    assert not is_failed_start(workdir)
+
+
+def test_a_failed_start_does_not_give_its_replicas_new_directories_of_runs(finished, tmp_path):
+    config, workdir = small_config(), tmp_path / "failed"
+    shutil.copytree(finished, workdir / "seed-1")
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    config.num_replicas = 2
+    with pytest.raises(WorkdirError, match="failed/seed-1 holds another run"):
+        find_run_start(workdir, config)
+
+
+def test_replicas_get_a_change_that_a_killed_command_has_not_stored_for_them(tmp_path):
+    """The run and its first replica are extended already; the second replica is not."""
+    config = small_config()
+    config.num_replicas, config.num_steps = 2, 30
+    runs = {tmp_path: config, **replica_runs(config, tmp_path)}
+    for directory, directory_config in runs.items():
+        directory.mkdir(exist_ok=True)
+        fields = directory_config.to_dict()
+        fields["num_steps"] = 20 if directory.name == "seed-1" else 30
+        (directory / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+    changes = [replica_change(tmp_path, path, runs[path]) for path in runs]
+    assert changes == [None, None, ConfigChange(20, {"num_steps": 20}, {"num_steps": 30}, True)]
+    runs[tmp_path / "seed-1"].batch_size += 1
+    assert replica_change(tmp_path, tmp_path / "seed-1", runs[tmp_path / "seed-1"]) is None
 
 
 def test_resume(finished, tmp_path):
