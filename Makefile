@@ -86,7 +86,7 @@ docs: .venv/docs
 docs-serve: .venv/docs
 	$(BIN)/python -m tools.docs --serve
 
-# Executes the notebooks in docs/notebooks in full and stores their output; ten minutes.
+# Executes the notebooks in docs/notebooks in full and stores their output; six minutes.
 notebooks: .venv/notebooks
 	$(BIN)/python -m tools.notebooks
 

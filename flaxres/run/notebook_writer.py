@@ -86,11 +86,9 @@ class NotebookWriter(TerminalWriter):
         return "  ".join([self._title, position, *values])
 
     def _content(self) -> dict[str, str]:
-        bar = f'<progress value="{self._step}" max="{self._num_steps}">'
-        return {
-            "text/plain": self._shown,
-            "text/html": f"{bar}</progress> {html.escape(self._shown)}",
-        }
+        bar = f'<progress value="{self._step}" max="{self._num_steps}"></progress>'
+        text = html.escape(self._shown).replace("  ", "&emsp;")
+        return {"text/plain": self._shown, "text/html": f"<div>{bar} {text}</div>"}
 
     def _show(self) -> None:
         line = self._line()

@@ -58,17 +58,17 @@ def count_figures(outputs):
 
 @pytest.mark.slow
 def test_degradation(run, tmp_path):
-    outputs = run("degradation", DEPTHS=(8, 14), NUM_STEPS=20)
+    outputs = run("degradation", DEPTHS=(8,), NUM_STEPS=20)
     (progress,) = outputs_of(outputs, "run_sweep")
-    assert "4 runs, 4 finished" in progress.data["text/html"]
+    assert "2 runs, 2 finished" in progress.data["text/html"]
     by_depth = table_of(outputs, "by_depth")
     assert list(by_depth) == ["plain networks", "residual networks"]
     for errors in by_depth.values():
-        assert all(float(errors[row]) < 50 for row in ("8 layers", "14 layers"))  # it learns
-    params = {"plain-8": "75002", "plain-14": "172218", "resnet-8": "75002", "resnet-14": "172218"}
-    assert table_of(outputs, "final_test_error")["params"] == params
+        assert float(errors["8 layers"]) < 50  # it learns
+    params = table_of(outputs, "final_test_error")["params"]
+    assert params == {"plain-8": "75002", "resnet-8": "75002"}
     assert count_figures(outputs) == 3
-    assert (tmp_path / "runs/degradation_notebook/resnet-14/seed-0/metrics.jsonl").exists()
+    assert (tmp_path / "runs/degradation_notebook/resnet-8/seed-0/metrics.jsonl").exists()
 
 
 @pytest.mark.slow
