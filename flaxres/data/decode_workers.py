@@ -236,7 +236,7 @@ class DecodeStream:
                 sys.warnoptions.append(RESOURCE_TRACKER_FILTER)  # inherited by new processes
             remove_leftovers()
             name_semaphores()
-            self._stack.enter_context(workers_without_main_module())
+            self._stack.enter_context(workers_without_main_module)
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=grain_buffer
             )

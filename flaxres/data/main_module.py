@@ -7,44 +7,23 @@ workers of its own. Decode workers use nothing of the main module.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
 from multiprocessing import spawn
 from typing import Any
 
-WORKER_NAME = "grain-process-prefetch"  # start of the names that Grain gives its processes
+from flaxres.shared_patch import SharedPatch
 
-_lock = threading.Lock()
-_contexts = 0  # number of entered contexts
-_previous: Callable[[str], dict[str, Any]] = spawn.get_preparation_data
+WORKER_NAME = "grain-process-prefetch"  # start of the names that Grain gives its processes
 
 
 def _preparation_data(name: str) -> dict[str, Any]:
     """Returns what Python tells a new process, for a worker without the main module."""
-    data = _previous(name)
+    data: dict[str, Any] = workers_without_main_module.previous(name)
     if name.startswith(WORKER_NAME):
         data.pop("init_main_from_name", None)
         data.pop("init_main_from_path", None)
     return data
 
 
-@contextlib.contextmanager
-def workers_without_main_module() -> Iterator[None]:
-    """Context in which new worker processes of Grain do not import the main module.
-
-    Grain starts them in threads of its own. The contexts of several threads may overlap.
-    """
-    global _contexts, _previous
-    with _lock:
-        if not _contexts:
-            _previous = spawn.get_preparation_data
-            spawn.get_preparation_data = _preparation_data
-        _contexts += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _contexts -= 1
-            if not _contexts and spawn.get_preparation_data is _preparation_data:
-                spawn.get_preparation_data = _previous  # type: ignore[assignment]
+# Context in which new worker processes of Grain do not import the main module. Grain starts them in
+# threads of its own.
+workers_without_main_module = SharedPatch(spawn, "get_preparation_data", _preparation_data)

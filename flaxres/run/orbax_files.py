@@ -58,7 +58,7 @@ class OrbaxFiles:
             create=False,
             cleanup_tmp_directories=self._keep is not None,
         )
-        self._stack.enter_context(closed_event_loops_ignored())
+        self._stack.enter_context(closed_event_loops_ignored)
         with logs_disabled():
             return ocp.CheckpointManager(self._path / CHECKPOINTS_DIRECTORY, options=options)
 

@@ -10,13 +10,11 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+
+from flaxres.shared_patch import SharedPatch
 
 _thread = threading.local()
-_lock = threading.Lock()
-_contexts = 0  # number of entered contexts of `closed_event_loops_ignored`
-_previous_hook: Callable[[Any], Any] = sys.unraisablehook
 
 
 def _is_wanted(_: logging.LogRecord) -> bool:
@@ -37,27 +35,10 @@ def logs_disabled() -> Iterator[None]:
 
 def _ignore_closed_event_loop(unraisable: sys.UnraisableHookArgs) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
-        _previous_hook(unraisable)
+        closed_event_loops_ignored.previous(unraisable)
 
 
-@contextlib.contextmanager
-def closed_event_loops_ignored() -> Iterator[None]:
-    """Context without the tracebacks of array reads and writes that end after a failed one.
-
-    Orbax closes its event loop when it cannot read or write an array. TensorStore's threads then
-    fail to report the remaining arrays to it, which adds nothing to the first error. The contexts
-    of several threads may overlap.
-    """
-    global _contexts, _previous_hook
-    with _lock:
-        if not _contexts:
-            _previous_hook = sys.unraisablehook
-            sys.unraisablehook = _ignore_closed_event_loop
-        _contexts += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _contexts -= 1
-            if not _contexts and sys.unraisablehook is _ignore_closed_event_loop:
-                sys.unraisablehook = _previous_hook
+# Context without the tracebacks of array reads and writes that end after a failed one. Orbax closes
+# its event loop after a failure. TensorStore's threads then fail to report the remaining arrays to
+# it, which adds nothing to the first error.
+closed_event_loops_ignored = SharedPatch(sys, "unraisablehook", _ignore_closed_event_loop)

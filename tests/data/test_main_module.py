@@ -30,7 +30,7 @@ print(flaxres.train(config, sys.argv[2], progress=False).step)
 def test_only_workers_leave_the_main_module_out():
     names = ("init_main_from_name", "init_main_from_path")
     original = spawn.get_preparation_data
-    with workers_without_main_module(), workers_without_main_module():
+    with workers_without_main_module, workers_without_main_module:
         assert not set(names) & spawn.get_preparation_data(f"{WORKER_NAME}-1").keys()
         assert set(names) & spawn.get_preparation_data("Process-1").keys()
     assert spawn.get_preparation_data is original

@@ -21,7 +21,7 @@ def test_overlapping_contexts_restore_the_hook(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     hook = sys.unraisablehook
-    first, second = closed_event_loops_ignored(), closed_event_loops_ignored()
+    first, second = closed_event_loops_ignored, closed_event_loops_ignored
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
