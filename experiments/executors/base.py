@@ -14,6 +14,9 @@ from pathlib import Path
 from flaxres.files import open_regular
 from flaxres.run.preemption import PARENT_VARIABLE
 
+# A log has no colors and progress bars, also where FORCE_COLOR is set, as in Jupyter's kernels.
+LOG_VARIABLES = {"FORCE_COLOR": ""}
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -49,13 +52,14 @@ class Task:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             start = f"# {now} {os.uname().nodename}: {shlex.join(self.command)}\n"
             log.write(os.fsencode(start))
+            variables = {PARENT_VARIABLE: str(os.getpid()), **LOG_VARIABLES}
             return subprocess.Popen(
                 self.command,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {}), PARENT_VARIABLE: str(os.getpid())},
+                env={**os.environ, **(environment or {}), **variables},
                 start_new_session=True,
             )
 

@@ -185,3 +185,11 @@ def test_devices_that_do_not_answer(monkeypatch):
     monkeypatch.setattr(local, "PROBE_TIMEOUT", 60)
     with pytest.raises(local.UserError, match="JAX finds no device on this machine: no message"):
         LocalExecutor()
+
+
+def test_logs_have_no_colors_where_a_kernel_of_jupyter_forces_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code = "from rich.console import Console; Console().print('[bold]text')"
+    started = task(tmp_path, "colors", code)
+    assert started.start().wait(60) == 0
+    assert started.log.read_text().splitlines()[1:] == ["text"]
