@@ -193,22 +193,25 @@ class TrainedModel(trained_model.TrainedModel):
                 totals.add(index, int(label), row)
         return {name.lstrip("_"): float(value) for name, value in totals.averages("").items()}
 
-    def export(self, output: PathName, format: str | None = None) -> Path | None:
+    def export(self, output: PathName, format: str | None = None) -> Path:
         """Writes the model for `flaxres.load_pretrained`, JAX, PyTorch or ONNX Runtime.
 
         Args:
           output: the file, such as 'model.safetensors', 'model.stablehlo', 'model.pth' or
-            'model.onnx' (`docs/export.md`); beside it, a JSON file has the class names.
+            'model.onnx' (`docs/export.md`). Except for weights files, which contain them, class
+            names are in a JSON file beside it, OUTPUT.json.
           format: 'safetensors', 'stablehlo', 'torch' or 'onnx' (default: by the suffix).
 
         Returns:
-          The path of the JSON file; None for a weights file, which contains the same.
+          The path of the file.
 
         Raises:
           UserError: a file cannot be written, a package is not installed, or the format cannot hold
             the model.
         """
-        return write_export(self, expand_home(output, "output"), format)
+        path = expand_home(output, "output")
+        write_export(self, path, format)
+        return path
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

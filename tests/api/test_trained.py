@@ -102,7 +102,7 @@ def test_an_earlier_checkpoint(digits_run, trained):
 
 
 def test_weights_files_and_exports(trained, tmp_path, test_split):
-    trained.export(tmp_path / "model.safetensors")
+    assert trained.export(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
     again = flaxres.load_pretrained(tmp_path / "model.safetensors")
     images = test_split.images[:4]
     np.testing.assert_array_equal(
