@@ -19,7 +19,7 @@ from flaxres.config_durations import convert_durations
 from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_models, evaluate_run
 from flaxres.files import expand_home
-from flaxres.inference.export import export_format, write_export
+from flaxres.inference.export import SUFFIXES, export_format, write_export
 from flaxres.inference.predict import print_predictions
 from flaxres.inference.pretrained import load_pretrained
 from flaxres.inference.trained_model import TrainedModel, load_run_config, load_trained_model
@@ -27,6 +27,7 @@ from flaxres.parallel.multihost import print_to_stderr
 from flaxres.pretrained.torch_export import describe_differences
 from flaxres.run.paths import check_path
 from flaxres.run.workdir import default_workdir
+from flaxres.suggestions import did_you_mean
 
 FLAGS = flags.FLAGS
 
@@ -90,6 +91,12 @@ def export(config: ConfigDict | None) -> list[str]:
         raise ConfigError("--output is missing; give a file, e.g. --output=model.stablehlo")
     output = expand_home(FLAGS.output, "--output")
     chosen = export_format(output, FLAGS.format)
+    if FLAGS.format is None and output.suffix and output.suffix.lower() not in SUFFIXES:
+        print_to_stderr(
+            f"note: {output.suffix} is no suffix of a format, so the format is {chosen}; --format "
+            f"or one of {', '.join(SUFFIXES)} selects another"
+            f"{did_you_mean(output.suffix, SUFFIXES)}"
+        )
     trained = _load(config)
     metadata = write_export(trained, output, chosen)
     notes = describe_differences(trained.config.model) if chosen == "torch" else []

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 import tests.runtime_types  # noqa: F401  (the hook looks it up by name)
@@ -153,6 +154,12 @@ def digits_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("digits") / "run"
     train_and_evaluate(small_config(), workdir)
     return workdir
+
+
+@pytest.fixture
+def unchecked_types(monkeypatch):
+    """Turns the checks of annotations off, which users do not have, for tests of wrong types."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

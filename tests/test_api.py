@@ -1,6 +1,8 @@
 """The public names of `import flaxres`: when they are imported, and what they give."""
 
 import functools
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import flaxres
-from flaxres.errors import ConfigError
+from flaxres.errors import ArgumentError, ConfigError
 from tests.conftest import ROOT
 
 
@@ -43,6 +45,39 @@ def test_configs_have_overrides(tmp_path):
         flaxres.get_config("digits", sead=3)
     with pytest.raises(ConfigError, match="seed must be"):
         flaxres.get_config("digits", seed="three")
+
+
+def test_numpy_values_and_paths_are_values_of_configs():
+    source = pathlib.Path(ROOT / "configs" / "digits.py:resnet-8")
+    config = flaxres.get_config(source, seed=np.int64(3), boundaries=np.array([2, 5]))
+    assert (config.seed, config.boundaries, config.model.depth) == (3, (2, 5), 8)
+    rate = flaxres.get_config("digits", learning_rate=np.float64(0.25)).learning_rate
+    assert (rate, type(rate)) == (0.25, float)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: flaxres.get_config(3), "source must be text or a path, and not empty, got 3"),
+        (lambda: flaxres.get_config("digits", num_steps=3, num_epochs=2), "got num_steps=3 and"),
+        (lambda: flaxres.create_model(None), "name must be the name of a model"),
+        (lambda: flaxres.create_model("resnet-8", dtype=np.float32), "dtype must be 'float32' or"),
+        (lambda: flaxres.train({}, "w"), "config must be a config, such as"),
+        (lambda: flaxres.train("digits:resnet-8", ""), "workdir must be text or a path, and not"),
+        (lambda: flaxres.train("digits:resnet-8", "w", resume="x"), "resume must be one of auto,"),
+        (lambda: flaxres.train("digits:resnet-8", "w", stop=3), "stop must be a threading.Event"),
+        (lambda: flaxres.load(b"w"), "workdir must be text or a path"),
+        (lambda: flaxres.load("w", config=3), "config must be a config"),
+        (lambda: flaxres.load("w", step="4"), "step must be an integer, got '4'"),
+        (lambda: flaxres.load_pretrained(None), "source must be text or a path"),
+        (lambda: flaxres.load_results("w\0"), "workdir must be text or a path"),
+    ],
+)
+def test_wrong_arguments_are_one_line(call, message, tmp_path, monkeypatch, unchecked_types):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        call()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_models_are_flax_modules():

@@ -69,6 +69,13 @@ def test_mistakes(python, weights, arguments, code, parts):
     fails(done, code, *parts)
 
 
+def test_a_misspelled_suffix_is_a_note(python, weights, tmp_path):
+    done = run(python, "export", f"--weights={weights}", f"--output={tmp_path / 'model.onxn'}")
+    assert done.returncode == 0, done.stderr
+    assert "the format is stablehlo" in done.stderr
+    assert "did you mean '.onnx'?" in done.stderr
+
+
 def test_a_run_with_other_fields(python, digits_run):
     done = run(python, "eval", f"--workdir={digits_run}", "--config.eval_batch_size=60")
     assert done.returncode == 0, done.stderr

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxres.api.arguments import path_of
 from flaxres.api.input_images import PathName
 from flaxres.api.sweeps import import_pandas
 from flaxres.errors import ArgumentError, WorkdirError
 from flaxres.experiments.analyses import ANALYSES, ANALYSES_DIR
 from flaxres.experiments.analyses.base import select_run_directories
 from flaxres.field_checks import FieldChecker, shown
-from flaxres.files import expand_home
 from flaxres.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def analyze(
     arguments = [_make_options(name, module.Options, options)] if hasattr(module, "Options") else []
     if options and not arguments:
         raise ArgumentError(f"the analysis {name} has no options, got {', '.join(options)}")
-    directory = expand_home(workdir, "workdir")
+    directory = path_of(workdir)
     directories = select_run_directories(directory, only)
-    target = directory / ANALYSES_DIR if output is None else expand_home(output, "output")
+    target = directory / ANALYSES_DIR if output is None else path_of(output, "output")
     function = module.analyze_runs if arguments else module.analyze
     try:
         target.mkdir(parents=True, exist_ok=True)

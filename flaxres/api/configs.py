@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from flaxres.api.arguments import overrides_of, path_text
 from flaxres.overrides import load_config
 
 
-def get_config(source: str, **overrides: object) -> ConfigDict:
+def get_config(source: str | os.PathLike[str], **overrides: object) -> ConfigDict:
     """Returns the config of an experiment, checked, with overrides.
 
         flaxres.get_config("digits:resnet-20", seed=1)
@@ -23,17 +23,7 @@ def get_config(source: str, **overrides: object) -> ConfigDict:
       **overrides: values of fields. A group of fields is a dict, or its fields have dotted names.
 
     Raises:
+      ArgumentError: `source` is no text or path, or num_steps and num_epochs are both given.
       ConfigError: there is no such file or model, or a field is unknown or has an invalid value.
     """
-    return load_config(source, dict(flatten_overrides(overrides)))
-
-
-def flatten_overrides(
-    overrides: Mapping[str, object], prefix: str = ""
-) -> Iterator[tuple[str, object]]:
-    """Yields the fields of nested dicts by dotted name; paths become text."""
-    for name, value in overrides.items():
-        if isinstance(value, Mapping):
-            yield from flatten_overrides(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", os.fspath(value) if isinstance(value, os.PathLike) else value
+    return load_config(path_text(source, "source"), overrides_of(overrides))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -17,7 +18,7 @@ from flaxres.field_checks import shown
 from flaxres.inference.predict import PredictionError, find_images
 
 PathName = str | os.PathLike[str]
-ImagesOrPaths = np.ndarray | PathName | Sequence[np.ndarray | PathName]
+ImagesOrPaths = np.ndarray | jax.Array | PathName | Sequence[np.ndarray | jax.Array | PathName]
 Pixels = UInt8[np.ndarray, "height width channels"]
 
 
@@ -39,10 +40,14 @@ def read_images(
         arrays and paths.
       PredictionError: a file does not exist or cannot be decoded.
     """
+    if not isinstance(images, np.ndarray) and hasattr(images, "__array__"):
+        images = np.asarray(images)  # of JAX, PyTorch or PIL
     if isinstance(images, str | os.PathLike):
         images = [images]
     elif isinstance(images, np.ndarray):
         images = [images] if images.ndim == 3 else list(images)
+    elif not isinstance(images, Iterable):
+        raise ArgumentError(f"images must be arrays or paths, got {shown(images)}")
     arrays: list[np.ndarray] = []
     files: list[str] = []
     for image in images:
@@ -70,6 +75,8 @@ def _read_file(file: str, shape: tuple[int, int, int], short_side: int) -> Pixel
 def _fit(image: object, shape: tuple[int, int, int], short_side: int) -> Pixels:
     """Returns an array of pixels in the given shape."""
     channels = shape[2]
+    if hasattr(image, "__array__"):
+        image = np.asarray(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         given = shown(image)
         if isinstance(image, np.ndarray):

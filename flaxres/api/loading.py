@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.api.configs import flatten_overrides
+from flaxres.api.arguments import config_of, of_type, overrides_of, path_of, path_text
 from flaxres.api.input_images import PathName
 from flaxres.api.trained import TrainedModel
 from flaxres.errors import print_note
-from flaxres.files import expand_home
 from flaxres.inference import pretrained, trained_model
 
 
@@ -47,7 +45,10 @@ def load(
       UserError: there is no run or no checkpoint, the run has several replicas, or the population
         statistics cannot be computed.
     """
-    directory = expand_home(workdir, "workdir")
+    directory = path_of(workdir)
+    config = None if config is None else config_of(config)
+    if step is not None:
+        of_type(step, int, "step", "an integer")
     return _with_methods(
         trained_model.load_trained_model(directory, config, print_note, batch_stats, step)
     )
@@ -78,7 +79,7 @@ def load_pretrained(
       UserError: there is no such file or name; it cannot be read or belongs to another model; or a
         config or a data set is needed.
     """
-    fields = dict(flatten_overrides(overrides))
-    return _with_methods(
-        pretrained.load_pretrained(os.fspath(source), config, print_note, batch_stats, fields)
-    )
+    fields = overrides_of(overrides)
+    given = path_text(source, "source")
+    config = None if config is None else config_of(config)
+    return _with_methods(pretrained.load_pretrained(given, config, print_note, batch_stats, fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 
+from flaxres.api.arguments import of_type, overrides_of
 from flaxres.config import check_config, default_config, set_model
 from flaxres.errors import ArgumentError
 from flaxres.field_checks import shown
@@ -41,12 +42,14 @@ def create_model(
 
     Raises:
       ConfigError: no model has this name, or a field is unknown or invalid.
-      ArgumentError: `num_classes` is no positive integer.
+      ArgumentError: `num_classes` is no positive integer, or a name is no text.
     """
     if type(num_classes) is not int or num_classes < 1:
         raise ArgumentError(f"num_classes must be a positive integer, got {shown(num_classes)}")
+    of_type(name, str, "name", "the name of a model, such as 'resnet-20'")
+    of_type(dtype, str, "dtype", "'float32' or 'bfloat16'")
     config = set_model(default_config(), name, stem)
     config.dtype = dtype
-    override_fields(config, {f"model.{field}": value for field, value in fields.items()})
+    override_fields(config, overrides_of({"model": fields}))
     check_config(config)
     return build_model(config.model, num_classes, dtype)

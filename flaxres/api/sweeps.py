@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxres.api.configs import flatten_overrides
+from flaxres.api.arguments import overrides_of, path_of
 from flaxres.api.input_images import PathName
 from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
@@ -18,7 +18,6 @@ from flaxres.experiments.results.tables import run_rows
 from flaxres.experiments.sweeps.entries import Entry
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.plan import load_sweep, make_plans
-from flaxres.files import expand_home
 from flaxres.run.workdir import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -75,18 +74,18 @@ def run_sweep(
       KeyboardInterrupt: SIGINT did.
     """
     import_pandas()
-    fields = dict(flatten_overrides(overrides or {}))
+    fields = overrides_of(overrides or {})
     if isinstance(sweep, Sequence) and not isinstance(sweep, str):
         plans = make_plans(list(sweep), fields)
     else:
         plans = load_sweep(str(sweep), fields)
-    directory = expand_home(workdir, "workdir")
+    directory = path_of(workdir)
     executor = functools.partial(
         LocalExecutor, workers=workers, cpus_per_run=cpus_per_run, runs_per_gpu=runs_per_gpu
     )
     try:
         execute(
-            select_plans(plans, only),
+            select_plans(plans, [only] if isinstance(only, str) else only),
             directory,
             lambda _: executor(),
             on_end=lambda _: None,
@@ -118,7 +117,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
       MissingPackageError: pandas is not installed.
     """
     pd = import_pandas()
-    directory = expand_home(workdir, "workdir")
+    directory = path_of(workdir)
     runs, damaged = _read(directory)
     table = pd.DataFrame(run_rows(runs, read_plan(directory)[0], damaged))
     table = table.rename(columns={"net": "variant"}).dropna(axis="columns", how="all")
@@ -144,7 +143,7 @@ def load_metrics(workdir: PathName) -> pd.DataFrame:
     """
     pd = import_pandas()
     tables = []
-    for group in _read(expand_home(workdir, "workdir"))[0].values():
+    for group in _read(path_of(workdir))[0].values():
         for run in group:
             columns: dict[str, Any] = {"variant": run.variant, "seed": run.config["seed"]}
             tables.append(
@@ -167,7 +166,7 @@ def write_report(workdir: PathName) -> Path:
     """
     from flaxres.experiments.reporting.report import write_report as write
 
-    return write(expand_home(workdir, "workdir"))[0]
+    return write(path_of(workdir))[0]
 
 
 def _read(directory: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:

@@ -11,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int64, UInt8
 
+from flaxres.api.arguments import of_type, path_of
 from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
 from flaxres.errors import ArgumentError, print_note
 from flaxres.evaluation.evaluate import evaluate_models
 from flaxres.evaluation.top_k import TopKAccumulator
-from flaxres.files import expand_home
+from flaxres.field_checks import shown
 from flaxres.inference import trained_model
 from flaxres.inference.export import write_export
 from flaxres.inference.predictor import Predictor
+
+
+def _sizes(scales: object) -> Sequence[object]:
+    return scales if isinstance(scales, Sequence) else [scales]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +55,13 @@ class Predictions:
         """Returns names and probabilities of the most probable classes of each image.
 
         Args:
-          count: number of classes, highest probability first.
+          count: largest number of classes, highest probability first.
+
+        Raises:
+          ArgumentError: `count` is no integer of at least 1.
         """
+        if of_type(count, int, "count", "an integer of at least 1") < 1:
+            raise ArgumentError(f"count must be an integer of at least 1, got {count}")
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.class_names[label], float(row[label])) for label in labels]
@@ -161,7 +171,12 @@ class TrainedModel(trained_model.TrainedModel):
           ArgumentError: both splits and images are given, or labels do not fit the images.
           UserError: the data set is missing, or lacks a split, or the crops do not fit the model.
         """
-        splits = [splits] if isinstance(splits, str) else list(splits)
+        splits = [splits] if isinstance(splits, str) else splits
+        if not isinstance(splits, Sequence) or not all(isinstance(s, str) for s in splits):
+            raise ArgumentError(f"splits must be names such as 'test', got {shown(splits)}")
+        splits = list(splits)
+        for size in (*([] if short_side is None else [short_side]), *_sizes(scales)):
+            of_type(size, int, "short_side and scales", "integers, in pixels")
         if images is None and labels is None:
             record = evaluate_models(
                 [self],
@@ -176,7 +191,13 @@ class TrainedModel(trained_model.TrainedModel):
         if splits or images is None or labels is None:
             raise ArgumentError("evaluate needs either splits, or both images and labels")
         probabilities = self.predict(images).probabilities
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels)
+        except ValueError:  # nested sequences of several lengths
+            raise ArgumentError(
+                f"labels must be {len(probabilities)} integers, one for each image, got "
+                f"{shown(labels)}"
+            ) from None
         num_classes = len(self.class_names)
         if labels.shape != (len(probabilities),) or not np.issubdtype(labels.dtype, np.integer):
             raise ArgumentError(
@@ -209,7 +230,7 @@ class TrainedModel(trained_model.TrainedModel):
           UserError: a file cannot be written, a package is not installed, or the format cannot hold
             the model.
         """
-        path = expand_home(output, "output")
+        path = path_of(output, "output")
         write_export(self, path, format)
         return path
 

@@ -13,19 +13,19 @@ from jaxtyping import Float64, Num
 from ml_collections import ConfigDict
 
 from flaxres import cpu
+from flaxres.api.arguments import config_of, of_type, path_of
 from flaxres.api.configs import get_config
 from flaxres.api.cpu_settings import report_missing_settings
 from flaxres.api.input_images import PathName
 from flaxres.config_durations import convert_durations
 from flaxres.errors import ArgumentError, InterruptedRunError
 from flaxres.field_checks import shown
-from flaxres.files import expand_home
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.paths import check_path
 from flaxres.run.records import read_columns
 from flaxres.run.workdir import default_workdir, read_run_config
 from flaxres.suggestions import did_you_mean
-from flaxres.training.run_start import Resume
+from flaxres.training.run_start import RESUME, Resume
 from flaxres.training.train import train_and_evaluate
 
 if TYPE_CHECKING:
@@ -137,9 +137,13 @@ def train(
     """
     if isinstance(config, str):
         config = get_config(config)
-    config = convert_durations(config.copy_and_resolve_references())
-    directory = default_workdir(config) if workdir is None else expand_home(workdir, "workdir")
+    config = convert_durations(config_of(config).copy_and_resolve_references())
+    directory = default_workdir(config) if workdir is None else path_of(workdir)
     check_path(directory)
+    if resume not in RESUME:
+        raise ArgumentError(f"resume must be one of {', '.join(RESUME)}, got {shown(resume)}")
+    if stop is not None:
+        of_type(stop, threading.Event, "stop", "a threading.Event")
     report_missing_settings()
     cpu.start_build(config.dtype)
     try:
@@ -169,7 +173,7 @@ def load_run(workdir: PathName) -> TrainResult:
     Raises:
       WorkdirError: the directory holds no run, or a file of it cannot be read.
     """
-    directory = expand_home(workdir, "workdir")
+    directory = path_of(workdir)
     config = read_run_config(directory)
     columns = read_columns(directory)
     metrics = {"step": columns.steps, **columns.values}

@@ -68,9 +68,9 @@ def export_format(output: Path, given: str | None = None) -> str:
     if given is not None and given not in FORMATS:
         raise ConfigError(
             f"the format must be one of {', '.join(FORMATS)}, got {given!r}"
-            f"{did_you_mean(given, FORMATS)}"
+            f"{did_you_mean(str(given), FORMATS)}"
         )
-    chosen = given or SUFFIXES.get(output.suffix, "stablehlo")
+    chosen = given or SUFFIXES.get(output.suffix.lower(), "stablehlo")
     if chosen == "safetensors" and output.suffix != WEIGHTS_SUFFIX:
         raise ConfigError(
             f"--output of --format=safetensors must end in .safetensors, got {output}"

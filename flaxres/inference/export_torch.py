@@ -69,5 +69,5 @@ def serialize(trained: TrainedModel, output: Path) -> bytes:
             "--format=torch needs nothing"
         ) from None
     content = io.BytesIO()
-    torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, content)
+    torch.save({name: torch.tensor(array) for name, array in state_dict.items()}, content)
     return content.getvalue()

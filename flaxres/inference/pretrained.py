@@ -19,6 +19,7 @@ from flaxres.inference.trained_model import (
     with_population_statistics,
 )
 from flaxres.models import create_model
+from flaxres.overrides import override_fields
 from flaxres.pretrained.load import fit_variables
 from flaxres.pretrained.sources import Kind, find_source, is_directory, source_kind
 from flaxres.pretrained.stride_on import resolve_stride
@@ -66,7 +67,7 @@ def load_pretrained(
     elif is_run and overrides:
         config = load_run_config(path)
     if config is not None:
-        config.update_from_flattened_dict(overrides)
+        override_fields(config, overrides)
         if not is_run:
             config.init_from = str(path)  # fields of config.transfer describe a state dict
         check_config(config)
@@ -110,10 +111,10 @@ def _overridden(given: str, stored: ConfigDict, overrides: Mapping[str, Any]) ->
       ConfigError: an override is invalid, or describes how the model was trained.
     """
     config = stored.copy_and_resolve_references()
-    config.update_from_flattened_dict(overrides)
+    override_fields(config, overrides)
     check_config(config)
     flat, changed = flatten(stored), flatten(config)
-    for field in overrides:
+    for field in changed:
         if changed[field] != flat[field] and not _is_replaceable(field):
             raise ConfigError(
                 f"{field} cannot be changed, because {given} was trained with {flat[field]!r}, got "

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import flaxres
 from flaxres.errors import DamagedFileError, WeightsError, one_line
+from flaxres.field_checks import shown
 from flaxres.files import write_atomically
 from flaxres.pretrained.load import COLLECTIONS
 from flaxres.run.input_spec import InputSpec, checked_input_spec
@@ -31,6 +32,7 @@ from flaxres.run.stored_config import make_config, stored_fields
 WEIGHTS_SUFFIX = ".safetensors"
 METADATA = "flaxres"  # the only entry: safetensors orders several entries at random
 MEAN_IMAGE = "mean_image"
+MAX_DEPTH = 30  # parts of a tensor's name; models have about five
 FORMAT = 1  # increased when older versions of flaxres cannot read the file
 
 
@@ -144,6 +146,8 @@ def read_weights(path: Path) -> Weights:
             raise ValueError(f"{MEAN_IMAGE} has shape {mean.shape}, not {metadata.image_shape}")
         if unknown := [n for n in arrays if n.partition("/")[0] not in COLLECTIONS]:
             raise ValueError(f"unknown tensor {unknown[0]}")
+        if deep := [n for n in arrays if n.count("/") > MAX_DEPTH]:
+            raise ValueError(f"the name {shown(deep[0])} has more than {MAX_DEPTH} parts")
         input_spec = checked_input_spec(mean, metadata.class_names)
         variables = traverse_util.unflatten_dict(arrays, sep="/")
         config = make_config(stored_fields(metadata.config, path), path)

@@ -70,9 +70,10 @@ def test_files_are_predicted_as_by_the_command(trained, tmp_path):
         (np.zeros((8, 8, 1)), ArgumentError, "uint8 arrays .* got float64 of shape"),
         (np.zeros((8, 8, 3), np.uint8), ArgumentError, "have 1 channel, got an image of shape"),
         ("nothing-*.png", PredictionError, "no file matches"),
+        (None, ArgumentError, "must be arrays or paths, got None"),
     ],
 )
-def test_bad_images_are_one_line(trained, images, error, message):
+def test_bad_images_are_one_line(trained, images, error, message, unchecked_types):
     with pytest.raises(error, match=message):
         trained.predict(images)
 
@@ -83,13 +84,36 @@ def test_bad_images_are_one_line(trained, images, error, message):
         ([1, 2], "must be 1 integers"),
         (np.array([0.5]), "must be 1 integers"),
         ([10], "from 0 to 9"),
+        ([[0], [1, 2]], "must be 1 integers"),
     ],
 )
-def test_bad_labels_are_one_line(trained, labels, message):
+def test_bad_labels_are_one_line(trained, labels, message, unchecked_types):
     with pytest.raises(ArgumentError, match=message):
         trained.evaluate(images=np.zeros((1, 8, 8, 1), np.uint8), labels=labels)
     with pytest.raises(ArgumentError, match="either splits, or both"):
         trained.evaluate("test", labels=labels)
+
+
+def test_arrays_of_other_libraries(trained, test_split):
+    images = test_split.images[:3]
+    expected = trained.predict(images).probabilities
+    for given in (jax.numpy.asarray(images), [*jax.numpy.asarray(images)]):
+        np.testing.assert_array_equal(trained.predict(given).probabilities, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda trained: trained.evaluate(3), "splits must be names such as 'test', got 3"),
+        (lambda trained: trained.evaluate("test", short_side="x"), "must be integers, in pixels"),
+        (lambda trained: trained.evaluate("test", scales=5.5), "must be integers, in pixels"),
+        (lambda trained: trained.export(None), "output must be text or a path"),
+        (lambda trained: trained.predict(np.zeros((8, 8, 1), np.uint8)).top(0), "count must be"),
+    ],
+)
+def test_wrong_arguments_are_one_line(trained, call, message, unchecked_types):
+    with pytest.raises(ArgumentError, match=message):
+        call(trained)
 
 
 def test_an_earlier_checkpoint(digits_run, trained):

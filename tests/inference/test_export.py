@@ -122,6 +122,12 @@ def test_an_export_that_cannot_be_written(tmp_path, digits_run, python):
     fails(python(*arguments, "--mode=export"), 2, "--output is missing")
 
 
+def test_suffixes_in_capitals():
+    assert [export_format(Path(name)) for name in ("A.PTH", "a.Onnx", "A")] == [
+        *("torch", "onnx", "stablehlo")
+    ]
+
+
 def test_formats_of_files(tmp_path, digits_run, python):
     for name, given, chosen in (
         ("model", None, "stablehlo"),

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from flaxres.configs import digits
@@ -81,6 +82,16 @@ def test_fields_added_after_the_file_get_their_defaults(path):
 def test_bad_metadata(path, changes, message):
     change_metadata(path, **changes)
     with pytest.raises(WeightsError, match=message):
+        read_weights(path)
+
+
+def test_names_are_not_nested_without_end(path):
+    arrays = load_file(path)
+    arrays["params/" + "a/" * 5000 + "kernel"] = arrays.pop("params/dense/kernel")
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(arrays, path, metadata)
+    with pytest.raises(WeightsError, match="has more than 30 parts"):
         read_weights(path)
 
 

@@ -1,0 +1,97 @@
+"""Checks of the arguments of the Python API; errors have the argument's name and value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from flaxres.errors import ArgumentError
+from flaxres.field_checks import shown
+from flaxres.files import expand_home
+
+T = TypeVar("T")
+
+
+def of_type(value: object, types: type[T], name: str, rule: str) -> T:
+    """Returns an argument that must have a type.
+
+    Args:
+      value: the argument.
+      types: its type; bool is no int.
+      name: its name, for the message.
+      rule: what it must be, in words that follow "must be".
+
+    Raises:
+      ArgumentError: it has another type.
+    """
+    if not isinstance(value, types) or (types is int and isinstance(value, bool)):
+        raise ArgumentError(f"{name} must be {rule}, got {shown(value)}")
+    return value
+
+
+def path_text(path: object, name: str) -> str:
+    """Returns a path, a source or a name as text.
+
+    Raises:
+      ArgumentError: it is neither text nor a path, is empty, or has a zero character.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ArgumentError(f"{name} must be text or a path, and not empty, got {shown(path)}")
+    return text
+
+
+def path_of(path: object, name: str = "workdir") -> Path:
+    """Returns a path, with ~ replaced by the home directory.
+
+    Raises:
+      ArgumentError: it is no path.
+      ConfigError: its home directory is not known.
+    """
+    return expand_home(path_text(path, name), name)
+
+
+def config_of(config: object) -> ConfigDict:
+    """Returns a config.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    rule = "a config, such as flaxres.get_config('digits:resnet-20')"
+    return of_type(config, ConfigDict, "config", rule)
+
+
+def overrides_of(overrides: Mapping[str, object]) -> dict[str, object]:
+    """Returns values of fields by dotted name, with plain Python values.
+
+    Args:
+      overrides: values by name. A group of fields is a dict, or its fields have dotted names. NumPy
+        values become Python values, and paths become text.
+
+    Raises:
+      ArgumentError: num_steps and num_epochs, which both set the number of steps, are given.
+    """
+    fields = dict(_flatten(overrides))
+    if "num_steps" in fields and "num_epochs" in fields:
+        raise ArgumentError(
+            f"give either num_steps or num_epochs, got num_steps={shown(fields['num_steps'])} and "
+            f"num_epochs={shown(fields['num_epochs'])}"
+        )
+    return fields
+
+
+def _flatten(overrides: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, np.ndarray):
+            yield f"{prefix}{name}", tuple(value.tolist()) if value.ndim == 1 else value
+        elif isinstance(value, np.generic):
+            yield f"{prefix}{name}", value.item()
+        else:
+            yield f"{prefix}{name}", os.fspath(value) if isinstance(value, os.PathLike) else value
