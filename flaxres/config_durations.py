@@ -9,7 +9,14 @@ from ml_collections import ConfigDict
 
 from flaxres.config import check_config, flatten
 from flaxres.data import num_train_images
-from flaxres.durations import DURATION_FIELDS, locate, parse_duration, texts_in, to_steps
+from flaxres.durations import (
+    DURATION_FIELDS,
+    accept_text,
+    locate,
+    parse_duration,
+    texts_in,
+    to_steps,
+)
 
 
 def convert_durations(
@@ -41,6 +48,7 @@ def convert_durations(
         for field in DURATION_FIELDS:
             group, name = locate(converted, field)
             group[name] = _convert(group[name], config.batch_size, num_images)
+    accept_text(converted)  # a copy without references holds only steps
     check_config(converted)
     return converted
 

@@ -63,6 +63,15 @@ def test_converted_values_are_checked():
         convert_durations(config)
 
 
+def test_a_converted_config_accepts_durations_again():
+    config = digits.get_config("resnet-8")
+    config.num_steps = "4ep"
+    converted = convert_durations(config)
+    converted.num_steps, converted.warmup.window = "2ep", "128ex"
+    again = convert_durations(converted)
+    assert (again.num_steps, again.warmup.window) == (round(2 * TRAIN_IMAGES / 128), 1)
+
+
 def test_num_epochs_is_short_for_num_steps():
     config = digits.get_config("resnet-8")
     config.num_epochs = 2
