@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import UserError, one_line, printable
+from flaxres.extras import install_command
 from flaxres.files import expand_home
 from flaxres.plain_commands import parse_words
 
@@ -52,7 +53,7 @@ def main() -> None:
     except UserError as error:
         _exit(printable(str(error)), 2)
     if importlib.util.find_spec("tensorflow") is None:
-        _exit("TensorFlow is not installed; run `pip install -r requirements-prepare.txt`", 1)
+        _exit(f"TensorFlow is not installed; run `{install_command('prepare')}`", 1)
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
     try:
         print(f"prepared {prepare(NAME.value, data_dir)}")

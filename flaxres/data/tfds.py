@@ -28,6 +28,7 @@ from flaxres.data.record_source import RecordSource, damaged_error
 from flaxres.data.source import Sources
 from flaxres.data.tfds_names import check_tfds_name
 from flaxres.errors import DatasetError, one_line, printable
+from flaxres.extras import install_command
 from flaxres.prepared_data import list_prepared
 from flaxres.suggestions import did_you_mean
 
@@ -176,7 +177,7 @@ def _prepare(name: str, data_dir: str | None) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise DatasetError(
             f"data set {name!r} is not prepared in {directory}, and preparing it needs TensorFlow: "
-            f"run `pip install -r requirements-prepare.txt`, then `{shown_command}`"
+            f"run `{install_command('prepare')}`, then `{shown_command}`"
         )
     print(f"preparing {name} in {directory} (only once)", file=sys.stderr)
     if subprocess.run(command, check=False).returncode:

@@ -13,9 +13,9 @@ from packaging.version import Version
 
 from flaxres import __version__
 from flaxres.doctor.findings import NOTE, PROBLEM, Finding
-from flaxres.version import PACKAGE, commit
+from flaxres.extras import REPOSITORY, install_command
+from flaxres.version import commit
 
-REPOSITORY = PACKAGE.parent  # has the requirements files, unless flaxres is an installed copy
 OLDEST_PYTHON = "3.11"
 # Packages that are always listed; the others only if something is wrong with them.
 LISTED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -58,18 +58,12 @@ def check_extras() -> list[Finding]:
         missing = [r.name for r in requirements if _installed_version(r.name) is None]
         purpose = PURPOSES.get(extra, "optional packages")
         if missing:
-            advice = f"{install_command(extra)}"
+            advice = install_command(extra, REPOSITORY)
             value = f"{purpose}; missing: {', '.join(missing)}"
             findings.append(Finding(extra, value, NOTE, advice))
         else:
             findings.append(Finding(extra, purpose))
     return findings
-
-
-def install_command(extra: str) -> str:
-    """Returns the command that installs an extra."""
-    file = REPOSITORY / f"requirements-{extra}.txt"
-    return f"pip install -r {file.name}" if file.is_file() else f"pip install 'flaxres[{extra}]'"
 
 
 def read_requirements() -> list[Requirement]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flaxres.doctor.findings import NOTE, PROBLEM, Finding, gib
+from flaxres.extras import install_command
 
 STAGES = ("import", "devices", "kernels", "training")
 # Seconds for which a stage may run. The kernels are compiled once, within five minutes.
@@ -61,7 +62,7 @@ def run_probe(
     try:
         for stage in STAGES:
             progress(stage)
-            results[stage] = _next_result(stage, lines, device_seconds, messages)
+            results[stage] = _next_result(stage, lines, device_seconds, messages, threads[1])
             if "error" in results[stage]:
                 break
     finally:
@@ -84,7 +85,11 @@ def _read(pipe: Any, add: Callable[[str], Any], end: str | None = None) -> None:
 
 
 def _next_result(
-    stage: str, lines: queue.SimpleQueue[str], device_seconds: float, messages: list[str]
+    stage: str,
+    lines: queue.SimpleQueue[str],
+    device_seconds: float,
+    messages: list[str],
+    message_reader: threading.Thread,
 ) -> dict[str, Any]:
     seconds = device_seconds if stage == "devices" else SECONDS[stage]
     try:
@@ -94,6 +99,7 @@ def _next_result(
     try:
         result = json.loads(line)
     except ValueError:
+        message_reader.join(timeout=1.0)  # on a busy machine, it may be behind
         text = [m.strip() for m in messages if m.strip()]
         reason = f": {text[-1][:MAX_ERROR_LENGTH]}" if text else ""
         return {"error": f"the process ended{reason}"}
@@ -132,7 +138,7 @@ def check_data(results: Results) -> list[Finding]:
     if result["prepared"]:
         findings.append(Finding("TFDS data sets", f"{', '.join(result['prepared'])} in {place}"))
     else:
-        install = "" if result["tensorflow"] else "pip install -r requirements-prepare.txt, then "
+        install = "" if result["tensorflow"] else f"{install_command('prepare')}, then "
         advice = (
             f"{install}flaxres prepare --name=cifar10; for sets in another place, "
             "--config.dataset.data_dir=DIR or TFDS_DATA_DIR=DIR"

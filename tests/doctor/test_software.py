@@ -39,7 +39,7 @@ def test_requirements_of_an_installed_copy(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: metadata)
     assert [str(r) for r in software.read_requirements()] == ["jax<0.12,>=0.10"]
     assert list(software.read_extras()) == ["cluster"]
-    assert software.install_command("cluster") == "pip install 'flaxres[cluster]'"
+    assert software.install_command("cluster", tmp_path) == "pip install 'flaxres[cluster]'"
 
 
 def test_extras(monkeypatch, tmp_path):
