@@ -1,4 +1,4 @@
-"""What a training command finds in its workdir: nothing, its run, or a run of a similar config."""
+"""Comparison of a training command with its workdir: empty, its own run, or one to extend."""
 
 from __future__ import annotations
 
@@ -93,8 +93,10 @@ def find_run_start(
             _check_replicas_are_free([*replica_runs(config, workdir).keys() - former.keys()])
         return RunStart(has_run, is_failed)
     steps = checkpoint_steps(workdir)
-    if not steps or not set(fields) <= set(SCHEDULE_FIELDS):
+    if not steps:
         return RunStart(check_same_config(workdir, config))
+    if not set(fields) <= set(SCHEDULE_FIELDS):  # the error names only fields that cannot change
+        return RunStart(check_same_config(workdir, config, accepted=SCHEDULE_FIELDS))
     step = steps[-1]
     differences = describe_differences(stored, given, fields)
     if config.num_steps < step:
@@ -122,13 +124,13 @@ def find_run_start(
 
 
 def replica_change(workdir: Path, replica: Path, config: ConfigDict) -> ConfigChange | None:
-    """Returns what a replica's config lacks of the changes of its run, or None if nothing.
+    """Returns the config change of a run that a replica has not stored yet, or None.
 
     A command that was killed while it stored a change has not stored it for all replicas.
 
     Args:
       workdir: directory of the run, whose config is stored already.
-      replica: directory of the replica; need not exist. For the workdir itself, nothing is lacking.
+      replica: directory of the replica; need not exist. For the workdir itself, the result is None.
       config: config of the replica.
 
     Raises:

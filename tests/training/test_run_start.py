@@ -337,3 +337,13 @@ def test_quiet(tmp_path, capfd):
     train_and_evaluate(config, tmp_path, quiet=True)
     assert capfd.readouterr() == ("", "")
     assert np.isfinite(read_metrics(tmp_path)[-1]["test_error"])
+
+
+def test_the_error_of_another_run_names_fields_that_cannot_change(finished):
+    config = small_config()
+    config.num_steps, config.seed = 30, 3
+    with pytest.raises(WorkdirError) as error:
+        find_run_start(finished, config)
+    assert "seed is 0 in the workdir and 3 in this config; repeat" in str(error.value)
+    assert "--config.seed=0" in str(error.value)
+    assert "num_steps" not in str(error.value)
