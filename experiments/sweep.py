@@ -25,8 +25,9 @@ from flaxres.files import expand_home
 SWEEP = flags.DEFINE_string(
     "sweep",
     None,
-    "Python file that defines get_sweep(), e.g. configs/sweeps/widths.py. With FILE.py:CONFIG, the "
-    "config file is passed to get_sweep.",
+    "Python file that defines get_sweep(), e.g. configs/sweeps/widths.py, or for files in "
+    "configs/sweeps/ only the name, e.g. widths. With FILE.py:CONFIG, the config file is passed to "
+    "get_sweep.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory for runs, tables and figures, e.g. runs/sweep."

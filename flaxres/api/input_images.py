@@ -82,7 +82,8 @@ def _fit(image: object, shape: tuple[int, int, int], short_side: int) -> Pixels:
         if isinstance(image, np.ndarray):
             given = f"{image.dtype} of shape {image.shape}"
         raise ArgumentError(
-            f"images must be uint8 arrays (height, width, {channels}) or paths, got {given}"
+            f"images must be uint8 arrays (height, width, {channels}) or paths; one of them is "
+            f"{given}"
         )
     if image.shape[2] != channels or 0 in image.shape:
         raise ArgumentError(

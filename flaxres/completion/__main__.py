@@ -16,6 +16,7 @@ from flaxres.catalog import LISTS, list_weights
 from flaxres.completion.flags_of_commands import WORDS, flags_of_commands
 from flaxres.config import default_config, flatten
 from flaxres.config_checks import DTYPES, PARALLELISMS, SCHEDULES, WEIGHT_DECAY_ON
+from flaxres.durations import EPOCHS
 from flaxres.experiments.analyses import ANALYSES
 from flaxres.model_forms import SHORTCUTS, model_names
 from flaxres.models.norms import BN_SCOPES, NORMS
@@ -79,7 +80,7 @@ def completion_script(shell: str) -> str:
         "ANALYSES": " ".join(ANALYSES),
         "WEIGHTS": " ".join(entry.name for entry in list_weights()),
         "KINDS": " ".join(LISTS),
-        "FIELDS": " ".join(f"{field}=" for field in fields),
+        "FIELDS": " ".join(f"{field}=" for field in (*fields, EPOCHS)),
         "PROGRAMS": " ".join(SCRIPTS),
     }
     script = SCRIPT.read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def test_files_are_predicted_as_by_the_command(trained, tmp_path):
     ("images", "error", "message"),
     [
         ([], ArgumentError, "at least one image"),
-        (np.zeros((8, 8, 1)), ArgumentError, "uint8 arrays .* got float64 of shape"),
+        (np.zeros((8, 8, 1)), ArgumentError, "uint8 arrays .* one of them is float64 of shape"),
         (np.zeros((8, 8, 3), np.uint8), ArgumentError, "have 1 channel, got an image of shape"),
         ("nothing-*.png", PredictionError, "no file matches"),
         (None, ArgumentError, "must be arrays or paths, got None"),

@@ -24,6 +24,7 @@ COMPLETIONS = {
     "flaxres --config=digits:resnet-56-s": {"resnet-56-scale", "resnet-56-shortcut-gate"},
     "flaxres train --config.model.na": {"--config.model.name="},
     "flaxres train --config.dtype=": {"float32", "bfloat16"},
+    "flaxres train --config.num_e": {"--config.num_epochs="},
     "flaxres train --config.augment.flip=": {"True", "False"},
     "flaxres train --config.batch_size=": set(),
     "flaxres sweep --executor=": {"local", "ray", "slurm"},
