@@ -1,4 +1,4 @@
-"""Trains a residual network on the digits in a loop of one's own: python examples/own_loop.py.
+"""Your own training loop for a residual network on the digits: python examples/own_loop.py.
 
 The model is a Flax module, and its train step is a function of a train state and a batch. The loop
 around them is yours: what it trains, when it evaluates, what it keeps.

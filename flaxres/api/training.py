@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 class TrainResult:
     """Result of a run, finished or stopped.
 
-    `metrics` has one array for each metric and one element for each logged step; "step" are these
-    steps. Where a step has no value of a metric, as between two evaluations, it is NaN. `curve`
-    leaves these steps out:
+    `metrics` has one array for each metric, with one element for each logged step, and "step" has
+    the logged steps. A metric is NaN at steps where it was not measured, such as between two
+    evaluations; `curve` leaves these steps out:
 
         plt.plot(result.metrics["step"], result.metrics["train_loss"])
         plt.plot(*result.curve("test_error"))
@@ -46,10 +46,11 @@ class TrainResult:
     Attributes:
       config: config of the run.
       workdir: directory of the run.
-      step: number of steps done, that of the newest checkpoint.
+      step: step of the newest checkpoint.
       metrics: float64 (records,) by name, errors in percent; "step" is int64. With several
         replicas, means over them; the replicas are runs of their own in `workdir`.
-      record: values of the last logged step, as floats; that of a finished run has an evaluation.
+      record: metrics of the last logged step, as floats. For a finished run, they include an
+        evaluation.
     """
 
     config: ConfigDict
@@ -111,15 +112,15 @@ def train(
 
     It does what `python -m flaxres.main` does, with the same files and, under the same CPU settings
     (`flaxres.tune`), the same results to the last bit. Ctrl-C, or an interrupt of a notebook, saves
-    a checkpoint and raises KeyboardInterrupt; calling it again resumes. Several runs may train in
-    threads at a time, each in its own workdir.
+    a checkpoint and raises KeyboardInterrupt; calling it again resumes. Several threads may train
+    at the same time, each in its own workdir.
 
     Args:
       config: config of the run, or the source of one for `get_config`, such as 'digits:resnet-20'.
       workdir: directory of the run (default: runs/CONFIG/MODEL-seedSEED).
       allow_data_change: if True, the run may resume with other data than before.
-      allow_schedule_change: if True, the run may resume with a schedule that would have given the
-        steps before another learning rate.
+      allow_schedule_change: if True, the run may resume with a schedule whose learning rates
+        differ in steps that are already done.
       resume: 'auto' starts or resumes a run, 'never' refuses a workdir that holds one, 'must'
         refuses a workdir without a checkpoint.
       progress: if True, shows a progress bar on a terminal or in a notebook, lines elsewhere.
@@ -165,7 +166,7 @@ def train(
 
 
 def load_run(workdir: PathName) -> TrainResult:
-    """Returns the result of a run from its files, also of one that the command line trained.
+    """Reads the result of a run from its files; the command line may have trained it.
 
     Args:
       workdir: directory of the run.
