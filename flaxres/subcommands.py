@@ -92,7 +92,8 @@ def execute_other_command() -> None:
     """
     module = replace_command()
     if module != MAIN:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the program starts with it closed
+            sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 

@@ -1,5 +1,6 @@
 """Commands without a config: errors of one line, a full disk, Ctrl-C."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,20 @@ from tests.conftest import ROOT
 def test_a_full_disk():
     outcome = run_command("flaxres.catalog", "models", stdout="/dev/full")
     assert_error(outcome, "standard output cannot be written (No space left on device)", code=1)
+
+
+def test_closed_output_and_a_deleted_directory_are_no_tracebacks(tmp_path):
+    command = f"rmdir {tmp_path}; {sys.executable} -m flaxres.main doctor --timeout=1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "disk (current directory)" in done.stdout
+    assert "change to another directory" in done.stdout
+    assert "Traceback" not in done.stderr
+    command = f"{sys.executable} -m flaxres.main list weights >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
 
 
 def test_unknown_flags():

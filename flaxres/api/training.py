@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from jaxtyping import Float64, Num
 from ml_collections import ConfigDict
@@ -145,6 +146,7 @@ def train(
         raise ArgumentError(f"resume must be one of {', '.join(RESUME)}, got {shown(resume)}")
     if stop is not None:
         of_type(stop, threading.Event, "stop", "a threading.Event")
+    _check_jax_settings()
     report_missing_settings()
     cpu.start_build(config.dtype)
     try:
@@ -163,6 +165,19 @@ def train(
         if stop is None or not stop.is_set():
             raise
     return load_run(directory)
+
+
+def _check_jax_settings() -> None:
+    """Checks that JAX can compile the steps.
+
+    Raises:
+      ArgumentError: a setting of JAX prevents it.
+    """
+    for name, needed in (("jax_disable_jit", False), ("jax_numpy_dtype_promotion", "standard")):
+        value = getattr(jax.config, name)
+        value = getattr(value, "value", value)  # of an enumeration
+        if value != needed:
+            raise ArgumentError(f"train needs {name} to be {needed!r}, got {shown(value)}")
 
 
 def load_run(workdir: PathName) -> TrainResult:

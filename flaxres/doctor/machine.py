@@ -128,8 +128,15 @@ def _directory_size(directory: Path) -> tuple[int, int, bool]:
 def check_disk() -> list[Finding]:
     """Returns the free space where runs and compiled programs are stored."""
     findings = []
-    for name, path in (("current directory", Path.cwd()), ("cache", cache_directory())):
-        existing = next((p for p in (path, *path.parents) if p.exists()), None)
+    for name, path in (("current directory", Path(".")), ("cache", cache_directory())):
+        try:
+            existing = next(
+                (p for p in (path.absolute(), *path.absolute().parents) if p.exists()), None
+            )
+        except OSError as error:  # the current directory was deleted
+            advice = "change to another directory"
+            findings.append(Finding(f"disk ({name})", str(error.strerror), PROBLEM, advice))
+            continue
         if existing is None or str(path).startswith("~"):
             continue
         try:

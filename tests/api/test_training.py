@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -98,6 +99,20 @@ def test_an_interrupt_saves_and_leaves_nothing_behind(tmp_path, monkeypatch):
             train(small_config(), tmp_path / "run", progress=False)
     assert state() == before
     assert flaxres.load(tmp_path / "run").step == load_run(tmp_path / "run").step
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("jax_disable_jit", True), ("jax_numpy_dtype_promotion", "strict")]
+)
+def test_settings_of_jax_that_prevent_training(tmp_path, setting, value):
+    config, before = small_config(), getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(ArgumentError, match=f"{setting} .*, got '?{value}"):
+            flaxres.train(config, tmp_path / "run")
+    finally:
+        jax.config.update(setting, before)
+    assert not (tmp_path / "run").exists()
 
 
 def test_errors_are_exceptions(digits_run, tmp_path, capsys):
