@@ -1,6 +1,6 @@
 """Analyses of trained models.
 
-python -m experiments.analyze NAME --workdir=runs/degradation
+flaxres analyze NAME --workdir=runs/degradation
 
 The workdir is the directory of one run or of a sweep; runs may be unfinished. Figures (PNG, SVG)
 and numbers (CSV) are written to WORKDIR/analyses. `NAME --help` lists the flags of an analysis.

@@ -1,6 +1,6 @@
 """Degradation experiment: trains plain and residual models of growing depth and compares them.
 
-python -m experiments.degradation --config=configs/digits.py --workdir=runs/degradation
+flaxres degradation --config=configs/digits.py --workdir=runs/degradation
 
 This is a sweep (`experiments.sweep`) whose models and seeds are flags. Each run has the directory
 WORKDIR/MODEL/seed-N. Rerun the same command to resume: finished runs are skipped, and unfinished

@@ -1,6 +1,6 @@
 """Command line that writes the report of a sweep or a run, finished or not.
 
-python -m experiments.report --workdir=runs/sweep
+flaxres report --workdir=runs/sweep
 
 Writes WORKDIR/report.html, one page that contains its figures and loads nothing, and
 WORKDIR/report.md, which links to the figures. Both list unfinished runs first. Figures of the runs

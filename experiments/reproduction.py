@@ -1,6 +1,6 @@
 """Reproduction of He15 (arXiv 1512.03385), section 4.2: all its models, with several seeds.
 
-python -m experiments.reproduction --config=configs/cifar10.py --workdir=runs/reproduction
+flaxres reproduction --config=configs/cifar10.py --workdir=runs/reproduction
 
 Trains unfinished runs in priority order: the first seed of the plain and residual models with 20 to
 56 layers, then of the models with 110 layers, then the other seeds. With --minutes=9, all runs save

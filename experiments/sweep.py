@@ -1,6 +1,6 @@
 """Sweep: trains the runs that a Python file lists, on this machine, a Ray cluster or SLURM.
 
-python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
+flaxres sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
 
 Each run has the directory WORKDIR/VARIANT/seed-N. Rerun the same command to resume: finished runs
 are skipped, and unfinished runs continue from their checkpoints. The results are in WORKDIR:

@@ -174,7 +174,7 @@ def call_get_config(source: str) -> object:
     module = import_file(path, "config")
     if not hasattr(module, "get_config"):
         is_sweep = hasattr(module, "get_sweep")
-        hint = f"use python -m experiments.sweep --sweep={path}" if is_sweep else "define it"
+        hint = f"use flaxres sweep --sweep={path}" if is_sweep else "define it"
         raise ConfigError(
             f"config file {shown(path)} has no get_config(); "
             f"{'it is a sweep file: ' if is_sweep else ''}{hint}"

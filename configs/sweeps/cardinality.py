@@ -1,6 +1,6 @@
 """Cardinality at equal cost: Xie17 (arXiv 1611.05431), section 5.1, in ResNeXt-29.
 
-python -m experiments.sweep --sweep=configs/sweeps/cardinality.py --workdir=runs/cardinality
+flaxres sweep --sweep=configs/sweeps/cardinality.py --workdir=runs/cardinality
 
 More groups are narrower. The width of a group is chosen so that a block with 256 outer channels has
 nearly as many weights as a block with one group of 64 channels.

@@ -1,6 +1,6 @@
 """Plain, residual and dense models with about the same number of parameters.
 
-python -m experiments.sweep --sweep=configs/sweeps/connections.py --workdir=runs/connections
+flaxres sweep --sweep=configs/sweeps/connections.py --workdir=runs/connections
 
 On CIFAR's images, DenseNet-BC of 100 layers has 0.77M parameters; residual models of 50 and 56
 layers have 0.76M and 0.85M.

@@ -1,10 +1,10 @@
 """Degradation, He15 (arXiv 1512.03385), section 4.2: plain and residual models, 20 to 56 layers.
 
-python -m experiments.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
+flaxres sweep --sweep=configs/sweeps/degradation.py --workdir=runs/sweep
 
 With a config file after a colon, the sweep is the experiment of the paper (for accelerators):
 
-python -m experiments.sweep --sweep=configs/sweeps/degradation.py:configs/cifar10.py --workdir=X
+flaxres sweep --sweep=configs/sweeps/degradation.py:configs/cifar10.py --workdir=X
 
 Eight models with three seeds each. `make degradation` trains those with seed 0 on the digits.
 """

@@ -1,6 +1,6 @@
 """The sweep of `degradation.py`, with the three seeds of a model trained by one program.
 
-python -m experiments.sweep --sweep=configs/sweeps/degradation_one_program.py --workdir=runs/sweep
+flaxres sweep --sweep=configs/sweeps/degradation_one_program.py --workdir=runs/sweep
 
 This is faster for models as small as those on the digits (`benchmarks/replicas.py`), and slower for
 CIFAR on a CPU. A seed that diverges also stops the other seeds of its program.

@@ -1,7 +1,7 @@
 """Gradients and activations through 56 layers: shortcuts, batch norm and initialization.
 
-python -m experiments.sweep --sweep=configs/sweeps/gradient_flow.py --workdir=runs/gradient_flow
-python -m experiments.analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
+flaxres sweep --sweep=configs/sweeps/gradient_flow.py --workdir=runs/gradient_flow
+flaxres analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
 
 Plain and residual models with and without batch norm. Kernels are initialized with 0.5, 1 or 1.5
 times the standard deviation of He 2015. Models without batch norm may diverge; that is a result

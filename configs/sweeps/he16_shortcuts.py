@@ -1,6 +1,6 @@
 """Identity and other shortcuts in ResNet-110: He16 (arXiv 1603.05027), table 1.
 
-python -m experiments.sweep --sweep=configs/sweeps/he16_shortcuts.py --workdir=runs/he16_shortcuts
+flaxres sweep --sweep=configs/sweeps/he16_shortcuts.py --workdir=runs/he16_shortcuts
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Learning rates around the paper's 0.1, for a plain and a residual model of 56 layers.
 
-python -m experiments.sweep --sweep=configs/sweeps/learning_rates.py --workdir=runs/learning_rates
+flaxres sweep --sweep=configs/sweeps/learning_rates.py --workdir=runs/learning_rates
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Batch, layer, group, instance and no norm, in a plain and a residual model of 20 layers.
 
-python -m experiments.sweep --sweep=configs/sweeps/norms.py --workdir=runs/norms
+flaxres sweep --sweep=configs/sweeps/norms.py --workdir=runs/norms
 
 Models without a norm may diverge, which is a result too.
 """

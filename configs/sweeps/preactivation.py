@@ -1,6 +1,6 @@
 """ReLU before or after the addition, at 110 and 164 layers: He16 (arXiv 1603.05027), table 2.
 
-python -m experiments.sweep --sweep=configs/sweeps/preactivation.py --workdir=runs/preactivation
+flaxres sweep --sweep=configs/sweeps/preactivation.py --workdir=runs/preactivation
 
 The models of 164 layers have bottlenecks.
 """

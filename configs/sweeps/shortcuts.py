@@ -1,6 +1,6 @@
 """Shortcut options A, B and C of He15 (arXiv 1512.03385), section 4.1, at 20 and 56 layers.
 
-python -m experiments.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts
+flaxres sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 python -m flaxres.main --config=configs/cifar10_short.py:resnet-20 --workdir=runs/cats_dogs/eight \
     --config.num_steps=1000 --config.boundaries="(500,750)" \
     --config.dataset.classes="('airplane','automobile','bird','deer','frog','horse','ship','truck')"
-python -m experiments.sweep --sweep=configs/sweeps/transfer.py --workdir=runs/transfer
+flaxres sweep --sweep=configs/sweeps/transfer.py --workdir=runs/transfer
 
 The first command trains ResNet-20 on the eight other classes; the sweep initializes from it. The
 variants freeze more and more layers, from none to the whole backbone, as in Yosinski et al. 2014

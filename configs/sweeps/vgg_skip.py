@@ -1,6 +1,6 @@
 """VGG-13 with and without shortcuts around its last two convolutions.
 
-python -m experiments.sweep --sweep=configs/sweeps/vgg_skip.py --workdir=runs/vgg_skip
+flaxres sweep --sweep=configs/sweeps/vgg_skip.py --workdir=runs/vgg_skip
 
 VGG needs images of 32 pixels, so the digits are resized. The learning rate is that of Simonyan and
 Zisserman 2014 (arXiv 1409.1556), section 3.1.

@@ -1,6 +1,6 @@
 """Half, once and twice the paper's number of filters, at 20 layers.
 
-python -m experiments.sweep --sweep=configs/sweeps/widths.py --workdir=runs/widths
+flaxres sweep --sweep=configs/sweeps/widths.py --workdir=runs/widths
 """
 
 from typing import Any

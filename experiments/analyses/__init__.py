@@ -1,4 +1,4 @@
-"""Analyses of trained models, one module each, run with `python -m experiments.analyze NAME`.
+"""Analyses of trained models, one module each, run with `flaxres analyze NAME`.
 
 Imported by `experiments.reporting` and the command lines; imports `experiments.sweeps`,
 `experiments.results` and `flaxres`.

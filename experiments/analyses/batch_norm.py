@@ -1,6 +1,6 @@
 """Inputs and outputs of batch norm, with batch statistics as in training and running statistics.
 
-python -m experiments.analyze batch_norm --workdir=runs/degradation
+flaxres analyze batch_norm --workdir=runs/degradation
 
 The analysis reports histograms of the input, the normalized input and the output of the first, the
 middle and the last norm; the gap between batch and running statistics at each norm, in error and in

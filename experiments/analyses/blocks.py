@@ -1,6 +1,6 @@
 """Test error of trained models after dropping or swapping blocks, without further training.
 
-python -m experiments.analyze blocks --workdir=runs/degradation
+flaxres analyze blocks --workdir=runs/degradation
 
 Veit, Wilber and Belongie 2016 (arXiv 1605.06431), section 4: a residual network loses little with
 any one block, because most paths through it do not contain that block; a plain network is a single

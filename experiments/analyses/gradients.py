@@ -1,6 +1,6 @@
 """Gradient norms and activation scales of each layer, over training.
 
-python -m experiments.analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
+flaxres analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
 
 He15 (arXiv 1512.03385), section 4.1, finds that gradients of plain networks with batch norm have
 healthy norms, so vanishing gradients do not explain the degradation. Without batch norm, gradients

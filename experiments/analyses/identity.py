@@ -1,6 +1,6 @@
 """Training of a deeper model built from a trained one: He15 (arXiv 1512.03385), section 1.
 
-python -m experiments.analyze identity --workdir=runs/degradation --deeper=56
+flaxres analyze identity --workdir=runs/degradation --deeper=56
 
 Identity layers make a trained model deeper without changing its outputs
 (`experiments.analyses.identity_init`), so the deeper model starts with the error of the shallow

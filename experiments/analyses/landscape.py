@@ -1,8 +1,8 @@
 r"""Loss and training error along lines and planes through trained models.
 
-python -m experiments.analyze landscape --workdir=runs/degradation --only='*-56'
-python -m experiments.analyze landscape --workdir=runs/degradation --kind=plane
-python -m experiments.analyze landscape --workdir=... --kind=between \
+flaxres analyze landscape --workdir=runs/degradation --only='*-56'
+flaxres analyze landscape --workdir=runs/degradation --kind=plane
+flaxres analyze landscape --workdir=... --kind=between \
     --between=resnet-56/seed-0,resnet-56/seed-1
 
 Li et al. 2018 (arXiv 1712.09913), section 4: 'line' and 'plane' follow one and two random

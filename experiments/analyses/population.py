@@ -1,6 +1,6 @@
 """Test error with population statistics of batch norm, against the number of images they use.
 
-python -m experiments.analyze population --workdir=runs/degradation
+flaxres analyze population --workdir=runs/degradation
 
 Running statistics average over the last training steps, whose weights differ from the final ones.
 Population statistics are recomputed from training images with the weights of the newest checkpoint

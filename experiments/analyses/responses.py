@@ -1,6 +1,6 @@
 """Standard deviation of the response of each 3x3 layer: figure 7 of He15 (arXiv 1512.03385).
 
-python -m experiments.analyze responses --workdir=runs/degradation
+flaxres analyze responses --workdir=runs/degradation
 
 The response is the output after batch norm and before ReLU or addition, over the test split with
 running statistics. The analysis also writes responses.csv to the directory of each run.

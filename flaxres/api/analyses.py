@@ -72,7 +72,7 @@ def analyze(
     output: PathName | None = None,
     **options: Any,
 ) -> AnalysisResult:
-    """Runs an analysis of trained models, as `python -m experiments.analyze NAME` does.
+    """Runs an analysis of trained models, as `flaxres analyze NAME` does.
 
         flaxres.analyze("blocks", "runs/degradation", only=["*-20"], trials=5).table()
 
