@@ -19,6 +19,7 @@ from flaxres.config import directory_name, flatten, model_name
 from flaxres.errors import DamagedFileError, WorkdirError, first_few, print_note
 from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
+from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, append_config_change
 from flaxres.run.lock import LockedDirectory, lock
 from flaxres.run.paths import check_path
@@ -88,6 +89,7 @@ def open_workdir(
             check_regular(workdir / INFO_FILE)
             previous_info = read_info(workdir)
             if change is not None:
+                _check_as_before(workdir, change)
                 append_config_change(workdir, change)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
@@ -96,6 +98,21 @@ def open_workdir(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
         yield previous_info, locked
+
+
+def _check_as_before(workdir: Path, change: ConfigChange) -> None:
+    """Checks that no other process has trained in a locked workdir since it was compared.
+
+    Raises:
+      WorkdirError: the workdir has another config or a newer checkpoint than `change` is for.
+    """
+    stored = read_config(workdir)
+    known = [(change.old[field], change.new[field]) for field in change.fields]
+    is_same = all(stored[f] in values for f, values in zip(change.fields, known, strict=True))
+    if not is_same or checkpoint_steps(workdir)[-1:] not in ([], [change.step]):
+        raise WorkdirError(
+            f"another process has trained in {workdir} meanwhile; rerun the same command"
+        )
 
 
 def check_same_config(

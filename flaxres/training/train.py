@@ -135,7 +135,7 @@ def _report_finished(
 ) -> None:
     """Prints that a run is finished, and stores its config if that has changed."""
     for directory, directory_config in _configs(config, workdir).items():
-        if change := start.change or replica_change(workdir, directory, directory_config):
+        if change := replica_change(workdir, directory, directory_config) or start.change:
             with open_workdir(directory, directory_config, read_info(directory), change):
                 pass
     if options.quiet:
@@ -184,7 +184,7 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
                 if start.replaces:
                     terminal.log(replace_failed_start(workdir))
                 for directory, directory_config in configs.items():
-                    stored = start.change or replica_change(workdir, directory, directory_config)
+                    stored = replica_change(workdir, directory, directory_config) or start.change
                     content, locked = stack.enter_context(
                         open_workdir(directory, directory_config, info, stored)
                     )

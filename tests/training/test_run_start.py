@@ -13,7 +13,7 @@ from flaxres.run.config_changes import ConfigChange, read_config_changes
 from flaxres.run.failed_start import is_failed_start, replace_failed_start
 from flaxres.run.records import read_metrics
 from flaxres.run.tensorboard_files import EventFile
-from flaxres.run.workdir import read_run_config
+from flaxres.run.workdir import open_workdir, read_run_config
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.run_start import find_run_start, replica_change
 from flaxres.training.train import train_and_evaluate
@@ -315,6 +315,21 @@ def test_replicas_get_a_change_that_a_killed_command_has_not_stored_for_them(tmp
     assert changes == [None, None, ConfigChange(20, {"num_steps": 20}, {"num_steps": 30}, True)]
     runs[tmp_path / "seed-1"].batch_size += 1
     assert replica_change(tmp_path, tmp_path / "seed-1", runs[tmp_path / "seed-1"]) is None
+
+
+def test_a_change_is_for_the_checkpoint_and_the_config_that_were_compared(finished):
+    """Another process may train between the comparison and the lock."""
+    config = long_config()
+    for step, old in ((15, 20), (20, 25)):
+        change = ConfigChange(step, {"num_steps": old}, {"num_steps": 30}, True)
+        config.boundaries = (10, 15)
+        before = contents(finished)
+        with (
+            pytest.raises(WorkdirError, match=r"another process has trained in .* meanwhile"),
+            open_workdir(finished, config, {}, change),
+        ):
+            pass
+        assert contents(finished) | {finished / "lock": b""} == before | {finished / "lock": b""}
 
 
 def test_resume(finished, tmp_path):
