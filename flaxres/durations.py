@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -186,14 +186,21 @@ def rename_epochs(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces num_epochs in a flattened config by num_steps.
 
     Raises:
-      ConfigError: num_epochs is not a number.
+      ConfigError: num_epochs is not a number, or both are given.
     """
+    _check_one_length(fields)
     return {
         ("num_steps" if name == EPOCHS else name): (
             epochs_as_steps(value) if name == EPOCHS else value
         )
         for name, value in fields.items()
     }
+
+
+def _check_one_length(fields: Collection[str]) -> None:
+    """Checks that num_epochs and num_steps are not both among the given fields."""
+    if {EPOCHS, "num_steps"} <= set(fields):
+        raise ConfigError(f"{EPOCHS} and num_steps are both given; give one of them")
 
 
 def rename_epochs_in_config(config: ConfigDict) -> None:
@@ -220,10 +227,11 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
       The arguments as ml_collections parses them. Arguments after '--' are left alone.
 
     Raises:
-      ConfigError: num_epochs is not a number.
+      ConfigError: num_epochs is not a number, or num_steps is given too.
     """
     arguments = list(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
+    _check_one_length(re.findall(r"^--?config\.(\w+)", "\n".join(arguments[:end]), re.MULTILINE))
     expanded: list[str] = []
     field = ""  # of the argument before, if its value is the next argument
     for argument in arguments[:end]:

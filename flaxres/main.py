@@ -153,8 +153,7 @@ def main() -> None:
         # Imports make half a million objects that stay. To search them for garbage again and again
         # takes a tenth of the start. `_train` ends this.
         gc.disable()
-    reads_model = mode in ("eval", "predict", "export")
-    config = None if reads_model and not cli.has_config() else cli.get_config()
+    config = _given_config(mode)
     if config is not None and INIT_FROM.value is not None:
         config.init_from = INIT_FROM.value
     if config is not None and WEIGHTS.value is not None:
@@ -218,6 +217,28 @@ def _check_flags(mode: str) -> None:
                 raise ConfigError(
                     f"--{flag.name}={given} applies to --mode={listed}, got --mode={mode}"
                 )
+
+
+def _given_config(mode: str) -> ConfigDict | None:
+    """Returns the config of the command line; None if a mode reads that of a trained model.
+
+    Training without --config continues the run in --workdir, with its own config.
+
+    Raises:
+      ConfigError: --config is missing.
+    """
+    if not cli.has_config():
+        if mode in ("eval", "predict", "export"):
+            return None
+        if mode == "train" and WORKDIR.value is not None:
+            from flaxres.run.workdir import CONFIG_FILE, read_run_config
+
+            workdir = expand_home(WORKDIR.value, "--workdir")
+            if (workdir / CONFIG_FILE).exists():
+                config = read_run_config(workdir)
+                config.update_from_flattened_dict(cli.get_overrides())
+                return config
+    return cli.get_config()
 
 
 def _workdir(config: ConfigDict | None) -> Path:

@@ -54,3 +54,10 @@ def test_arguments():
         *("--config.boundaries=('1ep',20,)", "--config.boundaries", "('3ep',)"),
         *("--config.boundaries=(1,2)", "--config.boundaries=('1ep',)", "--seed", "3"),
     ]
+
+
+@pytest.mark.parametrize("other", ["--config.num_steps=5", "--config.num_steps"])
+def test_the_length_is_given_once(other):
+    with pytest.raises(ConfigError, match="num_epochs and num_steps are both given; give one"):
+        rename_in_arguments(["--config.num_epochs=3", other])
+    rename_in_arguments(["--config.num_epochs=3", "--", other])

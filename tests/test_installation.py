@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,10 +20,13 @@ STEPS = ("--config.num_steps=4", "--config.boundaries=(2,3)", "--config.batch_si
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Returns the path of a wheel of the repository."""
+    """Returns the path of a wheel of the repository, built from a copy."""
     directory = tmp_path_factory.mktemp("wheel")
+    source = directory / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "runs", "site", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps")
-    subprocess.run([*pip, f"--wheel-dir={directory}", ROOT], check=True, capture_output=True)
+    subprocess.run([*pip, f"--wheel-dir={directory}", source], check=True, capture_output=True)
     (wheel,) = directory.glob("*.whl")
     return wheel
 

@@ -46,6 +46,13 @@ def test_train_evaluate_and_rerun(python, tmp_path):
     assert done.returncode == 0
     assert "is finished: 12 steps" in done.stdout
 
+    # Without --config, training continues the run with its own config.
+    done = python("-m", "flaxres.main", f"--workdir={workdir}", "--config.num_steps=14")
+    assert done.returncode == 0, done.stderr
+    assert "after 14 steps" in done.stdout
+    done = python("-m", "flaxres.main", f"--workdir={workdir}-2", "--config.num_steps=14")
+    fails(done, 2, "--config is missing")
+
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--config.seed=1")
     fails(done, 1, "seed is 0 in the workdir and 1 in this config", "choose another --workdir")
     assert "such as --config.seed=0, or choose" in done.stderr

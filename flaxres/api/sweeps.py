@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
 from flaxres.experiments.results.runs import Run, read_plan, read_run, read_runs
 from flaxres.experiments.results.tables import run_rows
-from flaxres.experiments.sweeps.entries import Entry
+from flaxres.experiments.sweeps.entries import SEED, Entry
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.plan import load_sweep, make_plans
 from flaxres.run.workdir import CONFIG_FILE
@@ -172,6 +174,8 @@ def write_report(workdir: PathName) -> Path:
 def _read(directory: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
     """Returns the runs of a sweep by variant, or one run, and the damaged runs."""
     if (directory / CONFIG_FILE).exists() and (run := read_run(directory)):
+        if not re.fullmatch(SEED, directory.absolute().name):  # not the run of a sweep
+            run = dataclasses.replace(run, variant=directory.absolute().name)
         return {run.variant: [run]}, {}
     collection = read_runs(directory)
     return collection.runs_by_variant, collection.damaged

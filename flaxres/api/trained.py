@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -187,7 +188,7 @@ class TrainedModel(trained_model.TrainedModel):
                 splits=splits,
                 log=print_note,
             )
-            return {name: float(value) for name, value in record.items()}
+            return _as_numbers(record)
         if splits or images is None or labels is None:
             raise ArgumentError("evaluate needs either splits, or both images and labels")
         probabilities = self.predict(images).probabilities
@@ -212,7 +213,7 @@ class TrainedModel(trained_model.TrainedModel):
         with np.errstate(divide="ignore"):
             for index, (label, row) in enumerate(zip(labels, np.log(probabilities), strict=True)):
                 totals.add(index, int(label), row)
-        return {name.lstrip("_"): float(value) for name, value in totals.averages("").items()}
+        return _as_numbers({name.lstrip("_"): value for name, value in totals.averages("").items()})
 
     def export(self, output: PathName, format: str | None = None) -> Path:
         """Writes the model for `flaxres.load_pretrained`, JAX, PyTorch or ONNX Runtime.
@@ -242,3 +243,12 @@ class TrainedModel(trained_model.TrainedModel):
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.name}, step={self.step})"
+
+
+def _as_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a record with Python's numbers; steps and numbers of images are integers."""
+    counts = ("step", "images")
+    return {
+        name: int(value) if name.endswith(counts) else float(value)
+        for name, value in record.items()
+    }

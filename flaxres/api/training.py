@@ -32,6 +32,14 @@ from flaxres.training.train import train_and_evaluate
 if TYPE_CHECKING:
     from flaxres.api.trained import TrainedModel
 
+# Settings of JAX: for compiled programs, and for random numbers as in JAX's defaults.
+REQUIRED_SETTINGS = (
+    ("jax_disable_jit", False),
+    ("jax_numpy_dtype_promotion", "standard"),
+    ("jax_default_prng_impl", "threefry2x32"),
+    ("jax_threefry_partitionable", True),
+)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainResult:
@@ -168,12 +176,12 @@ def train(
 
 
 def _check_jax_settings() -> None:
-    """Checks that JAX can compile the steps.
+    """Checks that JAX can compile the steps and draws the random numbers of the commands.
 
     Raises:
       ArgumentError: a setting of JAX prevents it.
     """
-    for name, needed in (("jax_disable_jit", False), ("jax_numpy_dtype_promotion", "standard")):
+    for name, needed in REQUIRED_SETTINGS:
         value = getattr(jax.config, name)
         value = getattr(value, "value", value)  # of an enumeration
         if value != needed:

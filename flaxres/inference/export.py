@@ -132,7 +132,7 @@ def write_export(trained: TrainedModel, output: Path, given: str | None = None) 
         if chosen == "safetensors":
             save_weights(trained, output)
             return None
-        metadata = json.dumps(export_metadata(trained, chosen), indent=2)
+        metadata = _format(export_metadata(trained, chosen))
         write_atomically(output, MODULES[chosen].serialize(trained, output))
         write_atomically(metadata_path, metadata + "\n")
     except ImportError as error:  # the message names the missing package
@@ -140,6 +140,15 @@ def write_export(trained: TrainedModel, output: Path, given: str | None = None) 
     except OSError as error:
         raise ExportError(f"{output} cannot be written ({error.strerror})") from error
     return metadata_path
+
+
+def _format(value: Any, indent: str = "") -> str:
+    """Returns JSON with a line for each field; a list, such as a mean image, is one line."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    inner = indent + "  "
+    fields = (f"{inner}{json.dumps(name)}: {_format(v, inner)}" for name, v in value.items())
+    return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
 
 
 def _check_replaceable(output: Path, metadata_path: Path, chosen: str) -> None:

@@ -36,6 +36,11 @@ def test_results_have_a_row_for_each_run(sweep, digits_run):
     assert "config.batch_size" in flaxres.load_results(sweep, all_fields=True)
 
 
+def test_results_of_one_run(digits_run, sweep):
+    assert flaxres.load_results(digits_run)["variant"].tolist() == [digits_run.name]
+    assert flaxres.load_results(sweep / "small" / "seed-0")["name"].tolist() == ["small/seed-0"]
+
+
 def test_metrics_have_a_row_for_each_step(sweep, digits_run):
     table = flaxres.load_metrics(sweep)
     records = read_metrics(digits_run)

@@ -102,7 +102,13 @@ def test_an_interrupt_saves_and_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("jax_disable_jit", True), ("jax_numpy_dtype_promotion", "strict")]
+    ("setting", "value"),
+    [
+        ("jax_disable_jit", True),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+    ],
 )
 def test_settings_of_jax_that_prevent_training(tmp_path, setting, value):
     config, before = small_config(), getattr(jax.config, setting)
