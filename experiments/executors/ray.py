@@ -84,7 +84,7 @@ class RayExecutor(Executor):
         }
         if set(str(ROOT)) & set(":$"):
             raise ConfigError(
-                "Ray passes the path of the repository in PYTHONPATH, so it must not contain : or "
+                "Ray passes the directory of flaxres in PYTHONPATH, so it must not contain : or "
                 f"$, got {str(ROOT)!r}; move flaxres"
             )
         if cpus_per_task <= 0:

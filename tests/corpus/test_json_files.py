@@ -236,7 +236,7 @@ def test_a_report_shows_every_run(sweep):
         assert any(reason in note for note in notes), reason
     for name in ("../other/seed-0", "/etc/seed-0"):
         assert f"must be VARIANT/seed-N, got '{name}'" in outcome.stderr
-    assert "root:" not in page  # /etc/passwd
+    assert "root:x:" not in page  # /etc/passwd
     assert "<script>" not in page
     assert "not begun" in page
     assert "info.json: 'params' must be an integer of at least 1, got \"many\"" in outcome.stderr

@@ -27,8 +27,10 @@ print(flaxres.train(config, sys.argv[2], progress=False).step)
 """
 
 
-def test_only_workers_leave_the_main_module_out():
+def test_only_workers_leave_the_main_module_out(monkeypatch):
     names = ("init_main_from_name", "init_main_from_path")
+    # pytest-xdist has a main module without a file.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     original = spawn.get_preparation_data
     with workers_without_main_module, workers_without_main_module:
         assert not set(names) & spawn.get_preparation_data(f"{WORKER_NAME}-1").keys()

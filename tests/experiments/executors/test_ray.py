@@ -12,7 +12,7 @@ from flaxres.experiments.executors.ray import RayExecutor
 @pytest.mark.parametrize("root", ["/home/a:b", "/home/${HOME}"])
 def test_a_repository_that_pythonpath_cannot_name(monkeypatch, root):
     monkeypatch.setattr(ray_executor, "ROOT", Path(root))
-    with pytest.raises(ConfigError, match=r"must not contain : or \$, got '/home/.*; move the"):
+    with pytest.raises(ConfigError, match=r"must not contain : or \$, got '/home/.*; move flaxres"):
         RayExecutor(address=None, cpus_per_task=1, gpus_per_task=0, resources={})
 
 
