@@ -237,7 +237,7 @@ def test_a_report_shows_every_run(sweep):
     for name in ("../other/seed-0", "/etc/seed-0"):
         assert f"must be VARIANT/seed-N, got '{name}'" in outcome.stderr
     assert "root:x:" not in page  # /etc/passwd
-    assert "<script>" not in page
+    assert "cmd|<script>" not in page
     assert "not begun" in page
     assert "info.json: 'params' must be an integer of at least 1, got \"many\"" in outcome.stderr
 
