@@ -15,7 +15,7 @@ from jaxtyping import Array, Float32, Int64, UInt8
 from flaxres.api.arguments import of_type, path_of
 from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
-from flaxres.errors import ArgumentError, print_note
+from flaxres.errors import ArgumentError, DatasetError, print_note
 from flaxres.evaluation.evaluate import evaluate_models
 from flaxres.evaluation.top_k import TopKAccumulator
 from flaxres.field_checks import shown
@@ -179,15 +179,18 @@ class TrainedModel(trained_model.TrainedModel):
         for size in (*([] if short_side is None else [short_side]), *_sizes(scales)):
             of_type(size, int, "short_side and scales", "integers, in pixels")
         if images is None and labels is None:
-            record = evaluate_models(
-                [self],
-                self.config,
-                test_crops=test_crops,
-                short_side=short_side,
-                scales=scales,
-                splits=splits,
-                log=print_note,
-            )
+            try:
+                record = evaluate_models(
+                    [self],
+                    self.config,
+                    test_crops=test_crops,
+                    short_side=short_side,
+                    scales=scales,
+                    splits=splits,
+                    log=print_note,
+                )
+            except DatasetError as error:
+                raise DatasetError(f"{error}; or give other images and their labels") from error
             return _as_numbers(record)
         if splits or images is None or labels is None:
             raise ArgumentError("evaluate needs either splits, or both images and labels")
