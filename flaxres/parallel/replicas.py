@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 StackedRecord = Mapping[str, float | list[float]]
 
 
-def seeds(config: ConfigDict) -> list[int]:
+def seeds(config: ConfigDict) -> range:
     """Returns the seeds of a run, one for each replica."""
-    return [config.seed + i for i in range(config.num_replicas)]
+    return range(config.seed, config.seed + config.num_replicas)
 
 
 def stack_replicas(values: Sequence[Any]) -> Any:

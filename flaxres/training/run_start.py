@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 
 from flaxres.config import flatten
 from flaxres.errors import WorkdirError
-from flaxres.parallel.replicas import replica_runs
+from flaxres.parallel.replicas import seeds
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, read_config_changes
 from flaxres.run.failed_start import is_failed_start
@@ -80,7 +79,7 @@ def find_run_start(
     _check_resume(workdir, resume)
     if not (workdir / CONFIG_FILE).exists():
         has_run = check_same_config(workdir, config)
-        _check_replicas_are_free([*replica_runs(config, workdir)])
+        _check_replicas_are_free(workdir, config)
         return RunStart(has_run)
     stored, given = read_config(workdir), flatten(config)
     fields = differing_fields(stored, given)
@@ -89,8 +88,7 @@ def find_run_start(
         has_run = not fields
         check_same_config(workdir, config, accepted=fields)
         if not has_run:
-            former = replica_runs(read_run_config(workdir), workdir)
-            _check_replicas_are_free([*replica_runs(config, workdir).keys() - former.keys()])
+            _check_replicas_are_free(workdir, config, read_run_config(workdir))
         return RunStart(has_run, is_failed)
     steps = checkpoint_steps(workdir)
     if not steps:
@@ -147,13 +145,31 @@ def replica_change(workdir: Path, replica: Path, config: ConfigDict) -> ConfigCh
     return ConfigChange(max(checkpoint_steps(workdir), default=0), old, new, agree)
 
 
-def _check_replicas_are_free(replicas: Sequence[Path]) -> None:
+def _check_replicas_are_free(
+    workdir: Path, config: ConfigDict, former: ConfigDict | None = None
+) -> None:
     """Checks that the directories of new replicas hold no runs.
+
+    Only directories that exist are looked at, because `num_replicas` may be very large.
+
+    Args:
+      workdir: directory of the run.
+      config: config of the run.
+      former: config of the run that it replaces, whose replicas may be there.
 
     Raises:
       WorkdirError: one does.
     """
-    for replica in sorted(replicas):
+    if config.num_replicas == 1:
+        return
+    has_replicas = former is not None and former.num_replicas > 1
+    former_seeds = seeds(former) if has_replicas else range(0)
+    for replica in sorted(workdir.glob("seed-*")):
+        number = replica.name.removeprefix("seed-")
+        if not (number.isdecimal() and str(int(number)) == number):
+            continue
+        if int(number) not in seeds(config) or int(number) in former_seeds:
+            continue
         if any(os.path.lexists(replica / name) for name in (CONFIG_FILE, METRICS_FILE)):
             raise WorkdirError(
                 f"{replica} holds another run, so it cannot hold a replica; choose another "
