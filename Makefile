@@ -40,7 +40,7 @@ test-jax-versions: .venv/jax-oldest/installed .venv/jax-newest/installed
 
 # Builds a wheel, installs it into a new environment, and trains with it away from the repository.
 test-wheel: .venv/dev
-	$(BIN)/python -m pytest -m wheel
+	$(BIN)/python -m pytest -m wheel tests/test_installation.py
 
 # Tests of preparing a TFDS data set, which needs TensorFlow.
 test-prepare: .venv/prepare
