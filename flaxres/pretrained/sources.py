@@ -18,6 +18,7 @@ DIRECTORY = Path(__file__).parent / "weights"
 SHIPPED: dict[str, str] = {
     "plain-20-cifar10_jpeg": "e3eb60a540eabb8e41617ea2c564382b7f3b5695520a8f0f2697b7489b66631d",
     "resnet-20-cifar10_jpeg": "efa9e47c587f35b6af98bfb4e27b020e132e3b92bcceb18c82245ef9974535da",
+    "resnet-56-cifar10_jpeg": "543fddc8416d73b950fa47d22fdbcd5abe6b6865a594d3f5a0ab0545c4e2a722",
 }
 
 
