@@ -100,28 +100,11 @@ notebooks: .venv/notebooks
 	-$(BIN)/python -m flaxres.cpu
 	@touch $@
 
-.venv/dev: .venv/run requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
-
-.venv/docs: .venv/run requirements-docs.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
-	@touch $@
-
-.venv/notebooks: .venv/run requirements-notebooks.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
-	@touch $@
-
-.venv/prepare: .venv/dev requirements-prepare.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-prepare.txt
-	@touch $@
-
-.venv/cluster: .venv/dev requirements-cluster.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
-	@touch $@
-
-.venv/benchmarks: .venv/dev requirements-benchmarks.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-benchmarks.txt
+# Further requirements, each in a file of its own.
+.venv/prepare .venv/cluster .venv/benchmarks: .venv/dev
+EXTRAS := dev docs notebooks prepare cluster benchmarks
+$(EXTRAS:%=.venv/%): .venv/%: requirements-%.txt .venv/run
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 OLDEST_JAX := $(shell sed -n 's/^jax>=\([0-9.]*\).*/\1/p' requirements.txt)

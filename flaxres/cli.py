@@ -119,6 +119,11 @@ def get_config() -> ConfigDict:
     if not has_config():
         raise ConfigError("--config is missing; give it a file, e.g. --config=configs/digits.py")
     rename_in_config(config)
+    return override(config)
+
+
+def override(config: ConfigDict) -> ConfigDict:
+    """Sets the fields of a config that the command line overrides, and returns the config."""
     config.update_from_flattened_dict(get_overrides())
     return config
 
@@ -136,8 +141,7 @@ def with_model(config: ConfigDict, model: str) -> ConfigDict:
     from flaxres.config import set_model
 
     changed = set_model(config.copy_and_resolve_references(), model, config.model.stem)
-    changed.update_from_flattened_dict(get_overrides())
-    return changed
+    return override(changed)
 
 
 def run(

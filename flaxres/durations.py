@@ -28,7 +28,7 @@ RULE = "an integer, or text such as '10k steps', '1.5ep' or '1_000_000ex'"
 TUPLE_RULE = "a tuple of integers, such as (1, 2), or of text such as '82ep'"
 EPOCHS = "num_epochs"  # num_epochs=164 means num_steps='164ep'
 
-# Steps in the place of text, where checks need a number; 1 for other fields.
+# Steps that stand for text while other fields are checked; 1 for fields that are not listed.
 STAND_INS = {"num_steps": 2**31 - 1, "linear_warmup_steps": 0, "log_layers_every": 0}
 
 NUMBER = r"\d[\d_]{0,24}(?:\.\d{1,24})?"

@@ -235,9 +235,7 @@ def _given_config(mode: str) -> ConfigDict | None:
 
             workdir = expand_home(WORKDIR.value, "--workdir")
             if (workdir / CONFIG_FILE).exists():
-                config = read_run_config(workdir)
-                config.update_from_flattened_dict(cli.get_overrides())
-                return config
+                return cli.override(read_run_config(workdir))
     return cli.get_config()
 
 

@@ -86,7 +86,7 @@ def replace_command() -> str:
 
 
 def execute_other_command() -> None:
-    """Executes the command of `sys.argv` in the place of this program, unless it is a mode.
+    """Replaces this program by the command in `sys.argv`, unless that is a mode.
 
     `python -m flaxres.main` has defined its flags already, which those of other commands repeat.
     """

@@ -127,12 +127,9 @@ def _workdir(config: ConfigDict | None) -> Path:
 
 def _overridden_config(workdir: Path) -> ConfigDict | None:
     """Returns the config of a run with --config.FIELD=VALUE; None if there is no such flag."""
-    overrides = cli.get_overrides()
-    if not overrides:
+    if not cli.get_overrides():
         return None
-    config = load_run_config(workdir)
-    config.update_from_flattened_dict(overrides)
-    return convert_durations(config)
+    return convert_durations(cli.override(load_run_config(workdir)))
 
 
 def _check_different(workdirs: Sequence[Path]) -> None:

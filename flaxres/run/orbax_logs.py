@@ -1,7 +1,7 @@
-"""What Orbax prints: nothing, because flaxres raises its errors itself.
+"""Silence of Orbax's log, because flaxres raises Orbax's errors itself.
 
-The commands turn absl's log off. In a user's program it belongs to the user, so that only the
-records are left out which Orbax writes for flaxres.
+The commands turn absl's log off. In a user's program the log belongs to the user, so only the
+records that Orbax writes for flaxres are left out.
 """
 
 from __future__ import annotations

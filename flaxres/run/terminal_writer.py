@@ -22,7 +22,7 @@ BAR_WIDTHS = (20, 8)  # of the bar, in characters: at most, at least
 
 
 class Layout(NamedTuple):
-    """What the live line shows besides the step, the training error and the ETA.
+    """Parts of the live line, which always has the step, the training error and the ETA.
 
     Attributes:
       title: if True, the name of the run.

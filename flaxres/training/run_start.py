@@ -33,7 +33,7 @@ RESUME: tuple[Resume, ...] = ("auto", "never", "must")
 
 @dataclasses.dataclass(frozen=True)
 class RunStart:
-    """How a training command starts in its workdir.
+    """Start of a training command in its workdir.
 
     Attributes:
       has_run: True if the workdir holds the run of this config, possibly with `change`.

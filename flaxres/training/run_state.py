@@ -82,7 +82,7 @@ def check_metrics(config: ConfigDict, workdir: Path, step: int | None) -> None:
         there is no checkpoint but so many records that one must have existed, so starting over
         would discard them; or a line is damaged.
     """
-    # The record of the last step is written anew where it is missing (`last_step_record`).
+    # The record of the last step is written again if it is missing (`last_step_record`).
     periods = (config.log_every, config.eval_every)
     expected = max((step or 0) // period * period for period in periods)
     is_found, last_step = not expected, 0

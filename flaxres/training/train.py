@@ -210,7 +210,7 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
                 dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
         former_record = last_record(workdir)
-        # Without steps left, the last record is written anew where it lacks the evaluation.
+        # If no step is left, the last record is written again if it has no evaluation.
         is_evaluated = step < config.num_steps or last_step_record(config, workdir) is not None
         writers = stack.enter_context(
             MetricWriters(

@@ -31,7 +31,7 @@ def list_flags(command: str) -> str:
         if pid == 0:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-            # Otherwise flaxres would start Python anew, with its settings of the memory allocator.
+            # Otherwise flaxres would restart Python with its settings of the memory allocator.
             os.environ["GLIBC_TUNABLES"] = "glibc.malloc.check=0"
             sys.argv = [module, *arguments, "--helpxml"]
             with contextlib.suppress(SystemExit):

@@ -1,4 +1,4 @@
-"""How-to guides: their files do what the guides say."""
+"""The config, model and sweep files of the how-to guides work."""
 
 import re
 
