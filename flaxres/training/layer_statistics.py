@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
-from flaxres.training.steps import DeviceData, make_loss
+from flaxres.training.gradients import make_loss
+from flaxres.training.steps import DeviceData
 from flaxres.training.train_state import TrainState
 
 PyTree = Any

@@ -20,12 +20,12 @@ from flax import struct
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import augment, normalize, pca_color_augmentation
-from flaxres.models.norms import pool_running_statistics
-from flaxres.training.fine_tuning import keep_frozen, stop_frozen_gradients, update_params
+from flaxres.data.augment import normalize
+from flaxres.training.fine_tuning import keep_frozen, update_params
+from flaxres.training.gradients import compute_gradients
 from flaxres.training.metrics import Leaf, MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
-from flaxres.training.train_state import AUGMENT_STREAM, COLOR_STREAM, DROPOUT_STREAM, TrainState
+from flaxres.training.train_state import TrainState
 
 PyTree = Any
 
@@ -75,7 +75,6 @@ StepInputs = tuple[DeviceData, Int32[np.ndarray, "*replicas steps batch_size"]]
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, MetricSums]]
 TrainSteps = Callable[[TrainState, DeviceData, jax.Array], tuple[TrainState, TrainMetrics]]
 Evaluate = Callable[[TrainState, DeviceData, jax.Array], MetricSums]
-Loss = Callable[[PyTree], tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]]
 
 
 def make_train_step(
@@ -101,14 +100,7 @@ def make_train_step(
         images: Float[Array, "batch height width channels"],
         labels: Int32[Array, " batch"],
     ) -> tuple[TrainState, MetricSums]:
-        loss_fn = make_loss(model, config, state, images, labels, axis)
-        gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
-        if axis is not None:
-            gradients = jax.lax.pmean(gradients, axis)
-            sums = sums.sum_over_devices(axis)
-            if config.bn_scope == "device":
-                batch_stats = pool_running_statistics(batch_stats, axis, config.model.norm_momentum)
+        gradients, sums, batch_stats = compute_gradients(model, config, state, images, labels, axis)
         step_learning_rate = learning_rate(config, state.step, state.warmup)
         velocity, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = dataclasses.replace(
@@ -124,76 +116,6 @@ def make_train_step(
         return state, sums
 
     return train_step
-
-
-def make_loss(
-    model: nn.Module,
-    config: ConfigDict,
-    state: TrainState,
-    images: Float[Array, "batch height width channels"],
-    labels: Int32[Array, " batch"],
-    axis: str | None = None,
-) -> Loss:
-    """Returns the loss that the step after `state` differentiates, as a function of the parameters.
-
-    Args:
-      model: the model.
-      config: config of the run.
-      state: state before the step.
-      images: float32 (batch, height, width, channels), normalized images of this device. They are
-        augmented here.
-      labels: int32 (batch,).
-      axis: name of the device axis; None on a single device.
-
-    Returns:
-      `loss(params) -> (mean, (losses, logits, batch_stats))`: mean cross-entropy, cross-entropy and
-      logits of each image, and the updated running statistics.
-    """
-    dropout_key = state.key(DROPOUT_STREAM)
-    if axis is not None:
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
-    key, options = state.key(AUGMENT_STREAM), config.augment
-    if options.color:  # before the crop, so that its padding keeps the mean color
-        images = pca_color_augmentation(state.key(COLOR_STREAM), images, options, axis)
-    pad = options.pad if options.crop == "pad" else 0  # other crops are made while decoding
-    images = augment(key, images, pad=pad, flip=options.flip, axis=axis)
-
-    def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
-        params = stop_frozen_gradients(config, params)
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        losses = cross_entropy(logits, labels, config.label_smoothing)
-        return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
-
-    return loss
-
-
-def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int32[Array, " batch"], smoothing: float = 0.0
-) -> Float[Array, " batch"]:
-    """Returns the cross-entropy of each image, with label smoothing.
-
-    Szegedy et al. 2016 (arXiv 1512.00567), section 7: (1 - smoothing) times the cross-entropy of
-    the label, plus smoothing times the mean over all classes.
-
-    Args:
-      logits: float32 (batch, classes).
-      labels: int32 (batch,).
-      smoothing: weight given to the uniform distribution, in [0, 1).
-
-    Returns:
-      float32 (batch,), in nats.
-    """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if not smoothing:
-        return losses
-    uniform_losses = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-    return (1 - smoothing) * losses + smoothing * uniform_losses
 
 
 def _sums_since_last_log(config: ConfigDict, state: TrainState) -> MetricSums:

@@ -10,8 +10,8 @@ from flaxres.models import create_model
 from flaxres.run.records import read_metrics
 from flaxres.run.workdir import LAYERS_FILE
 from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.gradients import make_loss
 from flaxres.training.layer_statistics import QUANTITIES
-from flaxres.training.steps import make_loss
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
 from tests.training.test_train import final_digest, metrics, send_signal_at

@@ -11,8 +11,9 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.training.compiled_steps import CompiledSteps
+from flaxres.training.gradients import cross_entropy, make_loss
 from flaxres.training.optimizer import make_optimizer
-from flaxres.training.steps import cross_entropy, make_evaluate, make_loss, make_train_step
+from flaxres.training.steps import make_evaluate, make_train_step
 from flaxres.training.train_state import create_state
 from tests.conftest import quick_jit
 
