@@ -113,7 +113,7 @@ OLDEST_JAX := $(shell sed -n 's/^jax>=\([0-9.]*\).*/\1/p' requirements.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "error: the newest JAX needs Python 3.12 or newer, $(PYTHON) is $$($(PYTHON) -V); run make test-jax-versions PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(@D)
-	grep -v '^torch' requirements-dev.txt > $(@D)/requirements-dev.txt
+	grep -v '^torch\|^timm' requirements-dev.txt > $(@D)/requirements-dev.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --upgrade -r requirements.txt \
 	  -r $(@D)/requirements-dev.txt $(JAX)
 	@touch $@
@@ -122,7 +122,7 @@ OLDEST_JAX := $(shell sed -n 's/^jax>=\([0-9.]*\).*/\1/p' requirements.txt)
 $(ACCELERATORS)/installed: requirements.txt requirements-dev.txt requirements-accelerators.txt
 	@echo "setting up $(ACCELERATORS) (once, about a minute)"
 	$(PYTHON) -m venv $(@D)
-	grep -v '^torch' requirements-dev.txt > $(@D)/requirements-dev.txt
+	grep -v '^torch\|^timm' requirements-dev.txt > $(@D)/requirements-dev.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt \
 	  -r $(@D)/requirements-dev.txt -r requirements-accelerators.txt
 	@touch $@

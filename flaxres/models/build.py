@@ -21,7 +21,7 @@ def create_model(
     """Builds the model that a config describes.
 
     Args:
-      config: an experiment's `config.model`: the fields in `flaxres.models.registry.FIELDS`, and
+      config: an experiment's `config.model`: the fields in `flaxres.models.fields.FIELDS`, and
         name, norm, norm_momentum and norm_epsilon.
       num_classes: number of outputs of the classification head.
       dtype: dtype of the computation, such as 'float32' or 'bfloat16'.

@@ -6,12 +6,19 @@ Huang17 (arXiv 1608.06993), sections 3 and 4.
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models.blocks import BLOCKS
+from flaxres.models.family import Family, NameForm, first_activations, require, require_one_of
+from flaxres.models.fields import FIELDS
 from flaxres.models.layers import (
     STEM_STRIDES,
     BaseModel,
@@ -166,3 +173,94 @@ class DenseNet(BaseModel, kw_only=True):
                 x = Transition(filters, self.layers(train, name), name=name)(x)
         x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
+
+
+def _check(model: ConfigDict) -> None:
+    require_one_of(model, "block", BLOCKS)
+    stages_of_depth(model.depth, model.block, model.stem)
+    if model.growth_rate == FIELDS["growth_rate"]:
+        raise ValueError("the name has no growth rate; add it, as in densenet-100-12")
+    is_positive = type(model.growth_rate) is int and model.growth_rate > 0
+    require(is_positive, model, "growth_rate", "a positive number of channels")
+    require(0 < model.compression <= 1, model, "compression", "above 0 and at most 1")
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    stages = stages_of_depth(model.depth, model.block, model.stem)
+    fields = {field: model[field] for field in ("growth_rate", "compression", "block", "stem")}
+    return lambda **common: DenseNet(stages=stages, **fields, **common)
+
+
+def _min_params(model: ConfigDict, image_size: int) -> int:
+    """Counts the weights of the convolutions in the dense blocks and transitions."""
+    stages, k = stages_of_depth(model.depth, model.block, model.stem), model.growth_rate
+    is_bottleneck = model.block == "bottleneck"
+    channels, params = (2 * k if is_bottleneck else 16), 0
+    for stage, count in enumerate(stages, start=1):
+        inputs = count * channels + k * count * (count - 1) // 2  # of all layers of the block
+        if is_bottleneck:
+            params += inputs * BOTTLENECK * k + count * 9 * BOTTLENECK * k**2
+        else:
+            params += 9 * inputs * k
+        channels += count * k
+        if stage < len(stages):
+            filters = int(model.compression * channels)
+            params += channels * filters
+            channels = filters
+    return params
+
+
+def _first_activations(model: ConfigDict, image_size: int) -> int:
+    filters = 16 if model.block == "basic" else 2 * model.growth_rate
+    return first_activations(model, image_size, filters)
+
+
+def _model_name(model: ConfigDict) -> str:
+    if model.stem == "imagenet":
+        return f"densenet-{model.depth}"
+    bc = "-bc" if model.block == "bottleneck" else ""
+    growth_rate = f"-{model.growth_rate}" if model.growth_rate else ""
+    return f"densenet{bc}-{model.depth}{growth_rate}"
+
+
+def _read(groups: Mapping[str, str | Any], stem: str, is_bc: bool) -> dict[str, Any]:
+    # Huang17 (arXiv 1608.06993), table 1: growth rate 32 on ImageNet.
+    growth_rate = int(groups["growth_rate"] or (32 if stem == "imagenet" else 0))
+    fields = {"name": "densenet", "depth": int(groups["depth"]), "growth_rate": growth_rate}
+    is_bottleneck = is_bc or stem == "imagenet"
+    return fields | ({"block": "bottleneck", "compression": 0.5} if is_bottleneck else {})
+
+
+def _suggest(rest: str, stem: str, is_bc: bool) -> Iterator[str]:
+    if stem == "imagenet":
+        yield "densenet-{depth}"
+        return
+    numbers = re.findall(r"\d{1,5}", rest)
+    start = "densenet-bc" if is_bc or rest.casefold().startswith("bc") else "densenet"
+    yield f"{start}-{{depth}}-{(numbers or ['12'])[0]}"
+
+
+def _name_form(start: str, example: str, other_starts: tuple[str, ...] = ()) -> NameForm:
+    is_bc = start == "densenet-bc"
+    return NameForm(
+        start,
+        rf"{start}-(?P<depth>\d+)(?:-(?P<growth_rate>\d+))?",
+        functools.partial(_read, is_bc=is_bc),
+        (example, "densenet-121"),
+        functools.partial(_suggest, is_bc=is_bc),
+        other_starts,
+    )
+
+
+FAMILY = Family(
+    ("depth", "stem", "block", "growth_rate", "compression"),
+    _check,
+    _build,
+    (
+        _name_form("densenet", "densenet-40-12"),
+        _name_form("densenet-bc", "densenet-bc-100-12", ("densenetbc",)),
+    ),
+    _model_name,
+    _min_params,
+    _first_activations,
+)

@@ -5,11 +5,22 @@ As is usual today, it has ReLU, a softmax, and full connections between the feat
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models.family import (
+    Family,
+    NameForm,
+    dense_params,
+    require,
+    require_widths,
+)
 from flaxres.models.layers import BaseModel, classify, he_normal
 
 IMAGE_SIZE = 32  # pixels of the paper's images; smaller ones are zero-padded, as MNIST was
@@ -51,3 +62,36 @@ class LeNet(BaseModel, kw_only=True):
             )
             x = nn.relu(dense(x))
         return classify(x, self.num_classes)
+
+
+def _check(model: ConfigDict) -> None:
+    require(model.depth == 5, model, "depth", "5")
+    require_widths(model, "widths", 2)
+    require_widths(model, "hidden")
+    require(model.norm == "none", model, "norm", "none for LeNet")
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    widths, hidden = tuple(model.widths), tuple(model.hidden)
+    return lambda **common: LeNet(widths=widths, hidden=hidden, **common)
+
+
+def _min_params(model: ConfigDict, image_size: int) -> int:
+    """Counts the weights of the second convolution and of the dense layers before the head."""
+    size = (((max(image_size, IMAGE_SIZE) - 4) // 2) - 4) // 2  # two 5x5 convolutions and poolings
+    first, second = model.widths
+    return 25 * first * second + dense_params(size**2 * second, model.hidden)
+
+
+def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    return {"name": "lenet", "depth": 5, "widths": (6, 16), "hidden": (120, 84), "norm": "none"}
+
+
+FAMILY = Family(
+    ("depth", "widths", "hidden"),
+    _check,
+    _build,
+    (NameForm("lenet", r"lenet-5", _read, ("lenet-5",)),),
+    min_params=_min_params,
+    first_activations=lambda model, image_size: model.widths[0] * max(28, image_size - 4) ** 2,
+)

@@ -7,12 +7,16 @@ addition follow. Average pooling and a classification head replace the paper's d
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models.family import Family, NameForm, first_activations, require, require_widths
 from flaxres.models.layers import BaseModel, Layers, check_size, classify
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
@@ -78,3 +82,35 @@ class StarGan(BaseModel, kw_only=True):
             unit = f"unit{number}"
             x = ResidualUnit(self.layers(train, unit), name=unit)(x)
         return classify(x, self.num_classes)
+
+
+def _check(model: ConfigDict) -> None:
+    is_positive = type(model.depth) is int and model.depth >= 1
+    require(is_positive, model, "depth", "a positive number of residual units")
+    require_widths(model, "widths", 3)
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    widths = tuple(model.widths)
+    return lambda **common: StarGan(depth=model.depth, widths=widths, **common)
+
+
+def _min_params(model: ConfigDict, image_size: int) -> int:
+    """Counts the weights of the strided convolutions and of the residual units."""
+    first, second, third = model.widths
+    return 16 * (first * second + second * third) + 18 * model.depth * third**2
+
+
+def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    depth = int(groups["depth"])
+    return {"name": "stargan", "depth": depth, "widths": (64, 128, 256), "norm": "instance"}
+
+
+FAMILY = Family(
+    ("depth", "widths"),
+    _check,
+    _build,
+    (NameForm("stargan", r"stargan-(?P<depth>\d+)", _read, ("stargan-6",)),),
+    min_params=_min_params,
+    first_activations=first_activations,
+)

@@ -6,13 +6,26 @@ to the shallower model without those two layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models.family import (
+    Family,
+    NameForm,
+    dense_params,
+    first_activations,
+    require,
+    require_widths,
+)
 from flaxres.models.layers import BaseModel, check_size, classify, he_normal
 from flaxres.models.norms import norm_relu
+from flaxres.suggestions import nearest_names
 
 # Number of convolutions in each of five stages, by depth: table 1, columns A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -86,3 +99,65 @@ class Vgg(BaseModel, kw_only=True):
             )
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(nn.relu(dense(x)))
         return classify(x, self.num_classes)
+
+
+def _check(model: ConfigDict) -> None:
+    stages_of_depth(model.depth)
+    require_widths(model, "widths", 5)
+    require_widths(model, "hidden")
+    require(type(model.skip) is bool, model, "skip", "true or false")
+    require(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    fields = {
+        "stages": stages_of_depth(model.depth),
+        "widths": tuple(model.widths),
+        "hidden": tuple(model.hidden),
+        "dropout_rate": model.dropout_rate,
+        "skip": model.skip,
+    }
+    return lambda **common: Vgg(**fields, **common)
+
+
+def _min_params(model: ConfigDict, image_size: int) -> int:
+    """Counts the weights of the convolutions and of the dense layers before the head."""
+    params, inputs = 0, 1
+    for count, width in zip(stages_of_depth(model.depth), model.widths, strict=True):
+        params += 9 * inputs * width + 9 * width**2 * (count - 1)
+        inputs = width
+    pixels = max(1, image_size // STRIDE) ** 2
+    return params + dense_params(pixels * inputs, model.hidden)
+
+
+def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    fields = {
+        "name": "vgg",
+        "depth": int(groups["depth"]),
+        "widths": (64, 128, 256, 512, 512),
+        "skip": bool(groups["skip"]),
+    }
+    # On small images the last stage has one or a few pixels, so there are no large dense layers.
+    return fields | ({"hidden": (4096, 4096)} if stem == "imagenet" else {"dropout_rate": 0.0})
+
+
+def _suggest(rest: str, stem: str) -> Iterator[str]:
+    if (rest and nearest_names(rest, ("skip",))) or rest == "skip":
+        yield "vgg-{depth}-skip"
+    yield "vgg-{depth}"
+
+
+FAMILY = Family(
+    ("depth", "widths", "stem", "hidden", "dropout_rate", "skip"),
+    _check,
+    _build,
+    (
+        NameForm(
+            *("vgg", r"vgg-(?P<depth>\d+)(?P<skip>-skip)?", _read, ("vgg-13",), _suggest),
+            other_starts=("vggnet",),
+        ),
+    ),
+    lambda model: f"vgg-{model.depth}" + "-skip" * model.skip,
+    _min_params,
+    first_activations,
+)

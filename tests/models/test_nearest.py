@@ -4,7 +4,7 @@ import pytest
 
 from flaxres.config import check_config, default_config, set_model
 from flaxres.errors import ConfigError
-from flaxres.models.nearest import EXAMPLES, FAMILY_NAMES, exists, model_hint, nearest_models
+from flaxres.models.nearest import exists, model_hint, nearest_models
 from flaxres.models.registry import FAMILIES, STEMS
 
 NEAREST = {
@@ -73,9 +73,8 @@ def test_messages_of_wrong_depths():
         check_config(set_model(default_config(), "resnet-26", "imagenet"))
 
 
-def test_every_family_has_examples_that_exist():
-    assert set(FAMILIES) | {"densenet-bc"} == set(EXAMPLES)
-    assert set(EXAMPLES) <= set(FAMILY_NAMES)
-    for names in EXAMPLES.values():
-        assert exists(names[0], "cifar")
-        assert exists(names[-1], "imagenet")
+def test_every_form_of_names_has_examples_that_exist():
+    forms = [form for family in FAMILIES.values() for form in family.name_forms]
+    assert {"resnet", "densenet-bc", "lenet"} <= {form.start for form in forms}
+    for form in forms:
+        assert all(exists(name, "cifar") or exists(name, "imagenet") for name in form.examples)
