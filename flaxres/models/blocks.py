@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from flaxres.models.layers import Layers, conv_and_pass, he_normal
-from flaxres.models.norms import NoNorm, norm_relu, norm_relu_conv
-from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut
+from flaxres.models.norms import NoNorm, norm_relu_conv
+from flaxres.models.residual_branch import ADDITION_ONLY, BranchOptions, DropFactor
+from flaxres.models.shortcuts import Shortcut, add_and_relu
 
 BLOCKS = ("basic", "bottleneck")
 STRIDES_ON = ("1x1", "3x3")
@@ -28,13 +27,15 @@ class Block(nn.Module, kw_only=True):
     """Base class of all blocks.
 
     A block maps (batch, height, width, channels) to (batch, ceil(height / stride),
-    ceil(width / stride), filters).
+    ceil(width / stride), filters). Its second argument is the factor of stochastic depth that
+    multiplies the residual branch: float32, () or (batch,), or None for none.
 
     Attributes:
       filters: number of output channels.
       stride: stride of the first convolution, unless the block's class says otherwise.
       shortcut: the shortcut option and its settings.
       layers: constructors of convolutions and norms.
+      branch: operations at the end of the residual branch.
       zero_init: if True, the residual branch is initialized to zero: the scale of its last norm, or
         else its last kernel, is zero (Goyal 2017, arXiv 1706.02677, section 5.1).
     """
@@ -43,6 +44,7 @@ class Block(nn.Module, kw_only=True):
     stride: int = 1
     shortcut: Shortcut
     layers: Layers
+    branch: BranchOptions = ADDITION_ONLY
     zero_init: bool = False
 
     def fork(
@@ -93,6 +95,7 @@ class PostActBlock(Block):
         y: Float[Array, "batch out_height out_width inner_filters"],
         number: int,
         size: int,
+        drop_factor: DropFactor,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies norm and ReLU, the last convolution with its norm, the shortcut, and ReLU.
 
@@ -101,6 +104,7 @@ class PostActBlock(Block):
           y: the output of the last convolution but one.
           number: number of the last convolution, counted from 1.
           size: height and width of its kernel.
+          drop_factor: factor of stochastic depth.
         """
         conv, norm = self.layers
         kernel_init = self.last_kernel_init(before_norm=True)
@@ -109,7 +113,16 @@ class PostActBlock(Block):
         )
         y = norm_relu_conv(norm(name=f"norm{number - 1}"), last_conv, y)
         last_norm = self.last_norm(f"norm{number}")
-        return add_and_relu(self.shortcut, x, last_norm, y, stride=self.stride, layers=self.layers)
+        return add_and_relu(
+            self.shortcut,
+            x,
+            last_norm,
+            y,
+            stride=self.stride,
+            layers=self.layers,
+            branch=self.branch,
+            drop_factor=drop_factor,
+        )
 
 
 class BasicBlock(PostActBlock):
@@ -120,12 +133,14 @@ class BasicBlock(PostActBlock):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array | np.ndarray, "batch height width channels"]
+        self,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        drop_factor: DropFactor = None,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
         conv1 = functools.partial(self.layers.conv, self.filters, 3, self.stride, name="conv1")
         y, x = self.fork(conv1, x)
-        return self.finish(x, y, number=2, size=3)
+        return self.finish(x, y, number=2, size=3, drop_factor=drop_factor)
 
 
 class BottleneckBlock(PostActBlock, kw_only=True):
@@ -147,7 +162,9 @@ class BottleneckBlock(PostActBlock, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array | np.ndarray, "batch height width channels"]
+        self,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        drop_factor: DropFactor = None,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
         conv, norm = self.layers
@@ -156,99 +173,4 @@ class BottleneckBlock(PostActBlock, kw_only=True):
         stride = self.stride if self.stride_on == "3x3" else 1
         conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
         y = norm_relu_conv(norm(name="norm1"), conv2, y)
-        return self.finish(x, y, number=3, size=1)
-
-
-class PreActBlock(Block, kw_only=True):
-    """Base class of the blocks of He16 (arXiv 1603.05027), figure 4e: norm and ReLU come first.
-
-    Attributes:
-      activate_both: if True, the first norm and ReLU also apply to the shortcut, as in the first
-        block of a model and where the size changes.
-    """
-
-    activate_both: bool = False
-
-    def begin(
-        self,
-        x: Float[Array | np.ndarray, "batch height width channels"],
-        conv1: Callable[..., nn.Module],
-    ) -> tuple[
-        Float[Array | np.ndarray, "batch height width channels"],
-        Float[Array, "batch inner_height inner_width inner_filters"],
-    ]:
-        """Applies the first norm, ReLU and convolution.
-
-        Args:
-          x: the block's input.
-          conv1: constructor of the first convolution, called without positional arguments.
-
-        Returns:
-          The input of the shortcut, and the output of the first convolution.
-        """
-        norm = self.layers.norm(name="norm1")
-        if self.activate_both:
-            y, x = self.fork(conv1, norm_relu(norm, x))
-            return x, y
-        return x, norm_relu_conv(norm, conv1, x)
-
-    def add(
-        self,
-        x: Float[Array | np.ndarray, "batch height width channels"],
-        y: Float[Array, "batch out_height out_width filters"],
-    ) -> Float[Array, "batch out_height out_width filters"]:
-        """Adds the shortcut of `x` to the residual branch `y`. A projection has no norm."""
-        shortcut_output = apply_shortcut(
-            self.shortcut,
-            x,
-            filters=self.filters,
-            stride=self.stride,
-            layers=self.layers,
-            norm_projections=False,
-        )
-        return y if shortcut_output is None else jnp.add(shortcut_output, y)
-
-
-class PreActBasicBlock(PreActBlock):
-    """Two 3x3 convolutions, each after a norm and ReLU."""
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array | np.ndarray, "batch height width channels"]
-    ) -> Float[Array, "batch out_height out_width filters"]:
-        """Applies the block."""
-        conv, norm = self.layers
-        conv1 = functools.partial(conv, self.filters, 3, self.stride, name="conv1")
-        x, y = self.begin(x, conv1)
-        last: dict[str, Any] = {"kernel_init": self.last_kernel_init(before_norm=False)}
-        conv2 = functools.partial(conv, self.filters, 3, name="conv2", **last)
-        return self.add(x, norm_relu_conv(norm(name="norm2"), conv2, y))
-
-
-class PreActBottleneckBlock(PreActBlock, kw_only=True):
-    """1x1, 3x3 and 1x1 convolutions, each after a norm and ReLU.
-
-    Attributes:
-      inner_filters: number of filters of the first two convolutions.
-      groups: number of groups of the 3x3 convolution.
-      stride_on: convolution that has the stride, '1x1' (the first) or '3x3'.
-    """
-
-    inner_filters: int
-    groups: int = 1
-    stride_on: str = "1x1"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array | np.ndarray, "batch height width channels"]
-    ) -> Float[Array, "batch out_height out_width filters"]:
-        """Applies the block."""
-        conv, norm = self.layers
-        stride = self.stride if self.stride_on == "1x1" else 1
-        x, y = self.begin(x, functools.partial(conv, self.inner_filters, 1, stride, name="conv1"))
-        stride = self.stride if self.stride_on == "3x3" else 1
-        conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
-        y = norm_relu_conv(norm(name="norm2"), conv2, y)
-        last: dict[str, Any] = {"kernel_init": self.last_kernel_init(before_norm=False)}
-        conv3 = functools.partial(conv, self.filters, 1, name="conv3", **last)
-        return self.add(x, norm_relu_conv(norm(name="norm3"), conv3, y))
+        return self.finish(x, y, number=3, size=1, drop_factor=drop_factor)

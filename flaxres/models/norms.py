@@ -55,6 +55,7 @@ class BatchNorm(nn.BatchNorm):
         mask: Bool[Array, ...] | None = None,
         add: Float[Array | np.ndarray, "batch height width channels"] | None = None,
         relu: bool = False,
+        factor: Float[Array | np.ndarray, "*channels"] | None = None,
         for_convolution: bool = False,
     ) -> Float[Array, "batch height width channels"] | Callable[..., Array]:
         """Applies batch norm and the operations that follow it.
@@ -65,12 +66,14 @@ class BatchNorm(nn.BatchNorm):
           mask: positions that the statistics include, or None for all, as in `nn.BatchNorm`.
           add: added to the normalized `x`, unless None.
           relu: if True, ReLU is applied last.
+          factor: factor of the normalized `x` before the addition, () or (channels,); None for 1.
           for_convolution: if True, nothing is computed yet. The result is a function to use instead
             of `lax.conv_general_dilated`: it takes `x` and convolves the ReLU of its norm. Allowed
             only if `uses_kernels(x)`.
         """
         if not self.uses_kernels(x) or (add is not None and not relu) or mask is not None:
             y = super().__call__(x, use_running_average, mask=mask)
+            y = y if factor is None else jnp.asarray(y * factor, y.dtype)
             y = y if add is None else y + add
             return nn.relu(y) if relu else y
         evaluates = nn.merge_param(
@@ -79,6 +82,8 @@ class BatchNorm(nn.BatchNorm):
         channels = x.shape[-1:]
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", self.bias_init, channels)
+        if factor is not None:
+            scale, bias = factor * scale, factor * bias
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
         if evaluates:
@@ -234,11 +239,20 @@ def norm_relu(
     norm: nn.Module,
     x: Float[Array | np.ndarray, "batch height width channels"],
     add: Float[Array | np.ndarray, "batch height width channels"] | None = None,
+    factor: Float[Array | np.ndarray, "*channels"] | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """Returns ReLU(norm(x) + add), or ReLU(norm(x)) if `add` is None."""
+    """Returns ReLU(factor * norm(x) + add).
+
+    Args:
+      norm: the norm.
+      x: feature maps.
+      add: the addend; None for zero.
+      factor: the factor, () or (channels,); None for 1.
+    """
     if isinstance(norm, BatchNorm):
-        return cast(jax.Array, norm(x, add=add, relu=True))
+        return cast(jax.Array, norm(x, add=add, relu=True, factor=factor))
     y = norm(x)
+    y = y if factor is None else jnp.asarray(y * factor, y.dtype)
     return nn.relu(y if add is None else y + add)
 
 

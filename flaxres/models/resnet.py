@@ -17,8 +17,6 @@ from flaxres.models.blocks import (
     BasicBlock,
     Block,
     BottleneckBlock,
-    PreActBasicBlock,
-    PreActBottleneckBlock,
 )
 from flaxres.models.layers import (
     STEM_STRIDES,
@@ -30,6 +28,7 @@ from flaxres.models.layers import (
     is_frozen,
 )
 from flaxres.models.norms import norm_relu
+from flaxres.models.preact_blocks import PreActBasicBlock, PreActBottleneckBlock
 from flaxres.models.remat import remat
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut

@@ -33,6 +33,14 @@ from jaxtyping import Array, Float
 from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
 from flaxres.models.norms import norm_relu
+from flaxres.models.residual_branch import (
+    ADDITION_ONLY,
+    BranchOptions,
+    DropFactor,
+    branch_factor,
+    is_foldable,
+    scale_branch,
+)
 from flaxres.suggestions import did_you_mean
 
 GATES = ("exclusive-gate", "shortcut-gate")
@@ -192,6 +200,8 @@ def add_and_relu(
     *,
     stride: int,
     layers: Layers,
+    branch: BranchOptions = ADDITION_ONLY,
+    drop_factor: DropFactor = None,
 ) -> Float[Array, "batch out_height out_width filters"]:
     """Ends a block of He15: the ReLU of the normalized residual branch plus the shortcut.
 
@@ -202,12 +212,18 @@ def add_and_relu(
       y: the input of `norm`, which is the output of the last convolution.
       stride: stride of the block.
       layers: constructors of the block's layers.
+      branch: operations between the norm and the addition.
+      drop_factor: factor of stochastic depth.
     """
     options: dict[str, Any] = {"filters": y.shape[-1], "stride": stride, "layers": layers}
     gate = apply_gate(shortcut, x, **options)
     shortcut_output = apply_shortcut(shortcut, x, **options)
+    factor = branch_factor(branch, drop_factor, y.shape[-1])
+    is_gated = gate is not None and shortcut_output is not None
+    if not is_gated and is_foldable(branch, factor):
+        return norm_relu(norm, y, add=shortcut_output, factor=factor)
+    y = scale_branch(branch, norm(y), factor)
     if gate is None or shortcut_output is None:
-        return norm_relu(norm, y, add=shortcut_output)
-    y = norm(y)
+        return nn.relu(y if shortcut_output is None else shortcut_output + y)
     y = gate * y if shortcut.option == "exclusive-gate" else y
     return nn.relu((1 - gate) * shortcut_output + y)
