@@ -63,6 +63,12 @@ def default_config() -> ConfigDict:
     # Optimizer and loss.
     config.momentum = 0.9  # momentum of SGD (He15, section 4.2)
     config.nesterov = False  # Nesterov momentum, as in Huang17 (arXiv 1608.06993), section 4.2
+    # Loss: 'cross-entropy', or 'binary-cross-entropy' of each class, averaged over the classes
+    # (Wightman 2021, arXiv 2110.00476, section 3.1).
+    config.loss = "cross-entropy"
+    # Binary cross-entropy: classes whose weight in the label exceeds this number get the target 1,
+    # the others 0 (timm: bce_target_thresh); 0: the weights are the targets.
+    config.loss_threshold = 0.0
     # Label smoothing: weight of the uniform distribution in the training labels (Szegedy 2016,
     # arXiv 1512.00567, section 7, uses 0.1).
     config.label_smoothing = 0.0

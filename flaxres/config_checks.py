@@ -17,6 +17,7 @@ from flaxres.models.shortcuts import PADDED_SHORTCUTS
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("piecewise-constant", "cosine")
+LOSSES = ("cross-entropy", "binary-cross-entropy")
 PARALLELISMS = ("jit", "pmap")
 METRIC_WRITERS = ("tensorboard", "wandb", "mlflow")
 SHORTCUT_PADDINGS = ("both-sides", "end")
@@ -48,6 +49,7 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     _check_ranges(flat, fields)
     check_data_fields(config, fields)
     _check_warmup_and_momentum(config, fields)
+    _check_loss(config, fields)
     _check_color(flat, fields)
     _check_transfer(config, flat, fields)
     _check_boundaries(flat["boundaries"], fields)
@@ -57,6 +59,7 @@ def _check_choices(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("dtype", DTYPES)
     fields.require_one_of("weight_decay_on", WEIGHT_DECAY_ON)
     fields.require_one_of("schedule", SCHEDULES)
+    fields.require_one_of("loss", LOSSES)
     fields.require_one_of("parallelism", PARALLELISMS)
     fields.require_one_of("bn_scope", BN_SCOPES)
     for name in config.metric_writers:
@@ -107,6 +110,13 @@ def _check_warmup_and_momentum(config: ConfigDict, fields: FieldChecker) -> None
     fields.require(has_one_warmup, field, "0 if warmup.enabled is True; a run has one warm-up")
     has_momentum = config.momentum > 0 or not config.nesterov
     fields.require(has_momentum, "nesterov", "False if momentum is 0")
+
+
+def _check_loss(config: ConfigDict, fields: FieldChecker) -> None:
+    field, threshold = "loss_threshold", config.loss_threshold
+    fields.require(0 <= threshold < 1, field, "at least 0 and below 1")
+    allowed = threshold == 0 or config.loss == "binary-cross-entropy"
+    fields.require(allowed, field, "0 unless loss is binary-cross-entropy")
 
 
 def _check_color(flat: Mapping[str, Any], fields: FieldChecker) -> None:

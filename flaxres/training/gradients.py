@@ -12,15 +12,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
-from flaxres.data.augment import augment, pca_color_augmentation
 from flaxres.models.norms import pool_running_statistics
+from flaxres.training.augmented_batch import augment_batch
 from flaxres.training.fine_tuning import stop_frozen_gradients
+from flaxres.training.losses import Targets, image_losses
 from flaxres.training.metrics import MetricSums
-from flaxres.training.train_state import AUGMENT_STREAM, COLOR_STREAM, DROPOUT_STREAM, TrainState
+from flaxres.training.train_state import DROPOUT_STREAM, TrainState
 
 PyTree = Any
 
@@ -50,9 +50,11 @@ def compute_gradients(
       whole batch, without weight decay; loss and errors of the whole batch; and the updated running
       statistics.
     """
-    loss_fn = make_loss(model, config, state, images, labels, axis)
+    images, targets = augment_batch(config, state, images, labels, axis)
+    loss_fn = make_batch_loss(model, config, state, images, targets, axis)
     gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    sums = MetricSums.from_batch(losses, logits, labels, jnp.ones(labels.shape, bool))
+    counted = jnp.ones(labels.shape, bool)
+    sums = MetricSums.from_batch(losses, logits, targets.main_labels, counted)
     if axis is not None:
         gradients = jax.lax.pmean(gradients, axis)
         sums = sums.sum_over_devices(axis)
@@ -81,17 +83,37 @@ def make_loss(
       axis: name of the device axis; None on a single device.
 
     Returns:
-      `loss(params) -> (mean, (losses, logits, batch_stats))`: mean cross-entropy, cross-entropy and
-      logits of each image, and the updated running statistics.
+      The loss, as `make_batch_loss` returns it.
+    """
+    images, targets = augment_batch(config, state, images, labels, axis)
+    return make_batch_loss(model, config, state, images, targets, axis)
+
+
+def make_batch_loss(
+    model: nn.Module,
+    config: ConfigDict,
+    state: TrainState,
+    images: Float[Array, "batch height width channels"],
+    targets: Targets,
+    axis: str | None = None,
+) -> Loss:
+    """Returns the loss of an augmented batch as a function of the parameters.
+
+    Args:
+      model: the model.
+      config: config of the run.
+      state: state before the step.
+      images: float32 (batch, height, width, channels), augmented images of this device.
+      targets: labels of the images; each of its arrays has a leading axis for them.
+      axis: name of the device axis; None on a single device.
+
+    Returns:
+      `loss(params) -> (mean, (losses, logits, batch_stats))`: mean loss, loss and logits of each
+      image, and the updated running statistics.
     """
     dropout_key = state.key(DROPOUT_STREAM)
     if axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
-    key, options = state.key(AUGMENT_STREAM), config.augment
-    if options.color:  # before the crop, so that its padding keeps the mean color
-        images = pca_color_augmentation(state.key(COLOR_STREAM), images, options, axis)
-    pad = options.pad if options.crop == "pad" else 0  # other crops are made while decoding
-    images = augment(key, images, pad=pad, flip=options.flip, axis=axis)
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
         params = stop_frozen_gradients(config, params)
@@ -102,30 +124,7 @@ def make_loss(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = cross_entropy(logits, labels, config.label_smoothing)
+        losses = image_losses(config, logits, targets)
         return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
 
     return loss
-
-
-def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int32[Array, " batch"], smoothing: float = 0.0
-) -> Float[Array, " batch"]:
-    """Returns the cross-entropy of each image, with label smoothing.
-
-    Szegedy et al. 2016 (arXiv 1512.00567), section 7: (1 - smoothing) times the cross-entropy of
-    the label, plus smoothing times the mean over all classes.
-
-    Args:
-      logits: float32 (batch, classes).
-      labels: int32 (batch,).
-      smoothing: weight given to the uniform distribution, in [0, 1).
-
-    Returns:
-      float32 (batch,), in nats.
-    """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if not smoothing:
-        return losses
-    uniform_losses = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-    return (1 - smoothing) * losses + smoothing * uniform_losses

@@ -85,9 +85,10 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `train_step(state, images, labels) -> (state, sums)`, one step on normalized images.
 
-    The step augments the images, differentiates the mean cross-entropy, and updates parameters,
-    batch statistics, momentum and warm-up. `sums` are the metrics of this batch in training: with
-    augmented images, smoothed labels, batch statistics, and the parameters before the update.
+    The step augments the images, differentiates the mean loss, and updates parameters, batch
+    statistics, momentum and warm-up. `sums` are the metrics of this batch in training: with
+    augmented images, smoothed and mixed labels, batch statistics, and the parameters before the
+    update. The error of a mixed image counts the label with the larger weight.
     Weight decay is part of the gradient, not of the loss. Frozen layers do not change
     (`flaxres.training.fine_tuning`).
 

@@ -11,7 +11,8 @@ from flaxres.data import load_dataset
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.gradients import cross_entropy, make_loss
+from flaxres.training.gradients import make_loss
+from flaxres.training.losses import cross_entropy
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.steps import make_evaluate, make_train_step
 from flaxres.training.train_state import create_state
