@@ -77,6 +77,18 @@ def default_config() -> ConfigDict:
     # Parameters with weight decay: 'all', or 'kernels' (no norms and biases).
     config.weight_decay_on = "all"
 
+    # Gradients (`flaxres.training.gradients`) and average of the weights.
+    # Micro-batches into which each device's batch is divided; their gradients are averaged. 1: none.
+    config.accumulation_steps = 1
+    # Radius rho of sharpness-aware minimization; 0: off (Foret 2021, arXiv 2010.01412, uses 0.05).
+    config.sam_radius = 0.0
+    # Decay of the exponential moving average of parameters and running statistics, evaluated beside
+    # them; 0: off (Szegedy 2016, arXiv 1512.00567, section 8, evaluates such an average).
+    config.ema_decay = 0.0
+    # Whether the decay of the average rises as min(ema_decay, (1 + t) / (10 + t)) over steps t, as
+    # with `num_updates` of TensorFlow's tf.train.ExponentialMovingAverage.
+    config.ema_ramp = True
+
     # Warm-up of ResNet-110: a lower learning rate until the training error falls below a threshold.
     config.warmup = ConfigDict()
     # Whether a run has this warm-up; it excludes linear_warmup_steps. A model name of at least 110

@@ -1,4 +1,4 @@
-"""Gradients of one training step: augmentation, loss, and averages over devices.
+"""Gradients of one training step: augmentation, loss, accumulation over micro-batches, and SAM.
 
 The functions are written for one device and its shard of the batch. `axis` is the name of the
 device axis over which the batch is sharded, or None on a single device.
@@ -6,12 +6,14 @@ device axis over which the batch is sharded, or None on a single device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
@@ -23,6 +25,8 @@ from flaxres.training.metrics import MetricSums
 from flaxres.training.train_state import DROPOUT_STREAM, TrainState
 
 PyTree = Any
+
+PARTS_AXIS = "micro_batches"  # axis of the micro-batches of a device
 
 Loss = Callable[[PyTree], tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]]
 
@@ -36,6 +40,10 @@ def compute_gradients(
     axis: str | None = None,
 ) -> tuple[PyTree, MetricSums, PyTree]:
     """Returns the gradients of the step after `state`, the metrics of its batch and its statistics.
+
+    With `config.sam_radius` the gradients are those of sharpness-aware minimization (`ascend`): the
+    second pass uses the same augmented images and the same dropout masks, and its metrics and
+    statistics are discarded.
 
     Args:
       model: the model.
@@ -51,8 +59,8 @@ def compute_gradients(
       statistics.
     """
     images, targets = augment_batch(config, state, images, labels, axis)
-    loss_fn = make_batch_loss(model, config, state, images, targets, axis)
-    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    gradient_fn = make_gradient_fn(model, config, state, images, targets, axis)
+    gradients, (losses, logits, batch_stats) = gradient_fn(state.params)
     counted = jnp.ones(labels.shape, bool)
     sums = MetricSums.from_batch(losses, logits, targets.main_labels, counted)
     if axis is not None:
@@ -60,7 +68,95 @@ def compute_gradients(
         sums = sums.sum_over_devices(axis)
         if config.bn_scope == "device":
             batch_stats = pool_running_statistics(batch_stats, axis, config.model.norm_momentum)
+    if config.sam_radius:
+        gradients, _ = gradient_fn(ascend(state.params, gradients, config.sam_radius))
+        if axis is not None:
+            gradients = jax.lax.pmean(gradients, axis)
     return gradients, sums, batch_stats
+
+
+def ascend(params: PyTree, gradients: PyTree, radius: float) -> PyTree:
+    """Returns the parameters at which sharpness-aware minimization takes its gradients.
+
+    Foret et al. 2021 (arXiv 2010.01412), equation 2 with p = 2: w + radius * g / ||g||, where the
+    norm is that of all parameters together. If all gradients are zero, it is w.
+
+    Args:
+      params: parameters of the model, float32.
+      gradients: gradients of the loss, without weight decay, in the structure of `params`.
+      radius: rho of the paper, the L2 norm of the perturbation.
+    """
+    norm = optax.global_norm(gradients)
+    scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0)
+    return jax.tree.map(lambda w, g: w + scale * g, params, gradients)
+
+
+def make_gradient_fn(
+    model: nn.Module,
+    config: ConfigDict,
+    state: TrainState,
+    images: Float[Array, "batch height width channels"],
+    targets: Targets,
+    axis: str | None = None,
+) -> Callable[[PyTree], tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]]:
+    """Returns the function that computes the gradients of an augmented batch on this device.
+
+    With `config.accumulation_steps` of k > 1, the images of the device are processed as k
+    micro-batches, one after the other, and their gradients are averaged. Batch norm then normalizes
+    by the statistics of each micro-batch. Running statistics are pooled over the micro-batches, as
+    over devices (`pool_running_statistics`), and so are those of the whole batch.
+
+    Args:
+      model: the model.
+      config: config of the run.
+      state: state before the step.
+      images: float32 (batch, height, width, channels), augmented images of this device.
+      targets: labels of the images; each of its arrays has a leading axis for them.
+      axis: name of the device axis; None on a single device.
+
+    Returns:
+      `gradient_fn(params) -> (gradients, (losses, logits, batch_stats))`: gradients of the mean
+      loss, loss and logits of each image, and the updated running statistics.
+    """
+    num_parts = config.accumulation_steps
+    if num_parts == 1:
+        loss_fn = make_batch_loss(model, config, state, images, targets, _shard_number(axis))
+        return jax.grad(loss_fn, has_aux=True)
+
+    # Micro-batches are numbered like the shards of as many devices, also in their dropout masks.
+    numbers = num_parts * (_shard_number(axis) or 0) + jnp.arange(num_parts)
+    parts = numbers, *jax.tree.map(
+        lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), (images, targets)
+    )
+
+    def accumulate(params: PyTree) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
+        def add_part(total: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
+            number, part_images, part_targets = part
+            loss_fn = make_batch_loss(model, config, state, part_images, part_targets, number)
+            gradients, auxiliary = jax.grad(loss_fn, has_aux=True)(params)
+            return jax.tree.map(jnp.add, total, gradients), auxiliary
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, (losses, logits, batch_stats) = jax.lax.scan(add_part, zeros, parts)
+        gradients = jax.tree.map(lambda leaf: leaf / num_parts, total)
+        logits = logits.reshape(-1, logits.shape[-1])
+        batch_stats = _pool_parts(batch_stats, config.model.norm_momentum)
+        return gradients, (losses.reshape(-1), logits, batch_stats)
+
+    return accumulate
+
+
+def _shard_number(axis: str | None) -> Int32[Array, ""] | None:
+    """Returns the index of this device on the device axis; None on a single device."""
+    return None if axis is None else jax.lax.axis_index(axis)
+
+
+def _pool_parts(batch_stats: PyTree, momentum: float) -> PyTree:
+    """Pools the running statistics of micro-batches, which are stacked on a leading axis."""
+    if not jax.tree.leaves(batch_stats):
+        return batch_stats
+    pool = functools.partial(pool_running_statistics, axis=PARTS_AXIS, momentum=momentum)
+    return jax.vmap(pool, out_axes=None, axis_name=PARTS_AXIS)(batch_stats)
 
 
 def make_loss(
@@ -86,7 +182,7 @@ def make_loss(
       The loss, as `make_batch_loss` returns it.
     """
     images, targets = augment_batch(config, state, images, labels, axis)
-    return make_batch_loss(model, config, state, images, targets, axis)
+    return make_batch_loss(model, config, state, images, targets, _shard_number(axis))
 
 
 def make_batch_loss(
@@ -95,7 +191,7 @@ def make_batch_loss(
     state: TrainState,
     images: Float[Array, "batch height width channels"],
     targets: Targets,
-    axis: str | None = None,
+    shard: Int32[Array, ""] | None = None,
 ) -> Loss:
     """Returns the loss of an augmented batch as a function of the parameters.
 
@@ -103,17 +199,18 @@ def make_batch_loss(
       model: the model.
       config: config of the run.
       state: state before the step.
-      images: float32 (batch, height, width, channels), augmented images of this device.
+      images: float32 (batch, height, width, channels), augmented images of one shard.
       targets: labels of the images; each of its arrays has a leading axis for them.
-      axis: name of the device axis; None on a single device.
+      shard: number of the shard of the batch that `images` are, over devices and micro-batches. Its
+        dropout masks are a function of it. None if they are the whole batch.
 
     Returns:
       `loss(params) -> (mean, (losses, logits, batch_stats))`: mean loss, loss and logits of each
       image, and the updated running statistics.
     """
     dropout_key = state.key(DROPOUT_STREAM)
-    if axis is not None:
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
+    if shard is not None:
+        dropout_key = jax.random.fold_in(dropout_key, shard)
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
         params = stop_frozen_gradients(config, params)
