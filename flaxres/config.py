@@ -78,7 +78,7 @@ def default_config() -> ConfigDict:
     config.weight_decay_on = "all"
 
     # Gradients (`flaxres.training.gradients`) and average of the weights.
-    # Micro-batches into which each device's batch is divided; their gradients are averaged. 1: none.
+    # Micro-batches into which the batch of each device is divided; their gradients are averaged.
     config.accumulation_steps = 1
     # Radius rho of sharpness-aware minimization; 0: off (Foret 2021, arXiv 2010.01412, uses 0.05).
     config.sam_radius = 0.0

@@ -14,6 +14,7 @@ from flaxres.field_checks import FieldChecker
 from flaxres.models.nearest import check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
+from flaxres.recipe_checks import check_recipe
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("piecewise-constant", "cosine")
@@ -53,6 +54,7 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     _check_color(flat, fields)
     _check_transfer(config, flat, fields)
     _check_boundaries(flat["boundaries"], fields)
+    check_recipe(config, flat, fields)
 
 
 def _check_choices(config: ConfigDict, fields: FieldChecker) -> None:

@@ -52,11 +52,13 @@ INFO_TYPES = {
     **{"params": COUNT, "devices": COUNT, "processes": COUNT},
     **dict.fromkeys(("device", "jax", "flaxres", "torch", "commit"), OPTIONAL_TEXT),
 }
+# Splits with metrics; 'ema_': those of the average weights (`flaxres.training.weight_average`).
+SPLITS = ("train", "test", "validation", "ema_test", "ema_validation")
 METRIC_TYPES = {
     **{"step": STEP, "images_per_second": POSITIVE},
     **dict.fromkeys(("learning_rate", "data_wait_percent"), NUMBER),
-    **{f"{split}_loss": NUMBER for split in ("train", "test", "validation")},
-    **{f"{split}_error": PERCENTAGE for split in ("train", "test", "validation")},
+    **{f"{split}_loss": NUMBER for split in SPLITS},
+    **{f"{split}_error": PERCENTAGE for split in SPLITS},
 }
 # `flaxres.training.layer_statistics` defines the quantities.
 LAYER_TYPES = {

@@ -28,7 +28,7 @@ class Layout(NamedTuple):
       title: if True, the name of the run.
       bar: if True, the bar.
       loss: if True, the training loss.
-      test: if True, the test error.
+      test: if True, the test error, and that of the average weights if the run has an average.
       speed: if True, the images per second.
       long: if True, 'training error 1.00%' instead of 'train 1.00%'.
     """
@@ -201,6 +201,7 @@ def _values(record: Record, layout: Layout) -> list[str]:
         ("train_loss", "loss {:.4f}" if layout.loss else ""),
         ("train_error", train + " {:.2f}%"),
         ("test_error", test + " {:.2f}%" if layout.test else ""),
+        ("ema_test_error", "EMA " + test + " {:.2f}%" if layout.test else ""),
         ("images_per_second", "{:,.0f} images/s" if layout.speed else ""),
     ]
     return [text.format(record[name]) for name, text in formats if text and name in record]

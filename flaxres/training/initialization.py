@@ -18,7 +18,7 @@ from flaxres.parallel.replicas import seeds, stack_replicas
 from flaxres.parallel.sharding import Devices
 from flaxres.pretrained.load import without_head
 from flaxres.training.initial_weights import load_pretrained_weights, weights_path
-from flaxres.training.train_state import TrainState, create_state
+from flaxres.training.train_state import AveragedTrainState, TrainState, create_state
 
 PyTree = Any
 
@@ -103,7 +103,10 @@ class Initialization:
             merged: dict[str, Any] = {
                 name: {**getattr(state, name), **layers} for name, layers in weights.items()
             }
-            return self._devices.replicate(dataclasses.replace(state, **merged))
+            state = dataclasses.replace(state, **merged)
+            if isinstance(state, AveragedTrainState):
+                state = AveragedTrainState.start(state)
+            return self._devices.replicate(state)
 
         if len(jax.tree.leaves(self.state_shape.params)) > MAX_COMPILED_ARRAYS:
             return completed(finish(self._create(self._seeds)))

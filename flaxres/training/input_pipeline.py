@@ -16,6 +16,7 @@ from flaxres.training.metrics import MetricSums
 from flaxres.training.steps import StepInputs
 from flaxres.training.stream_pipeline import StreamPipeline
 from flaxres.training.train_state import TrainState
+from flaxres.training.weight_average import evaluated_states
 
 
 def make_input_pipeline(
@@ -72,9 +73,18 @@ class ResidentPipeline:
         for split in self._evaluated.values():
             self._compiled_steps.compile_evaluation(state, split)
 
-    def launch_evaluation(self, state: TrainState, split: str) -> list[MetricSums]:
-        """Launches the evaluation of a split; `metrics.sum_on_host` waits for the result."""
-        return self._compiled_steps.launch_evaluation(state, self._evaluated[split])
+    def launch_evaluation(self, state: TrainState, split: str) -> dict[str, list[MetricSums]]:
+        """Launches the evaluation of a split; `metrics.sum_on_host` waits for the results.
+
+        Returns:
+          Sums by the prefix of their metrics (`weight_average.evaluated_states`) and the split.
+        """
+        return {
+            prefix + split: self._compiled_steps.launch_evaluation(
+                evaluated, self._evaluated[split]
+            )
+            for prefix, evaluated in evaluated_states(state).items()
+        }
 
     def record(self) -> dict[str, float]:
         """Returns {}: there are no metrics to log."""

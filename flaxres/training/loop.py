@@ -50,7 +50,8 @@ class Dispatch:
       step: number of steps done after the dispatch.
       metrics: training metrics.
       is_logged: True if a record is written after the dispatch.
-      evaluations: sums of each split; {} if no evaluation is due.
+      evaluations: sums of each split, and with `config.ema_decay` those of the average weights on
+        it, by the start of their names in a record; {} if no evaluation is due.
       snapshot: copy of the train state, if a checkpoint is due.
       layers: statistics of each layer, if they are due.
     """
@@ -244,10 +245,10 @@ class TrainLoop:
         log, evaluate, save = due(self._config, self.step)
         if log or evaluate:
             self._timer.watch_steps(self.step, metrics)
-        evaluations = {}
+        evaluations: dict[str, list[MetricSums]] = {}
         if evaluate:
             for name in self._pipeline.splits:
-                evaluations[name] = self._pipeline.launch_evaluation(state, name)
+                evaluations |= self._pipeline.launch_evaluation(state, name)
         layers = None
         if is_layer_log_due(self._config, self.step):
             layers = self._launch_layers(state, self.step)

@@ -26,6 +26,7 @@ from flaxres.training.gradients import compute_gradients
 from flaxres.training.metrics import Leaf, MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
 from flaxres.training.train_state import TrainState
+from flaxres.training.weight_average import update_average
 
 PyTree = Any
 
@@ -114,7 +115,7 @@ def make_train_step(
             sums=_sums_since_last_log(config, state) + sums,
             learning_rate=step_learning_rate,
         )
-        return state, sums
+        return update_average(config, state, state.step - 1), sums
 
     return train_step
 

@@ -25,6 +25,7 @@ from flaxres.training.dispatches import PREFETCHED_DISPATCHES, next_dispatch_siz
 from flaxres.training.metrics import MetricSums
 from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
+from flaxres.training.weight_average import evaluated_states
 
 # ('train', step, num_steps) of a training dispatch, or (split, number) of an evaluation batch.
 StreamKey = tuple[str | int, ...]
@@ -148,21 +149,30 @@ class StreamPipeline:
             arrays = self._compiled_steps.batch_structs(1, process_batch)
             self._compiled_steps.compile_evaluation(state, arrays, batches[:1])
 
-    def launch_evaluation(self, state: TrainState, split: str) -> list[MetricSums]:
+    def launch_evaluation(self, state: TrainState, split: str) -> dict[str, list[MetricSums]]:
         """Launches the evaluation of a split. Returns once its last batch has been decoded.
+
+        Each batch is decoded once, also if the state has an average of its weights.
+
+        Returns:
+          Sums by the prefix of their metrics (`weight_average.evaluated_states`) and the split.
 
         Raises:
           DatasetError: an image cannot be decoded, or a decode worker died.
         """
-        sums: list[MetricSums] = []
+        states = evaluated_states(state)
+        sums: dict[str, list[MetricSums]] = {prefix + split: [] for prefix in states}
         total_counts = np.zeros(2, np.int64)
         for number in range(len(self._schedule.eval_batches[split])):
             arrays, rows, counts = self._take((split, number))
             evaluate = self._compiled_steps.compile_evaluation(state, arrays, rows)
-            sums.append(evaluate(state, arrays, rows))
+            for prefix, evaluated in states.items():
+                sums[prefix + split].append(evaluate(evaluated, arrays, rows))
             total_counts += counts
-            if len(sums) > MAX_QUEUED_EVALUATIONS:
-                jax.block_until_ready(sums[-1 - MAX_QUEUED_EVALUATIONS])
+            if number >= MAX_QUEUED_EVALUATIONS:
+                jax.block_until_ready(
+                    [batches[-1 - MAX_QUEUED_EVALUATIONS] for batches in sums.values()]
+                )
         np.maximum(self._evaluation_counts, total_counts, out=self._evaluation_counts)
         return sums
 

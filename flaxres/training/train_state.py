@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -68,6 +69,26 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+@struct.dataclass
+class AveragedTrainState(TrainState):
+    """Train state of a run with a moving average of its weights (`config.ema_decay`).
+
+    It is a class of its own, so that the checkpoints of other runs do not have the field.
+
+    Attributes:
+      ema: average of the parameters and batch statistics, in the structure of `variables`.
+    """
+
+    ema: dict[str, PyTree]
+
+    @classmethod
+    def start(cls, state: TrainState) -> AveragedTrainState:
+        """Returns the state with an average that starts with its weights."""
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        # Copies, because the buffers of a state are donated, each of them once.
+        return cls(**fields | {"ema": jax.tree.map(lambda leaf: leaf.copy(), state.variables)})
+
+
 def stream_key(seed: Seed, stream: int) -> PRNGKeyArray:
     """Returns the random key of (seed, stream)."""
     return jax.random.fold_in(jax.random.key(seed), stream)
@@ -85,7 +106,8 @@ def create_state(
     Args:
       model: a model of `flaxres.models`.
       optimizer: the optimizer, from `flaxres.training.optimizer`.
-      config: config of the run; its warm-up, frozen layers and `model.init_gain` are used.
+      config: config of the run; its warm-up, frozen layers, `ema_decay` and `model.init_gain` are
+        used.
       image_shape: (height, width, channels).
       seed: seed of the initial parameters, and of all random numbers of the training.
 
@@ -98,7 +120,7 @@ def create_state(
         variables = model.lazy_init(stream_key(seed, INIT_STREAM), images, train=False)
     params = _scale_kernels(variables["params"], config.model.init_gain)
     check_frozen(config, params)
-    return TrainState(
+    state = TrainState(
         step=jnp.int32(0),
         seed=jnp.asarray(seed, jnp.uint32),
         params=params,
@@ -108,6 +130,7 @@ def create_state(
         sums=MetricSums.zeros(),
         learning_rate=jnp.float32(0),
     )
+    return AveragedTrainState.start(state) if config.ema_decay else state
 
 
 def _scale_kernels(params: PyTree, gain: float) -> PyTree:

@@ -85,6 +85,7 @@ def example_configs() -> Iterator[ConfigDict]:
         yield changed(model, "imagenet")
     yield changed("resnet-20-dropout")
     yield changed(num_replicas=2)
+    yield changed(accumulation_steps=2)
     yield changed(**{"dataset.placement": "stream"})
     streamed: dict[str, Any] = {"dataset.placement": "stream", "dataset.image_size": 224}
     for crop in ("scale", "random-resized"):
