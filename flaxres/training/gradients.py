@@ -124,9 +124,11 @@ def make_gradient_fn(
         return jax.grad(loss_fn, has_aux=True)
 
     # Micro-batches are numbered like the shards of as many devices, also in their dropout masks.
-    numbers = num_parts * (_shard_number(axis) or 0) + jnp.arange(num_parts)
-    parts = numbers, *jax.tree.map(
-        lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), (images, targets)
+    first_part = 0 if axis is None else num_parts * jax.lax.axis_index(axis)
+    numbers = first_part + jnp.arange(num_parts)
+    parts = (
+        numbers,
+        *jax.tree.map(lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), (images, targets)),
     )
 
     def accumulate(params: PyTree) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
