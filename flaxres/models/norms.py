@@ -22,7 +22,7 @@ from flaxres.cpu.running_norm import norm_relu_conv_general_dilated
 from flaxres.errors import ConfigError
 from flaxres.suggestions import did_you_mean
 
-NORMS = ("batch", "layer", "group", "instance", "instance-running", "none")
+NORMS = ("batch", "layer", "group", "instance", "instance-running", "none", "layer-channels")
 BN_SCOPES = ("global", "device")
 
 
@@ -315,6 +315,8 @@ def make_norm(
         return functools.partial(
             nn.LayerNorm, epsilon=epsilon, dtype=dtype, reduction_axes=(-3, -2, -1)
         )
+    if name == "layer-channels":  # over the channels of each pixel, as in Transformers
+        return functools.partial(nn.LayerNorm, epsilon=epsilon, dtype=dtype)
     if name == "group":  # 8 channels a group, which divides every width of the CIFAR models
         return functools.partial(
             GroupNorm, num_groups=None, group_size=8, epsilon=epsilon, dtype=dtype
