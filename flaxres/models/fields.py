@@ -20,6 +20,11 @@ FIELDS: dict[str, object] = {
     "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
     "group_width": 0,  # channels of a group in the first stage; 0: widths / groups
     "zero_init": False,  # initialize each residual branch to zero
+    # Learnable factor at the end of each residual branch (`flaxres.models.multipliers`): none,
+    # scalar (SkipInit, ReZero) or channel (LayerScale).
+    "branch_scale": "none",
+    # Initial value of that factor: 0 in SkipInit and ReZero, 1e-6 to 0.1 in LayerScale.
+    "branch_scale_init": 0.0,
     # Keep only the input of each block for the gradient and recompute the rest. This costs a third
     # more arithmetic and saves two thirds of the memory or more. Not in the papers.
     "remat": False,

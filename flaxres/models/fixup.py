@@ -14,18 +14,30 @@ authors' models, a shortcut that changes the size reads the biased input of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models import resnet_families
+from flaxres.models.blocks import BLOCKS, STRIDES_ON
+from flaxres.models.family import (
+    Family,
+    NameForm,
+    first_activations,
+    require,
+    require_one_of,
+    require_widths,
+)
 from flaxres.models.layers import HEAD, STEM_STRIDES, BaseModel, Layers, check_size, make_conv
 from flaxres.models.multipliers import Multiplier, ScalarBias
 from flaxres.models.norms import NoNorm
 from flaxres.models.remat import remat
-from flaxres.models.resnet import EXPANSION
+from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, stages_of_depth
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut, apply_shortcut
 
@@ -70,7 +82,8 @@ class FixupBlock(nn.Module, kw_only=True):
             if number < last:
                 y = nn.relu(ScalarBias(name=f"bias{number}b")(y))
                 y = ScalarBias(name=f"bias{number + 1}a")(y)
-        y = ScalarBias(name=f"bias{last}b")(Multiplier(name="scale")(y))
+        y = jnp.asarray(y * Multiplier(name="scale")(self.filters), y.dtype)
+        y = ScalarBias(name=f"bias{last}b")(y)
         is_identity = self.stride == 1 and x.shape[-1] == self.filters
         shortcut_output = apply_shortcut(
             self.shortcut,
@@ -176,3 +189,85 @@ class Fixup(BaseModel, kw_only=True):
             name=name,
             **options,
         )
+
+
+SHORTCUTS = ("A", "B", "C")
+
+
+def _check(model: ConfigDict) -> None:
+    require_one_of(model, "block", BLOCKS)
+    require_one_of(model, "shortcut", SHORTCUTS)
+    require(model.norm == "none", model, "norm", "none for Fixup")
+    require_widths(model, "widths", len(stages_of_depth(model.depth, model.block, model.stem)))
+    if model.shortcut == "A":
+        rule = "non-decreasing, as shortcut option A can only add channels"
+        require(list(model.widths) == sorted(model.widths), model, "widths", rule)
+    require_one_of(model, "stride_on", STRIDES_ON)
+    for field in ("remat", "scan"):
+        require(type(model[field]) is bool, model, field, "true or false")
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    fields = {
+        "stages": stages_of_depth(model.depth, model.block, model.stem),
+        "widths": tuple(model.widths),
+        "shortcut": Shortcut(model.shortcut),
+    }
+    fields |= {field: model[field] for field in ("stem", "block", "stride_on", "remat", "scan")}
+    return lambda **common: Fixup(**fields, **common)
+
+
+def _default_block(depth: int, stem: str) -> str:
+    is_bottleneck = stem == "imagenet" and depth in IMAGENET_STAGES["bottleneck"]
+    return "bottleneck" if is_bottleneck else "basic"
+
+
+def _default_shortcut(stem: str) -> str:
+    """Returns the shortcut option of the authors' models."""
+    return "A" if stem == "cifar" else "B"
+
+
+def _model_name(model: ConfigDict) -> str:
+    name = f"fixup-{model.depth}"
+    if model.block != _default_block(model.depth, model.stem):
+        name += f"-{model.block}"
+    return name if model.shortcut == _default_shortcut(model.stem) else f"{name}-{model.shortcut}"
+
+
+def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    depth = int(groups["depth"])
+    block = groups["block"] or _default_block(depth, stem)
+    return {
+        "name": "fixup",
+        "depth": depth,
+        "block": block,
+        "shortcut": groups["shortcut"] or _default_shortcut(stem),
+        "widths": (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512),
+        "stride_on": "3x3" if block == "bottleneck" else "1x1",  # as in the authors' models
+        "norm": "none",
+    }
+
+
+def _suggest(rest: str, stem: str) -> Iterator[str]:
+    yield from (f"fixup-{{depth}}-{option}" for option in SHORTCUTS if option == rest.upper())
+    yield "fixup-{depth}"
+
+
+FAMILY = Family(
+    ("depth", "widths", "stem", "block", "shortcut", "stride_on", "remat", "scan"),
+    _check,
+    _build,
+    (
+        NameForm(
+            "fixup",
+            r"fixup-(?P<depth>\d+)(?:-(?P<block>basic|bottleneck))?(?:-(?P<shortcut>A|B|C))?",
+            _read,
+            ("fixup-110", "fixup-50"),
+            _suggest,
+            ("fixup-resnet", "fixupresnet"),
+        ),
+    ),
+    _model_name,
+    resnet_families.FAMILIES["resnet"].min_params,
+    first_activations,
+)

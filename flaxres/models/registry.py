@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
-from flaxres.models import densenet, lenet, resnet_families, stargan, vgg
+from flaxres.models import convnext, densenet, fixup, lenet, resnet_families, stargan, vgg
 from flaxres.models.family import Family, NameForm, require, require_one_of
 from flaxres.models.fields import FIELDS
 
@@ -25,7 +25,8 @@ MAX_DEPTH = 100_000  # layers; a deeper model could not be traced in days
 # Names in error messages and documentation.
 EXAMPLES = (
     "plain-20, resnet-56, resnet-56-B, preact-164, resnext-29-8x64d, densenet-40-12, "
-    "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6"
+    "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6, "
+    "skipinit-110, rezero-110, fixup-110, convnext-31"
 )
 FAMILIES: dict[str, Family] = {
     **resnet_families.FAMILIES,
@@ -33,6 +34,8 @@ FAMILIES: dict[str, Family] = {
     "vgg": vgg.FAMILY,
     "lenet": lenet.FAMILY,
     "stargan": stargan.FAMILY,
+    "fixup": fixup.FAMILY,
+    "convnext": convnext.FAMILY,
 }
 
 

@@ -1,8 +1,8 @@
 """End of a residual branch: the factors that multiply it before the shortcut is added.
 
 A branch is multiplied by the weights of squeeze-and-excitation, which depend on its feature maps,
-and by factors that do not: those of stochastic depth. All blocks of residual models end in the
-functions of this module.
+and by factors that do not: a learnable scale, and those of stochastic depth. All blocks of residual
+models end in the functions of this module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
 
+from flaxres.models.family import require, require_one_of
+from flaxres.models.multipliers import BRANCH_SCALES, Multiplier
 from flaxres.models.squeeze_excitation import SqueezeExcitation
 
 # Factor of stochastic depth of a block: float32, () for all images or (batch,); None for none.
@@ -25,9 +28,13 @@ class BranchOptions:
 
     Attributes:
       se_reduction: reduction of squeeze-and-excitation; 0 for none.
+      scale: 'none', 'scalar' (a learnable factor) or 'channel' (one for each channel).
+      scale_init: initial value of the learnable factors.
     """
 
     se_reduction: int = 0
+    scale: str = "none"
+    scale_init: float = 0.0
 
 
 ADDITION_ONLY = BranchOptions()
@@ -49,9 +56,13 @@ def branch_factor(
       None if there is no factor. Otherwise, if all images have the same factors, an array () or
       (filters,), and else an array that has 4 axes and multiplies (batch, height, width, filters).
     """
-    if drop_factor is None or drop_factor.ndim == 0:
+    if drop_factor is not None and drop_factor.ndim:
+        drop_factor = drop_factor[:, None, None, None]
+    if options.scale == "none":
         return drop_factor
-    return drop_factor[:, None, None, None]
+    multiplier = Multiplier(options.scale_init, options.scale == "channel", name="branch_scale")
+    scale = multiplier(filters)
+    return scale if drop_factor is None else scale * drop_factor
 
 
 def is_foldable(options: BranchOptions, factor: Float32[Array | np.ndarray, ...] | None) -> bool:
@@ -81,3 +92,21 @@ def scale_branch(
         factor = weights if factor is None else weights * factor
     # The product is float32 also in bfloat16 models, so that factors such as 1 / 0.9 stay exact.
     return y if factor is None else jnp.asarray(y * factor, y.dtype)
+
+
+def check_branch_scale(model: ConfigDict) -> None:
+    """Checks the fields of the learnable scale of residual branches.
+
+    Args:
+      model: an experiment's `config.model`.
+
+    Raises:
+      ConfigError: a field has a value that is not allowed.
+    """
+    require_one_of(model, "branch_scale", BRANCH_SCALES)
+    is_used = model.branch_scale != "none"
+    field = "branch_scale_init"
+    require(is_used or model[field] == 0, model, field, "0 with model.branch_scale none")
+    # Neither a factor of 0 nor a branch that is 0 would get a gradient.
+    allowed = not (is_used and model[field] == 0 and model.zero_init)
+    require(allowed, model, "zero_init", "false if model.branch_scale_init is 0")

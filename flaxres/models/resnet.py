@@ -30,6 +30,7 @@ from flaxres.models.layers import (
 from flaxres.models.norms import norm_relu
 from flaxres.models.preact_blocks import PreActBasicBlock, PreActBottleneckBlock
 from flaxres.models.remat import remat
+from flaxres.models.residual_branch import ADDITION_ONLY, BranchOptions
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut
 
@@ -88,6 +89,7 @@ class ResNet(BaseModel, kw_only=True):
         the inner width of a bottleneck is that of its stage in `widths`.
       stride_on: convolution of a bottleneck that has the stride: '1x1' (the first) or '3x3'.
       zero_init: if True, each residual branch is initialized to zero.
+      branch: operations at the end of each residual branch.
       remat: if True, only the input of each block is kept for the gradient and the rest is
         recomputed (`flaxres.models.remat`).
       scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
@@ -108,6 +110,7 @@ class ResNet(BaseModel, kw_only=True):
     group_width: int = 0
     stride_on: str = "1x1"
     zero_init: bool = False
+    branch: BranchOptions = ADDITION_ONLY
     remat: bool = False
     scan: bool = False
 
@@ -162,6 +165,7 @@ class ResNet(BaseModel, kw_only=True):
             "stride": 2 if stage > 1 and is_first else 1,
             "shortcut": dataclasses.replace(self.shortcut, apply_dropout=train),
             "layers": self.layers(train, name),
+            "branch": self.branch,
             "zero_init": self.zero_init,
             "name": name,
         }

@@ -20,6 +20,7 @@ from flaxres.models.family import (
     require_widths,
 )
 from flaxres.models.layers import BaseModel
+from flaxres.models.residual_branch import BranchOptions, check_branch_scale
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 from flaxres.suggestions import nearest_names
 
@@ -27,7 +28,10 @@ NAMED_SHORTCUTS = tuple(option for option in SHORTCUTS if option != "none")
 FIELDS_READ = (
     *("depth", "widths", "stem", "block", "shortcut", "shortcut_scale", "gate_bias"),
     *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat", "scan"),
+    *("branch_scale", "branch_scale_init"),
 )
+# Other names of models with a scalar factor at the end of each residual branch, initially 0.
+SCALED_NAMES = {"preact": "skipinit", "resnet": "rezero"}
 _BLOCK = r"(?:-(?P<block>basic|bottleneck))?"
 _SHORTCUT = rf"(?:-(?P<shortcut>{'|'.join(NAMED_SHORTCUTS)}))?"
 
@@ -65,6 +69,10 @@ def _check(model: ConfigDict) -> None:
         for field in ("remat", "scan"):
             require(not model[field], model, field, "false with shortcut 'dropout'")
     require(0 <= model.dropout_rate < 1, model, "dropout_rate", "at least 0 and below 1")
+    if model.name == "plain":
+        rule = "none for a plain model, which has no residual branches"
+        require(model.branch_scale == "none", model, "branch_scale", rule)
+    check_branch_scale(model)
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -75,6 +83,7 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
             model.shortcut, model.shortcut_scale, model.gate_bias, model.dropout_rate
         ),
         "pre_activation": model.name == "preact",
+        "branch": BranchOptions(scale=model.branch_scale, scale_init=model.branch_scale_init),
         "stride_on": "1x1" if model.stride_on == AUTO_STRIDE else model.stride_on,
     }
     unchanged = ("stem", "block", "groups", "group_width", "zero_init", "remat", "scan")
@@ -114,7 +123,11 @@ def _default_shortcut(family: str, block: str, stem: str) -> str:
 
 
 def _model_name(model: ConfigDict) -> str:
-    name = f"{model.name}-{model.depth}"
+    is_scaled = model.branch_scale == "scalar" and model.branch_scale_init == 0
+    # SkipInit replaces the norm, ReZero is added to it.
+    is_named = is_scaled and (model.name != "preact" or model.norm == "none")
+    start = SCALED_NAMES.get(model.name, model.name) if is_named else model.name
+    name = f"{start}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"
     elif model.block != _default_block(model.name, model.depth, model.stem):
@@ -137,6 +150,12 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     # Only state dicts of post-activation models can be read.
     depends_on_weights = block == "bottleneck" and family != "preact"
     return fields | ({"stride_on": AUTO_STRIDE} if depends_on_weights else {})
+
+
+def _read_scaled(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    family = next(family for family, name in SCALED_NAMES.items() if name == groups["name"])
+    norm = {"norm": "none"} if family == "preact" else {}
+    return _read({**groups, "name": family}, stem) | {"branch_scale": "scalar"} | norm
 
 
 def _read_resnext(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
@@ -177,8 +196,8 @@ def _suggest_resnext(rest: str, stem: str) -> Iterator[str]:
         yield "resnext-{depth}-32x4d"
 
 
-def _family(form: NameForm) -> Family:
-    return Family(FIELDS_READ, _check, _build, (form,), _model_name, _min_params, first_activations)
+def _family(*forms: NameForm) -> Family:
+    return Family(FIELDS_READ, _check, _build, forms, _model_name, _min_params, first_activations)
 
 
 def _family_with_options(
@@ -186,7 +205,12 @@ def _family_with_options(
 ) -> Family:
     pattern = rf"(?P<name>{family})-(?P<depth>\d+){_BLOCK}{shortcut}"
     suggest = _suggest_options(family)
-    return _family(NameForm(family, pattern, _read, examples, suggest, other_starts))
+    forms = [NameForm(family, pattern, _read, examples, suggest, other_starts)]
+    if name := SCALED_NAMES.get(family):
+        pattern = rf"(?P<name>{name})-(?P<depth>\d+){_BLOCK}{shortcut}"
+        names = (f"{name}-110", f"{name}-50")
+        forms.append(NameForm(name, pattern, _read_scaled, names, _suggest_options(name)))
+    return _family(*forms)
 
 
 FAMILIES: dict[str, Family] = {
