@@ -67,6 +67,12 @@ BATCH_STATS = flags.DEFINE_enum(
     "With --mode=eval, predict or export: batch-norm statistics, 'running' from training or "
     "'population', recomputed over the training set.",
 )
+EMA = flags.DEFINE_bool(
+    "ema",
+    False,
+    "With --mode=eval, predict or export: use the moving average of the run's weights "
+    "(config.ema_decay) instead of the weights of the last step.",
+)
 TEST_CROPS = flags.DEFINE_enum(
     "test_crops",
     "split",
@@ -135,7 +141,7 @@ cli.define_config("configs/cifar10.py:resnet-56")
 
 # Flags that only some modes read, with these modes.
 FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...] = (
-    ((BATCH_STATS, WEIGHTS), ("eval", "predict", "export")),
+    ((BATCH_STATS, EMA, WEIGHTS), ("eval", "predict", "export")),
     ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT, FORMAT), ("export",)),
@@ -256,10 +262,9 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
     gc.freeze()
     gc.enable()
     record = train_and_evaluate(config, workdir, **train_options())
-    return [
-        f"{workdir}: training error {record['train_error']:.2f}%, "
-        f"test error {record['test_error']:.2f}% after {record['step']:,} steps"
-    ]
+    errors = {"training": "train_error", "test": "test_error", "EMA test": "ema_test_error"}
+    shown = [f"{name} error {record[key]:.2f}%" for name, key in errors.items() if key in record]
+    return [f"{workdir}: {', '.join(shown)} after {record['step']:,} steps"]
 
 
 if __name__ == "__main__":

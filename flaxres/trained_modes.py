@@ -60,6 +60,7 @@ def evaluate(config: ConfigDict | None) -> list[str]:
         "scales": _scales(),
         "splits": FLAGS.splits,
     }
+    checkpoint_options: dict[str, Any] = {"batch_stats": FLAGS.batch_stats, "ema": FLAGS.ema}
     if FLAGS.weights is not None:
         trained = _load(config)
         record = evaluate_models([trained], trained.config, **options)
@@ -69,13 +70,11 @@ def evaluate(config: ConfigDict | None) -> list[str]:
         workdirs = [*([workdir] if workdir else []), *others]
         _check_different(workdirs)
         config = config or _overridden_config(workdirs[0])
-        record = evaluate_ensemble(
-            config, workdir, others, batch_stats=FLAGS.batch_stats, **options
-        )
+        record = evaluate_ensemble(config, workdir, others, **checkpoint_options, **options)
     else:
         workdir = _workdir(config)
         config = config or _overridden_config(workdir)
-        record = evaluate_run(config, workdir, batch_stats=FLAGS.batch_stats, **options)
+        record = evaluate_run(config, workdir, **checkpoint_options, **options)
     return [f"{name}: {value:.6g}" for name, value in record.items()]
 
 
@@ -111,11 +110,11 @@ def _load(config: ConfigDict | None) -> TrainedModel:
     if FLAGS.weights is not None:
         overrides = cli.get_overrides() if config is None else None
         return load_pretrained(
-            FLAGS.weights, config, print_to_stderr, FLAGS.batch_stats, overrides=overrides
+            FLAGS.weights, config, print_to_stderr, FLAGS.batch_stats, overrides, FLAGS.ema
         )
     workdir = _workdir(config)
     config = config or _overridden_config(workdir)
-    return load_trained_model(workdir, config, print_to_stderr, FLAGS.batch_stats)
+    return load_trained_model(workdir, config, print_to_stderr, FLAGS.batch_stats, ema=FLAGS.ema)
 
 
 def _workdir(config: ConfigDict | None) -> Path:

@@ -122,6 +122,12 @@ COLUMNS = (
     Column("step", _format_step, is_number=True),
     Column("training error %", _format_value("final_train_error", ".2f"), is_number=True),
     Column("test error %", _format_value("final_test_error", ".2f"), is_number=True),
+    Column(
+        "EMA test error %",
+        _format_value("final_ema_test_error", ".2f"),
+        is_number=True,
+        always_shown=False,
+    ),
     Column("best step", _format_value("best_step", ","), is_number=True, always_shown=False),
     Column(
         "best validation error %",

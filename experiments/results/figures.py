@@ -20,6 +20,7 @@ RunGroups = Mapping[str, Sequence[Run]]  # runs by variant
 
 METRICS = {"train_error": "training error", "test_error": "test error"}
 TRAINING: CurveStyle = {"linestyle": "--", "linewidth": 1.0}
+AVERAGE: CurveStyle = {"linestyle": "-.", "linewidth": 1.2}  # test error of average weights
 TEST: CurveStyle = {"linestyle": "-", "linewidth": 2.2}
 LEGEND: dict[str, Any] = {
     **{"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 5},
@@ -34,7 +35,8 @@ def draw_sweep(runs: RunGroups, directory: Path) -> list[Path]:
 
     Plain and residual models that differ only in depth get the figures of the paper
     (`draw_figures`). All other sweeps get 'curves': training error on the left and test error on
-    the right, with one color per variant.
+    the right, with one color per variant. Dash-dotted lines on the right show the test error of
+    average weights, for runs that have them.
 
     Args:
       runs: runs by variant.
@@ -50,9 +52,13 @@ def draw_sweep(runs: RunGroups, directory: Path) -> list[Path]:
         for variant, group in runs.items():
             _draw_curve(axes, group, metric, styles[variant])
         _finish_panel(axes, runs, title)
+    for variant, group in runs.items():
+        _draw_curve(panels[1], group, "ema_test_error", styles[variant] | AVERAGE)
     panels[1].set_ylabel("")
     _limit_errors(panels, runs)
     handles = [Line2D([], [], label=variant, **style) for variant, style in styles.items()]
+    if any(run.last("ema_test_error") is not None for group in runs.values() for run in group):
+        handles.append(Line2D([], [], color="0.3", label="average weights (EMA)", **AVERAGE))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return _save(figure, directory / "curves", runs)
 

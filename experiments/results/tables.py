@@ -42,7 +42,8 @@ def result_rows(
     """Summarizes each variant: params, number of seeds, steps and final errors.
 
     Errors are in percent, with mean and standard deviation over seeds. They are those of the last
-    recorded step, never the best ones. Unfinished runs count only if a variant has no finished run;
+    recorded step, never the best ones. `ema_test_error`, that of the average weights, is there only
+    for runs with an average. Unfinished runs count only if a variant has no finished run;
     `steps` is then below `num_steps`.
 
     Args:
@@ -64,6 +65,9 @@ def result_rows(
         }
         for metric in ("train_error", "test_error"):
             row |= _mean_and_std(metric, counted, metric)
+        ema_errors = _mean_and_std("ema_test_error", counted, "ema_test_error")
+        if ema_errors["ema_test_error"] is not None:
+            row |= ema_errors
         seconds = [s for run in counted if (s := run.train_seconds()) is not None]
         row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
         row["device"] = ", ".join(sorted({str(run.info.get("device", "?")) for run in counted}))
@@ -125,9 +129,11 @@ def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
       rows: rows of `result_rows`.
       details: if True, adds columns for the training time and the device.
     """
+    has_average = any("ema_test_error" in row for row in rows)
     has_pytorch = "peer_test_error" in rows[0]
     has_paper = any("paper_test_error" in row for row in rows)  # only rows of CIFAR-10 have it
     header = ["model", "params", "steps", "final training error %", "final test error %"]
+    header += ["final test error of average weights (EMA) %"] * has_average
     header += ["PyTorch, same data: test error %"] * has_pytorch
     header += ["He15 test error % (64k steps)"] * has_paper
     lines = [header + ["minutes per run", "device"] * details]
@@ -140,6 +146,9 @@ def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
             seeds += f" of {row['planned_seeds']}"
         cells = [str(row["net"]), f"{row['params']:,}" if row["params"] else "", steps]
         cells += [_error_cell(row, metric, seeds) for metric in ("train_error", "test_error")]
+        if has_average:
+            has_errors = row["test_error"] is not None and "ema_test_error" in row
+            cells.append(_error_cell(row, "ema_test_error", seeds) if has_errors else "")
         if has_pytorch:
             cells.append(_error_cell(row, "peer_test_error", str(row["peer_seeds"])))
         if has_paper:
@@ -167,7 +176,8 @@ def run_rows(
     """Lists all runs, also planned ones: state and final errors, then the fields of the config.
 
     Errors are in percent. With a validation split, `best_step` is the step of the lowest validation
-    error, and `test_error_at_best` the test error at that step.
+    error, and `test_error_at_best` the test error at that step. Runs with an average of their
+    weights have its `final_ema_test_error` too.
 
     Args:
       runs: runs by variant.
@@ -185,6 +195,7 @@ def run_rows(
                 "step": run.step,
                 "final_train_error": run.last("train_error"),
                 "final_test_error": run.last("test_error"),
+                **_ema_error(run),
                 **_best_by_validation(run),
                 "train_seconds": run.train_seconds(),
                 "images_per_second": run.images_per_second(),
@@ -204,6 +215,11 @@ def run_rows(
 
 def _config_columns(config: FlatConfig) -> Row:
     return {f"config.{field}": value for field, value in config.items()}
+
+
+def _ema_error(run: Run) -> Row:
+    error = run.last("ema_test_error")
+    return {} if error is None else {"final_ema_test_error": error}
 
 
 def _best_by_validation(run: Run) -> Row:

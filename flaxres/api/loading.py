@@ -26,6 +26,7 @@ def load(
     *,
     step: int | None = None,
     batch_stats: str = "running",
+    ema: bool = False,
     config: ConfigDict | None = None,
 ) -> TrainedModel:
     """Loads a checkpoint of a run; changes nothing in its directory.
@@ -38,19 +39,21 @@ def load(
       step: step of the checkpoint (default: the newest one).
       batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
         recomputed over the training set.
+      ema: if True, loads the moving average of the weights that a run with `ema_decay` keeps.
       config: config of the run, to change fields on which results do not depend, such as the
         directory of the data (default: the config stored in `workdir`).
 
     Raises:
-      UserError: there is no run or no checkpoint, the run has several replicas, or the population
-        statistics cannot be computed.
+      UserError: there is no run or no checkpoint, the run has several replicas or no average, or
+        the population statistics cannot be computed.
     """
     directory = path_of(workdir)
     config = None if config is None else config_of(config)
     if step is not None:
         of_type(step, int, "step", "an integer")
+    of_type(ema, bool, "ema", "True or False")
     return _with_methods(
-        trained_model.load_trained_model(directory, config, print_note, batch_stats, step)
+        trained_model.load_trained_model(directory, config, print_note, batch_stats, step, ema)
     )
 
 

@@ -90,7 +90,8 @@ class TrainedModel(trained_model.TrainedModel):
       model: the Flax module.
       batch_stats: statistics that norms use, 'running' or 'population'.
       errors: percentages after `step`, 'train_error' (as training logged it) and 'test_error'; {}
-        if they are unknown.
+        if they are unknown. Average weights have no 'train_error'.
+      ema: True if the variables are the moving average of those of the run (`config.ema_decay`).
     """
 
     @property

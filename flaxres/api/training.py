@@ -91,15 +91,15 @@ class TrainResult:
         recorded = ~np.isnan(values)
         return self.metrics["step"][recorded], values[recorded]
 
-    def model(self, batch_stats: str = "running") -> TrainedModel:
+    def model(self, batch_stats: str = "running", ema: bool = False) -> TrainedModel:
         """Loads the trained model, as `flaxres.load(result.workdir)` does."""
         from flaxres.api.loading import load
 
-        return load(self.workdir, batch_stats=batch_stats)
+        return load(self.workdir, batch_stats=batch_stats, ema=ema)
 
     def __repr__(self) -> str:
         parts = [f"workdir='{self.workdir}'", f"step={self.step}"]
-        for name in ("train_loss", "train_error", "test_error"):
+        for name in ("train_loss", "train_error", "test_error", "ema_test_error"):
             if name in self.record:
                 parts.append(f"{name}={self.record[name]:.4g}")
         return f"TrainResult({', '.join(parts)})"

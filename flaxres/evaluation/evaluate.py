@@ -17,6 +17,7 @@ from flaxres.evaluation.test_crops import make_crop_protocol
 from flaxres.inference.predictor import Predictor
 from flaxres.inference.trained_model import (
     TrainedModel,
+    check_has_average,
     check_same_data,
     load_run_config,
     load_trained_model,
@@ -32,6 +33,7 @@ from flaxres.run.workdir import check_same_config
 from flaxres.suggestions import did_you_mean
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.restore import restore_newest
+from flaxres.training.weight_average import EMA_PREFIX, evaluated_states
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,6 +44,7 @@ def evaluate_run(
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
     *,
+    ema: bool = False,
     test_crops: str = "split",
     short_side: int | None = None,
     scales: Sequence[int] = (),
@@ -58,6 +61,7 @@ def evaluate_run(
       log: receives one line for each damaged checkpoint, and those of `evaluate_models`.
       batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
         recomputed over the training set (`flaxres.inference.population_statistics`).
+      ema: if True, evaluates the moving average of the weights (`config.ema_decay`).
       test_crops: name of the crop protocol (`flaxres.evaluation.test_crops`).
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
@@ -65,20 +69,21 @@ def evaluate_run(
 
     Returns:
       For each split its loss, top-1 error, top-5 error (with more than five classes) and number of
-      images. For a run with several replicas, means of loss and top-1 error over replicas.
+      images. For a run with several replicas, means of loss and top-1 error over replicas. With
+      `ema` the names begin with 'ema_', as in metrics.jsonl.
 
     Raises:
       UserError: the config is invalid or not that of `workdir`; there is no checkpoint or no data;
-        the model has no population statistics or does not accept the crops.
+        the model has no population statistics or does not accept the crops; the run has no average.
     """
     config = load_run_config(workdir) if config is None else config
     check_config(config)
     if config.num_replicas > 1 and test_crops == "split" and batch_stats == "running":
         # Rejects sizes, which the crop protocol 'split' does not have.
         make_crop_protocol(test_crops, (1, 1), short_side, scales)
-        return _evaluate_replicas(config, workdir, log, splits)
-    trained_model = load_trained_model(workdir, config, log, batch_stats)
-    return evaluate_models(
+        return _evaluate_replicas(config, workdir, log, splits, ema)
+    trained_model = load_trained_model(workdir, config, log, batch_stats, ema=ema)
+    record = evaluate_models(
         [trained_model],
         config,
         test_crops=test_crops,
@@ -87,6 +92,7 @@ def evaluate_run(
         splits=splits,
         log=log,
     )
+    return _with_prefix(record) if ema else record
 
 
 def evaluate_ensemble(
@@ -96,6 +102,7 @@ def evaluate_ensemble(
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
     *,
+    ema: bool = False,
     test_crops: str = "split",
     short_side: int | None = None,
     scales: Sequence[int] = (),
@@ -110,13 +117,14 @@ def evaluate_ensemble(
       other_workdirs: directories of further runs, which use the configs stored there.
       log: receives one line for each damaged checkpoint, and those of `evaluate_models`.
       batch_stats: statistics that norms use: 'running' or 'population'.
+      ema: if True, evaluates the moving average of each run's weights (`config.ema_decay`).
       test_crops: name of the crop protocol (`flaxres.evaluation.test_crops`).
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
       splits: any of train, validation and test; empty for all that the data set has.
 
     Returns:
-      The record that `evaluate_models` returns.
+      The record that `evaluate_models` returns. With `ema` the names begin with 'ema_'.
 
     Raises:
       UserError: a run cannot be evaluated, or the runs have different data sets.
@@ -125,13 +133,13 @@ def evaluate_ensemble(
         check_config(config)
     trained_models = []
     if workdir is not None:
-        trained_models.append(load_trained_model(workdir, config, log, batch_stats))
+        trained_models.append(load_trained_model(workdir, config, log, batch_stats, ema=ema))
     for directory in other_workdirs:
         run_config = load_run_config(directory)
         if config is not None:
             run_config.dataset.data_dir = config.dataset.data_dir
-        trained_models.append(load_trained_model(directory, run_config, log, batch_stats))
-    return evaluate_models(
+        trained_models.append(load_trained_model(directory, run_config, log, batch_stats, ema=ema))
+    record = evaluate_models(
         trained_models,
         config or trained_models[0].config,
         test_crops=test_crops,
@@ -140,6 +148,15 @@ def evaluate_ensemble(
         splits=splits,
         log=log,
     )
+    return _with_prefix(record) if ema else record
+
+
+def _with_prefix(record: Record) -> Record:
+    """Returns a record whose metrics have the names of those of average weights."""
+    return {
+        name if name in ("step", "models") else EMA_PREFIX + name: value
+        for name, value in record.items()
+    }
 
 
 def evaluate_models(
@@ -202,12 +219,17 @@ def evaluate_models(
 
 
 def _evaluate_replicas(
-    config: ConfigDict, workdir: Path, log: Callable[[str], None], splits: Sequence[str]
+    config: ConfigDict,
+    workdir: Path,
+    log: Callable[[str], None],
+    splits: Sequence[str],
+    ema: bool,
 ) -> Record:
     """Returns means over the replicas of a run, evaluated by the programs that trained them."""
     _check_splits(splits)
     if not check_same_config(workdir, config, is_training=False):
         raise no_run_error(workdir)
+    check_has_average(workdir, config, ema)
     config = resolve_stride(config, workdir)
     sources = open_sources(config.dataset)
     class_names = read_input_spec(workdir, config).class_names
@@ -215,11 +237,12 @@ def _evaluate_replicas(
     dataset = load_dataset(config.dataset, sources)
     compiled_steps = CompiledSteps(config, dataset)
     state = restore_newest(workdir, config, dataset.image_shape, dataset.num_classes, log)
-    state = compiled_steps.devices.replicate(state)
+    prefix = EMA_PREFIX if ema else ""
+    state = compiled_steps.devices.replicate(evaluated_states(state)[prefix])
     record: Record = {"step": int(np.max(state.step))}
     for name in _available_splits(splits, dataset):
         split = compiled_steps.put(getattr(dataset, name))
-        record |= mean_record(compiled_steps.evaluate(state, split).averages(name))
+        record |= mean_record(compiled_steps.evaluate(state, split).averages(prefix + name))
     return record
 
 

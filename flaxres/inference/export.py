@@ -93,6 +93,7 @@ def export_metadata(trained: TrainedModel, chosen: str = "stablehlo") -> dict[st
         "image_shape": list(trained.input_spec.image_shape),
         "class_names": list(trained.input_spec.class_names),
         "batch_stats": trained.batch_stats,
+        **({"ema": True} if trained.ema else {}),
         **MODULES[chosen].metadata(trained),
         "config": config,
     }

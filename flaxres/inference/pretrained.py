@@ -36,6 +36,7 @@ def load_pretrained(
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
     overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
 ) -> TrainedModel:
     """Loads a trained model from a file of weights or by its name.
 
@@ -53,15 +54,21 @@ def load_pretrained(
         training set.
       overrides: fields that replace those of `config` or of the stored config by dotted name, such
         as {'dataset.data_dir': DIR}.
+      ema: if True, loads the moving average of a run's weights; a file has one set of weights.
 
     Raises:
-      UserError: there is no such file or name; it cannot be read or belongs to another model; or a
-        config or a data set is needed.
+      UserError: there is no such file or name; it cannot be read or belongs to another model; a
+        config or a data set is needed; or there is no average.
     """
     check_batch_stats(batch_stats)
     given, overrides = str(source), overrides or {}
     path = find_source(given)
     is_run = is_directory(path, "--weights")
+    if ema and not is_run:
+        raise ConfigError(
+            f"--ema (ema=True) needs a run with an average of its weights; {given} has one set of "
+            "weights, so leave it out"
+        )
     if config is not None:
         config = config.copy_and_resolve_references()
     elif is_run and overrides:
@@ -72,7 +79,7 @@ def load_pretrained(
             config.init_from = str(path)  # fields of config.transfer describe a state dict
         check_config(config)
     if is_run:
-        return load_trained_model(path, config, log, batch_stats)
+        return load_trained_model(path, config, log, batch_stats, ema=ema)
     if source_kind(path) is Kind.WEIGHTS:
         weights = read_weights(path)
         if config is None:
@@ -96,7 +103,7 @@ def save_weights(trained: TrainedModel, path: Path) -> None:
       OSError: the file cannot be written.
     """
     content = (trained.config, trained.step, trained.variables, trained.input_spec, trained.errors)
-    write_weights(path, Weights(*content))
+    write_weights(path, Weights(*content, ema=trained.ema))
 
 
 def _is_replaceable(field: str) -> bool:
@@ -138,10 +145,8 @@ def _from_weights_file(
     state = train_state_shapes(merged, input_spec.image_shape, input_spec.num_classes)
     variables = fit_variables(weights.variables, state.variables, merged.model, False, str(path))
     model = create_model(merged.model, input_spec.num_classes, merged.dtype)
-    errors = weights.errors
-    return TrainedModel(
-        Path(given), merged, weights.step, variables, input_spec, model, errors=errors
-    )
+    known = {"errors": weights.errors, "ema": weights.ema}
+    return TrainedModel(Path(given), merged, weights.step, variables, input_spec, model, **known)
 
 
 def _check_same_model(given: str, stored: ConfigDict, config: ConfigDict) -> None:

@@ -33,6 +33,7 @@ from flaxres.run.records import last_record
 from flaxres.run.workdir import CONFIG_FILE, check_no_sweep, check_same_config, read_run_config
 from flaxres.suggestions import did_you_mean, similar_directory
 from flaxres.training.restore import check_has_checkpoint, restore_newest
+from flaxres.training.weight_average import EMA_PREFIX, evaluated_states
 
 # Fields of config.dataset in which the models of an ensemble must agree. Not data_dir: copies of a
 # data set may lie in different directories.
@@ -55,7 +56,8 @@ class TrainedModel:
       model: the Flax module.
       batch_stats: statistics that norms use, 'running' or 'population'.
       errors: percentages after `step`, 'train_error' (as training logged it) and 'test_error'; {}
-        if they are unknown.
+        if they are unknown. Average weights have no 'train_error'.
+      ema: True if the variables are the moving average of those of the run (`config.ema_decay`).
     """
 
     source: Path
@@ -66,11 +68,13 @@ class TrainedModel:
     model: BaseModel
     batch_stats: str = "running"
     errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ema: bool = False
 
     @property
     def name(self) -> str:
         """Name of the model and its source, for messages."""
-        return f"{model_name(self.config.model)} in {self.source}"
+        weights = " (average weights)" if self.ema else ""
+        return f"{model_name(self.config.model)} in {self.source}{weights}"
 
     def logits(
         self, variables: dict[str, Any], images: Float[Array, "batch height width channels"]
@@ -155,6 +159,7 @@ def load_trained_model(
     log: Callable[[str], None] = print,
     batch_stats: str = "running",
     step: int | None = None,
+    ema: bool = False,
 ) -> TrainedModel:
     """Loads the newest checkpoint of a run; changes nothing in its directory.
 
@@ -166,11 +171,12 @@ def load_trained_model(
       batch_stats: statistics that norms use: 'running' from the checkpoint, or 'population',
         recomputed over the training set (`flaxres.inference.population_statistics`).
       step: step of the checkpoint (default: the newest one).
+      ema: if True, the variables are the moving average that the run keeps (`config.ema_decay`).
 
     Raises:
       UserError: there is no run or no checkpoint; the run has another config or several replicas;
-        the model has no population statistics; or the data set is needed and cannot be read or has
-        other classes.
+        the model has no population statistics or the run no average; or the data set is needed and
+        cannot be read or has other classes.
     """
     check_batch_stats(batch_stats)
     config = load_run_config(directory) if config is None else config
@@ -179,6 +185,7 @@ def load_trained_model(
         check_has_statistics(config)
     if not check_same_config(directory, config, is_training=False):
         raise no_run_error(directory)
+    check_has_average(directory, config, ema)
     config = resolve_stride(config, directory)
     if config.num_replicas > 1:
         raise ConfigError(
@@ -191,18 +198,36 @@ def load_trained_model(
     shape, num_classes = input_spec.image_shape, input_spec.num_classes
     state = restore_newest(directory, config, shape, num_classes, log, step)
     num_steps = int(state.step)
-    errors = {} if batch_stats == "population" else _logged_errors(directory, num_steps)
+    if ema:
+        state = evaluated_states(state)[EMA_PREFIX]
+    errors = {} if batch_stats == "population" else _logged_errors(directory, num_steps, ema)
     trained = TrainedModel(
-        directory, config, num_steps, state.variables, input_spec, model, errors=errors
+        directory, config, num_steps, state.variables, input_spec, model, errors=errors, ema=ema
     )
     return with_population_statistics(trained, log) if batch_stats == "population" else trained
 
 
-def _logged_errors(directory: Path, step: int) -> dict[str, float]:
+def check_has_average(directory: Path, config: ConfigDict, ema: bool = True) -> None:
+    """Checks that a run keeps a moving average of its weights, if `ema` is True.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    if ema and not config.ema_decay:
+        raise ConfigError(
+            f"{directory} was trained without an average of its weights (ema_decay is 0); leave "
+            "out --ema (ema=True)"
+        )
+
+
+def _logged_errors(directory: Path, step: int, ema: bool = False) -> dict[str, float]:
     """Returns the errors that a run logged after `step` steps, in percent; {} if there are none."""
     record = last_record(directory)
     if record is None or record["step"] != step:
         return {}
+    if ema:
+        name = f"{EMA_PREFIX}test_error"
+        return {"test_error": record[name]} if name in record else {}
     return {name: record[name] for name in ("train_error", "test_error") if name in record}
 
 

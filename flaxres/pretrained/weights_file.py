@@ -47,6 +47,7 @@ class _Metadata(msgspec.Struct):
       image_shape: (height, width, channels) of the model's images.
       class_names: names of the classes, ordered by label.
       errors: percentages by name, such as 'test_error'; {} if they are unknown.
+      ema: True if the weights are the moving average of those of the run.
     """
 
     format: int
@@ -56,6 +57,7 @@ class _Metadata(msgspec.Struct):
     image_shape: tuple[int, int, int]
     class_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     errors: dict[str, float] = {}
+    ema: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class Weights:
       variables: collections 'params' and 'batch_stats', nested dicts of float32 NumPy arrays.
       input_spec: mean image and class names.
       errors: percentages by name, such as 'test_error'; {} if they are unknown.
+      ema: True if the weights are the moving average of those of the run.
     """
 
     config: ConfigDict
@@ -75,6 +78,7 @@ class Weights:
     variables: dict[str, Any]
     input_spec: InputSpec
     errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ema: bool = False
 
 
 def is_weights_file(path: Path) -> bool:
@@ -110,6 +114,7 @@ def write_weights(path: Path, weights: Weights) -> None:
         "image_shape": weights.input_spec.image_shape,
         "class_names": weights.input_spec.class_names,
         "errors": dict(weights.errors),
+        **({"ema": True} if weights.ema else {}),
     }
     tensors = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
     write_atomically(path, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
@@ -158,7 +163,7 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # damaged bytes raise many types
         raise _damaged(path, error) from error
     variables = {name: {} for name in COLLECTIONS} | variables
-    return Weights(config, metadata.step, variables, input_spec, metadata.errors)
+    return Weights(config, metadata.step, variables, input_spec, metadata.errors, metadata.ema)
 
 
 def _read_metadata(path: Path) -> str | None:

@@ -29,6 +29,7 @@ from flaxres.parallel.sharding import (
 )
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.training.dispatches import steps_per_dispatch
+from flaxres.training.gradients import check_micro_batches
 from flaxres.training.initialization import Initialization
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host
@@ -85,6 +86,7 @@ class CompiledSteps:
         if devices is None:
             devices = Devices(select_devices(config.num_devices), config.parallelism)
         devices.check_batch_size(config.batch_size)
+        check_micro_batches(config, devices.num_devices)
         self.devices = devices
         axis = AXIS if self.devices.num_devices > 1 else None
         bn_axis = axis if config.bn_scope == "global" else None

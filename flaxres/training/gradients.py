@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
+from flaxres.errors import ConfigError
 from flaxres.models.norms import pool_running_statistics
 from flaxres.training.augmented_batch import augment_batch
 from flaxres.training.fine_tuning import stop_frozen_gradients
@@ -29,6 +30,20 @@ PyTree = Any
 PARTS_AXIS = "micro_batches"  # axis of the micro-batches of a device
 
 Loss = Callable[[PyTree], tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]]
+
+
+def check_micro_batches(config: ConfigDict, num_devices: int) -> None:
+    """Checks that `config.accumulation_steps` divides the batch of each device.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    device_batch = config.batch_size // num_devices
+    if device_batch % config.accumulation_steps:
+        raise ConfigError(
+            f"accumulation_steps must be a divisor of {device_batch:,}, the images of a batch on "
+            f"each of {num_devices} devices, got {config.accumulation_steps:,}"
+        )
 
 
 def compute_gradients(

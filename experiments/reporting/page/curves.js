@@ -80,7 +80,7 @@ class Curves {
 
   settings() {
     const metric = this.control("metric").value;
-    const names = ["train", "test", "validation"].filter((split) => this.control(split).checked);
+    const names = Object.keys(SPLITS).filter((split) => this.control(split).checked);
     return { metric, splits: new Set(names), smoothing: Number(this.control("smoothing").value),
       logX: this.control("logx").checked, logY: this.control("logy").checked };
   }

@@ -2,7 +2,10 @@
 // Data of the report, colors, and small functions that the other scripts use.
 
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
-const SPLITS = { train: [6, 4], test: [], validation: [2, 3] }; // dashes, as in the other figures
+// Dashes, as in the other figures; ema_: metrics of the average weights.
+const SPLITS = {
+  train: [6, 4], test: [], validation: [2, 3], ema_test: [8, 3, 2, 3], ema_validation: [2, 6],
+};
 const METRIC_TITLES = {
   error: "error (%)", loss: "loss", learning_rate: "learning rate", images_per_second: "images/s",
   data_wait_percent: "time waiting for data (%)",
@@ -21,7 +24,7 @@ DATA.byName = new Map(DATA.runs.map((run) => [run.name, run]));
 
 /** Splits 'train_error' into ['error', 'train']; other names have no split. */
 function splitMetric(name) {
-  const match = /^(train|test|validation)_(.+)$/.exec(name);
+  const match = /^((?:ema_)?(?:train|test|validation))_(.+)$/.exec(name);
   return match ? [match[2], match[1]] : [name, ""];
 }
 
