@@ -76,23 +76,25 @@ def check_memory(config: ConfigDict, train: bool = True) -> None:
     host = Memory(host_memory(), is_host=True)
     device, num_devices = device_memory()
     params = min_params(config.model, image_size(config))
-    copies = 2 if train else 1  # the parameters and their momentum
+    copies = _param_copies(config, train)
     _require_memory(
         config,
-        config.num_replicas * params * copies * FLOAT32_BYTES,
+        config.num_replicas * params * len(copies) * FLOAT32_BYTES,
         device,
-        "parameters" + " and momentum" * train,
+        copies[0] if len(copies) == 1 else f"{', '.join(copies[:-1])} and {copies[-1]}",
         ("num_replicas", *(field for field in TYPICAL_VALUES if field.startswith("model."))),
     )
     if not train:
         return
     local_batch = -(-config.batch_size // jax.process_count())
     bytes_per_image = min_activation_bytes(config)
+    images_at_a_time = local_batch // config.accumulation_steps
+    batch = "batch" if config.accumulation_steps == 1 else "micro-batch"
     _require_memory(
         config,
-        local_batch * bytes_per_image,
+        images_at_a_time * bytes_per_image,
         device._replace(size=device.size * num_devices, num_devices=num_devices),
-        "the first layer's outputs for one batch",
+        f"the first layer's outputs for one {batch}",
         ("batch_size", "dataset.image_size", "model.widths", "model.growth_rate"),
     )
     if config.dataset.placement == "stream" or crops_on_host(config):
@@ -103,6 +105,18 @@ def check_memory(config: ConfigDict, train: bool = True) -> None:
         )
         workers = min(config.dataset.workers, num_images) * WORKER_BYTES
         _require_memory(config, workers, host, "decode worker processes", ("dataset.workers",))
+
+
+def _param_copies(config: ConfigDict, train: bool) -> list[str]:
+    """Returns the names of the arrays of the parameters' size that a run stores at a time."""
+    if not train:
+        return ["parameters"]
+    optional = {
+        "average": config.ema_decay > 0,
+        "summed gradients": config.accumulation_steps > 1,
+        "perturbed parameters": config.sam_radius > 0,
+    }
+    return ["parameters", "momentum", *(name for name, is_stored in optional.items() if is_stored)]
 
 
 def check_dispatch_memory(config: ConfigDict, dispatch_bytes: int) -> None:
