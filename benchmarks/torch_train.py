@@ -54,6 +54,9 @@ def _check_recipe(config: ConfigDict) -> None:
     supported: dict[str, Any] = {
         "schedule": "piecewise-constant",
         "linear_warmup_steps": 0,
+        "optimizer": "sgd",
+        "clip_norm": 0,
+        "layer_decay": 1,
         "nesterov": False,
         "label_smoothing": 0,
         "augment.crop": "pad",

@@ -49,8 +49,10 @@ def default_config() -> ConfigDict:
     config.batch_size = 128  # images per step, over all devices (He15, section 4.2)
     config.num_steps = 64_000  # training steps (He15, section 4.2)
     config.learning_rate = 0.1  # learning rate before decay (He15, section 4.2)
-    # Learning-rate schedule: 'piecewise-constant' (decay at boundaries) or 'cosine' (to 0 at
-    # num_steps; Loshchilov and Hutter 2017, arXiv 1608.03983).
+    # Learning-rate schedule (`flaxres.training.schedules`): 'piecewise-constant' (decay at
+    # boundaries), 'cosine' (Loshchilov and Hutter 2017, arXiv 1608.03983), 'polynomial' (power 1:
+    # linear), 'one-cycle' (Smith and Topin 2018, arXiv 1708.07120) or 'wsd' (warm-up, stable,
+    # decay; Hu et al. 2024, arXiv 2404.06395).
     config.schedule = "piecewise-constant"
     # Steps, counted from 0, at which the learning rate decays (He15, section 4.2).
     config.boundaries = (32_000, 48_000)
@@ -59,10 +61,43 @@ def default_config() -> ConfigDict:
     # Steps over which the learning rate rises linearly from near 0 (Goyal 2017, arXiv 1706.02677,
     # section 2.2).
     config.linear_warmup_steps = 0
+    # Learning rate at num_steps, to which every schedule except 'piecewise-constant' falls.
+    config.final_learning_rate = 0.0
+    config.polynomial_power = 2.0  # 'polynomial': exponent (2 in You et al. 2017, 1708.03888)
+    # 'wsd': last steps, in which the learning rate falls; 0 for other schedules. Hagele et al. 2024
+    # (arXiv 2405.18392), section 4, find a tenth to a fifth of num_steps as good as a cosine.
+    config.cooldown_steps = 0
+    # 'wsd': shape of the decay, '1-sqrt' (Hagele et al., section 4) or 'linear'.
+    config.cooldown_shape = "1-sqrt"
+    config.one_cycle = ConfigDict()
+    # 'one-cycle': fraction of num_steps after which learning_rate is reached (PyTorch: 0.3).
+    config.one_cycle.rise_fraction = 0.3
+    # 'one-cycle': learning rate of the first step, as a fraction of learning_rate (PyTorch: 1/25).
+    config.one_cycle.initial_factor = 0.04
 
     # Optimizer and loss.
-    config.momentum = 0.9  # momentum of SGD (He15, section 4.2)
+    # Optimizer (`flaxres.training.optimizer`): 'sgd', 'adamw' (Loshchilov and Hutter 2019, arXiv
+    # 1711.05101), 'lars' (You et al. 2017, arXiv 1708.03888) or 'lamb' (You et al. 2020, arXiv
+    # 1904.00962).
+    config.optimizer = "sgd"
+    config.momentum = 0.9  # momentum of SGD (He15, section 4.2) and LARS
     config.nesterov = False  # Nesterov momentum, as in Huang17 (arXiv 1608.06993), section 4.2
+    config.adam = ConfigDict()
+    config.adam.beta1 = 0.9  # AdamW and LAMB: decay of the mean of the gradients
+    config.adam.beta2 = 0.999  # AdamW and LAMB: decay of the mean of their squares
+    config.adam.epsilon = 1e-8  # AdamW and LAMB: added to the root of it; LAMB's paper has 1e-6
+    config.trust_ratio = ConfigDict()
+    # LARS: factor on the ratio of the norms of weights and gradient (You et al. 2017, equation 6).
+    config.trust_ratio.coefficient = 0.001
+    # LARS and LAMB: parameters whose update is scaled by that ratio: 'all', or 'kernels' (no norms
+    # and biases).
+    config.trust_ratio.parameters = "kernels"
+    # Largest norm of the gradient of all parameters; larger gradients are scaled to it (Pascanu et
+    # al. 2013, arXiv 1211.5063, section 3.2). 0: off.
+    config.clip_norm = 0.0
+    # Factor between the learning rates of successive layers, from the classification head (1) to
+    # the stem (Bao et al. 2022, arXiv 2106.08254, table 9; `flaxres.training.layer_decay`).
+    config.layer_decay = 1.0
     # Loss: 'cross-entropy', or 'binary-cross-entropy' of each class, averaged over the classes
     # (Wightman 2021, arXiv 2110.00476, section 3.1).
     config.loss = "cross-entropy"
@@ -72,7 +107,8 @@ def default_config() -> ConfigDict:
     # Label smoothing: weight of the uniform distribution in the training labels (Szegedy 2016,
     # arXiv 1512.00567, section 7, uses 0.1).
     config.label_smoothing = 0.0
-    # L2 coefficient; its gradient is added before momentum (He15, section 4.2).
+    # L2 coefficient; its gradient is added before momentum (He15, section 4.2). AdamW and LAMB add
+    # it after their normalization of the gradient: decoupled weight decay.
     config.weight_decay = 1e-4
     # Parameters with weight decay: 'all', or 'kernels' (no norms and biases).
     config.weight_decay_on = "all"

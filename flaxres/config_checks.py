@@ -14,10 +14,10 @@ from flaxres.field_checks import FieldChecker
 from flaxres.models.nearest import check_model
 from flaxres.models.norms import BN_SCOPES, NORMS
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
+from flaxres.optimizer_checks import check_optimizer, check_schedule
 from flaxres.recipe_checks import check_recipe
 
 DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("piecewise-constant", "cosine")
 LOSSES = ("cross-entropy", "binary-cross-entropy")
 PARALLELISMS = ("jit", "pmap")
 METRIC_WRITERS = ("tensorboard", "wandb", "mlflow")
@@ -49,7 +49,9 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     check_model(config.model)
     _check_ranges(flat, fields)
     check_data_fields(config, fields)
-    _check_warmup_and_momentum(config, fields)
+    _check_warmup(config, fields)
+    check_optimizer(config, flat, fields)
+    check_schedule(config, flat, fields)
     _check_loss(config, fields)
     _check_color(flat, fields)
     _check_transfer(config, flat, fields)
@@ -60,7 +62,6 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
 def _check_choices(config: ConfigDict, fields: FieldChecker) -> None:
     fields.require_one_of("dtype", DTYPES)
     fields.require_one_of("weight_decay_on", WEIGHT_DECAY_ON)
-    fields.require_one_of("schedule", SCHEDULES)
     fields.require_one_of("loss", LOSSES)
     fields.require_one_of("parallelism", PARALLELISMS)
     fields.require_one_of("bn_scope", BN_SCOPES)
@@ -95,7 +96,7 @@ def _check_ranges(flat: Mapping[str, Any], fields: FieldChecker) -> None:
         *("model.norm_epsilon", "model.init_gain", "transfer.backbone_learning_rate_scale"),
     ):
         fields.require(flat[field] > 0, field, "above 0")
-    for field in ("momentum", "model.norm_momentum", "label_smoothing"):
+    for field in ("model.norm_momentum", "label_smoothing"):
         fields.require(0 <= flat[field] < 1, field, "at least 0 and below 1")
     is_percentage = 0 < flat["warmup.train_error"] < 100
     fields.require(is_percentage, "warmup.train_error", "a percentage between 0 and 100")
@@ -105,13 +106,11 @@ def _check_ranges(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     fields.require(is_path, "init_from", "a file or a run directory, or None")
 
 
-def _check_warmup_and_momentum(config: ConfigDict, fields: FieldChecker) -> None:
+def _check_warmup(config: ConfigDict, fields: FieldChecker) -> None:
     field, steps = "linear_warmup_steps", config.linear_warmup_steps
     fields.require(steps < config.num_steps, field, f"below num_steps ({config.num_steps})")
     has_one_warmup = steps == 0 or not config.warmup.enabled
     fields.require(has_one_warmup, field, "0 if warmup.enabled is True; a run has one warm-up")
-    has_momentum = config.momentum > 0 or not config.nesterov
-    fields.require(has_momentum, "nesterov", "False if momentum is 0")
 
 
 def _check_loss(config: ConfigDict, fields: FieldChecker) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from flaxres.field_checks import FieldChecker
 
 WEIGHT_DECAY_ON = ("all", "kernels")
+OPTIMIZERS = ("sgd", "adamw", "lars", "lamb")
+SCHEDULES = ("piecewise-constant", "cosine", "polynomial", "one-cycle", "wsd")
+COOLDOWN_SHAPES = ("1-sqrt", "linear")
 
 # Types of the elements of tuples whose default is empty.
 ELEMENT_TYPES: dict[str, type] = {

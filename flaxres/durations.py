@@ -20,7 +20,7 @@ from flaxres.field_checks import shown
 
 # Fields in steps. num_steps comes first, because other fields may be computed from it.
 DURATION_FIELDS = (
-    *("num_steps", "boundaries", "linear_warmup_steps"),
+    *("num_steps", "boundaries", "linear_warmup_steps", "cooldown_steps"),
     *("warmup.window", "warmup.max_steps"),
     *("log_every", "log_layers_every", "eval_every", "checkpoint_every"),
 )

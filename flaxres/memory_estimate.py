@@ -21,6 +21,11 @@ from flaxres.errors import ConfigError
 from flaxres.models.sizes import first_activations, min_params
 
 FLOAT32_BYTES = 4
+# Arrays of the parameters' size in the state of an optimizer: the momentum, or Adam's means.
+OPTIMIZER_ARRAYS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sgd", "lars"), ("momentum",)),
+    **dict.fromkeys(("adamw", "lamb"), ("mean gradients", "mean squared gradients")),
+}
 # Private memory of a decode worker; a real worker uses several times as much.
 WORKER_BYTES = 4 * 2**20
 # Typical values of the fields that determine memory. An error names the field that exceeds its
@@ -116,7 +121,8 @@ def _param_copies(config: ConfigDict, train: bool) -> list[str]:
         "summed gradients": config.accumulation_steps > 1,
         "perturbed parameters": config.sam_radius > 0,
     }
-    return ["parameters", "momentum", *(name for name, is_stored in optional.items() if is_stored)]
+    stored = [name for name, is_stored in optional.items() if is_stored]
+    return ["parameters", *OPTIMIZER_ARRAYS[config.optimizer], *stored]
 
 
 def check_dispatch_memory(config: ConfigDict, dispatch_bytes: int) -> None:

@@ -76,7 +76,11 @@ def test_flatten():
         ("model.widths", (0, 32, 64), "model.widths must be three positive numbers"),
         ("weight_decay_on", "none", "weight_decay_on must be one of all, kernels"),
         ("warmup.train_error", 100.0, "warmup.train_error must be a percentage"),
-        ("schedule", "steps", "schedule must be one of piecewise-constant, cosine, got 'steps'"),
+        (
+            "schedule",
+            "steps",
+            "schedule must be one of piecewise-constant, cosine, polynomial, .*, got 'steps'",
+        ),
         ("linear_warmup_steps", -1, "linear_warmup_steps must be 0 or more, got -1"),
         ("linear_warmup_steps", 64_000, r"linear_warmup_steps must be below num_steps \(64000\)"),
         ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1, got 1.0"),

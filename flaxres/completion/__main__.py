@@ -15,7 +15,8 @@ from flaxres import plain_commands
 from flaxres.catalog import LISTS, list_weights
 from flaxres.completion.flags_of_commands import WORDS, flags_of_commands
 from flaxres.config import default_config, flatten
-from flaxres.config_checks import DTYPES, PARALLELISMS, SCHEDULES, WEIGHT_DECAY_ON
+from flaxres.config_checks import DTYPES, PARALLELISMS
+from flaxres.config_types import COOLDOWN_SHAPES, OPTIMIZERS, SCHEDULES, WEIGHT_DECAY_ON
 from flaxres.durations import EPOCHS
 from flaxres.experiments.analyses import ANALYSES
 from flaxres.model_forms import SHORTCUTS, model_names
@@ -34,6 +35,9 @@ FIELD_VALUES = {
     "schedule": SCHEDULES,
     "parallelism": PARALLELISMS,
     "weight_decay_on": WEIGHT_DECAY_ON,
+    "trust_ratio.parameters": WEIGHT_DECAY_ON,
+    "optimizer": OPTIMIZERS,
+    "cooldown_shape": COOLDOWN_SHAPES,
     "bn_scope": BN_SCOPES,
     "model.norm": NORMS,
     "model.shortcut": SHORTCUTS,

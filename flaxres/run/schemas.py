@@ -56,7 +56,7 @@ INFO_TYPES = {
 SPLITS = ("train", "test", "validation", "ema_test", "ema_validation")
 METRIC_TYPES = {
     **{"step": STEP, "images_per_second": POSITIVE},
-    **dict.fromkeys(("learning_rate", "data_wait_percent"), NUMBER),
+    **dict.fromkeys(("learning_rate", "gradient_norm", "data_wait_percent"), NUMBER),
     **{f"{split}_loss": NUMBER for split in SPLITS},
     **{f"{split}_error": PERCENTAGE for split in SPLITS},
 }

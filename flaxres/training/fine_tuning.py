@@ -13,6 +13,8 @@ momentum (`stop_frozen_gradients`, `flaxres.training.optimizer.make_optimizer`).
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -93,7 +95,11 @@ def keep_frozen(config: ConfigDict, old: PyTree, new: PyTree) -> PyTree:
 
 
 def update_params(
-    config: ConfigDict, params: PyTree, velocity: PyTree, learning_rate: Float32[Array, ""]
+    config: ConfigDict,
+    params: PyTree,
+    velocity: PyTree,
+    learning_rate: Float32[Array, ""],
+    factors: Mapping[str, float] = types.MappingProxyType({}),
 ) -> PyTree:
     """Returns the parameters after one step: w - learning_rate * v.
 
@@ -105,12 +111,15 @@ def update_params(
       params: parameters of the model, float32.
       velocity: output of the optimizer, in the structure of `params`.
       learning_rate: learning rate of the step.
+      factors: factors on it by layer (`flaxres.training.layer_decay`); 1 for other layers.
     """
     scale = config.transfer.backbone_learning_rate_scale
     backbone_learning_rate = learning_rate if scale == 1 else learning_rate * scale
 
     def update_layer(layer: str) -> PyTree:
         layer_learning_rate = learning_rate if layer == HEAD else backbone_learning_rate
+        if factors.get(layer, 1) != 1:
+            layer_learning_rate = layer_learning_rate * factors[layer]
         return jax.tree.map(
             lambda w, v: w - layer_learning_rate * v, params[layer], velocity[layer]
         )

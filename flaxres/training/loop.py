@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from flaxres.data import Dataset, StreamedDataset
@@ -193,7 +192,7 @@ class TrainLoop:
     def _evaluate_last_step(self, state: TrainState) -> None:
         """Evaluates the state after the last step and writes its record, without a step."""
         self._pipeline.start(self.step, self._compiled_steps.steps_per_dispatch)
-        metrics = TrainMetrics(state.sums, state.learning_rate)
+        metrics = TrainMetrics.of(state)
         self._pending.append(self._launch_follow_ups(state, metrics, is_stopping=False))
         self._finish(keep=0)
 
@@ -284,7 +283,7 @@ class TrainLoop:
             else:
                 jax.block_until_ready(dispatch.metrics.learning_rate)
             if dispatch.is_logged:
-                self._write(dispatch, averages, metrics.learning_rate)
+                self._write(dispatch, averages | metrics.of_last_step())
             if dispatch.layers is not None:
                 self._write_layers(dispatch.step, dispatch.layers)
             if dispatch.snapshot is not None:
@@ -305,18 +304,15 @@ class TrainLoop:
     def _write(
         self,
         dispatch: Dispatch,
-        train_averages: Mapping[str, Any],
-        learning_rate: Float32[np.ndarray, "*replicas"],
+        train_metrics: Mapping[str, Any],
     ) -> None:
         """Writes the record of a dispatch.
 
         Args:
           dispatch: the dispatch; its training metrics have been computed.
-          train_averages: averages of its training metrics.
-          learning_rate: float32, learning rate of its last step.
+          train_metrics: averages of its training metrics, and those of its last step.
         """
-        record: dict[str, Any] = {"step": dispatch.step, **train_averages}
-        record["learning_rate"] = np.asarray(learning_rate, np.float64).tolist()
+        record: dict[str, Any] = {"step": dispatch.step, **train_metrics}
         images_per_second = (
             self._timer.steps_per_second(dispatch.step) * self._config.batch_size
             or self.record.get("images_per_second")  # without a step, as in the record before

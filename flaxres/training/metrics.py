@@ -12,6 +12,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int32
 
+from flaxres.training.clipping import logged_gradient_norm
+
 # Field of a pytree: an array, or what JAX puts in its place, such as a shape struct.
 Leaf = Any
 
@@ -109,7 +111,28 @@ class TrainMetrics:
     Attributes:
       sums: sums since the last logged step.
       learning_rate: float32, learning rate of the last step.
+      gradient_norm: float32, norm of the last gradient before it was clipped; None without
+        clipping.
     """
 
     sums: MetricSums
     learning_rate: Leaf
+    gradient_norm: Leaf = None
+
+    @classmethod
+    def of(cls, state: Any) -> TrainMetrics:
+        """Returns the metrics of a `flaxres.training.train_state.TrainState`."""
+        return cls(state.sums, state.learning_rate, logged_gradient_norm(state.opt_state))
+
+    def of_last_step(self) -> dict[str, float | list[float]]:
+        """Returns the learning rate and, with clipping, the gradient norm of the last step.
+
+        Returns:
+          A float for each key; with several replicas, a list of one float per replica.
+        """
+        values = {"learning_rate": self.learning_rate, "gradient_norm": self.gradient_norm}
+        return {
+            name: np.asarray(value, np.float64).tolist()
+            for name, value in values.items()
+            if value is not None
+        }

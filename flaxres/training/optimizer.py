@@ -1,12 +1,13 @@
-"""SGD with momentum and weight decay, and the learning-rate schedules.
+"""Optimizers with weight decay, the warm-ups, and the learning rate of a step.
 
-The defaults follow He et al. 2015 (arXiv 1512.03385), section 4.2: a piecewise constant learning
-rate, and for ResNet-110 a warm-up that ends when the training error falls below a threshold. A
-cosine schedule and a linear warm-up are available too.
+The defaults follow He et al. 2015 (arXiv 1512.03385), section 4.2: SGD with momentum, a piecewise
+constant learning rate, and for ResNet-110 a warm-up that ends when the training error falls below a
+threshold. `flaxres.training.schedules` has the schedules.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,8 +18,10 @@ from jaxtyping import Array, Float32, Int32, Num
 from ml_collections import ConfigDict
 
 from flaxres.errors import first_few
+from flaxres.training.clipping import clip_by_global_norm
 from flaxres.training.fine_tuning import frozen_leaves
 from flaxres.training.metrics import Leaf
+from flaxres.training.schedules import scheduled_learning_rate
 
 PyTree = Any
 
@@ -32,18 +35,38 @@ def kernel_mask(params: PyTree) -> PyTree:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns the transformation of gradients into a velocity, to be scaled by the learning rate.
+    """Returns the transformation of gradients into directions, to be scaled by the learning rate.
 
-    The velocity is v = momentum * v + (gradient + weight_decay * w). The learning rate is applied
-    afterwards, w = w - learning_rate * v, so a drop of the learning rate scales the whole velocity
-    at once, as in PyTorch. (Caffe keeps the learning rate inside the velocity.)
+    The learning rate is applied afterwards, w = w - learning_rate * direction. With the gradient g,
+    the weights w, and d = `weight_decay`, `config.optimizer` is one of
 
-    With `config.nesterov` the update is gradient + weight_decay * w + momentum * v, as in PyTorch:
-    Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning",
-    section 2, written in terms of the look-ahead parameters.
+    - 'sgd': v = momentum * v + (g + d * w), the direction. A drop of the learning rate scales the
+      whole velocity at once, as in PyTorch. (Caffe keeps the learning rate inside the velocity.)
+      With `config.nesterov` it is g + d * w + momentum * v, as in PyTorch: Sutskever et al. 2013,
+      "On the importance of initialization and momentum in deep learning", section 2, written in
+      terms of the look-ahead parameters.
+    - 'adamw': m / (sqrt(s) + epsilon) + d * w, for the means m of g and s of g * g with corrected
+      bias: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2. PyTorch's and optax's.
+    - 'lars': the gradient g + d * w of every array is scaled by `trust_ratio.coefficient` * |w| /
+      |g + d * w| before the momentum: You et al. 2017 (arXiv 1708.03888), algorithm 1. There the
+      learning rate is inside the velocity, and the denominator is |g| + d * |w|; `optax.lars`
+      differs in the first only.
+    - 'lamb': the direction of 'adamw', scaled to the norm |w| of every array: You et al. 2020
+      (arXiv 1904.00962), algorithm 2.
 
-    Weight decay does not apply to frozen layers (`flaxres.training.fine_tuning`).
+    Weight decay does not apply to frozen layers (`flaxres.training.fine_tuning`), and with
+    `weight_decay_on='kernels'` only to kernels. The ratio of norms applies to kernels unless
+    `trust_ratio.parameters` is 'all'. With `clip_norm`, gradients are clipped first
+    (`flaxres.training.clipping`).
     """
+    parts = [_OPTIMIZERS[config.optimizer](config)]
+    if config.clip_norm:
+        parts.insert(0, clip_by_global_norm(config.clip_norm))
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def _weight_decay(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the transformation that adds weight_decay * w to its input."""
 
     def decay_mask(params: PyTree) -> PyTree:
         mask = jax.tree.map(lambda frozen: not frozen, frozen_leaves(config, params))
@@ -52,10 +75,46 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         return mask
 
     is_masked = config.weight_decay_on == "kernels" or len(config.transfer.frozen) > 0
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, decay_mask if is_masked else None),
-        optax.trace(config.momentum, nesterov=config.nesterov),
-    )
+    return optax.add_decayed_weights(config.weight_decay, decay_mask if is_masked else None)
+
+
+def _trust_ratio(config: ConfigDict, coefficient: float) -> optax.GradientTransformation:
+    """Returns the transformation that scales each array to coefficient * |w|, if none is 0."""
+    scale = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
+    return scale if config.trust_ratio.parameters == "all" else optax.masked(scale, kernel_mask)
+
+
+def _momentum(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.trace(config.momentum, nesterov=config.nesterov)
+
+
+def _adam(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.adam.beta1, config.adam.beta2, config.adam.epsilon)
+
+
+def _sgd(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.chain(_weight_decay(config), _momentum(config))
+
+
+def _adamw(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.chain(_adam(config), _weight_decay(config))
+
+
+def _lars(config: ConfigDict) -> optax.GradientTransformation:
+    scale = _trust_ratio(config, config.trust_ratio.coefficient)
+    return optax.chain(_weight_decay(config), scale, _momentum(config))
+
+
+def _lamb(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.chain(_adam(config), _weight_decay(config), _trust_ratio(config, 1.0))
+
+
+_OPTIMIZERS: Mapping[str, Callable[[ConfigDict], optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lars": _lars,
+    "lamb": _lamb,
+}
 
 
 @struct.dataclass
@@ -124,16 +183,7 @@ def describe_unreached_boundaries(config: ConfigDict) -> str | None:
 
 
 def learning_rate(config: ConfigDict, step: Int32[Array, ""], warmup: Warmup) -> Float32[Array, ""]:
-    """Returns the learning rate of a step.
-
-    `config.schedule` is one of
-
-    - 'piecewise-constant': multiplied by `decay_factor` at each boundary. Boundaries count from the
-      first step of the run, warm-up included.
-    - 'cosine': learning_rate / 2 * (1 + cos(pi * t / T)) for step t of the T steps that follow the
-      linear warm-up, falling to 0 at `num_steps`: Loshchilov and Hutter 2017 (arXiv 1608.03983),
-      equation 5, without restarts; with a warm-up as in He et al. 2019 (arXiv 1812.01187), section
-      5.1.
+    """Returns the learning rate of a step: that of `config.schedule`, with the warm-ups.
 
     During the first n = `linear_warmup_steps` steps the value is multiplied by (step + 1) / n, so
     the last of them has the full learning rate: Goyal et al. 2017 (arXiv 1706.02677), section 2.2.
@@ -146,14 +196,7 @@ def learning_rate(config: ConfigDict, step: Int32[Array, ""], warmup: Warmup) ->
       warmup: state of the warm-up before the step.
     """
     warmup_steps = config.linear_warmup_steps
-    if config.schedule == "cosine":
-        progress = jnp.maximum(step - warmup_steps, 0) / (config.num_steps - warmup_steps)
-        value = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    else:
-        value = jnp.float32(config.learning_rate)
-        if config.boundaries:
-            num_drops = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
-            value = config.learning_rate * jnp.float32(config.decay_factor) ** num_drops
+    value = scheduled_learning_rate(config, step)
     if warmup_steps:
         value = value * jnp.minimum((step + 1) / warmup_steps, 1)
     return jnp.where(warmup.active, config.warmup.learning_rate, value).astype(jnp.float32)

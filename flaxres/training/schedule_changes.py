@@ -14,7 +14,8 @@ from flaxres.training.optimizer import Warmup, learning_rate
 SCHEDULE_FIELDS = (
     *("num_steps", "learning_rate", "schedule", "boundaries", "decay_factor"),
     *("linear_warmup_steps", "warmup.learning_rate", "warmup.train_error"),
-    *("warmup.window", "warmup.max_steps"),
+    *("warmup.window", "warmup.max_steps", "final_learning_rate", "polynomial_power"),
+    *("cooldown_steps", "cooldown_shape", "one_cycle.rise_fraction", "one_cycle.initial_factor"),
 )
 
 CHUNK = 2**20  # steps that are compared at once

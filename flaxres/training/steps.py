@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from flaxres.data.augment import normalize
 from flaxres.training.fine_tuning import keep_frozen, update_params
 from flaxres.training.gradients import compute_gradients
+from flaxres.training.layer_decay import learning_rate_factors
 from flaxres.training.metrics import Leaf, MetricSums, TrainMetrics
 from flaxres.training.optimizer import learning_rate
 from flaxres.training.train_state import TrainState
@@ -104,11 +105,12 @@ def make_train_step(
     ) -> tuple[TrainState, MetricSums]:
         gradients, sums, batch_stats = compute_gradients(model, config, state, images, labels, axis)
         step_learning_rate = learning_rate(config, state.step, state.warmup)
+        factors = learning_rate_factors(model, config, state.params, images.shape[1:])
         velocity, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=update_params(config, state.params, velocity, step_learning_rate),
+            params=update_params(config, state.params, velocity, step_learning_rate, factors),
             batch_stats=keep_frozen(config, state.batch_stats, batch_stats),
             opt_state=opt_state,
             warmup=state.warmup.update(config, state.step, sums.wrong, sums.count),
@@ -148,7 +150,7 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
             state, _ = jax.lax.scan(
                 lambda s, rows: (run_step(s, arrays, rows), None), state, indices
             )
-        return state, TrainMetrics(state.sums, state.learning_rate)
+        return state, TrainMetrics.of(state)
 
     return train_steps
 

@@ -49,6 +49,32 @@ def test_cosine_schedules_depend_on_their_length():
     assert changed_step(64_000, {"schedule": "cosine"}) < 100
 
 
+def test_the_stable_phase_of_wsd_can_be_extended():
+    """A longer run agrees with the shorter one up to its cooldown: a resume starts before it."""
+    old, longer = default_config(), default_config()
+    for config in (old, longer):
+        fields = {"schedule": "wsd", "cooldown_steps": 10_000, "linear_warmup_steps": 1_000}
+        config.update(fields)
+    longer.num_steps = 128_000
+    assert first_changed_step(old, longer, 54_001) is None  # its last step has the full rate
+    assert first_changed_step(old, longer, 54_002) == 54_001
+    longer.cooldown_shape = "linear"
+    assert first_changed_step(old, longer, 54_001) is None
+    longer.linear_warmup_steps = 2_000
+    assert first_changed_step(old, longer, 54_001) == 0
+
+
+def test_a_constant_learning_rate_can_be_cooled_down():
+    old, new = default_config(), default_config()
+    old.boundaries = ()
+    new.update({"schedule": "wsd", "num_steps": 74_000, "cooldown_steps": 10_000})
+    assert first_changed_step(old, new, 64_000) is None
+    new.one_cycle.rise_fraction = 0.2  # not read
+    assert first_changed_step(old, new, 64_000) is None
+    new.schedule = "one-cycle"
+    assert first_changed_step(old, new, 64_000) == 0
+
+
 def test_warmups():
     def changed(steps_done, field, value):
         old, new = default_config(), default_config()

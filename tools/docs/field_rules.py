@@ -86,6 +86,7 @@ def example_configs() -> Iterator[ConfigDict]:
     yield changed("resnet-20-dropout")
     yield changed(num_replicas=2)
     yield changed(accumulation_steps=2)
+    yield changed(schedule="wsd", cooldown_steps=1_000)
     yield changed(**{"dataset.placement": "stream"})
     streamed: dict[str, Any] = {"dataset.placement": "stream", "dataset.image_size": 224}
     for crop in ("scale", "random-resized"):

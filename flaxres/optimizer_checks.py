@@ -1,0 +1,114 @@
+"""Checks of the config fields of optimizers and learning-rate schedules, also against each other.
+
+A field that the chosen optimizer or schedule does not read must have its default, so that no value
+is silently without effect. `boundaries` is the exception: its default is a schedule of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flaxres.config_types import COOLDOWN_SHAPES, OPTIMIZERS, SCHEDULES, WEIGHT_DECAY_ON
+from flaxres.field_checks import FieldChecker
+
+# Fields that only some optimizers read, with their defaults and these optimizers.
+OPTIMIZER_FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "momentum": (0.9, ("sgd", "lars")),
+    "nesterov": (False, ("sgd", "lars")),
+    "adam.beta1": (0.9, ("adamw", "lamb")),
+    "adam.beta2": (0.999, ("adamw", "lamb")),
+    "adam.epsilon": (1e-8, ("adamw", "lamb")),
+    "trust_ratio.coefficient": (0.001, ("lars",)),
+    "trust_ratio.parameters": ("kernels", ("lars", "lamb")),
+}
+# Fields that only some schedules read, with their defaults and these schedules.
+SCHEDULE_FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "final_learning_rate": (0.0, tuple(s for s in SCHEDULES if s != "piecewise-constant")),
+    "polynomial_power": (2.0, ("polynomial",)),
+    "cooldown_steps": (0, ("wsd",)),
+    "cooldown_shape": ("1-sqrt", ("wsd",)),
+    "one_cycle.rise_fraction": (0.3, ("one-cycle",)),
+    "one_cycle.initial_factor": (0.04, ("one-cycle",)),
+}
+
+
+def check_optimizer(config: ConfigDict, flat: Mapping[str, Any], fields: FieldChecker) -> None:
+    """Checks the fields of the optimizer.
+
+    Args:
+      config: the config.
+      flat: its fields by dotted name.
+      fields: checker of these fields.
+
+    Raises:
+      ConfigError: a field has a value that is not allowed.
+    """
+    fields.require_one_of("optimizer", OPTIMIZERS)
+    fields.require_one_of("trust_ratio.parameters", WEIGHT_DECAY_ON)
+    for field in ("momentum", "adam.beta1", "adam.beta2"):
+        fields.require(0 <= flat[field] < 1, field, "at least 0 and below 1")
+    for field in ("adam.epsilon", "trust_ratio.coefficient"):
+        fields.require(flat[field] > 0, field, "above 0")
+    fields.require(config.clip_norm >= 0, "clip_norm", "0 or more")
+    is_factor = 0 < config.layer_decay <= 1
+    fields.require(is_factor, "layer_decay", "above 0 and at most 1")
+    _require_defaults("optimizer", OPTIMIZER_FIELDS, flat, fields)
+    has_momentum = config.momentum > 0 or not config.nesterov
+    fields.require(has_momentum, "nesterov", "False if momentum is 0")
+
+
+def check_schedule(config: ConfigDict, flat: Mapping[str, Any], fields: FieldChecker) -> None:
+    """Checks the fields of the learning-rate schedule.
+
+    Args:
+      config: the config.
+      flat: its fields by dotted name.
+      fields: checker of these fields.
+
+    Raises:
+      ConfigError: a field has a value that is not allowed.
+    """
+    fields.require_one_of("schedule", SCHEDULES)
+    fields.require_one_of("cooldown_shape", COOLDOWN_SHAPES)
+    _require_defaults("schedule", SCHEDULE_FIELDS, flat, fields)
+    is_in_range = 0 <= config.final_learning_rate <= config.learning_rate
+    rule = f"from 0 to learning_rate ({config.learning_rate})"
+    fields.require(is_in_range, "final_learning_rate", rule)
+    fields.require(config.polynomial_power > 0, "polynomial_power", "above 0")
+    is_fraction = 0 < flat["one_cycle.rise_fraction"] < 1
+    fields.require(is_fraction, "one_cycle.rise_fraction", "above 0 and below 1")
+    is_factor = 0 < flat["one_cycle.initial_factor"] <= 1
+    fields.require(is_factor, "one_cycle.initial_factor", "above 0 and at most 1")
+    is_one_cycle = config.schedule == "one-cycle"
+    rule = "0 with schedule one-cycle, which begins with a rise of its own"
+    has_no_warmup = config.linear_warmup_steps == 0 or not is_one_cycle
+    fields.require(has_no_warmup, "linear_warmup_steps", rule)
+    has_no_warmup = not (config.warmup.enabled and is_one_cycle)
+    fields.require(has_no_warmup, "warmup.enabled", rule.replace("0", "False", 1))
+    if config.schedule == "wsd":
+        most = config.num_steps - config.linear_warmup_steps
+        rule = f"from 1 to the {most} steps after the warm-up with schedule wsd"
+        fields.require(1 <= config.cooldown_steps <= most, "cooldown_steps", rule)
+
+
+def _require_defaults(
+    choice: str,
+    readers: Mapping[str, tuple[Any, Sequence[str]]],
+    flat: Mapping[str, Any],
+    fields: FieldChecker,
+) -> None:
+    """Checks that fields which the chosen optimizer or schedule does not read have their defaults.
+
+    Args:
+      choice: the field that chooses, 'optimizer' or 'schedule'.
+      readers: default and readers of each field that only some of them read.
+      flat: fields of the config by dotted name.
+      fields: checker of these fields.
+    """
+    for field, (default, names) in readers.items():
+        is_allowed = flat[choice] in names or flat[field] == default
+        rule = f"{default} (its default) unless {choice} is {' or '.join(names)}"
+        fields.require(is_allowed, field, rule)
