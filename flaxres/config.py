@@ -215,6 +215,39 @@ def default_config() -> ConfigDict:
     config.augment.area_range = (0.08, 1.0)  # 'random-resized': fraction of the image's area
     config.augment.aspect_ratio_range = (3 / 4, 4 / 3)  # 'random-resized': width over height
     config.augment.flip = True  # random horizontal flip (He15, section 4.2)
+    # Policy of random operations on each image, before the crop: 'randaugment' (Cubuk 2020, arXiv
+    # 1909.13719), 'trivial-augment' (Müller 2021, arXiv 2103.10158, wide space),
+    # 'autoaugment-cifar10' (Cubuk 2019, arXiv 1805.09501) or 'none'. Operations as in torchvision.
+    config.augment.policy = "none"
+    config.augment.policy_operations = 2  # 'randaugment': operations per image (torchvision: 2)
+    # 'randaugment': magnitude, 0 to 30 as in torchvision; 3 times a magnitude of timm.
+    config.augment.policy_magnitude = 9.0
+    # 'randaugment': standard deviation of the magnitude, in its units (timm: mstd, of 10).
+    config.augment.policy_magnitude_std = 0.0
+    # 'randaugment': probability of each operation (timm: 0.5).
+    config.augment.policy_probability = 1.0
+    # Gray level, 0 to 255, of pixels that an operation takes from outside the image (torchvision:
+    # 0, AutoAugment's ImageNet code: 128).
+    config.augment.policy_fill = 0
+    # Random erasing: probability that a rectangle of an image is set to the mean color; 0: off
+    # (Zhong 2020, arXiv 1708.04896, uses 0.5).
+    config.augment.erasing_probability = 0.0
+    # Random erasing: fraction of the image's area (torchvision's default; Zhong: 0.02 to 0.4).
+    config.augment.erasing_area = (0.02, 0.33)
+    # Random erasing: height over width, log-uniform (range: Zhong 2020, section 4.1).
+    config.augment.erasing_aspect_ratio = (0.3, 1 / 0.3)
+    # Cutout: side in pixels of a square that is set to the mean color; 0: off (DeVries 2017, arXiv
+    # 1708.04552, uses 16 on CIFAR-10).
+    config.augment.cutout = 0
+    # mixup: alpha of the Beta(alpha, alpha) of the weight of an image; 0: off (Zhang 2018, arXiv
+    # 1710.09412, uses 1 on CIFAR-10 and 0.2 on ImageNet).
+    config.augment.mixup = 0.0
+    # CutMix: alpha of Beta(alpha, alpha); 0: off (Yun 2019, arXiv 1905.04899, uses 1).
+    config.augment.cutmix = 0.0
+    # Probability that a step uses CutMix instead of mixup if both are on (timm: switch_prob).
+    config.augment.cutmix_probability = 0.5
+    # Probability that a step mixes at all (CutMix on CIFAR: 0.5 in the authors' code).
+    config.augment.mixing_probability = 1.0
     # PCA color augmentation: standard deviation of the multiples of the principal components; 0:
     # off (Krizhevsky 2012, section 4.1, uses 0.1).
     config.augment.color = 0.0

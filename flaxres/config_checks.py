@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.config_types import WEIGHT_DECAY_ON
+from flaxres.data.augment_checks import check_augment_fields
 from flaxres.data.options import check_data_fields
 from flaxres.field_checks import FieldChecker
 from flaxres.models.nearest import check_model
@@ -54,6 +55,7 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     check_schedule(config, flat, fields)
     _check_loss(config, fields)
     _check_color(flat, fields)
+    check_augment_fields(flat, fields)
     _check_transfer(config, flat, fields)
     _check_boundaries(flat["boundaries"], fields)
     check_recipe(config, flat, fields)

@@ -75,24 +75,24 @@ def _check_crop_ranges(config: ConfigDict, fields: FieldChecker) -> None:
     augment = config.augment
     min_short_side = max(1, config.dataset.image_size) if augment.crop == "scale" else 1
     fields.require(
-        _is_rising_pair(augment.short_side_range, min_short_side)
+        is_rising_pair(augment.short_side_range, min_short_side)
         and augment.short_side_range[1] <= MAX_SIDE,
         "augment.short_side_range",
         f"two rising numbers of pixels from {min_short_side:,} to {MAX_SIDE:,}",
     )
     fields.require(
-        _is_rising_pair(augment.area_range) and augment.area_range[1] <= 1,
+        is_rising_pair(augment.area_range) and augment.area_range[1] <= 1,
         "augment.area_range",
         "two rising fractions of the image's area, at most 1",
     )
     fields.require(
-        _is_rising_pair(augment.aspect_ratio_range),
+        is_rising_pair(augment.aspect_ratio_range),
         "augment.aspect_ratio_range",
         "two rising ratios of width to height",
     )
 
 
-def _is_rising_pair(values: Sequence[float], minimum: float = 0) -> bool:
+def is_rising_pair(values: Sequence[float], minimum: float = 0) -> bool:
     """Returns True for two positive numbers, at least `minimum`, the first not above the second."""
     if len(values) != 2:
         return False

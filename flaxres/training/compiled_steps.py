@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import flaxres
 from flaxres.data import Dataset, Split, StreamedDataset
 from flaxres.data.augment import check_color_channels
+from flaxres.data.augment_checks import check_policy_channels
 from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
 from flaxres.models import create_model
@@ -28,6 +29,7 @@ from flaxres.parallel.sharding import (
     select_devices,
 )
 from flaxres.pretrained.stride_on import resolve_stride
+from flaxres.training.augmented_batch import pixel_augmentation
 from flaxres.training.dispatches import steps_per_dispatch
 from flaxres.training.gradients import check_micro_batches
 from flaxres.training.initialization import Initialization
@@ -94,11 +96,12 @@ class CompiledSteps:
             config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
         )
         check_color_channels(config.augment, dataset.image_shape[2])
+        check_policy_channels(config.augment, dataset.image_shape[2])
         self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
         self._dataset = dataset
         optimizer = make_optimizer(config)
         train_step = make_train_step(model, optimizer, config, axis)
-        self._train_steps = make_train_steps(train_step)
+        self._train_steps = make_train_steps(train_step, pixel_augmentation(config, axis))
         self._evaluate = make_evaluate(model, axis)
         if config.num_replicas > 1:
             if self.devices.num_devices > 1:

@@ -6,6 +6,7 @@ is the same with and without them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
+from flaxres.training.augmented_batch import pixel_augmentation
 from flaxres.training.gradients import make_loss
 from flaxres.training.steps import DeviceData
 from flaxres.training.train_state import TrainState
@@ -88,7 +90,8 @@ class LayerStatistics:
         Returns:
           float32 (layers,) for each quantity, in the order of `names`.
         """
-        images, labels = arrays.batch(rows[0])
+        augment_pixels = functools.partial(pixel_augmentation(self._config, self._axis), state)
+        images, labels = arrays.batch(rows[0], augment_pixels)
         loss = make_loss(self._model, self._config, state, images, labels, self._axis)
 
         def loss_with_offsets(

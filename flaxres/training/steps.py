@@ -8,6 +8,7 @@ devices return the same values.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalize
+from flaxres.training.augmented_batch import PixelAugmentation, keep_pixels
 from flaxres.training.fine_tuning import keep_frozen, update_params
 from flaxres.training.gradients import compute_gradients
 from flaxres.training.layer_decay import learning_rate_factors
@@ -64,11 +66,18 @@ class DeviceData:
         return cls(images.reshape(*labels.shape, -1), labels, mean)
 
     def batch(
-        self, rows: Int32[Array | np.ndarray, " batch"]
+        self,
+        rows: Int32[Array | np.ndarray, " batch"],
+        augment_pixels: Callable[[jax.Array], jax.Array] = lambda images: images,
     ) -> tuple[Float32[Array, "batch height width channels"], Int32[Array, " batch"]]:
-        """Returns the normalized images and the labels with the given indices."""
+        """Returns the normalized images and the labels with the given indices.
+
+        Args:
+          rows: int32 (batch,), indices of the images.
+          augment_pixels: function of uint8 images, applied before they are normalized.
+        """
         images = self.images[rows].reshape(len(rows), *self.mean.shape)
-        return normalize(images, self.mean), self.labels[rows]
+        return normalize(augment_pixels(images), self.mean), self.labels[rows]
 
 
 # Inputs of a compiled step besides the train state: arrays, and int32 indices of the images of each
@@ -128,7 +137,9 @@ def _sums_since_last_log(config: ConfigDict, state: TrainState) -> MetricSums:
     return jax.tree.map(lambda leaf: jnp.where(is_logged, jnp.zeros_like(leaf), leaf), state.sums)
 
 
-def make_train_steps(train_step: TrainStep) -> TrainSteps:
+def make_train_steps(
+    train_step: TrainStep, augment_pixels: PixelAugmentation = keep_pixels
+) -> TrainSteps:
     """Returns `train_steps(state, arrays, indices) -> (state, metrics)`: many steps, one dispatch.
 
     `indices`, int32 (steps, images of this device), selects the images of each batch from `arrays`.
@@ -136,10 +147,14 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
 
     A single step is not put into a loop, because XLA's CPU backend runs convolutions inside loops
     many times slower than outside.
+
+    Args:
+      train_step: one step on normalized images.
+      augment_pixels: augmentation of uint8 images before the step.
     """
 
     def run_step(state: TrainState, arrays: DeviceData, rows: Int32[Array, " batch"]) -> TrainState:
-        return train_step(state, *arrays.batch(rows))[0]
+        return train_step(state, *arrays.batch(rows, functools.partial(augment_pixels, state)))[0]
 
     def train_steps(
         state: TrainState, arrays: DeviceData, indices: Int32[Array, "steps batch"]
