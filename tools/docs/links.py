@@ -22,6 +22,7 @@ REFERENCE = {
     "flaxres/config.py": "reference/fields.md",
     "flaxres/errors.py": "reference/errors.md",
     "flaxres/main.py": "reference/commands.md",
+    "flaxres/models/fields.py": "reference/models.md",
     "flaxres/models/registry.py": "reference/models.md",
 }
 # [text](target) and ![text](target "title"), outside of code.
