@@ -7,6 +7,8 @@ seconds to a minute. Removing a line adds its tests to `make test`.
 PATTERNS = (
     # Further models against PyTorch; ResNet-20 and ResNet-50 stay.
     r"models/test_against_torch\.py::test_logits_and_a_step\[(resnext|vgg|resnet-18|densenet)",
+    r"models/test_repvgg\.py::test_logits_are_those_of_timm",
+    r"models/test_activations\.py::test_images_stay_different_through_55_layers",
     # Very deep models.
     r"models/test_scan\.py::test_gradients_through_1202_layers",
     r"models/test_layer_counts\.py::test_totals_of_the_paper\[resnet-1202",

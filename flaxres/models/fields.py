@@ -33,4 +33,19 @@ FIELDS: dict[str, object] = {
     "compression": 1.0,  # fraction of the channels that a transition of a DenseNet keeps
     "hidden": (),  # outputs of the dense layers before the head, in VGG and LeNet
     "skip": False,  # shortcuts around the last two convolutions of VGG
+    # Initial kernels of plain networks: he, delta-orthogonal or dirac
+    # (`flaxres.models.initializers`).
+    "init": "he",
+    # Activation of plain networks: relu or, without a norm, tanh or tailored-relu
+    # (`flaxres.models.activations`).
+    "activation": "relu",
+    # Correlation that unrelated images have after all layers with activation 'tailored-relu'; 0.9
+    # in Zhang et al. 2022 (arXiv 2203.08120).
+    "tailored_eta": 0.9,
+    # Initial factors of the identity and of the normalized weights in Dirac networks (Zagoruyko and
+    # Komodakis 2017, arXiv 1706.00388, section 2).
+    "identity_scale": 1.0,
+    "kernel_scale": 0.1,
+    # Layers of RepVGG as one convolution with a bias each, as after merging their branches.
+    "merged": False,
 }

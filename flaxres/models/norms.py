@@ -27,7 +27,13 @@ BN_SCOPES = ("global", "device")
 
 
 class NoNorm(nn.Module):
-    """Identity without parameters, for models without a norm."""
+    """Identity without parameters, for models without a norm.
+
+    Attributes:
+      activation: function that `norm_relu` and `norm_relu_conv` apply instead of ReLU.
+    """
+
+    activation: Callable[..., Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, ...]) -> Float[Array | np.ndarray, ...]:
@@ -241,7 +247,7 @@ def norm_relu(
     add: Float[Array | np.ndarray, "batch height width channels"] | None = None,
     factor: Float[Array | np.ndarray, "*channels"] | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """Returns ReLU(factor * norm(x) + add).
+    """Returns ReLU(factor * norm(x) + add), or with the activation of a `NoNorm`.
 
     Args:
       norm: the norm.
@@ -253,7 +259,8 @@ def norm_relu(
         return cast(jax.Array, norm(x, add=add, relu=True, factor=factor))
     y = norm(x)
     y = y if factor is None else jnp.asarray(y * factor, y.dtype)
-    return nn.relu(y if add is None else y + add)
+    activation = norm.activation if isinstance(norm, NoNorm) else nn.relu
+    return activation(y if add is None else y + add)
 
 
 def norm_relu_conv(

@@ -5,7 +5,18 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
-from flaxres.models import convnext, densenet, fixup, lenet, resnet_families, stargan, vgg
+from flaxres.models import (
+    convnext,
+    densenet,
+    dirac,
+    fixup,
+    lenet,
+    plain,
+    repvgg,
+    resnet_families,
+    stargan,
+    vgg,
+)
 from flaxres.models.family import Family, NameForm, require, require_one_of
 from flaxres.models.fields import FIELDS
 
@@ -26,10 +37,13 @@ MAX_DEPTH = 100_000  # layers; a deeper model could not be traced in days
 EXAMPLES = (
     "plain-20, resnet-56, resnet-56-B, preact-164, resnext-29-8x64d, densenet-40-12, "
     "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6, "
-    "skipinit-110, rezero-110, fixup-110, convnext-31"
+    "skipinit-110, rezero-110, fixup-110, convnext-31, dirac-56, repvgg-56"
 )
 FAMILIES: dict[str, Family] = {
     **resnet_families.FAMILIES,
+    "plain": plain.FAMILY,
+    "dirac": dirac.FAMILY,
+    "repvgg": repvgg.FAMILY,
     "densenet": densenet.FAMILY,
     "vgg": vgg.FAMILY,
     "lenet": lenet.FAMILY,
