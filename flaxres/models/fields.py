@@ -19,6 +19,16 @@ FIELDS: dict[str, object] = {
     "stride_on": "1x1",
     "groups": 1,  # groups of a bottleneck's 3x3 convolution: the cardinality of ResNeXt
     "group_width": 0,  # channels of a group in the first stage; 0: widths / groups
+    # Probability of dropping the residual branch of the last block in training; that of the others
+    # grows linearly with their number (`flaxres.models.stochastic_depth`). 0: no stochastic depth.
+    # Huang16 (arXiv 1603.09382): 0.5 for ResNet-110, 0.2 for ResNet-1202.
+    "drop_path": 0.0,
+    # Images for which a block is dropped together: all of a batch (Huang16), or each by itself
+    # (timm). The values are batch and image.
+    "drop_path_scope": "batch",
+    # Reduction of squeeze-and-excitation in each residual branch: 16 in Hu18 (arXiv 1709.01507).
+    # 0: none.
+    "se_reduction": 0,
     "zero_init": False,  # initialize each residual branch to zero
     # Learnable factor at the end of each residual branch (`flaxres.models.multipliers`): none,
     # scalar (SkipInit, ReZero) or channel (LayerScale).

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Shaped
+from jaxtyping import Array, Float, Float32, Key, Shaped
 
 from flaxres.cpu.kernels import (
     conv_general_dilated,
@@ -23,6 +24,11 @@ from flaxres.models.norms import make_norm, norm_relu
 # He et al. 2015 (arXiv 1502.01852), equation 10: zero-mean Gaussian, std sqrt(2 / fan_in).
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
+# Stream of random numbers whose key is the same for all shards of a batch, over devices and
+# micro-batches. The key of 'dropout' is not.
+SHARED_DROPOUT = "shared_dropout"
+# Collection with one variable, the index in the whole batch of a shard's first image; 0 without it.
+BATCH_POSITION, FIRST_IMAGE = "batch_position", "first_image"
 HEAD = "dense"  # name of the classification head, the last layer of every model
 BACKBONE = "backbone"  # stands for all layers except the classification head
 
@@ -117,6 +123,23 @@ class BaseModel(nn.Module, kw_only=True):
     dtype: DTypeLike = jnp.float32
     axis: str | None = None
     frozen: tuple[str, ...] = ()
+
+    def shared_key(self) -> Key[Array, ""]:
+        """Returns a random key that is the same on all devices and for all micro-batches.
+
+        It comes from the stream `SHARED_DROPOUT`, or from 'dropout' if the caller gives no other.
+        """
+        return self.make_rng(SHARED_DROPOUT if self.has_rng(SHARED_DROPOUT) else "dropout")
+
+    def image_keys(self, num_images: int) -> Key[Array, " images"]:
+        """Returns a random key for each image, a function of its index in the whole batch.
+
+        Args:
+          num_images: number of images of this call.
+        """
+        first = self.get_variable(BATCH_POSITION, FIRST_IMAGE, 0)
+        key, numbers = self.shared_key(), first + jnp.arange(num_images)
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
     def layers(self, train: bool, name: str = "") -> Layers:
         """Returns constructors of convolutions and norms.

@@ -16,43 +16,49 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from flaxres.models.residual_branch import DropFactor
 from flaxres.platforms import traced_platform
 
 PyTree = Any
 
 
 def remat(
-    block: nn.Module, x: Float[Array | np.ndarray, "batch height width channels"]
+    block: nn.Module,
+    x: Float[Array | np.ndarray, "batch height width channels"],
+    drop_factor: DropFactor = None,
 ) -> Float[Array, "batch out_height out_width filters"]:
-    """Returns `block(x)` and keeps only `x` for the gradient. Call it in a compact method.
+    """Returns `block(x, drop_factor)` and keeps only the arguments for the gradient.
 
-    Values, gradients, variables and their names are those of `block(x)`.
+    Values, gradients, variables and their names are those of the call itself. Call it in a compact
+    method.
 
     Args:
       block: a bound module that uses no random numbers.
-      x: its only argument.
+      x: its first argument.
+      drop_factor: its second argument.
     """
     unbound = block.clone(parent=None)
 
-    def forward(block: nn.Module, x: jax.Array) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
+    def forward(block: nn.Module, *args: Any) -> tuple[jax.Array, tuple[PyTree, Any]]:
         variables = block.variables  # read before the call updates the running statistics
-        return block(x), (variables, x)
+        return block(*args), (variables, args)
 
     def backward(
-        residuals: tuple[PyTree, jax.Array], dy: jax.Array
-    ) -> tuple[dict[str, PyTree], jax.Array]:
-        variables, x = residuals
+        residuals: tuple[PyTree, Any], dy: jax.Array
+    ) -> tuple[dict[str, PyTree] | jax.Array | None, ...]:
+        variables, args = residuals
         params = add_dependency(variables["params"], dy)
 
-        def recompute(params: PyTree, x: jax.Array) -> jax.Array:
-            return unbound.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+        def recompute(params: PyTree, *args: Any) -> jax.Array:
+            return unbound.apply({**variables, "params": params}, *args, mutable=["batch_stats"])[0]
 
-        dparams, dx = jax.vjp(recompute, params, x)[1](dy)
-        return {"params": dparams}, dx
+        dparams, *dargs = jax.vjp(recompute, params, *args)[1](dy)
+        return {"params": dparams}, *dargs
 
     if block.is_initializing():
-        return block(x)
-    return nn.custom_vjp(lambda block, x: block(x), forward, backward)(block, x)
+        return block(x, drop_factor)
+    call = nn.custom_vjp(lambda block, *args: block(*args), forward, backward)
+    return call(block, x, drop_factor)
 
 
 def add_dependency(params: PyTree, dy: Float[Array, ...]) -> PyTree:

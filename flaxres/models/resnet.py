@@ -6,6 +6,7 @@ He15 (arXiv 1512.03385), sections 3.3 and 4.2; He16 (arXiv 1603.05027); Xie17 (a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +34,7 @@ from flaxres.models.remat import remat
 from flaxres.models.residual_branch import ADDITION_ONLY, BranchOptions
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut
+from flaxres.models.stochastic_depth import StochasticDepth
 
 EXPANSION = 4  # output channels of a bottleneck for each filter of its stage (He15, table 1)
 # Number of blocks in each stage of the ImageNet models, by depth: He15, table 1.
@@ -93,6 +95,8 @@ class ResNet(BaseModel, kw_only=True):
       remat: if True, only the input of each block is kept for the gradient and the rest is
         recomputed (`flaxres.models.remat`).
       scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
+      branch: operations at the end of each residual branch.
+      stochastic_depth: rates at which residual branches are dropped in training.
 
     Raises (when called):
       ValueError: the shortcut or the norm is unknown.
@@ -113,6 +117,8 @@ class ResNet(BaseModel, kw_only=True):
     branch: BranchOptions = ADDITION_ONLY
     remat: bool = False
     scan: bool = False
+    branch: BranchOptions = ADDITION_ONLY
+    stochastic_depth: StochasticDepth = StochasticDepth()
 
     @nn.compact
     def __call__(
@@ -132,6 +138,9 @@ class ResNet(BaseModel, kw_only=True):
             x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
+        is_remat = self.remat and train
+        drop_factors = self._drop_factors(len(x), train)
+        first = 0  # index of the stage's first block
         for stage, count in enumerate(self.stages, start=1):
             names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
             blocks = {
@@ -142,14 +151,32 @@ class ResNet(BaseModel, kw_only=True):
             is_loop = self.scan and count > 2 and not self.is_initializing()
             if len({is_frozen(name, self.frozen) for name in names[1:]}) > 1:
                 is_loop = False
-            for name in names[:1] if is_loop else names:
-                x = remat(blocks[name], x) if self.remat and train else blocks[name](x)
+            for i, name in enumerate(names[:1] if is_loop else names, start=first):
+                drop_factor = None if drop_factors is None else drop_factors[i]
+                call = functools.partial(remat, blocks[name]) if is_remat else blocks[name]
+                x = call(x, drop_factor)
             if is_loop:
                 loop_blocks = {name: blocks[name] for name in names[1:]}
-                x = scan_blocks(self, loop_blocks, x, remat=self.remat and train)
+                factors = None if drop_factors is None else drop_factors[first + 1 : first + count]
+                x = scan_blocks(self, loop_blocks, x, is_remat, factors)
+            first += count
         if self.pre_activation:
             x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
+
+    def _drop_factors(self, batch_size: int, train: bool) -> Float32[Array, "blocks ..."] | None:
+        """Returns the factors of all residual branches by stochastic depth; None if there are none.
+
+        Args:
+          batch_size: number of images on this device.
+          train: the argument of the model's call.
+        """
+        num_blocks = sum(self.stages)
+        if not train or not self.stochastic_depth.rate or self.is_initializing():
+            return self.stochastic_depth.evaluation_factors(num_blocks)
+        is_shared = self.stochastic_depth.scope == "batch"
+        key = self.shared_key() if is_shared else self.image_keys(batch_size)
+        return self.stochastic_depth.draw_factors(key, num_blocks).T
 
     def _block(self, name: str, stage: int, is_first: bool, train: bool) -> Block:
         """Creates a block.

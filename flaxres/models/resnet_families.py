@@ -22,11 +22,13 @@ from flaxres.models.family import (
 from flaxres.models.layers import BaseModel
 from flaxres.models.residual_branch import BranchOptions, check_branch_scale
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
+from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
 from flaxres.suggestions import nearest_names
 
 NAMED_SHORTCUTS = tuple(option for option in SHORTCUTS if option != "none")
 FIELDS_READ = (
     *("depth", "widths", "stem", "block", "shortcut", "shortcut_scale", "gate_bias"),
+    *("drop_path", "drop_path_scope", "se_reduction"),
     *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat", "scan"),
     *("branch_scale", "branch_scale_init"),
 )
@@ -65,6 +67,9 @@ def _check(model: ConfigDict) -> None:
         require(is_divisor, model, "groups", f"a divisor of all widths {tuple(model.widths)}")
     for field in ("zero_init", "remat", "scan"):
         require(type(model[field]) is bool, model, field, "true or false")
+    check_drop_path(model)
+    is_reduction = type(model.se_reduction) is int and model.se_reduction >= 0
+    require(is_reduction, model, "se_reduction", "a positive quotient of channels, or 0 for none")
     if model.shortcut == "dropout":
         for field in ("remat", "scan"):
             require(not model[field], model, field, "false with shortcut 'dropout'")
@@ -82,8 +87,9 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
         "shortcut": Shortcut(
             model.shortcut, model.shortcut_scale, model.gate_bias, model.dropout_rate
         ),
+        "stochastic_depth": StochasticDepth(model.drop_path, model.drop_path_scope),
         "pre_activation": model.name == "preact",
-        "branch": BranchOptions(scale=model.branch_scale, scale_init=model.branch_scale_init),
+        "branch": BranchOptions(model.se_reduction, model.branch_scale, model.branch_scale_init),
         "stride_on": "1x1" if model.stride_on == AUTO_STRIDE else model.stride_on,
     }
     unchanged = ("stem", "block", "groups", "group_width", "zero_init", "remat", "scan")

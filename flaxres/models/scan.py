@@ -8,7 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
+
+from flaxres.models.residual_branch import DropFactor
 
 
 def scan_blocks(
@@ -16,6 +18,7 @@ def scan_blocks(
     blocks: Mapping[str, nn.Module],
     x: Float[Array, "batch height width channels"],
     remat: bool,
+    drop_factors: Float32[Array, "blocks ..."] | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """Applies blocks one after the other. Call it in the compact method of `model`.
 
@@ -28,21 +31,23 @@ def scan_blocks(
         `x`, and use no random numbers.
       x: input of the first block.
       remat: if True, only the input of each block is kept for the gradient.
+      drop_factors: second argument of each block; None for None.
     """
     # Unbound, so that it can be applied to the variables of every block.
     template = next(iter(blocks.values())).clone(parent=None, name=None)
 
     def step(
-        x: Float[Array, "batch height width channels"], variables: dict[str, Any]
+        x: Float[Array, "batch height width channels"], inputs: tuple[dict[str, Any], DropFactor]
     ) -> tuple[Float[Array, "batch height width channels"], Any]:
-        y, updated = template.apply(variables, x, mutable=["batch_stats"])
+        variables, drop_factor = inputs
+        y, updated = template.apply(variables, x, drop_factor, mutable=["batch_stats"])
         return y, updated.get("batch_stats", {})
 
     block_variables = [block.variables for block in blocks.values()]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *block_variables)
     # In a loop nothing can merge the recomputation with the first computation.
     step = jax.checkpoint(step, prevent_cse=False) if remat else step
-    x, batch_stats = jax.lax.scan(step, x, stacked)
+    x, batch_stats = jax.lax.scan(step, x, (stacked, drop_factors))
     if model.is_mutable_collection("batch_stats") and batch_stats:
         for i, name in enumerate(blocks):
             block_stats = jax.tree.map(lambda leaf, i=i: leaf[i], batch_stats)

@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
+from flaxres.models.layers import BATCH_POSITION, FIRST_IMAGE, SHARED_DROPOUT
 from flaxres.models.norms import pool_running_statistics
 from flaxres.training.augmented_batch import augment_batch
 from flaxres.training.fine_tuning import stop_frozen_gradients
 from flaxres.training.losses import Targets, image_losses
 from flaxres.training.metrics import MetricSums
-from flaxres.training.train_state import DROPOUT_STREAM, TrainState
+from flaxres.training.train_state import DROPOUT_STREAM, SHARED_DROPOUT_STREAM, TrainState
 
 PyTree = Any
 
@@ -226,17 +227,20 @@ def make_batch_loss(
       image, and the updated running statistics.
     """
     dropout_key = state.key(DROPOUT_STREAM)
+    rngs = {"dropout": dropout_key, SHARED_DROPOUT: state.key(SHARED_DROPOUT_STREAM)}
+    variables: PyTree = {"batch_stats": state.batch_stats}
     if shard is not None:
-        dropout_key = jax.random.fold_in(dropout_key, shard)
+        rngs["dropout"] = jax.random.fold_in(dropout_key, shard)
+        variables[BATCH_POSITION] = {FIRST_IMAGE: shard * len(images)}
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
         params = stop_frozen_gradients(config, params)
         logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": params, **variables},
             images,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs=rngs,
         )
         losses = image_losses(config, logits, targets)
         return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
