@@ -10,7 +10,8 @@ torch: a PyTorch state dict with torchvision's names (`flaxres.inference.export_
 onnx: a graph with its weights, which ONNX Runtime runs (`flaxres.inference.export_onnx`).
 
 Except for weights files, a second file, OUTPUT.json, has the class names, the image shape, the
-run's config and what the format needs besides.
+run's config and what the format needs besides. Formats other than weights files hold Dirac and
+RepVGG models in the form for deployment (`flaxres.inference.merging`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flaxres.errors import ConfigError, UserError, one_line
 from flaxres.files import check_regular, write_atomically
 from flaxres.inference import export_onnx, export_stablehlo, export_torch
 from flaxres.inference.export_stablehlo import export_model
+from flaxres.inference.merging import merge
 from flaxres.inference.pretrained import save_weights
 from flaxres.inference.trained_model import TrainedModel
 from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX, is_weights_file
@@ -133,6 +135,7 @@ def write_export(trained: TrainedModel, output: Path, given: str | None = None) 
         if chosen == "safetensors":
             save_weights(trained, output)
             return None
+        trained = merge(trained)
         metadata = _format(export_metadata(trained, chosen))
         write_atomically(output, MODULES[chosen].serialize(trained, output))
         write_atomically(metadata_path, metadata + "\n")
