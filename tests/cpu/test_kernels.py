@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from flaxres.cpu import kernels
+from flaxres.cpu import convolutions, kernels
 from flaxres.models import create_model
 from flaxres.models.norms import BatchNorm
 from tests.conftest import init
@@ -36,6 +36,10 @@ CONVOLUTIONS = [  # height, width, in, out, size, stride, pad
     (6, 6, 16, 16, 3, 1, 0),
     (13, 6, 16, 16, 3, 1, 2),
     (15, 12, 16, 32, 3, 1, 1),
+    # With many channels, threads divide the channels instead of the images.
+    (9, 7, 128, 256, 3, 1, 1),
+    (2, 2, 256, 128, 3, 1, 1),
+    (9, 7, 128, 256, 3, 2, 1),
 ]
 
 
@@ -85,8 +89,8 @@ def test_convolution_and_its_gradients(sizes):
 
 @pytest.mark.parametrize(
     ("n_in", "size", "stride", "pad"),
-    [(16, 3, 1, 1), (16, 3, 2, 1), (16, 1, 2, 0), (3, 3, 1, 1)],
-    ids=["minimal filtering", "stride 2", "1x1", "3 channels"],
+    [(16, 3, 1, 1), (1024, 3, 1, 1), (16, 3, 2, 1), (16, 1, 2, 0), (3, 3, 1, 1)],
+    ids=["minimal filtering", "many channels", "stride 2", "1x1", "3 channels"],
 )
 def test_gradients_of_a_convolution_whose_images_have_another_use(n_in, size, stride, pad):
     x, kernel = normal(0, 5, 9, 8, n_in), normal(1, size, size, n_in, 32)
@@ -159,7 +163,9 @@ def test_norm_with_running_statistics_and_its_gradients(adds):
     assert_close(*values_and_gradients((jax.jit(ours), theirs), x, add, *vectors), 1e-5)
 
 
-@pytest.mark.parametrize(("n_in", "n_out", "stride"), [(16, 32, 1), (32, 16, 2)])
+@pytest.mark.parametrize(
+    ("n_in", "n_out", "stride"), [(16, 32, 1), (32, 16, 2), (128, 256, 1), (128, 256, 2)]
+)
 def test_a_convolution_that_normalizes_its_input_and_its_gradients(n_in, n_out, stride):
     x, kernel = 3 + normal(0, 7, 6, 5, n_in), normal(1, 3, 3, n_in, n_out)
     scale, bias = 1 + 0.1 * normal(2, n_in), 0.1 * normal(3, n_in)
@@ -192,6 +198,14 @@ def test_the_module_equals_that_of_flax():
         theirs.apply(variables, x, mutable=["batch_stats"]),
         1e-5,
     )
+
+
+def test_the_gradient_of_a_wide_kernel_over_many_images():
+    """A part of the sums has two images, each with more pixels than are packed at a time."""
+    x, dy = normal(0, 18, 17, 16, 256), normal(1, 18, 17, 16, 512)
+    gradient = convolutions.kernel_gradient((1, 1, 256, 512), 1, 0, x, dy)
+    expected = jnp.einsum("nhwi,nhwo->io", x, dy, precision="highest")
+    assert_close(gradient[0, 0], expected, 1e-5)
 
 
 def test_vmap_over_models():
@@ -296,7 +310,7 @@ def test_unsupported_convolutions_use_xla(change, value):
 def test_results_do_not_depend_on_the_number_of_threads():
     code = """
 import jax, hashlib
-from flaxres.cpu import kernels
+from flaxres.cpu import convolutions, kernels
 x = jax.random.normal(jax.random.key(0), (40, 8, 8, 16))
 k = jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
 def f(x, k):

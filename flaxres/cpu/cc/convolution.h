@@ -116,3 +116,12 @@ struct Prologue {
     }
   }
 };
+
+// Places of factors or products (position, panel, pixel, channel): panels of `channels` channels are
+// `panel` floats apart, and positions `position` floats.
+struct Layout {
+  int64_t position, channels, panel;
+
+  // Returns the offset of channel k at the first position and pixel.
+  int64_t channel(int64_t k) const { return k / channels * panel + k % channels; }
+};

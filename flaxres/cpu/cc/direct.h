@@ -4,8 +4,9 @@
 
 #include "factors.h"
 
-// Number of output pixels that a thread processes at a time in a kernel gradient.
-constexpr int64_t kPixelsAtATime = 128;
+// Number of output pixels, and of floats of padded images, that a thread processes at a time in a
+// kernel gradient.
+constexpr int64_t kPixelsAtATime = 128, kCachedFloats = 1 << 13;
 
 // Contiguous values of the padded image, at offset x, and the contiguous weights that multiply
 // them.
@@ -124,14 +125,15 @@ struct Part {
   const Gradient* dy;
 };
 
-// Adds the sums over a part to kInputs * kVectors * kLanes elements of the kernel gradient.
+// Adds the sums over a part to kInputs * kVectors * kLanes elements of the kernel gradient. Elements
+// of two adjacent inputs are `out` floats apart.
 template <int kInputs, int kVectors, class Factor, class Gradient>
 static inline void kernel_tile(const Convolution& c, const Part<Factor, Gradient>& part,
-                               int64_t x_offset, int64_t dy_offset, float* dw) {
+                               int64_t x_offset, int64_t dy_offset, int64_t out, float* dw) {
   const int64_t row = c.stride * c.row(), out_image = c.out_height * part.columns * c.out;
   Vector sum[kInputs][kVectors];
   for (int j = 0; j < kInputs; ++j)
-    for (int v = 0; v < kVectors; ++v) sum[j][v] = load(dw + j * c.out + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) sum[j][v] = load(dw + j * out + v * kLanes);
   for (int64_t n = 0; n < part.images; ++n) {
     const Gradient* dy = part.dy + n * out_image + dy_offset;
     for (int64_t h = 0; h < part.rows; ++h) {
@@ -145,49 +147,63 @@ static inline void kernel_tile(const Convolution& c, const Part<Factor, Gradient
     }
   }
   for (int j = 0; j < kInputs; ++j)
-    for (int v = 0; v < kVectors; ++v) store(dw + j * c.out + v * kLanes, sum[j][v]);
+    for (int v = 0; v < kVectors; ++v) store(dw + j * out + v * kLanes, sum[j][v]);
 }
 
-// Adds the sums over a part to row i of the kernel gradient, in one or two vectors of filters from
-// o.
+// Adds the sums over a part to `length` inputs of the kernel gradient, from offset x, in one or two
+// vectors of filters from o. dw points to the first of these elements; those of two adjacent inputs
+// are `out` floats apart.
 template <int kVectors, class Factor, class Gradient>
-static void kernel_row(const Convolution& c, const Part<Factor, Gradient>& part, int64_t i,
-                       int64_t o, float* dw) {
+static void kernel_inputs(const Convolution& c, const Part<Factor, Gradient>& part, int64_t x,
+                          int64_t length, int64_t o, int64_t out, float* dw) {
   // A row of the first layer's kernel has 9 inputs, or 3 if the images have one channel.
   constexpr int kMaxInputs = kTile / kVectors, kFewInputs = kVectors == 1 ? 9 : 4;
-  const int64_t length = c.size * c.in, x = i * c.row();
-  dw += i * length * c.out + o;
   int64_t j = 0;
   for (; j + kMaxInputs <= length; j += kMaxInputs)
-    kernel_tile<kMaxInputs, kVectors>(c, part, x + j, o, dw + j * c.out);
+    kernel_tile<kMaxInputs, kVectors>(c, part, x + j, o, out, dw + j * out);
   for (; j + kFewInputs <= length; j += kFewInputs)
-    kernel_tile<kFewInputs, kVectors>(c, part, x + j, o, dw + j * c.out);
-  for (; j + 3 <= length; j += 3) kernel_tile<3, kVectors>(c, part, x + j, o, dw + j * c.out);
-  for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, dw + j * c.out);
+    kernel_tile<kFewInputs, kVectors>(c, part, x + j, o, out, dw + j * out);
+  for (; j + 3 <= length; j += 3)
+    kernel_tile<3, kVectors>(c, part, x + j, o, out, dw + j * out);
+  for (; j < length; ++j) kernel_tile<1, kVectors>(c, part, x + j, o, out, dw + j * out);
+}
+
+// Splits the output rows of several images, given as factors, so that a part stays in the
+// first-level cache while the whole kernel is updated. Runs use(part) for each part, in order.
+template <int kPixels, class Factor, class Gradient, class Use>
+static void each_part(const Convolution& c, int64_t images, const Factor* x, const Gradient* dy,
+                      Use use) {
+  const int64_t columns = (c.out_width + kPixels - 1) / kPixels;
+  const int64_t max_rows = std::max<int64_t>(1, kPixelsAtATime / c.out_width);
+  for (int64_t h = 0; h < c.out_height; h += max_rows)
+    use(Part<Factor, Gradient>{images, std::min(max_rows, c.out_height - h), columns,
+                               kPixels * c.stride * c.in, x + h * c.stride * c.row(),
+                               dy + h * columns * c.out});
+}
+
+// Returns the number of images that a thread processes at a time in a kernel gradient: as many as
+// the cache holds.
+static int64_t images_at_a_time(const Convolution& c) {
+  return std::max<int64_t>(1, kCachedFloats / c.padded_image());
 }
 
 // Adds the contribution of several images to the gradient of the kernel.
 template <class Value>
 static void kernel_images(const Convolution& c, int64_t images, const Value* x,
                           const Prologue& prologue, const Value* dy, float* dw) {
-  constexpr int kPixels = Factors<Value>::kPixels;
-  const auto* padded = Factors<Value>::pixels(c, x, images, prologue);
-  const auto* gradients = Factors<Value>::gradients(c, dy, images);
-  const int64_t columns = (c.out_width + kPixels - 1) / kPixels;
-  // The rows processed at a time stay in the first-level cache while the whole kernel is updated.
-  const int64_t max_rows = std::max<int64_t>(1, kPixelsAtATime / c.out_width);
-  for (int64_t h = 0; h < c.out_height; h += max_rows) {
-    const Part<std::decay_t<decltype(*padded)>, std::decay_t<decltype(*gradients)>> part{
-        images,
-        std::min(max_rows, c.out_height - h),
-        columns,
-        kPixels * c.stride * c.in,
-        padded + h * c.stride * c.row(),
-        gradients + h * columns * c.out};
-    for (int64_t i = 0; i < c.size; ++i) {
+  using F = Factors<Value>;
+  auto* padded = scratch<7, typename F::Factor>(images * c.padded_image() + kLanes);
+  F::pixels(c, x, images, prologue, padded);
+  auto* memory = scratch<8, typename F::Factor>(F::gradient_factors(c, images));
+  each_part<F::kPixels>(c, images, padded, F::gradients(c, dy, images, memory), [&](auto part) {
+    const int64_t row = c.size * c.in;
+    for (int64_t i = 0; i < c.size; ++i, dw += row * c.out) {
       int64_t o = 0;
-      for (; o + 2 * kLanes <= c.out; o += 2 * kLanes) kernel_row<2>(c, part, i, o, dw);
-      for (; o < c.out; o += kLanes) kernel_row<1>(c, part, i, o, dw);
+      for (; o + 2 * kLanes <= c.out; o += 2 * kLanes)
+        kernel_inputs<2>(c, part, i * c.row(), row, o, c.out, dw + o);
+      for (; o < c.out; o += kLanes)
+        kernel_inputs<1>(c, part, i * c.row(), row, o, c.out, dw + o);
     }
-  }
+    dw -= c.kernel();
+  });
 }

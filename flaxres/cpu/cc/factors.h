@@ -14,6 +14,7 @@ static inline Vector multiply_add(Vector sum, float x, Vector y) { return sum + 
 template <class Value>
 struct Factors {
   using Factor = float;
+  using Gradient = Value;  // factors of output gradients
   static constexpr int kChannels = 1;  // input channels in a factor of the convolution
   static constexpr int kPixels = 1;    // output pixels in a factor of the kernel's gradient
 
@@ -28,14 +29,18 @@ struct Factors {
     return padded;
   }
 
-  // Returns zero-padded copies of images, with kPixels pixels in a factor.
-  static const float* pixels(const Convolution& c, const Value* x, int64_t count,
-                             const Prologue& prologue) {
-    return images(c, x, count, prologue);
+  // Writes zero-padded copies of images, with kPixels pixels in a factor.
+  static void pixels(const Convolution& c, const Value* x, int64_t count,
+                     const Prologue& prologue, float* to) {
+    prologue.pad_images(c, x, count, c.in, to);
   }
 
-  // Returns the gradients of the outputs of images, with kPixels pixels in a factor.
-  static const Value* gradients(const Convolution&, const Value* dy, int64_t) { return dy; }
+  // Returns the gradients of the outputs of images, with kPixels pixels in a factor. `to` is memory
+  // for as many factors as `gradient_factors` returns.
+  static int64_t gradient_factors(const Convolution&, int64_t) { return 0; }
+  static const Value* gradients(const Convolution&, const Value* dy, int64_t, Factor*) {
+    return dy;
+  }
 };
 
 #if defined(FLAXRES_AVX512BF16)
@@ -61,6 +66,7 @@ static inline void store_pairs(Pair* p, HalfBits first, HalfBits second) {
 template <>
 struct Factors<bfloat16> {
   using Factor = Pair;
+  using Gradient = Pair;
   static constexpr int kChannels = 2, kPixels = 2;
 
   static const Pair* kernels(const Convolution& c, const float* kernel) {
@@ -85,23 +91,23 @@ struct Factors<bfloat16> {
   }
 
   // Each pixel, together with that `stride` further, which is the input of the next output pixel.
-  static const Pair* pixels(const Convolution& c, const bfloat16* x, int64_t count,
-                            const Prologue& prologue) {
+  static void pixels(const Convolution& c, const bfloat16* x, int64_t count,
+                     const Prologue& prologue, Pair* to) {
     const int64_t values = count * c.padded_image(), step = c.stride * c.in;
     bfloat16* padded = scratch<6, bfloat16>(values + step + kLanes);
     prologue.pad_images(c, x, count, c.in, padded);
     std::fill(padded + values, padded + values + step + kLanes, bfloat16{0});
-    Pair* pairs = scratch<7, Pair>(values + kLanes);
     for (int64_t i = 0; i < values; i += kLanes)
-      store_pairs(pairs + i, load_bits(padded + i), load_bits(padded + i + step));
-    return pairs;
+      store_pairs(to + i, load_bits(padded + i), load_bits(padded + i + step));
   }
 
   // Adjacent pixels of a row; the last is paired with 0 if their number is odd.
-  static const Pair* gradients(const Convolution& c, const bfloat16* dy, int64_t count) {
+  static int64_t gradient_factors(const Convolution& c, int64_t count) {
+    return count * c.out_height * ((c.out_width + 1) / 2) * c.out;
+  }
+  static const Pair* gradients(const Convolution& c, const bfloat16* dy, int64_t count, Pair* to) {
+    const Pair* pairs = to;
     const int64_t rows = count * c.out_height;
-    Pair* pairs = scratch<8, Pair>(rows * ((c.out_width + 1) / 2) * c.out);
-    Pair* to = pairs;
     for (int64_t h = 0; h < rows; ++h)
       for (int64_t w = 0; w < c.out_width; w += 2) {
         const bfloat16 *first = dy + (h * c.out_width + w) * c.out, *second = first + c.out;

@@ -13,12 +13,9 @@
 // Each task writes to its own memory, and sums over tasks are computed in the order of the tasks.
 // Results therefore do not depend on the number of threads or their timing.
 
-#include "direct.h"
 #include "norm.h"
-#include "winograd.h"
-
-// Number of floats in the padded images that a thread processes at a time.
-constexpr int64_t kCachedFloats = 1 << 13;
+#include "wide_direct.h"
+#include "wide_winograd.h"
 
 // Number of weights that a task transforms or sums. Fewer take less time than starting the task.
 constexpr int64_t kWeightsPerTask = 1 << 13;
@@ -76,6 +73,17 @@ template <class Value>
 static void convolve_images(const ThreadPool& pool, const Convolution& c, const Value* x,
                             const Prologue& prologue, const float* kernel, const Value* add,
                             Value* y) {
+  if (supports_winograd(c) && is_wide(c)) {
+    const auto convolution =
+        prefers_large_tiles(c) ? wide_convolution<4, Value> : wide_convolution<2, Value>;
+    for (int64_t model = 0; model < c.models; ++model) {
+      const int64_t image = model * c.images;
+      convolution(pool, c, x + image * c.image(), prologue.of_model(c, model),
+                  kernel + model * c.kernel(), add ? add + image * c.out_image() : nullptr,
+                  y + image * c.out_image());
+    }
+    return;
+  }
   if (supports_winograd(c)) {
     const auto convolution =
         prefers_large_tiles(c) ? winograd_convolution<4, Value> : winograd_convolution<2, Value>;
@@ -120,8 +128,11 @@ static void input_gradient(const ThreadPool& pool, const Call& call) {
   const float* from = kernel.data();
   each_range(pool, c.models * taps, kWeightsPerTask / tap, [=](int64_t i) {
     float* rotated = to + (i / taps * taps + taps - 1 - i % taps) * tap;
-    for (int64_t o = 0; o < c.in; ++o)
-      for (int64_t k = 0; k < c.out; ++k) *rotated++ = from[i * tap + k * c.in + o];
+    // Transposed in blocks that fit in the cache.
+    for (int64_t o = 0; o < c.in; o += kLanes)
+      for (int64_t k = 0; k < c.out; ++k)
+        for (int64_t j = o; j < std::min(o + kLanes, c.in); ++j)
+          rotated[j * c.out + k] = from[i * tap + k * c.in + j];
   });
   convolve_images(pool, c, dy.data(), Prologue(), to, call.optional_data<Value>(2), dx.data());
 }
@@ -145,9 +156,20 @@ static void kernel_gradient(const ThreadPool& pool, const Call& call) {
   const int64_t parts = !supports_winograd(c)    ? std::min(kParts, c.images)
                         : prefers_large_tiles(c) ? winograd_tasks<4>(c, kParts)
                                                  : winograd_tasks<2>(c, kParts);
+  const Prologue prologue{call.optional_data(2), call.optional_data(3)};
+  if (winograd ? is_wide(c) : has_wide_kernel(c)) {
+    const auto compute = !winograd               ? wide_kernel_gradient<Value>
+                         : prefers_large_tiles(c) ? wide_gradient<4, Value>
+                                                  : wide_gradient<2, Value>;
+    for (int64_t model = 0; model < c.models; ++model) {
+      const int64_t image = model * c.images;
+      compute(pool, c, parts, from + image * c.image(), prologue.of_model(c, model),
+              gradient + image * c.out_image(), dw.data() + model * c.kernel());
+    }
+    return;
+  }
   const CallMemory memory(c.models * parts * c.kernel());
   float* sums = memory.data();
-  const Prologue prologue{call.optional_data(2), call.optional_data(3)};
   parallel(pool, c.models * parts, [=](int64_t task) {
     float* partial = sums + task * c.kernel();
     const int64_t model = task / parts, part = task % parts;
@@ -159,8 +181,7 @@ static void kernel_gradient(const ThreadPool& pool, const Call& call) {
       return;
     }
     std::fill(partial, partial + c.kernel(), 0.0f);
-    // As many images at a time as the cache holds.
-    const int64_t max_images = std::max<int64_t>(1, kCachedFloats / c.padded_image());
+    const int64_t max_images = images_at_a_time(c);
     for (int64_t i = first; i < end; i += max_images) {
       const int64_t images = std::min(max_images, end - i);
       kernel_images(c, images, from + i * c.image(), prologue.of_model(c, model),

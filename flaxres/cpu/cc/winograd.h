@@ -19,6 +19,9 @@ constexpr int64_t kPositions = (kOut + 2) * (kOut + 2);
 // would then map to the same cache sets.
 static int64_t plane(int64_t channels) { return kTilesPerBlock * channels + kLanes; }
 
+// Returns the layout (position, tile, channel) of a block.
+static Layout block_layout(int64_t channels) { return {plane(channels), channels, 0}; }
+
 // Returns true if the convolution can be computed by the functions of this file.
 static bool supports_winograd(const Convolution& c) {
   return c.size == 3 && c.stride == 1 && c.dilation == 1 && c.in % kLanes == 0 &&
@@ -55,14 +58,13 @@ static inline void each_row(Tile<kOut> tile, int64_t count, Use use) {
   }
 }
 
-// Writes the transformed patches of `count` tiles, starting with `tile`, to v (position, tile,
-// channel).
+// Writes the transformed patches of `count` tiles, starting with `tile`, to v.
 template <int kOut, class Value>
 static void transform_patches(const Convolution& c, const Value* x, const Prologue& prologue,
-                              Tile<kOut> tile, int64_t count, float* v) {
+                              Tile<kOut> tile, int64_t count, const Layout& layout, float* v) {
   constexpr int kPatch = kOut + 2;
   each_row(tile, count, [=, &c](const Tile<kOut>& tile, int64_t t, int64_t tiles) {
-    const int64_t in = c.in, step = plane(in), line = c.width * in;
+    const int64_t in = c.in, step = layout.position, line = c.width * in;
     // Columns of the patches within the image. The others are 0.
     const int64_t left = kOut * tile.column - c.pad, columns = kOut * tiles + 2;
     const int64_t first = -left, end = c.width - left;
@@ -86,9 +88,9 @@ static void transform_patches(const Convolution& c, const Value* x, const Prolog
             d[i] = (Vector)((Bits)normalize(load(pixel + offsets[i])) & masks[i]);
         Transform<kOut>::patch(d, 1, to, 1);
       }
-      float* patch = v + t * in + k;
+      float* patch = v + t * layout.channels + layout.channel(k);
       const Vector* from = transformed;
-      for (int64_t n = 0; n < tiles; ++n, patch += in, from += kOut * kPatch)
+      for (int64_t n = 0; n < tiles; ++n, patch += layout.channels, from += kOut * kPatch)
         for (int i = 0; i < kPatch; ++i) {
           Vector row[kPatch];
           Transform<kOut>::patch(from + i, kPatch, row, 1);
@@ -98,21 +100,26 @@ static void transform_patches(const Convolution& c, const Value* x, const Prolog
   });
 }
 
+// Transforms a vector of weights, whose taps are `tap` floats apart. The positions of u are
+// `position` floats apart.
+template <int kOut>
+static inline void transform_weights(const float* weights, int64_t tap, float* u,
+                                     int64_t position) {
+  constexpr int kPatch = kOut + 2;
+  Vector g[9], rows[3 * kPatch], transformed[kPatch];
+  for (int i = 0; i < 9; ++i) g[i] = load(weights + i * tap);
+  for (int j = 0; j < 3; ++j) Transform<kOut>::kernel(g + j, 3, rows + j, 3);
+  for (int i = 0; i < kPatch; ++i) {
+    Transform<kOut>::kernel(rows + 3 * i, 1, transformed, 1);
+    for (int j = 0; j < kPatch; ++j) store(u + (i * kPatch + j) * position, transformed[j]);
+  }
+}
+
 // Writes the transformed weights of one input channel to u (position, in, out).
 template <int kOut>
 static void transform_kernel(const Convolution& c, const float* kernel, int64_t channel, float* u) {
-  constexpr int kPatch = kOut + 2;
-  for (int64_t o = 0; o < c.out; o += kLanes) {
-    Vector g[9], rows[3 * kPatch], transformed[kPatch];
-    const int64_t offset = channel * c.out + o, plane_size = c.in * c.out;
-    for (int i = 0; i < 9; ++i) g[i] = load(kernel + i * plane_size + offset);
-    for (int j = 0; j < 3; ++j) Transform<kOut>::kernel(g + j, 3, rows + j, 3);
-    for (int i = 0; i < kPatch; ++i) {
-      Transform<kOut>::kernel(rows + 3 * i, 1, transformed, 1);
-      for (int j = 0; j < kPatch; ++j)
-        store(u + (i * kPatch + j) * plane_size + offset, transformed[j]);
-    }
-  }
+  for (int64_t i = channel * c.out; i < (channel + 1) * c.out; i += kLanes)
+    transform_weights<kOut>(kernel + i, c.in * c.out, u + i, c.in * c.out);
 }
 
 // Multiplies kTiles tiles by the weights at one position. kIn is the number of input channels if it
@@ -151,19 +158,20 @@ static void multiply_position(const Convolution& c, int64_t count, const float* 
     multiply_tiles<1, kVectors, 0>(c.in, c.out, v + t * c.in, u, m + t * c.out);
 }
 
-// Writes the pixels of `count` tiles, starting with `tile`, from their products m.
+// Writes `channels` channels of the pixels of `count` tiles, starting with `tile`, from their
+// products m. y points to the first of these channels.
 template <int kOut, class Value>
-static void write_tiles(const Convolution& c, const float* m, Tile<kOut> tile, int64_t count,
-                        Value* y) {
+static void write_tiles(const Convolution& c, int64_t channels, const float* m,
+                        const Layout& layout, Tile<kOut> tile, int64_t count, Value* y) {
   constexpr int kPatch = kOut + 2;
-  const int64_t step = plane(c.out), line = c.out_width * c.out;
+  const int64_t step = layout.position, line = c.out_width * c.out;
   each_row(tile, count, [=, &c](const Tile<kOut>& tile, int64_t t, int64_t tiles) {
     const int64_t height = c.out_height - kOut * tile.row;
-    for (int64_t o = 0; o < c.out; o += kLanes) {
-      const float* from = m + t * c.out + o;
+    for (int64_t o = 0; o < channels; o += kLanes) {
+      const float* from = m + t * layout.channels + layout.channel(o);
       Value* to =
           y + tile.image * c.out_image() + kOut * (tile.row * line + tile.column * c.out) + o;
-      for (int64_t n = 0; n < tiles; ++n, from += c.out, to += kOut * c.out) {
+      for (int64_t n = 0; n < tiles; ++n, from += layout.channels, to += kOut * c.out) {
         const int64_t width = c.out_width - kOut * (tile.column + n);
         Vector rows[kOut][kPatch];
         for (int j = 0; j < kPatch; ++j) {
@@ -211,7 +219,7 @@ static void winograd_images(const Convolution& c, int64_t images, const Value* x
   Prefetcher<Value, true> outputs(y, c.out_image() * kTilesPerBlock / tiles, kPositions<kOut>);
   for (int64_t left = images * tiles; left > 0; left -= kTilesPerBlock) {
     const int64_t count = std::min(kTilesPerBlock, left);
-    transform_patches(c, x, prologue, tile, count, v);
+    transform_patches(c, x, prologue, tile, count, block_layout(c.in), v);
     for (int64_t p = 0; p < kPositions<kOut>; ++p) {
       inputs.fetch(), outputs.fetch();
       const float *from = v + p * plane(c.in), *weights = u + p * c.in * c.out;
@@ -221,25 +229,24 @@ static void winograd_images(const Convolution& c, int64_t images, const Value* x
         multiply_position<2>(c, count, from, weights + o, to + o);
       for (; o < c.out; o += kLanes) multiply_position<1>(c, count, from, weights + o, to + o);
     }
-    write_tiles(c, m, tile, count, y);
+    write_tiles(c, c.out, m, block_layout(c.out), tile, count, y);
     tile.skip(count);
   }
 }
 
-// Writes the transformed gradients of `count` tiles, starting with `tile`, to d (position, tile,
-// channel).
+// Writes the transformed gradients of `count` tiles, starting with `tile`, to d.
 template <int kOut, class Value>
 static void transform_tiles(const Convolution& c, const Value* dy, Tile<kOut> tile, int64_t count,
-                            float* d) {
+                            const Layout& layout, float* d) {
   constexpr int kPatch = kOut + 2;
-  const int64_t step = plane(c.out), line = c.out_width * c.out;
+  const int64_t step = layout.position, line = c.out_width * c.out;
   each_row(tile, count, [=, &c](const Tile<kOut>& tile, int64_t t, int64_t tiles) {
     const int64_t height = c.out_height - kOut * tile.row;
     for (int64_t o = 0; o < c.out; o += kLanes) {
       const Value* from =
           dy + tile.image * c.out_image() + kOut * (tile.row * line + tile.column * c.out) + o;
-      float* to = d + t * c.out + o;
-      for (int64_t n = 0; n < tiles; ++n, from += kOut * c.out, to += c.out) {
+      float* to = d + t * layout.channels + layout.channel(o);
+      for (int64_t n = 0; n < tiles; ++n, from += kOut * c.out, to += layout.channels) {
         const int64_t width = c.out_width - kOut * (tile.column + n);
         Vector rows[kPatch][kOut];
         for (int j = 0; j < kOut; ++j) {
@@ -280,11 +287,24 @@ static void add_position(const Convolution& c, int64_t count, const float* v, co
   }
 }
 
+// Computes the gradient of a vector of weights (tap) from its sums, whose positions are `position`
+// floats apart.
+template <int kOut>
+static inline void transform_sums(const float* sums, int64_t position, Vector* gradient) {
+  constexpr int kPatch = kOut + 2;
+  Vector rows[3][kPatch];
+  for (int j = 0; j < kPatch; ++j) {
+    Vector column[kPatch];
+    for (int k = 0; k < kPatch; ++k) column[k] = load(sums + (k * kPatch + j) * position);
+    Transform<kOut>::sums(column, 1, &rows[0][j], kPatch);
+  }
+  for (int k = 0; k < 3; ++k) Transform<kOut>::sums(rows[k], 1, gradient + 3 * k, 1);
+}
+
 // Writes the gradient of the kernel, summed over several images, to dw.
 template <int kOut, class Value>
 static void winograd_gradient(const Convolution& c, int64_t images, const Value* x,
                               const Prologue& prologue, const Value* dy, float* dw) {
-  constexpr int kPatch = kOut + 2;
   const int64_t plane_size = c.in * c.out;
   float* v = scratch<0>(kPositions<kOut> * plane(c.in));
   float* d = scratch<1>(kPositions<kOut> * plane(c.out));
@@ -296,8 +316,8 @@ static void winograd_gradient(const Convolution& c, int64_t images, const Value*
   Prefetcher<Value, false> gradients(dy, c.out_image() * kTilesPerBlock / tiles, kPositions<kOut>);
   for (int64_t left = images * tiles; left > 0; left -= kTilesPerBlock) {
     const int64_t count = std::min(kTilesPerBlock, left);
-    transform_patches(c, x, prologue, tile, count, v);
-    transform_tiles(c, dy, tile, count, d);
+    transform_patches(c, x, prologue, tile, count, block_layout(c.in), v);
+    transform_tiles(c, dy, tile, count, block_layout(c.out), d);
     for (int64_t p = 0; p < kPositions<kOut>; ++p) {
       inputs.fetch(), gradients.fetch();
       const float *from = v + p * plane(c.in), *factors = d + p * plane(c.out);
@@ -310,16 +330,8 @@ static void winograd_gradient(const Convolution& c, int64_t images, const Value*
     tile.skip(count);
   }
   for (int64_t i = 0; i < plane_size; i += kLanes) {
-    Vector rows[3][kPatch];
-    for (int j = 0; j < kPatch; ++j) {
-      Vector column[kPatch];
-      for (int k = 0; k < kPatch; ++k) column[k] = load(sums + (k * kPatch + j) * plane_size + i);
-      Transform<kOut>::sums(column, 1, &rows[0][j], kPatch);
-    }
-    for (int k = 0; k < 3; ++k) {
-      Vector gradient[3];
-      Transform<kOut>::sums(rows[k], 1, gradient, 1);
-      for (int j = 0; j < 3; ++j) store(dw + (3 * k + j) * plane_size + i, gradient[j]);
-    }
+    Vector gradient[9];
+    transform_sums<kOut>(sums + i, plane_size, gradient);
+    for (int k = 0; k < 9; ++k) store(dw + k * plane_size + i, gradient[k]);
   }
 }
