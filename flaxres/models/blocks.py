@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flaxres.models.layers import Layers, conv_and_pass, he_normal
-from flaxres.models.norms import NoNorm, norm_relu_conv
+from flaxres.models.norms import NoNorm, norm_relu, norm_relu_conv
+from flaxres.models.pooling import ANTI_ALIAS
 from flaxres.models.residual_branch import ADDITION_ONLY, BranchOptions, DropFactor
 from flaxres.models.shortcuts import Shortcut, add_and_relu
 
@@ -36,6 +37,9 @@ class Block(nn.Module, kw_only=True):
       shortcut: the shortcut option and its settings.
       layers: constructors of convolutions and norms.
       branch: operations at the end of the residual branch.
+      anti_alias: subsampling where the stride is 2, one of `ANTI_ALIAS`. Unless it is 'none', the
+        convolution has stride 1, and its norm and ReLU are followed by the subsampling: Zhang 2019
+        (arXiv 1904.11486), section 3.2.
       zero_init: if True, the residual branch is initialized to zero: the scale of its last norm, or
         else its last kernel, is zero (Goyal 2017, arXiv 1706.02677, section 5.1).
     """
@@ -45,6 +49,7 @@ class Block(nn.Module, kw_only=True):
     shortcut: Shortcut
     layers: Layers
     branch: BranchOptions = ADDITION_ONLY
+    anti_alias: str = "none"
     zero_init: bool = False
 
     def fork(
@@ -69,6 +74,29 @@ class Block(nn.Module, kw_only=True):
         if self.shortcut.option == "none" or not is_dense:
             return conv1()(x), x
         return conv_and_pass(conv1, x)
+
+    @property
+    def conv_stride(self) -> int:
+        """Stride of the convolution that subsamples, unless a pooling does."""
+        return self.stride if ANTI_ALIAS[self.anti_alias] is None else 1
+
+    def last_conv(
+        self,
+        norm: nn.Module,
+        conv: Callable[..., nn.Module],
+        y: Float[Array, "batch inner_height inner_width inner_filters"],
+    ) -> Float[Array, "batch out_height out_width filters"]:
+        """Applies norm, ReLU, the pooling of `anti_alias`, and the last convolution.
+
+        Args:
+          norm: the norm.
+          conv: constructor of the convolution, called without positional arguments.
+          y: the output of the last convolution but one.
+        """
+        subsample = ANTI_ALIAS[self.anti_alias]
+        if subsample is None or self.stride == 1:
+            return norm_relu_conv(norm, conv, y)
+        return conv()(subsample(norm_relu(norm, y), self.stride))
 
     def last_norm(self, name: str) -> nn.Module:
         """Returns the norm before the addition."""
@@ -111,7 +139,7 @@ class PostActBlock(Block):
         last_conv = functools.partial(
             conv, self.filters, size, name=f"conv{number}", kernel_init=kernel_init
         )
-        y = norm_relu_conv(norm(name=f"norm{number - 1}"), last_conv, y)
+        y = self.last_conv(norm(name=f"norm{number - 1}"), last_conv, y)
         last_norm = self.last_norm(f"norm{number}")
         return add_and_relu(
             self.shortcut,
@@ -138,7 +166,7 @@ class BasicBlock(PostActBlock):
         drop_factor: DropFactor = None,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
-        conv1 = functools.partial(self.layers.conv, self.filters, 3, self.stride, name="conv1")
+        conv1 = functools.partial(self.layers.conv, self.filters, 3, self.conv_stride, name="conv1")
         y, x = self.fork(conv1, x)
         return self.finish(x, y, number=2, size=3, drop_factor=drop_factor)
 
@@ -170,7 +198,7 @@ class BottleneckBlock(PostActBlock, kw_only=True):
         conv, norm = self.layers
         stride = self.stride if self.stride_on == "1x1" else 1
         y, x = self.fork(functools.partial(conv, self.inner_filters, 1, stride, name="conv1"), x)
-        stride = self.stride if self.stride_on == "3x3" else 1
+        stride = self.conv_stride if self.stride_on == "3x3" else 1
         conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
         y = norm_relu_conv(norm(name="norm1"), conv2, y)
         return self.finish(x, y, number=3, size=1, drop_factor=drop_factor)

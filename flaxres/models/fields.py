@@ -29,6 +29,14 @@ FIELDS: dict[str, object] = {
     # Reduction of squeeze-and-excitation in each residual branch: 16 in Hu18 (arXiv 1709.01507).
     # 0: none.
     "se_reduction": 0,
+    # Three 3x3 convolutions in the ImageNet stem instead of one of 7x7: He19 (arXiv 1812.01187),
+    # section 4.1.
+    "deep_stem": False,
+    "stem_pool": "max",  # subsampling after the ImageNet stem: max pooling, or a conv with stride 2
+    "pool_projections": False,  # average pooling instead of stride in projections: He19, ResNet-D
+    # Subsampling after the convolutions that have stride 2 otherwise: none (they keep the stride),
+    # average (2x2 means) or blur (Zhang19, arXiv 1904.11486).
+    "anti_alias": "none",
     "zero_init": False,  # initialize each residual branch to zero
     # Learnable factor at the end of each residual branch (`flaxres.models.multipliers`): none,
     # scalar (SkipInit, ReZero) or channel (LayerScale).

@@ -34,6 +34,11 @@ class ImageNetStem:
     pool: str = "max"
     anti_alias: str = "none"
 
+    @property
+    def first_norm(self) -> str:
+        """Name of the first norm."""
+        return "stem_norm1" if self.is_deep else "norm"
+
     def apply(
         self, x: Float[Array, "batch height width channels"], filters: int, layers: Layers
     ) -> Float[Array, "batch out_height out_width filters"]:
@@ -47,7 +52,7 @@ class ImageNetStem:
         conv, norm = layers
         subsample = ANTI_ALIAS[self.anti_alias]
         if not self.is_deep:
-            y, last_norm = conv(filters, 7, 2, name="conv")(x), norm(name="norm")
+            y, last_norm = conv(filters, 7, 2, name="conv")(x), norm(name=self.first_norm)
         else:
             y = conv(filters // 2, 3, 2, name="stem_conv1")(x)
             for number, width in ((2, filters // 2), (3, filters)):
@@ -64,5 +69,5 @@ class ImageNetStem:
         if self.anti_alias == "average":
             return ANTI_ALIAS["average"](y, 2)
         stride = 2 if subsample is None else 1
-        y = nn.max_pool(y, (3, 3), (stride, stride), padding=((1, 1), (1, 1)))
+        y = nn.max_pool(y, window_shape=(3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)))
         return y if subsample is None else subsample(y, 2)

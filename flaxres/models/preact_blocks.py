@@ -81,11 +81,11 @@ class PreActBasicBlock(PreActBlock):
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
         conv, norm = self.layers
-        conv1 = functools.partial(conv, self.filters, 3, self.stride, name="conv1")
+        conv1 = functools.partial(conv, self.filters, 3, self.conv_stride, name="conv1")
         x, y = self.begin(x, conv1)
         last: dict[str, Any] = {"kernel_init": self.last_kernel_init(before_norm=False)}
         conv2 = functools.partial(conv, self.filters, 3, name="conv2", **last)
-        return self.add(x, norm_relu_conv(norm(name="norm2"), conv2, y), drop_factor)
+        return self.add(x, self.last_conv(norm(name="norm2"), conv2, y), drop_factor)
 
 
 class PreActBottleneckBlock(PreActBlock, kw_only=True):
@@ -111,9 +111,9 @@ class PreActBottleneckBlock(PreActBlock, kw_only=True):
         conv, norm = self.layers
         stride = self.stride if self.stride_on == "1x1" else 1
         x, y = self.begin(x, functools.partial(conv, self.inner_filters, 1, stride, name="conv1"))
-        stride = self.stride if self.stride_on == "3x3" else 1
+        stride = self.conv_stride if self.stride_on == "3x3" else 1
         conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
         y = norm_relu_conv(norm(name="norm2"), conv2, y)
         last: dict[str, Any] = {"kernel_init": self.last_kernel_init(before_norm=False)}
         conv3 = functools.partial(conv, self.filters, 1, name="conv3", **last)
-        return self.add(x, norm_relu_conv(norm(name="norm3"), conv3, y), drop_factor)
+        return self.add(x, self.last_conv(norm(name="norm3"), conv3, y), drop_factor)

@@ -19,6 +19,7 @@ from flaxres.models.blocks import (
     Block,
     BottleneckBlock,
 )
+from flaxres.models.imagenet_stem import ImageNetStem
 from flaxres.models.layers import (
     STEM_STRIDES,
     BaseModel,
@@ -91,10 +92,14 @@ class ResNet(BaseModel, kw_only=True):
         the inner width of a bottleneck is that of its stage in `widths`.
       stride_on: convolution of a bottleneck that has the stride: '1x1' (the first) or '3x3'.
       zero_init: if True, each residual branch is initialized to zero.
+      imagenet_stem: options of the stem 'imagenet'.
+      anti_alias: subsampling in the blocks, one of `flaxres.models.pooling.ANTI_ALIAS`.
       branch: operations at the end of each residual branch.
       remat: if True, only the input of each block is kept for the gradient and the rest is
         recomputed (`flaxres.models.remat`).
       scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
+      imagenet_stem: options of the stem 'imagenet'.
+      anti_alias: subsampling in the blocks, one of `flaxres.models.pooling.ANTI_ALIAS`.
       branch: operations at the end of each residual branch.
       stochastic_depth: rates at which residual branches are dropped in training.
 
@@ -114,9 +119,13 @@ class ResNet(BaseModel, kw_only=True):
     group_width: int = 0
     stride_on: str = "1x1"
     zero_init: bool = False
+    imagenet_stem: ImageNetStem = ImageNetStem()
+    anti_alias: str = "none"
     branch: BranchOptions = ADDITION_ONLY
     remat: bool = False
     scan: bool = False
+    imagenet_stem: ImageNetStem = ImageNetStem()
+    anti_alias: str = "none"
     branch: BranchOptions = ADDITION_ONLY
     stochastic_depth: StochasticDepth = StochasticDepth()
 
@@ -136,6 +145,9 @@ class ResNet(BaseModel, kw_only=True):
         x = jnp.asarray(images, self.dtype)
         if self.pre_activation and self.stem == "cifar":
             x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
+        elif self.stem == "imagenet":
+            layers = self.layers(train, self.imagenet_stem.first_norm)
+            x = self.imagenet_stem.apply(x, self.widths[0], layers)
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
         is_remat = self.remat and train
@@ -193,6 +205,7 @@ class ResNet(BaseModel, kw_only=True):
             "shortcut": dataclasses.replace(self.shortcut, apply_dropout=train),
             "layers": self.layers(train, name),
             "branch": self.branch,
+            "anti_alias": self.anti_alias,
             "zero_init": self.zero_init,
             "name": name,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,15 @@ from flaxres.models.family import (
     require_one_of,
     require_widths,
 )
+from flaxres.models.imagenet_stem import ImageNetStem
 from flaxres.models.layers import BaseModel
 from flaxres.models.residual_branch import BranchOptions, check_branch_scale
+from flaxres.models.resnet_variants import (
+    VARIANT_FIELDS,
+    VARIANTS,
+    check_variant,
+    variant_start,
+)
 from flaxres.models.shortcuts import SHORTCUTS, Shortcut
 from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
 from flaxres.suggestions import nearest_names
@@ -28,13 +36,14 @@ from flaxres.suggestions import nearest_names
 NAMED_SHORTCUTS = tuple(option for option in SHORTCUTS if option != "none")
 FIELDS_READ = (
     *("depth", "widths", "stem", "block", "shortcut", "shortcut_scale", "gate_bias"),
-    *("drop_path", "drop_path_scope", "se_reduction"),
+    *("drop_path", "drop_path_scope", *VARIANT_FIELDS),
     *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat", "scan"),
     *("branch_scale", "branch_scale_init"),
 )
 # Other names of models with a scalar factor at the end of each residual branch, initially 0.
 SCALED_NAMES = {"preact": "skipinit", "resnet": "rezero"}
 _BLOCK = r"(?:-(?P<block>basic|bottleneck))?"
+_RESNEXT = r"-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d"
 _SHORTCUT = rf"(?:-(?P<shortcut>{'|'.join(NAMED_SHORTCUTS)}))?"
 
 
@@ -68,8 +77,7 @@ def _check(model: ConfigDict) -> None:
     for field in ("zero_init", "remat", "scan"):
         require(type(model[field]) is bool, model, field, "true or false")
     check_drop_path(model)
-    is_reduction = type(model.se_reduction) is int and model.se_reduction >= 0
-    require(is_reduction, model, "se_reduction", "a positive quotient of channels, or 0 for none")
+    check_variant(model)
     if model.shortcut == "dropout":
         for field in ("remat", "scan"):
             require(not model[field], model, field, "false with shortcut 'dropout'")
@@ -85,14 +93,28 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
         "stages": resnet.stages_of_depth(model.depth, model.block, model.stem),
         "widths": tuple(model.widths),
         "shortcut": Shortcut(
-            model.shortcut, model.shortcut_scale, model.gate_bias, model.dropout_rate
+            model.shortcut,
+            model.shortcut_scale,
+            model.gate_bias,
+            model.dropout_rate,
+            pool_projections=model.pool_projections,
         ),
+        "imagenet_stem": ImageNetStem(model.deep_stem, model.stem_pool, model.anti_alias),
         "stochastic_depth": StochasticDepth(model.drop_path, model.drop_path_scope),
         "pre_activation": model.name == "preact",
         "branch": BranchOptions(model.se_reduction, model.branch_scale, model.branch_scale_init),
         "stride_on": "1x1" if model.stride_on == AUTO_STRIDE else model.stride_on,
     }
-    unchanged = ("stem", "block", "groups", "group_width", "zero_init", "remat", "scan")
+    unchanged = (
+        "stem",
+        "block",
+        "groups",
+        "group_width",
+        "zero_init",
+        "remat",
+        "scan",
+        "anti_alias",
+    )
     fields |= {field: model[field] for field in unchanged}
     return lambda **common: resnet.ResNet(**fields, **common)
 
@@ -132,7 +154,7 @@ def _model_name(model: ConfigDict) -> str:
     is_scaled = model.branch_scale == "scalar" and model.branch_scale_init == 0
     # SkipInit replaces the norm, ReZero is added to it.
     is_named = is_scaled and (model.name != "preact" or model.norm == "none")
-    start = SCALED_NAMES.get(model.name, model.name) if is_named else model.name
+    start = SCALED_NAMES.get(model.name, model.name) if is_named else variant_start(model)
     name = f"{start}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"
@@ -156,6 +178,12 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     # Only state dicts of post-activation models can be read.
     depends_on_weights = block == "bottleneck" and family != "preact"
     return fields | ({"stride_on": AUTO_STRIDE} if depends_on_weights else {})
+
+
+def _read_variant(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
+    family, changes = VARIANTS[groups["name"]]
+    read = _read_resnext if family == "resnext" else _read
+    return read({**groups, "name": family}, stem) | changes
 
 
 def _read_scaled(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
@@ -194,16 +222,33 @@ def _suggest_options(family: str) -> Callable[[str, str], Iterator[str]]:
     return suggest
 
 
-def _suggest_resnext(rest: str, stem: str) -> Iterator[str]:
+def _suggest_resnext(rest: str, stem: str, start: str = "resnext") -> Iterator[str]:
     numbers = re.findall(r"\d{1,5}", rest)
     groups, width = numbers[:2] if len(numbers) > 1 else ("8", "64")
-    yield f"resnext-{{depth}}-{groups}x{width}d"
+    yield f"{start}-{{depth}}-{groups}x{width}d"
     if stem == "imagenet":
-        yield "resnext-{depth}-32x4d"
+        yield f"{start}-{{depth}}-32x4d"
 
 
 def _family(*forms: NameForm) -> Family:
     return Family(FIELDS_READ, _check, _build, forms, _model_name, _min_params, first_activations)
+
+
+def _variant_forms(family: str) -> Iterator[NameForm]:
+    """Yields the forms of names of a family's variants."""
+    for start, (other, _) in VARIANTS.items():
+        if other != family:
+            continue
+        if family == "resnext":
+            pattern = f"(?P<name>{start}){_RESNEXT}{_SHORTCUT}"
+            suggest = functools.partial(_suggest_resnext, start=start)
+            examples = (f"{start}-29-8x64d", f"{start}-50-32x4d")
+        else:
+            pattern = rf"(?P<name>{start})-(?P<depth>\d+){_BLOCK}{_SHORTCUT}"
+            suggest = _suggest_options(start)
+            examples = (f"{start}-56", f"{start}-50")
+        other_starts = ("-".join(filter(None, start.partition(family))),)
+        yield NameForm(start, pattern, _read_variant, examples, suggest, other_starts)
 
 
 def _family_with_options(
@@ -216,7 +261,7 @@ def _family_with_options(
         pattern = rf"(?P<name>{name})-(?P<depth>\d+){_BLOCK}{shortcut}"
         names = (f"{name}-110", f"{name}-50")
         forms.append(NameForm(name, pattern, _read_scaled, names, _suggest_options(name)))
-    return _family(*forms)
+    return _family(*forms, *_variant_forms(family))
 
 
 FAMILIES: dict[str, Family] = {
@@ -231,10 +276,11 @@ FAMILIES: dict[str, Family] = {
     "resnext": _family(
         NameForm(
             "resnext",
-            rf"resnext-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d{_SHORTCUT}",
+            f"resnext{_RESNEXT}{_SHORTCUT}",
             _read_resnext,
             ("resnext-29-8x64d", "resnext-50-32x4d"),
             _suggest_resnext,
-        )
+        ),
+        *_variant_forms("resnext"),
     ),
 }

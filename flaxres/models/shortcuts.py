@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
 from flaxres.models.norms import norm_relu
+from flaxres.models.pooling import average_pool
 from flaxres.models.residual_branch import (
     ADDITION_ONLY,
     BranchOptions,
@@ -58,6 +59,8 @@ class Shortcut:
       gate_bias: initial bias of the gate's convolution; a negative value starts with the gate
         nearly closed.
       dropout_rate: fraction of the values that 'dropout' sets to zero.
+      pool_projections: if True, a projection that changes the size reads the means of 2x2 pixels
+        and has stride 1: ResNet-D of He et al. 2019 (arXiv 1812.01187), section 4.1.
       apply_dropout: if True, 'dropout' drops values, as in training; it then reads random numbers
         from the stream 'dropout'.
     """
@@ -67,6 +70,7 @@ class Shortcut:
     gate_bias: float = -6.0
     dropout_rate: float = 0.5
     apply_dropout: bool = False
+    pool_projections: bool = False
 
 
 def pad_shortcut(
@@ -155,6 +159,8 @@ def apply_shortcut(
     same_size = stride == 1 and x.shape[-1] == filters
     if option == "C" or (option == "B" and not same_size):
         norm = layers.norm if norm_projections else None
+        if shortcut.pool_projections and stride > 1:
+            x, stride = average_pool(x, stride), 1
         return Projection(filters, stride, layers.conv, norm, name="shortcut")(x)
     identity = x if same_size else pad_shortcut(x, filters, stride)
     if option == "scale":

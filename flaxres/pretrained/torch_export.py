@@ -60,7 +60,10 @@ def to_state_dict(
         if model.name == "vgg" and module == "hidden1" and leaf_name == "kernel":
             maps = feature_maps(model, array.shape, image_size)
         name = module_names(module)[0]
-        state_dict[f"{name}.{LEAF_NAMES[leaf_name]}"] = _to_torch(array, maps)
+        array = _to_torch(array, maps)
+        if "se" in modules and leaf_name == "kernel":
+            array = array[:, :, None, None]  # timm's dense layers there are 1x1 convolutions
+        state_dict[f"{name}.{LEAF_NAMES[leaf_name]}"] = array
         if leaf_name == "mean":
             state_dict[f"{name}.num_batches_tracked"] = np.array(step, np.int64)
             if model.name == "vgg":  # torchvision's convolutions have biases before the norm
@@ -105,6 +108,11 @@ def describe_differences(model: ConfigDict) -> list[str]:
         )
     if model.shortcut == "scale":
         notes.append(f"shortcuts of {name} are multiplied by {model.shortcut_scale}")
+    if model.drop_path and model.drop_path_scope == "batch":
+        notes.append(
+            f"the residual branch of block l of L in {name} is multiplied by "
+            f"1 - {model.drop_path} * l / L, the survival rate of stochastic depth"
+        )
     if model.name == "plain":
         notes.append(f"{name} has no shortcuts")
     is_bottleneck = model.block == "bottleneck" and model.name != "densenet"

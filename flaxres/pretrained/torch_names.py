@@ -41,6 +41,24 @@ RESNET = {
         "layer{0}.{1}.shortcut.1",
     ],
 }
+# timm's names of squeeze-and-excitation, of the deep stem, and of projections after a pooling.
+SQUEEZE_EXCITATION = {
+    r"stage(\d+)_block(\d+)/se/fc(\d)": ["layer{0}.{1}.se.fc{2}", "layer{0}.{1}.se_module.fc{2}"]
+}
+DEEP_STEM = {
+    r"stem_conv1": ["conv1.0"],
+    r"stem_norm1": ["conv1.1"],
+    r"stem_conv2": ["conv1.3"],
+    r"stem_norm2": ["conv1.4"],
+    r"stem_conv3": ["conv1.6"],
+    r"stem_norm3": ["bn1"],
+    r"stem_pool_conv": ["maxpool.0"],
+    r"stem_pool_norm": ["maxpool.1", "maxpool.2"],  # the second one after a blur
+}
+POOLED_PROJECTION = {
+    r"stage(\d+)_block(\d+)/shortcut/conv": ["layer{0}.{1}.downsample.1"],
+    r"stage(\d+)_block(\d+)/shortcut/norm": ["layer{0}.{1}.downsample.2"],
+}
 DENSENET = {
     r"conv": ["features.conv0"],
     r"norm": ["features.norm0"],
@@ -77,7 +95,9 @@ def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
             "are no state dicts of them"
         )
     if model.name in ("plain", "resnet", "resnext"):
-        return lambda module: _match(RESNET, module)
+        projections = POOLED_PROJECTION if model.pool_projections else {}
+        table = {**RESNET, **SQUEEZE_EXCITATION, **DEEP_STEM, **projections}
+        return lambda module: _match(table, module)
     if model.name == "densenet":
         return lambda module: _match(DENSENET, module)
     if model.name == "vgg":

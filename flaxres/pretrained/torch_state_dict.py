@@ -31,7 +31,7 @@ Array = Shaped[np.ndarray, " ..."]
 Weights = Mapping[str, Array]
 
 # Kernels of the first convolution. A model has one of them.
-FIRST_KERNELS = ("params/conv/kernel", "params/stage1_conv1/kernel")
+FIRST_KERNELS = (*("params/conv/kernel", "params/stem_conv1/kernel", "params/stage1_conv1/kernel"),)
 
 
 def check_options(model: ConfigDict, shortcut_padding: str | None) -> None:
