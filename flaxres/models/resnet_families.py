@@ -60,7 +60,7 @@ def _check(model: ConfigDict) -> None:
         require(model.shortcut in ("A", "B", "C"), model, "shortcut", rule)
     stages = resnet.stages_of_depth(model.depth, model.block, model.stem)
     require_widths(model, "widths", len(stages))
-    if model.shortcut not in ("B", "C", "none"):
+    if model.shortcut not in ("B", "C", "none", "concat"):
         rule = "non-decreasing, as shortcut option A can only add channels"
         require(list(model.widths) == sorted(model.widths), model, "widths", rule)
     require_one_of(model, "stride_on", (*STRIDES_ON, AUTO_STRIDE))

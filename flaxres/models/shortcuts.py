@@ -17,6 +17,15 @@ shortcut-gate: (1 - g) * x + F.
 dropout: dropout(x) + F.
 
 The paper's "1x1 conv shortcut" is C.
+
+Two options learn how shortcut and branch are combined. They are in none of the papers in this form.
+
+weighted: s * x + f * F, with learnable numbers s and f of each block, at first 1. Weights of the
+    branch only are those of Shen and Zeng 2016 (arXiv 1605.08831).
+concat: norm(W [x, F]), where W is a 1x1 convolution of the concatenated channels, which gives the
+    block its number of output channels. Here x is only subsampled. The addition is W = [I, I]; W
+    has He's initialization, so there is no identity path at first. DenseNets (Huang17, arXiv
+    1608.06993) concatenate too, but keep all channels.
 """
 
 from __future__ import annotations
@@ -32,6 +41,7 @@ from jaxtyping import Array, Float
 
 from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers
+from flaxres.models.multipliers import Multiplier
 from flaxres.models.norms import norm_relu
 from flaxres.models.pooling import average_pool
 from flaxres.models.residual_branch import (
@@ -45,8 +55,14 @@ from flaxres.models.residual_branch import (
 from flaxres.suggestions import did_you_mean
 
 GATES = ("exclusive-gate", "shortcut-gate")
-SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout")
-PADDED_SHORTCUTS = ("A", "scale", *GATES, "dropout")  # option A and those that are built on it
+SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout", "weighted", "concat")
+PADDED_SHORTCUTS = (
+    "A",
+    "scale",
+    *GATES,
+    "dropout",
+    "weighted",
+)  # A and those that are built on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +158,8 @@ def apply_shortcut(
       norm_projections: if True, a projection is followed by a norm.
 
     Returns:
-      The array to add to the residual branch, or None with option 'none'.
+      The array to add to the residual branch, or to concatenate with it, or None with option
+      'none'.
 
     Raises:
       ValueError: the option is not one of `SHORTCUTS`.
@@ -156,6 +173,8 @@ def apply_shortcut(
         )
     if option == "none":
         return None
+    if option == "concat":
+        return x[:, ::stride, ::stride]
     same_size = stride == 1 and x.shape[-1] == filters
     if option == "C" or (option == "B" and not same_size):
         norm = layers.norm if norm_projections else None
@@ -165,6 +184,8 @@ def apply_shortcut(
     identity = x if same_size else pad_shortcut(x, filters, stride)
     if option == "scale":
         return shortcut.scale * identity
+    if option == "weighted":
+        return jnp.asarray(identity * Multiplier(name="shortcut_weight")(filters), x.dtype)
     if option == "dropout":
         dropout = nn.Dropout(shortcut.dropout_rate, deterministic=not shortcut.apply_dropout)
         return dropout(identity)
@@ -225,6 +246,13 @@ def add_and_relu(
     gate = apply_gate(shortcut, x, **options)
     shortcut_output = apply_shortcut(shortcut, x, **options)
     factor = branch_factor(branch, drop_factor, y.shape[-1])
+    if shortcut.option == "concat":
+        both = jnp.concatenate([shortcut_output, scale_branch(branch, norm(y), factor)], axis=-1)
+        y = layers.conv(y.shape[-1], 1, name="merge")(both)
+        return norm_relu(layers.norm(name="merge_norm"), y)
+    if shortcut.option == "weighted":
+        weight = Multiplier(name="branch_weight")(y.shape[-1])
+        factor = weight if factor is None else weight * factor
     is_gated = gate is not None and shortcut_output is not None
     if not is_gated and is_foldable(branch, factor):
         return norm_relu(norm, y, add=shortcut_output, factor=factor)

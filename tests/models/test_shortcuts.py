@@ -10,6 +10,7 @@ from flaxres.errors import ConfigError
 from flaxres.models.layers import Layers, make_conv
 from flaxres.models.norms import NoNorm
 from flaxres.models.shortcuts import Shortcut, add_and_relu, apply_shortcut, pad_shortcut
+from tests.conftest import cifar_model
 
 
 def test_option_a_against_a_hand_built_array():
@@ -115,3 +116,37 @@ def test_dropout_scales_the_values_that_it_keeps():
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
     # The fraction of zeros in 6,400 draws of probability 0.25 has a standard deviation of 0.0054.
     assert abs((y == 0).mean() - 0.25) < 0.02
+
+
+def test_weighted_and_concatenated_shortcuts_by_hand():
+    x, y = (np.asarray(jax.random.normal(jax.random.key(i), (2, 4, 4, 3))) for i in (0, 1))
+    module = BlockEnd(Shortcut("weighted"))
+    output, variables = module.init_with_output(jax.random.key(2), x, y)
+    np.testing.assert_allclose(output, np.maximum(x + y, 0))  # both weights are 1 at first
+    assert set(variables["params"]) == {"shortcut_weight", "branch_weight"}
+    weights = {
+        "shortcut_weight": {"scale": jnp.array([0.5])},
+        "branch_weight": {"scale": jnp.array([-2.0])},
+    }
+    output = module.apply({"params": weights}, x, y)
+    np.testing.assert_allclose(output, np.maximum(0.5 * x - 2 * y, 0), rtol=1e-6)
+
+    output, variables = BlockEnd(Shortcut("concat")).init_with_output(jax.random.key(2), x, y)
+    kernel = np.asarray(variables["params"]["merge"]["kernel"])[0, 0]
+    assert kernel.shape == (6, 3)
+    expected = np.maximum(x @ kernel[:3] + y @ kernel[3:], 0)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shortcut", ["weighted", "concat"])
+def test_learned_combinations_fit_the_widths_of_all_stages(shortcut):
+    images = jnp.zeros((1, 8, 8, 3))
+    widths = (8, 16, 8) if shortcut == "concat" else (8, 8, 16)
+    model = cifar_model(8, shortcut, widths=widths)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=True))["params"]
+    block = params["stage2_block1"]
+    if shortcut == "concat":
+        assert block["merge"]["kernel"].shape == (1, 1, 24, 16)
+        assert "merge_norm" in block
+    else:
+        assert block["shortcut_weight"]["scale"].shape == (1,)
