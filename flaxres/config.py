@@ -98,6 +98,9 @@ def default_config() -> ConfigDict:
     # Factor between the learning rates of successive layers, from the classification head (1) to
     # the stem (Bao et al. 2022, arXiv 2106.08254, table 9; `flaxres.training.layer_decay`).
     config.layer_decay = 1.0
+    # Factor on the learning rate of scalar biases and multipliers (`flaxres.models.multipliers`);
+    # 0.1 in the code of Fixup's authors (Zhang et al. 2019, arXiv 1901.09321).
+    config.scalar_learning_rate_scale = 1.0
     # Loss: 'cross-entropy', or 'binary-cross-entropy' of each class, averaged over the classes
     # (Wightman 2021, arXiv 2110.00476, section 3.1).
     config.loss = "cross-entropy"

@@ -96,6 +96,7 @@ def _check_ranges(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     for field in (
         *("learning_rate", "decay_factor", "warmup.learning_rate"),
         *("model.norm_epsilon", "model.init_gain", "transfer.backbone_learning_rate_scale"),
+        "scalar_learning_rate_scale",
     ):
         fields.require(flat[field] > 0, field, "above 0")
     for field in ("model.norm_momentum", "label_smoothing"):

@@ -208,7 +208,7 @@ def _check(model: ConfigDict) -> None:
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
-    fields = {
+    fields: dict[str, Any] = {
         "stages": stages_of_depth(model.depth, model.block, model.stem),
         "widths": tuple(model.widths),
         "shortcut": Shortcut(model.shortcut),

@@ -104,7 +104,8 @@ def update_params(
     """Returns the parameters after one step: w - learning_rate * v.
 
     The backbone uses `transfer.backbone_learning_rate_scale` times the learning rate. Frozen layers
-    keep their parameters.
+    keep their parameters. Parameters of shape (1,), the scalars of `flaxres.models.multipliers`,
+    use `scalar_learning_rate_scale` times the learning rate of their layer.
 
     Args:
       config: config of the run.
@@ -120,8 +121,13 @@ def update_params(
         layer_learning_rate = learning_rate if layer == HEAD else backbone_learning_rate
         if factors.get(layer, 1) != 1:
             layer_learning_rate = layer_learning_rate * factors[layer]
+        scalar_learning_rate = layer_learning_rate
+        if config.scalar_learning_rate_scale != 1:
+            scalar_learning_rate = layer_learning_rate * config.scalar_learning_rate_scale
         return jax.tree.map(
-            lambda w, v: w - layer_learning_rate * v, params[layer], velocity[layer]
+            lambda w, v: w - (scalar_learning_rate if w.shape == (1,) else layer_learning_rate) * v,
+            params[layer],
+            velocity[layer],
         )
 
     return keep_frozen(config, params, {layer: update_layer(layer) for layer in params})

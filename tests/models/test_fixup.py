@@ -52,7 +52,9 @@ def test_initial_values_by_hand(block, depth, count):
 def test_stages_are_identities_at_the_start():
     model, images = fixup(20), images_of(8)
     variables = init(model, images)
-    _, state = model.apply(variables, images, train=False, capture_intermediates=True)
+    state = quick_jit(lambda v, x: model.apply(v, x, train=False, capture_intermediates=True)[1])(
+        variables, images
+    )
     outputs = {
         name: values["__call__"][0]
         for name, values in state["intermediates"].items()

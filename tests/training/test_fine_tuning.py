@@ -16,7 +16,7 @@ from flaxres.models import create_model
 from flaxres.models.layers import is_frozen
 from flaxres.pretrained.load import write_variables
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.fine_tuning import frozen_leaves
+from flaxres.training.fine_tuning import frozen_leaves, update_params
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import quick_jit, small_config
@@ -256,3 +256,14 @@ def test_fine_tuning_on_other_classes(python, tmp_path):
             assert leaf.shape[-1] == 2
         else:
             np.testing.assert_array_equal(leaf, eight[name], err_msg=name)
+
+
+def test_learning_rate_of_scalars():
+    config = small_config()
+    config.scalar_learning_rate_scale = 0.1
+    params = {
+        "block": {"bias1a": {"bias": jnp.ones(1)}, "conv1": {"kernel": jnp.ones((1, 1, 1, 1))}}
+    }
+    updated = update_params(config, params, params, jnp.float32(0.5))["block"]
+    np.testing.assert_allclose(updated["bias1a"]["bias"], [0.95], rtol=1e-6)
+    np.testing.assert_allclose(updated["conv1"]["kernel"].item(), 0.5, rtol=1e-6)
