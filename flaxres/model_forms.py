@@ -41,6 +41,9 @@ MODEL_FORMS = (
     ModelForm("preact-D", "6n+2, <164", "18,34", "preact-110", 1_727_962),
     ModelForm("preact-D", "9n+2, >=164", BOTTLENECK, "preact-164", 1_703_258),
     ModelForm("resnext-D-CxWd", "9n+2", BOTTLENECK, "resnext-29-8x64d", 34_426_698),
+    ModelForm("seresnet-D", "6n+2", IMAGENET, "seresnet-20", 272_095),
+    ModelForm("resnetd-D", "", IMAGENET, "resnetd-50", 25_576_264),
+    ModelForm("resnetrs-D", "", IMAGENET, "resnetrs-50", 35_691_912),
     ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
     ModelForm("densenet-bc-D-K", "6n+4", "", "densenet-bc-100-12", 769_162),
     ModelForm("densenet-D", "", "121,169,201,264", "densenet-121", 7_978_856),
@@ -56,6 +59,7 @@ COMMON_NAMES = (
     *(f"plain-{depth}" for depth in (18, 34)),
     *(f"resnet-{depth}-{shortcut}" for depth in (20, 56, 110) for shortcut in SHORTCUTS[1:]),
     *("preact-50", "preact-1001", "resnext-29-16x64d", "resnext-50-32x4d", "densenet-100-24"),
+    *("seresnet-50", "seresnet-110", "seresnext-50-32x4d", "sepreact-110", "resnetaa-50"),
     *("densenet-169", "densenet-201", "vgg-11", "vgg-16", "vgg-19"),
 )
 

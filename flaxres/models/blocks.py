@@ -120,7 +120,7 @@ class PostActBlock(Block):
     def finish(
         self,
         x: Float[Array | np.ndarray, "batch height width channels"],
-        y: Float[Array, "batch out_height out_width inner_filters"],
+        y: Float[Array, "batch inner_height inner_width inner_filters"],
         number: int,
         size: int,
         drop_factor: DropFactor,

@@ -73,8 +73,6 @@ def test_logits_of_one_block_in_each_stage(name):
             np.testing.assert_array_equal(exported[key], value)
 
 
-# Parameters with 1,000 classes, counted from timm's modules; multiply-adds at 224 x 224 from its
-# documentation (results of ImageNet, in 10^9).
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
@@ -100,6 +98,7 @@ def test_parameters_and_multiply_adds(name, timm_name):
                 module.register_forward_hook(count)
         theirs(torch.zeros(1, 3, 224, 224))
     config = set_model(default_config(), name, "imagenet")
+    config.model.stride_on = "3x3"
     layers = summarize(create_model(config.model, 1000), (224, 224, 3))
     assert sum(layer.params for layer in layers) == sum(p.numel() for p in theirs.parameters())
     assert sum(layer.macs for layer in layers) == sum(macs)

@@ -23,6 +23,7 @@ from flaxres.models.registry import EXAMPLES
 
 IMAGENET_EXAMPLES = (
     *("plain-18", "resnet-50", "preact-50", "resnext-50-32x4d", "densenet-121", "vgg-13"),
+    "resnetd-50",
 )
 Site = tuple[str, int]  # file and line of a check
 

@@ -14,11 +14,13 @@ CIFAR = (
     *("resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"),
     *("resnet-56-B", "resnet-56-C"),
     *("preact-110", "preact-164", "resnext-29-8x64d", "densenet-40-12", "densenet-bc-100-12"),
+    *("seresnet-20", "seresnet-110"),
     *("vgg-13", "vgg-13-skip", "lenet-5", "stargan-6"),
 )
 IMAGENET = (
     *("plain-18", "plain-34", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152"),
     *("preact-50", "resnext-50-32x4d", "densenet-121", "vgg-13"),
+    *("seresnet-50", "seresnext-50-32x4d", "resnetd-50", "resnetrs-50"),
 )
 INTRODUCTION = """
 A model has a name, which a config file takes after a colon (`--config=digits:resnet-56`) and
