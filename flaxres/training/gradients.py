@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
@@ -102,7 +101,8 @@ def ascend(params: PyTree, gradients: PyTree, radius: float) -> PyTree:
       gradients: gradients of the loss, without weight decay, in the structure of `params`.
       radius: rho of the paper, the L2 norm of the perturbation.
     """
-    norm = optax.global_norm(gradients)
+    # Not `optax.global_norm`, which optax is renaming.
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)))
     scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0)
     return jax.tree.map(lambda w, g: w + scale * g, params, gradients)
 
