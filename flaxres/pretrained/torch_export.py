@@ -108,6 +108,9 @@ def describe_differences(model: ConfigDict) -> list[str]:
         )
     if model.shortcut == "scale":
         notes.append(f"shortcuts of {name} are multiplied by {model.shortcut_scale}")
+    if model.anti_alias != "none":
+        timm_name = {"average": "resnetaa", "blur": "resnetblur"}[model.anti_alias]
+        notes.append(f"{name} subsamples like timm's {timm_name} models, not by strides")
     if model.drop_path and model.drop_path_scope == "batch":
         notes.append(
             f"the residual branch of block l of L in {name} is multiplied by "
