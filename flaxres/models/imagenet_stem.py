@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from flaxres.models.layers import Layers
 from flaxres.models.norms import norm_relu, norm_relu_conv
-from flaxres.models.pooling import ANTI_ALIAS
+from flaxres.models.pooling import ANTI_ALIAS, average_pool
 
 STEM_POOLS = ("max", "conv")
 
@@ -67,7 +67,7 @@ class ImageNetStem:
             return norm_relu(norm(name="stem_pool_norm"), y)
         y = norm_relu(last_norm, y)
         if self.anti_alias == "average":
-            return ANTI_ALIAS["average"](y, 2)
+            return average_pool(y, 2)
         stride = 2 if subsample is None else 1
         y = nn.max_pool(y, window_shape=(3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)))
         return y if subsample is None else subsample(y, 2)

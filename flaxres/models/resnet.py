@@ -92,9 +92,6 @@ class ResNet(BaseModel, kw_only=True):
         the inner width of a bottleneck is that of its stage in `widths`.
       stride_on: convolution of a bottleneck that has the stride: '1x1' (the first) or '3x3'.
       zero_init: if True, each residual branch is initialized to zero.
-      imagenet_stem: options of the stem 'imagenet'.
-      anti_alias: subsampling in the blocks, one of `flaxres.models.pooling.ANTI_ALIAS`.
-      branch: operations at the end of each residual branch.
       remat: if True, only the input of each block is kept for the gradient and the rest is
         recomputed (`flaxres.models.remat`).
       scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
@@ -119,9 +116,6 @@ class ResNet(BaseModel, kw_only=True):
     group_width: int = 0
     stride_on: str = "1x1"
     zero_init: bool = False
-    imagenet_stem: ImageNetStem = ImageNetStem()
-    anti_alias: str = "none"
-    branch: BranchOptions = ADDITION_ONLY
     remat: bool = False
     scan: bool = False
     imagenet_stem: ImageNetStem = ImageNetStem()

@@ -236,17 +236,19 @@ def _family(*forms: NameForm) -> Family:
 
 def _variant_forms(family: str) -> Iterator[NameForm]:
     """Yields the forms of names of a family's variants."""
-    for start, (other, _) in VARIANTS.items():
+    for start, (other, changes) in VARIANTS.items():
         if other != family:
             continue
+        suggest: Callable[[str, str], Iterator[str]] = _suggest_options(start)
+        examples = (f"{start}-50",)
         if family == "resnext":
             pattern = f"(?P<name>{start}){_RESNEXT}{_SHORTCUT}"
             suggest = functools.partial(_suggest_resnext, start=start)
             examples = (f"{start}-29-8x64d", f"{start}-50-32x4d")
         else:
             pattern = rf"(?P<name>{start})-(?P<depth>\d+){_BLOCK}{_SHORTCUT}"
-            suggest = _suggest_options(start)
-            examples = (f"{start}-56", f"{start}-50")
+            if "deep_stem" not in changes:
+                examples = (f"{start}-56", *examples)
         other_starts = ("-".join(filter(None, start.partition(family))),)
         yield NameForm(start, pattern, _read_variant, examples, suggest, other_starts)
 
