@@ -63,11 +63,11 @@ def default_config() -> ConfigDict:
     config.linear_warmup_steps = 0
     # Learning rate at num_steps, to which every schedule except 'piecewise-constant' falls.
     config.final_learning_rate = 0.0
-    config.polynomial_power = 2.0  # 'polynomial': exponent (2 in You et al. 2017, 1708.03888)
-    # 'wsd': last steps, in which the learning rate falls; 0 for other schedules. Hagele et al. 2024
-    # (arXiv 2405.18392), section 4, find a tenth to a fifth of num_steps as good as a cosine.
+    config.polynomial_power = 2.0  # 'polynomial': exponent (You et al. 2017: 2)
+    # 'wsd': last steps, in which the learning rate falls; 0 for other schedules. Hägele et al. 2024
+    # (arXiv 2405.18392) use 10 to 20 % of num_steps.
     config.cooldown_steps = 0
-    # 'wsd': shape of the decay, '1-sqrt' (Hagele et al., section 4) or 'linear'.
+    # 'wsd': shape of the decay, '1-sqrt' (Hägele et al. 2024) or 'linear'.
     config.cooldown_shape = "1-sqrt"
     config.one_cycle = ConfigDict()
     # 'one-cycle': fraction of num_steps after which learning_rate is reached (PyTorch: 0.3).
@@ -87,7 +87,7 @@ def default_config() -> ConfigDict:
     config.adam.beta2 = 0.999  # AdamW and LAMB: decay of the mean of their squares
     config.adam.epsilon = 1e-8  # AdamW and LAMB: added to the root of it; LAMB's paper has 1e-6
     config.trust_ratio = ConfigDict()
-    # LARS: factor on the ratio of the norms of weights and gradient (You et al. 2017, equation 6).
+    # LARS: factor on the ratio of the norms of weights and gradient (eta in You et al. 2017).
     config.trust_ratio.coefficient = 0.001
     # LARS and LAMB: parameters whose update is scaled by that ratio: 'all', or 'kernels' (no norms
     # and biases).
@@ -96,7 +96,7 @@ def default_config() -> ConfigDict:
     # al. 2013, arXiv 1211.5063, section 3.2). 0: off.
     config.clip_norm = 0.0
     # Factor between the learning rates of successive layers, from the classification head (1) to
-    # the stem (Bao et al. 2022, arXiv 2106.08254, table 9; `flaxres.training.layer_decay`).
+    # the stem (Bao et al. 2022, arXiv 2106.08254; `flaxres.training.layer_decay`). 1: off.
     config.layer_decay = 1.0
     # Factor on the learning rate of scalar biases and multipliers (`flaxres.models.multipliers`);
     # 0.1 in the code of Fixup's authors (Zhang et al. 2019, arXiv 1901.09321).

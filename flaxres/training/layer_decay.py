@@ -1,7 +1,7 @@
 """Layer-wise learning-rate decay: smaller learning rates for layers farther from the head.
 
-Clark et al. 2020 (arXiv 2003.10555), section 3.1 and table 7, for fine-tuning; BEiT (Bao et al.
-2022, arXiv 2106.08254) uses it for images. `config.layer_decay` is the factor from one group of
+Clark et al. 2020 (arXiv 2003.10555), appendix B, for the fine-tuning of text models; BEiT (Bao et
+al. 2022, arXiv 2106.08254) for images. `config.layer_decay` is the factor from one group of
 layers to the next.
 """
 

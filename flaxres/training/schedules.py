@@ -25,11 +25,11 @@ def scheduled_learning_rate(config: ConfigDict, step: Int32[Array, ""]) -> Float
     - 'polynomial': F + (learning_rate - F) * (1 - t / T)^polynomial_power.
     - 'one-cycle': half a cosine from `one_cycle.initial_factor` * learning_rate up to learning_rate
       at step `one_cycle.rise_fraction` * num_steps, then half a cosine down to F: Smith and Topin
-      2018 (arXiv 1708.07120) with cosines in the place of their straight lines, as in fastai and
+      2018 (arXiv 1708.07120) with cosines instead of their straight lines, as in fastai and
       PyTorch. The momentum is constant.
     - 'wsd': learning_rate until the last n = `cooldown_steps` steps, then F + (learning_rate - F) *
       (1 - u) or ... * (1 - sqrt(u)) for the fraction u of the cooldown: Hu et al. 2024 (arXiv
-      2404.06395), Hagele et al. 2024 (arXiv 2405.18392).
+      2404.06395), Hägele et al. 2024 (arXiv 2405.18392).
 
     Args:
       config: config of the run.
