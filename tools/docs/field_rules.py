@@ -24,6 +24,7 @@ from flaxres.models.registry import EXAMPLES
 IMAGENET_EXAMPLES = (
     *("plain-18", "resnet-50", "preact-50", "resnext-50-32x4d", "densenet-121", "vgg-13"),
     "resnetd-50",
+    "repvgg-a0",
 )
 Site = tuple[str, int]  # file and line of a check
 
@@ -85,6 +86,8 @@ def example_configs() -> Iterator[ConfigDict]:
     for model in IMAGENET_EXAMPLES:
         yield changed(model, "imagenet")
     yield changed("resnet-20-dropout")
+    yield changed("plain-20", **{"model.init": "delta-orthogonal"})
+    yield changed("plain-20", **{"model.activation": "tanh", "model.norm": "none"})
     yield changed(num_replicas=2)
     yield changed(accumulation_steps=2)
     yield changed(schedule="wsd", cooldown_steps=1_000)
