@@ -60,9 +60,10 @@ FIELDS: dict[str, object] = {
     # Correlation that unrelated images have after all layers with activation 'tailored-relu'; 0.9
     # in Zhang et al. 2022 (arXiv 2203.08120).
     "tailored_eta": 0.9,
-    # Initial factors of the identity and of the normalized weights in Dirac networks (Zagoruyko and
-    # Komodakis 2017, arXiv 1706.00388, section 2).
+    # Initial factor of the identity in Dirac networks (Zagoruyko and Komodakis 2017, arXiv
+    # 1706.00388, section 2).
     "identity_scale": 1.0,
+    # Initial factor of the normalized weights in Dirac networks, from the same section.
     "kernel_scale": 0.1,
     # Layers of RepVGG as one convolution with a bias each, as after merging their branches.
     "merged": False,
