@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from flaxres.config import check_config
-from flaxres.configs import cifar10_densenet, imagenet, imagenet_modern
+from flaxres.configs import cifar10_densenet, cifar10_modern, imagenet, imagenet_modern
+from flaxres.errors import ConfigError
 from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
@@ -29,7 +30,7 @@ def test_every_config_is_valid_and_documents_its_command(name):
 
 def test_boundaries_at_one_half_and_three_quarters():
     # The paper gives no schedule for ImageNet, and a cosine schedule has no boundaries.
-    for name in set(NAMES) - {"imagenet", "imagenet_modern"}:
+    for name in set(NAMES) - {"imagenet", "imagenet_modern", "cifar10_modern"}:
         config = importlib.import_module(f"configs.{name}").get_config()
         boundaries = (config.num_steps // 2, config.num_steps * 3 // 4)
         assert config.boundaries == boundaries
@@ -57,6 +58,26 @@ def test_imagenet_modern():
     assert not plain.zero_init  # without shortcuts, its output would be zero
     densenet = imagenet_modern.get_config("densenet-121").model
     assert (densenet.stride_on, densenet.zero_init) == ("1x1", False)
+
+
+def test_procedures_of_resnet_strikes_back():
+    """Wightman 2021 (arXiv 2110.00476), table 2."""
+    for procedure, epochs, learning_rate in (("a2", 300, 5e-3), ("a3", 100, 8e-3)):
+        config = imagenet_modern.get_config(f"resnet-50:{procedure}")
+        check_config(config)
+        assert config.num_steps * config.batch_size == pytest.approx(epochs * 1_281_167, rel=1e-3)
+        assert (config.optimizer, config.learning_rate) == ("lamb", learning_rate)
+        assert config.name == f"imagenet_{procedure}"
+        assert config.num_steps == config.linear_warmup_steps * epochs // 5
+    with pytest.raises(ConfigError, match="procedure after the model must be a2 or a3, got 'a1'"):
+        imagenet_modern.get_config("resnet-50:a1")
+
+
+def test_wide_resnet_with_cutout():
+    """Zagoruyko and Komodakis 2016 (arXiv 1605.07146), section 3; DeVries 2017, section 4.1."""
+    config = cifar10_modern.get_config("resnet-20")
+    assert config.num_steps * config.batch_size == 200 * 50_000
+    assert (config.nesterov, config.weight_decay, config.augment.cutout) == (True, 5e-4, 16)
 
 
 def test_densenet_of_the_paper():

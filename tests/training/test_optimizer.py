@@ -15,6 +15,7 @@ from flaxres.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
+from tests.pretrained.torchvision_import import import_torchvision
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,34 @@ def test_adamw_matches_pytorch():
         direction, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
         params = jax.tree.map(lambda p, d: p - 0.1 * d, params, direction)
     np.testing.assert_allclose(params["kernel"], torch_param.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_with_clipping_matches_timm():
+    """Parameters without weight decay have no ratio of norms; the gradient is clipped to 1."""
+    torch = pytest.importorskip("torch")
+    import_torchvision()
+    lamb = pytest.importorskip("timm.optim.lamb").Lamb
+    config = default_config()
+    config.optimizer, config.weight_decay, config.weight_decay_on = "lamb", 0.1, "kernels"
+    config.clip_norm, config.adam.epsilon = 1.0, 1e-6
+    optimizer, rng = make_optimizer(config), np.random.default_rng(0)
+    params = {name: np.float32(rng.normal(size=5)) for name in ("bias", "kernel")}
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(w.copy())) for name, w in params.items()}
+    groups = [
+        {"params": [theirs["bias"]], "weight_decay": 0.0},
+        {"params": [theirs["kernel"]], "weight_decay": 0.1},
+    ]
+    reference, state = lamb(groups, lr=0.1), optimizer.init(params)
+    for scale in (0.1, 1.0, 1.0):
+        gradients = {name: np.float32(scale * rng.normal(size=5)) for name in params}
+        for name, gradient in gradients.items():
+            theirs[name].grad = torch.from_numpy(gradient)
+        reference.step()
+        direction, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(lambda w, d: w - 0.1 * d, params, direction)
+        for name, w in params.items():
+            expected = theirs[name].detach().numpy()
+            np.testing.assert_allclose(w, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb"])
