@@ -36,6 +36,10 @@ PATTERNS = (
     # Further devices and dispatches.
     r"training/test_input_pipeline\.py::test_a_streamed_run_on_two_devices_.*\[pmap",
     r"training/test_loop\.py::test_the_next_dispatch_is_launched_.*\[1-1",
+    # Augmentation recipes with further numbers of devices and replicas.
+    r"training/test_augmented_batch\.py::test_(two_devices_equal_one\[pmap|replicas_equal)",
+    r"data/test_mixing\.py::test_mixing_does_not_depend_.*\[3",
+    r"data/test_policies\.py::test_draws_do_not_depend_.*\[(trivial|autoaugment)",
     # Other instruction sets than AVX2 and that of this machine; further shapes.
     r"cpu/test_instruction_sets\.py::test_values_and_gradients\[(x86-64|avx512)-",
     r"cpu/test_bfloat16\.py::test_convolution_and_its_gradients\[\((33|12|8, 8, 64)",

@@ -190,7 +190,7 @@ def color(image: Image, value: Scalar) -> Image:
 
 def contrast(image: Image, value: Scalar) -> Image:
     """Blends with the mean luma of the image; see `blend` for the value."""
-    return blend(image, jnp.mean(grayscale(image)), value)
+    return blend(image, jnp.mean(grayscale(image), keepdims=True), value)
 
 
 def sharpness(image: Image, value: Scalar) -> Image:
