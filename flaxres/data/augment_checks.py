@@ -19,6 +19,17 @@ PROBABILITIES = (
     *("augment.cutmix_probability", "augment.mixing_probability"),
 )
 
+# Fields that only some recipes read: default, and the words for these recipes.
+READERS = {
+    "augment.policy_operations": (2, "augment.policy is randaugment"),
+    "augment.policy_magnitude": (9.0, "augment.policy is randaugment"),
+    "augment.policy_magnitude_std": (0.0, "augment.policy is randaugment"),
+    "augment.policy_probability": (1.0, "augment.policy is randaugment"),
+    "augment.policy_fill": (0, "augment.policy is set"),
+    "augment.cutmix_probability": (0.5, "augment.mixup and augment.cutmix are above 0"),
+    "augment.mixing_probability": (1.0, "augment.mixup or augment.cutmix is above 0"),
+}
+
 
 def check_augment_fields(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     """Checks policies, erasing, mixup and CutMix.
@@ -49,6 +60,21 @@ def check_augment_fields(flat: Mapping[str, Any], fields: FieldChecker) -> None:
         fields.require(flat[field] >= 0, field, "0 or more")
         has_partners = flat[field] == 0 or flat["batch_size"] > 1
         fields.require(has_partners, field, "0 if batch_size is 1; an image has no partner")
+    _check_readers(flat, fields)
+
+
+def _check_readers(flat: Mapping[str, Any], fields: FieldChecker) -> None:
+    """Checks that fields which the recipes do not read have their defaults."""
+    is_on = {field: flat[f"augment.{field}"] > 0 for field in ("mixup", "cutmix")}
+    holds = {
+        "augment.policy is randaugment": flat["augment.policy"] == "randaugment",
+        "augment.policy is set": flat["augment.policy"] != "none",
+        "augment.mixup and augment.cutmix are above 0": all(is_on.values()),
+        "augment.mixup or augment.cutmix is above 0": any(is_on.values()),
+    }
+    for field, (default, condition) in READERS.items():
+        is_allowed = holds[condition] or flat[field] == default
+        fields.require(is_allowed, field, f"{default} (its default) unless {condition}")
 
 
 def check_policy_channels(options: ConfigDict, channels: int) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from flaxres.config import check_config, default_config
-from flaxres.data.augment_checks import check_policy_channels
+from flaxres.config import check_config, default_config, flatten
+from flaxres.data.augment_checks import READERS, check_policy_channels
 from flaxres.errors import ConfigError
 
 
@@ -23,6 +23,13 @@ from flaxres.errors import ConfigError
         ({"cutout": -1}, "augment.cutout must be 0 or more pixels, got -1"),
         ({"mixup": -0.1}, "augment.mixup must be 0 or more, got -0.1"),
         ({"cutmix_probability": 2.0}, "augment.cutmix_probability must be a probability"),
+        (
+            {"policy": "trivial-augment", "policy_magnitude": 5.0},
+            "unless augment.policy is randaug",
+        ),
+        ({"policy_fill": 128}, r"augment.policy_fill must be 0 \(its default\) unless"),
+        ({"mixup": 1.0, "cutmix_probability": 0.3}, "unless augment.mixup and augment.cutmix are"),
+        ({"mixing_probability": 0.3}, "unless augment.mixup or augment.cutmix is above 0, got 0.3"),
         ({"mixing_probability": 2.0}, "augment.mixing_probability must be a probability"),
     ],
 )
@@ -31,6 +38,11 @@ def test_invalid_values(changes, message):
     config.augment.update(changes)
     with pytest.raises(ConfigError, match=message):
         check_config(config)
+
+
+def test_defaults_of_fields_that_a_recipe_does_not_read():
+    fields = flatten(default_config())
+    assert all(fields[field] == default for field, (default, _) in READERS.items())
 
 
 def test_a_single_image_has_no_partner():
