@@ -15,6 +15,7 @@ SMALL = [
     ("preact-11-bottleneck", "cifar", 8, {"widths": (4, 8, 8)}),
     ("resnext-11-2x4d", "cifar", 8, {"widths": (4, 8, 8)}),
     ("resnet-18", "imagenet", 32, {"widths": (4, 4, 8, 8), "zero_init": True}),
+    ("resnetrs-18", "imagenet", 32, {"widths": (4, 4, 8, 8), "drop_path": 0.5}),
     ("densenet-bc-16-4", "cifar", 8, {}),
     ("vgg-11", "imagenet", 32, {"widths": (4, 4, 8, 8, 8), "hidden": (16,)}),
     ("lenet-5", "cifar", 8, {}),
@@ -23,6 +24,12 @@ SMALL = [
 SMALL_UNDER_BOTH = [
     ("resnet-8-dropout", "cifar", 8, {"widths": (4, 8, 8)}),
     ("stargan-1", "cifar", 8, {"widths": (4, 8, 8), "norm": "instance-running"}),
+    (
+        "sepreact-8",
+        "cifar",
+        8,
+        {"widths": (4, 8, 8), "drop_path": 0.5, "drop_path_scope": "image"},
+    ),
 ]
 PAPERS = [
     *((model, "cifar", 8, {}) for model in ("plain-110", "resnet-110", "resnet-20-C")),
@@ -38,6 +45,7 @@ PAPERS = [
     ),
     *((model, "imagenet", 32, {}) for model in ("resnet-50", "resnet-101", "resnet-152")),
     *((model, "imagenet", 32, {}) for model in ("resnext-50-32x4d", "densenet-121", "vgg-13")),
+    *((model, "imagenet", 32, {}) for model in ("seresnet-50", "resnetd-50", "resnetrs-50")),
 ]
 
 

@@ -49,6 +49,14 @@ def test_accumulated_gradients_are_those_of_the_large_batch(config):
     assert_close(gradients_of(config), expected)
 
 
+@pytest.mark.parametrize("scope", ["batch", "image"])
+def test_micro_batches_drop_the_blocks_of_the_large_batch(config, scope):
+    config.model.update({"norm": "layer", "drop_path": 0.5, "drop_path_scope": scope})
+    expected = gradients_of(config)
+    config.accumulation_steps = 4
+    assert_close(gradients_of(config), expected)
+
+
 def test_statistics_are_those_of_micro_batches_and_pooled(config):
     """The first norm reads the same images in either case, so its statistics are those of all."""
     _, whole_sums, whole = gradients_of(config)
