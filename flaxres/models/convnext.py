@@ -8,7 +8,8 @@ convolution with stride 2 precede each stage except the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ from flaxres.models.residual_branch import (
     check_branch_scale,
     scale_branch,
 )
+from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
 
 EXPANSION = 4  # filters of a block's first 1x1 convolution for each of its channels (section 2.4)
 KERNEL_SIZE = 7  # of the depthwise convolutions (section 2.5)
@@ -104,6 +106,7 @@ class ConvNext(BaseModel, kw_only=True):
       stem: 'imagenet' for a 4x4 convolution with stride 4 (section 2.3), or 'cifar' for a 3x3
         convolution with stride 1; a norm follows.
       branch: operations at the end of each residual branch.
+      stochastic_depth: rates at which residual branches are dropped in training.
 
     Raises (when called):
       ConfigError: the images are smaller than the product of all strides.
@@ -113,6 +116,7 @@ class ConvNext(BaseModel, kw_only=True):
     widths: tuple[int, ...]
     stem: str = "imagenet"
     branch: BranchOptions = BranchOptions(scale="channel", scale_init=1e-6)
+    stochastic_depth: StochasticDepth = StochasticDepth()
 
     @nn.compact
     def __call__(
@@ -127,6 +131,9 @@ class ConvNext(BaseModel, kw_only=True):
         stem_stride = PATCH[self.stem]
         check_size(images, stem_stride * STAGE_STRIDE ** (len(self.stages) - 1))
         x = jnp.asarray(images, self.dtype)
+        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), len(x), train)
+        factors: Iterator[DropFactor]
+        factors = itertools.repeat(None) if drop_factors is None else iter(drop_factors)
         for stage, (count, width) in enumerate(zip(self.stages, self.widths, strict=True), 1):
             if stage == 1:
                 x = self._downsample(x, width, stem_stride, "conv", train)
@@ -137,7 +144,8 @@ class ConvNext(BaseModel, kw_only=True):
                 x = self._downsample(x, width, STAGE_STRIDE, f"stage{stage}_conv", train)
             for number in range(1, count + 1):
                 name = f"stage{stage}_block{number}"
-                x = ConvNextBlock(self._layers(train, name), self.branch, name=name)(x)
+                block = ConvNextBlock(self._layers(train, name), self.branch, name=name)
+                x = block(x, next(factors))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2), keepdims=True)
         x = self._layers(train, "last_norm").norm(name="last_norm")(x).astype(jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=initializer, name=HEAD)(x[:, 0, 0])
@@ -165,6 +173,7 @@ def _check(model: ConfigDict) -> None:
     require_widths(model, "widths", len(stages_of_depth(model.depth, model.stem)))
     require_one_of(model, "norm", NORMS)
     check_branch_scale(model)
+    check_drop_path(model)
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -173,6 +182,7 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
         "widths": tuple(model.widths),
         "stem": model.stem,
         "branch": BranchOptions(scale=model.branch_scale, scale_init=model.branch_scale_init),
+        "stochastic_depth": StochasticDepth(model.drop_path, model.drop_path_scope),
     }
     return lambda **common: ConvNext(**fields, **common)
 
@@ -220,7 +230,15 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    ("depth", "widths", "stem", "branch_scale", "branch_scale_init"),
+    (
+        "depth",
+        "widths",
+        "stem",
+        "branch_scale",
+        "branch_scale_init",
+        "drop_path",
+        "drop_path_scope",
+    ),
     _check,
     _build,
     (

@@ -145,7 +145,7 @@ class ResNet(BaseModel, kw_only=True):
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
         is_remat = self.remat and train
-        drop_factors = self._drop_factors(len(x), train)
+        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), len(x), train)
         first = 0  # index of the stage's first block
         for stage, count in enumerate(self.stages, start=1):
             names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
@@ -169,20 +169,6 @@ class ResNet(BaseModel, kw_only=True):
         if self.pre_activation:
             x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
-
-    def _drop_factors(self, batch_size: int, train: bool) -> Float32[Array, "blocks ..."] | None:
-        """Returns the factors of all residual branches by stochastic depth; None if there are none.
-
-        Args:
-          batch_size: number of images on this device.
-          train: the argument of the model's call.
-        """
-        num_blocks = sum(self.stages)
-        if not train or not self.stochastic_depth.rate or self.is_initializing():
-            return self.stochastic_depth.evaluation_factors(num_blocks)
-        is_shared = self.stochastic_depth.scope == "batch"
-        key = self.shared_key() if is_shared else self.image_keys(batch_size)
-        return self.stochastic_depth.draw_factors(key, num_blocks).T
 
     def _block(self, name: str, stage: int, is_first: bool, train: bool) -> Block:
         """Creates a block.

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float32, Key
 from ml_collections import ConfigDict
 
 from flaxres.models.family import require, require_one_of
+from flaxres.models.layers import BaseModel
 
 DROP_PATH_SCOPES = ("batch", "image")
 
@@ -55,6 +56,26 @@ class StochasticDepth:
             return None
         return jnp.asarray(self.survival_rates(num_blocks))
 
+    def factors(
+        self, model: BaseModel, num_blocks: int, batch_size: int, train: bool
+    ) -> Float32[Array, "blocks ..."] | None:
+        """Returns the factors of all residual branches; None if all are 1.
+
+        Args:
+          model: the model, whose compact method makes this call.
+          num_blocks: number of its residual blocks.
+          batch_size: number of images of this call.
+          train: if True, the factors are drawn; if False, they are those of the evaluation.
+
+        Returns:
+          (blocks,) or, for factors of each image, (blocks, batch).
+        """
+        if not train or not self.rate or model.is_initializing():
+            return self.evaluation_factors(num_blocks)
+        is_shared = self.scope == "batch"
+        key = model.shared_key() if is_shared else model.image_keys(batch_size)
+        return self.draw_factors(key, num_blocks).T
+
     def draw_factors(
         self, key: Key[Array, "*images"], num_blocks: int
     ) -> Float32[Array, "*images blocks"]:
@@ -79,5 +100,5 @@ def check_drop_path(model: ConfigDict) -> None:
     """
     require_one_of(model, "drop_path_scope", DROP_PATH_SCOPES)
     require(0 <= model.drop_path < 1, model, "drop_path", "at least 0 and below 1")
-    if model.shortcut == "none":
+    if model.name == "plain":
         require(model.drop_path == 0, model, "drop_path", "0 for a model without shortcuts")

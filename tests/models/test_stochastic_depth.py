@@ -156,6 +156,13 @@ def test_refused_fields(fields, message):
         check_config(model_config(**fields))
 
 
-def test_fields_reach_the_model():
-    model = create_model(model_config(drop_path=0.2, drop_path_scope="image").model, 10)
+@pytest.mark.parametrize("name", ["resnet-20", "convnext-13"])
+def test_fields_reach_the_model(name):
+    config = set_model(default_config(), name, "cifar")
+    config.model.update({"drop_path": 0.2, "drop_path_scope": "image"})
+    check_config(config)
+    model = create_model(config.model, 10)
     assert model.stochastic_depth == StochasticDepth(0.2, "image")
+    variables = random_variables(model, batch(2))
+    one, other = (logits(model, variables, batch(2), jax.random.key(i)) for i in (0, 3))
+    assert not np.array_equal(one, other)
