@@ -240,7 +240,7 @@ def _variant_forms(family: str) -> Iterator[NameForm]:
         if other != family:
             continue
         suggest: Callable[[str, str], Iterator[str]] = _suggest_options(start)
-        examples = (f"{start}-50",)
+        examples: tuple[str, ...] = (f"{start}-50",)
         if family == "resnext":
             pattern = f"(?P<name>{start}){_RESNEXT}{_SHORTCUT}"
             suggest = functools.partial(_suggest_resnext, start=start)

@@ -163,6 +163,6 @@ def test_fields_reach_the_model(name):
     check_config(config)
     model = create_model(config.model, 10)
     assert model.stochastic_depth == StochasticDepth(0.2, "image")
-    variables = random_variables(model, batch(2))
+    variables = jax.tree.map(jnp.asarray, random_variables(model, batch(2)))
     one, other = (logits(model, variables, batch(2), jax.random.key(i)) for i in (0, 3))
     assert not np.array_equal(one, other)
