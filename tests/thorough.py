@@ -37,6 +37,8 @@ PATTERNS = (
     r"training/test_compiled_steps\.py::test_no_array_.*\[(preact|resnext|lenet)",
     r"experiments/analyses/test_identity_init\.py::test_outputs_equal_.*, (32|44)\)-plain",
     # Further devices and dispatches.
+    r"training/test_gradients\.py::test_sam_and_averages_on_devices_equal_those_on_one_device",
+    r"training/test_weight_average\.py::test_the_average_begins_with_pretrained_weights\[True",
     r"training/test_input_pipeline\.py::test_a_streamed_run_on_two_devices_.*\[pmap",
     r"training/test_loop\.py::test_the_next_dispatch_is_launched_.*\[1-1",
     # Augmentation recipes with further numbers of devices and replicas.
