@@ -10,6 +10,7 @@ PATTERNS = (
     r"models/test_repvgg\.py::test_logits_are_those_of_timm",
     r"models/test_activations\.py::test_images_stay_different_through_55_layers",
     # Very deep models.
+    r"training/test_deep_plain_networks\.py",
     r"models/test_scan\.py::test_gradients_through_1202_layers",
     r"models/test_layer_counts\.py::test_totals_of_the_paper\[resnet-1202",
     r"models/test_registry\.py::test_counts_on_cifar\[preact-1001",
@@ -25,6 +26,7 @@ PATTERNS = (
     r"models/test_resnet\.py::test_every_norm_trains\[(none|instance)",
     r"models/test_sizes\.py::.*\[(densenet|preact|resnet-50|resnext)",
     r"training/test_every_model\.py::test_small_models_train\[(vgg|resnetrs|resnext|preact|lenet)",
+    r"training/test_every_model\.py::test_small_models_train\[(dirac|repvgg)",
     r"training/test_every_model\.py::test_small_models_train_alike_.*\[(stargan|sepreact)",
     r"training/test_gradients\.py::test_micro_batches_drop_.*\[batch",
     r"pretrained/test_timm\.py::test_logits_.*\[(seresnet-10|resnetaa)",

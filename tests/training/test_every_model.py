@@ -19,6 +19,9 @@ SMALL = [
     ("densenet-bc-16-4", "cifar", 8, {}),
     ("vgg-11", "imagenet", 32, {"widths": (4, 4, 8, 8, 8), "hidden": (16,)}),
     ("lenet-5", "cifar", 8, {}),
+    ("dirac-8", "cifar", 8, {"widths": (4, 8, 8), "norm": "none"}),
+    ("repvgg-8", "cifar", 8, {"widths": (4, 8, 8)}),
+    ("plain-8", "cifar", 8, {"init": "dirac", "norm": "none", "activation": "tailored-relu"}),
 ]
 # No model knows how its step is mapped; random numbers and running statistics could depend on it.
 SMALL_UNDER_BOTH = [
@@ -45,6 +48,8 @@ PAPERS = [
     ),
     *((model, "imagenet", 32, {}) for model in ("resnet-50", "resnet-101", "resnet-152")),
     *((model, "imagenet", 32, {}) for model in ("resnext-50-32x4d", "densenet-121", "vgg-13")),
+    *((model, "cifar", 8, {}) for model in ("dirac-56", "repvgg-56")),
+    *((model, "imagenet", 32, {}) for model in ("dirac-34", "repvgg-a0")),
     *((model, "imagenet", 32, {}) for model in ("seresnet-50", "resnetd-50", "resnetrs-50")),
 ]
 
