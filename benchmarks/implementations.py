@@ -36,7 +36,7 @@ DTYPE_NAMES = ("float32", "bfloat16")
 MODELS = flags.DEFINE_list(
     "models",
     ["resnet-20", "resnet-56", "plain-56"],
-    "Model names: plain networks, and residual networks with option A, such as plain-20.",
+    "Model names, such as plain-20, resnet-20, resnet-18 or wrn-16-4.",
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 IMAGE_SIZE = flags.DEFINE_integer(
@@ -219,7 +219,6 @@ def start_all(model: str, task: Task) -> tuple[list[Implementation], dict[str, s
                     batch_size=BATCH_SIZE.value,
                     image=[IMAGE_SIZE.value, IMAGE_SIZE.value, CHANNELS.value],
                     images=_num_images(task, BATCH_SIZE.value),
-                    widths=[16, 32, 64],
                     dtype=dtype,
                     augment=AUGMENT.value,
                 )

@@ -32,7 +32,7 @@ from flaxres import cli
 MODELS = flags.DEFINE_list(
     "models",
     ["resnet-110"],
-    "Model names: plain networks, and residual networks with option A, such as plain-20.",
+    "Model names, such as plain-20, resnet-20, resnet-18 or wrn-16-4.",
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 REMAT = flags.DEFINE_list("remat", ["false", "true"], "Values of model.remat to measure.")
@@ -83,7 +83,6 @@ def worker_commands(model: str) -> dict[str, list[str]]:
             batch_size=BATCH_SIZE.value,
             image=IMAGE,
             images=IMAGES,
-            widths=(16, 32, 64),
             augment=True,
         )
     return commands

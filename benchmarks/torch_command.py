@@ -6,8 +6,17 @@ import json
 import subprocess
 from typing import Any
 
+from flaxres.config import default_config, set_model
 from flaxres.errors import ConfigError
 
+# Shortcut options of the PyTorch models, by family and number of stages.
+SHORTCUTS = {
+    ("plain", 3): "none",
+    ("plain", 4): "none",
+    ("resnet", 3): "A",
+    ("resnet", 4): "B",
+    ("wrn", 3): "B",
+}
 HAS_TORCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
 
 
@@ -37,16 +46,18 @@ def torch_command(python: str, model: str, **options: Any) -> list[str]:
     Args:
       python: Python interpreter that has PyTorch.
       model: name of the model.
-      **options: further options of the worker.
+      **options: further options of the worker; `widths` are by default those of the model.
 
     Raises:
       ConfigError: the PyTorch implementation does not have this model.
     """
-    family, _, rest = model.partition("-")
-    depth, _, option = rest.partition("-")
-    if family not in ("plain", "resnet") or not depth.isdigit() or option not in ("", "A"):
+    fields = set_model(default_config(), model).model
+    shortcut = SHORTCUTS.get((fields.name, len(fields.widths)))
+    if shortcut != fields.shortcut or fields.block != "basic":
         raise ConfigError(
-            f"the PyTorch models are plain-DEPTH and resnet-DEPTH, got {model}; use --against=none"
+            "the PyTorch models are plain-DEPTH, resnet-DEPTH and wrn-DEPTH-FACTOR, got "
+            f"{model}; use --against=none"
         )
-    options |= {"depth": int(depth), "plain": family == "plain"}
+    options = {"widths": fields.widths} | options
+    options |= {"depth": fields.depth, "family": fields.name}
     return [python, "-m", "benchmarks.torch_worker", json.dumps(options)]

@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks.torch_peer import PeerModel, random_crop_flip
+from benchmarks.torch_peer import PeerResNet, random_crop_flip
 from flaxres import cli
 from flaxres.config import check_config, flatten, model_name
 from flaxres.data import Dataset, Split, load_dataset
@@ -99,7 +99,7 @@ class Run:
         self.config, self._device, self.step = config, device, 0
         torch.manual_seed(config.seed)
         channels = dataset.image_shape[2]
-        self.model = PeerModel(
+        self.model = PeerResNet(
             options.depth, options.name == "plain", channels, tuple(options.widths)
         )
         for module in self.model.modules():

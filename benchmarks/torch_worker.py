@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.process import best_seconds, peak_memory, serve, timed_steps
 from benchmarks.torch_evaluation import Evaluation
-from benchmarks.torch_peer import Mode, PeerModel
+from benchmarks.torch_peer import Mode, make_peer
 from benchmarks.torch_training import Training, is_bfloat16
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     shape, widths = options["image"], tuple(options["widths"])
-    model = PeerModel(options["depth"], options["plain"], shape[2], widths).to(device)
+    model = make_peer(options["family"], options["depth"], shape[2], widths).to(device)
     images = torch.randint(0, 256, (options["images"], *shape), dtype=torch.uint8, device=device)
     mode, batch_size = Mode.parse(options["mode"], options["dtype"]), options["batch_size"]
     start = time.perf_counter()

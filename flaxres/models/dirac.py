@@ -37,7 +37,7 @@ from flaxres.models.family import (
 )
 from flaxres.models.initializers import dirac_kernel
 from flaxres.models.layers import BaseModel, Layers, he_normal
-from flaxres.models.resnet import ResNet, stages_of_depth
+from flaxres.models.resnet import ResNet, default_widths, stages_of_depth
 from flaxres.models.shortcuts import Shortcut
 
 IDENTITY_SCALE, KERNEL_SCALE = "identity_scale", "kernel_scale"  # parameters a and b
@@ -192,8 +192,8 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
-    widths = (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512)
-    return {"name": "dirac", "depth": int(groups["depth"]), "widths": widths}
+    depth = int(groups["depth"])
+    return {"name": "dirac", "depth": depth, "widths": default_widths(depth, "basic", stem)}
 
 
 def _min_params(model: ConfigDict, image_size: int) -> int:

@@ -14,6 +14,9 @@ FIELDS: dict[str, object] = {
     "gate_bias": -6.0,  # initial bias of the gated shortcuts; the best one in He16, table 1
     # Dropout rate of shortcut 'dropout' (He16, section 3.1) and of VGG's hidden layers.
     "dropout_rate": 0.5,
+    # Dropout rate between the two convolutions of a block in Wide ResNets; 0: no dropout. Zagoruyko
+    # and Komodakis 2016 (arXiv 1605.07146), section 3: 0.3 on CIFAR.
+    "block_dropout": 0.0,
     # Convolution of a bottleneck that has the stride: 1x1 (He15), 3x3, or auto, which depends on
     # pretrained weights and is 1x1 without (`flaxres.pretrained.stride_on`).
     "stride_on": "1x1",

@@ -37,7 +37,7 @@ from flaxres.models.layers import HEAD, STEM_STRIDES, BaseModel, Layers, check_s
 from flaxres.models.multipliers import Multiplier, ScalarBias
 from flaxres.models.norms import NoNorm
 from flaxres.models.remat import remat
-from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, stages_of_depth
+from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, default_widths, stages_of_depth
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut, apply_shortcut
 
@@ -242,7 +242,7 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
         "depth": depth,
         "block": block,
         "shortcut": groups["shortcut"] or _default_shortcut(stem),
-        "widths": (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512),
+        "widths": default_widths(depth, block, stem),
         "stride_on": "3x3" if block == "bottleneck" else "1x1",  # as in the authors' models
         "norm": "none",
     }

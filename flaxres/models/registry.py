@@ -16,6 +16,7 @@ from flaxres.models import (
     resnet_families,
     stargan,
     vgg,
+    wide_resnet,
 )
 from flaxres.models.family import Family, NameForm, require, require_one_of
 from flaxres.models.fields import FIELDS
@@ -35,12 +36,13 @@ STEMS = ("cifar", "imagenet")
 MAX_DEPTH = 100_000  # layers; a deeper model could not be traced in days
 # Names in error messages and documentation.
 EXAMPLES = (
-    "plain-20, resnet-56, resnet-56-B, preact-164, resnext-29-8x64d, densenet-40-12, "
+    "plain-20, resnet-56, resnet-56-B, preact-164, wrn-16-4, resnext-29-8x64d, densenet-40-12, "
     "densenet-bc-100-12, vgg-13, vgg-13-skip, lenet-5, stargan-6, "
     "skipinit-110, rezero-110, fixup-110, convnext-31, dirac-56, repvgg-56"
 )
 FAMILIES: dict[str, Family] = {
     **resnet_families.FAMILIES,
+    "wrn": wide_resnet.FAMILY,
     "plain": plain.FAMILY,
     "dirac": dirac.FAMILY,
     "repvgg": repvgg.FAMILY,

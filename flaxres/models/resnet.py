@@ -46,12 +46,31 @@ IMAGENET_STAGES = {
 LAYERS_PER_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
+def has_four_stages(depth: int, block: str, stem: str) -> bool:
+    """Returns True if a model has the four stages of an ImageNet model.
+
+    With the CIFAR stem, these are the models of 18 and 34 layers, which are no multiple of three
+    stages. They are widely used on CIFAR, although no paper introduced them.
+
+    Args:
+      depth: number of weighted layers.
+      block: 'basic' or 'bottleneck'.
+      stem: 'cifar' or 'imagenet'.
+    """
+    return stem == "imagenet" or (block == "basic" and depth in IMAGENET_STAGES[block])
+
+
+def default_widths(depth: int, block: str, stem: str) -> tuple[int, ...]:
+    """Returns the number of filters in each stage: He15, section 4.2 and table 1."""
+    return (64, 128, 256, 512) if has_four_stages(depth, block, stem) else (16, 32, 64)
+
+
 def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     """Returns the number of blocks in each stage.
 
     With the CIFAR stem, each of three stages has n blocks. The depth is then 6n+2 with basic blocks
-    (He15, section 4.2) and 9n+2 with bottlenecks (He16). With the ImageNet stem, stages are those
-    of He15, table 1.
+    (He15, section 4.2) and 9n+2 with bottlenecks (He16). With the ImageNet stem, and with basic
+    blocks and 18 or 34 layers, stages are those of He15, table 1.
 
     Args:
       depth: number of weighted layers.
@@ -70,6 +89,8 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
                 f"and the ImageNet stem, got {depth} with {block} blocks"
             )
         return stages[depth]
+    if has_four_stages(depth, block, stem):
+        return IMAGENET_STAGES[block][depth]
     period = 3 * LAYERS_PER_BLOCK[block]
     n, rest = divmod(depth - 2, period)
     if n < 1 or rest:
@@ -99,6 +120,8 @@ class ResNet(BaseModel, kw_only=True):
       anti_alias: subsampling in the blocks, one of `flaxres.models.pooling.ANTI_ALIAS`.
       branch: operations at the end of each residual branch.
       stochastic_depth: rates at which residual branches are dropped in training.
+      stem_width: number of filters before the first stage of a pre-activation model with the CIFAR
+        stem; 0 for that of the first stage.
 
     Raises (when called):
       ValueError: the shortcut or the norm is unknown.
@@ -122,6 +145,7 @@ class ResNet(BaseModel, kw_only=True):
     anti_alias: str = "none"
     branch: BranchOptions = ADDITION_ONLY
     stochastic_depth: StochasticDepth = StochasticDepth()
+    stem_width: int = 0
 
     @nn.compact
     def __call__(
@@ -137,8 +161,8 @@ class ResNet(BaseModel, kw_only=True):
         check_size(images, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = self.layers(train, "norm")
         x = jnp.asarray(images, self.dtype)
-        if self.pre_activation and self.stem == "cifar":
-            x = layers.conv(self.widths[0], 3, name="conv")(x)  # the first block begins with a norm
+        if self.pre_activation and self.stem == "cifar":  # the first block begins with a norm
+            x = layers.conv(self.stem_width or self.widths[0], 3, name="conv")(x)
         elif self.stem == "imagenet":
             layers = self.layers(train, self.imagenet_stem.first_norm)
             x = self.imagenet_stem.apply(x, self.widths[0], layers)
@@ -192,9 +216,7 @@ class ResNet(BaseModel, kw_only=True):
         if self.pre_activation:
             options["activate_both"] = is_first
         if self.block == "basic":
-            return (PreActBasicBlock if self.pre_activation else BasicBlock)(
-                filters=width, **options
-            )
+            return self._basic_block(filters=width, **options)
         grouped_filters = self.groups * self.group_width * 2 ** (stage - 1)
         return (PreActBottleneckBlock if self.pre_activation else BottleneckBlock)(
             filters=EXPANSION * width,
@@ -203,3 +225,7 @@ class ResNet(BaseModel, kw_only=True):
             stride_on=self.stride_on,
             **options,
         )
+
+    def _basic_block(self, **options: Any) -> Block:
+        """Creates a block of two 3x3 convolutions."""
+        return (PreActBasicBlock if self.pre_activation else BasicBlock)(**options)

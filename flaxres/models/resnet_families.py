@@ -143,11 +143,12 @@ def _default_block(family: str, depth: int, stem: str) -> str:
     return "bottleneck" if family == "preact" and depth >= 164 else "basic"
 
 
-def _default_shortcut(family: str, block: str, stem: str) -> str:
+def _default_shortcut(family: str, depth: int, block: str, stem: str) -> str:
     """Returns the shortcut option that the papers use with this block."""
     if family == "plain":
         return "none"
-    return "A" if block == "basic" and stem == "cifar" else "B"
+    is_small = block == "basic" and not resnet.has_four_stages(depth, block, stem)
+    return "A" if is_small else "B"
 
 
 def _model_name(model: ConfigDict) -> str:
@@ -160,7 +161,7 @@ def _model_name(model: ConfigDict) -> str:
         name += f"-{model.groups}x{model.group_width}d"
     elif model.block != _default_block(model.name, model.depth, model.stem):
         name += f"-{model.block}"
-    if model.shortcut != _default_shortcut(model.name, model.block, model.stem):
+    if model.shortcut != _default_shortcut(model.name, model.depth, model.block, model.stem):
         name += f"-{model.shortcut}"
     return name
 
@@ -172,8 +173,8 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
         "name": family,
         "depth": depth,
         "block": block,
-        "shortcut": groups.get("shortcut") or _default_shortcut(family, block, stem),
-        "widths": (16, 32, 64) if stem == "cifar" else (64, 128, 256, 512),
+        "shortcut": groups.get("shortcut") or _default_shortcut(family, depth, block, stem),
+        "widths": resnet.default_widths(depth, block, stem),
     }
     # Only state dicts of post-activation models can be read.
     depends_on_weights = block == "bottleneck" and family != "preact"

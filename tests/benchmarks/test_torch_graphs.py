@@ -58,7 +58,7 @@ def recorded_graphs(monkeypatch):
 
 def make_model_and_weights():
     torch.manual_seed(0)
-    model = torch_peer.PeerModel(8, False, 3, (4, 8, 16))
+    model = torch_peer.PeerResNet(8, False, 3, (4, 8, 16))
     weights = {}
     for name, value in model.state_dict().items():
         path = name.removeprefix("blocks.").split(".")

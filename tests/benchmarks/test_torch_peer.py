@@ -12,12 +12,15 @@ torch = pytest.importorskip("torch", reason="pip install torch")
 torch_peer = pytest.importorskip("benchmarks.torch_peer")
 
 
-@pytest.mark.parametrize("name", ["resnet-20", "plain-20"])
-def test_logits_from_the_same_weights(name):
-    peer = torch_peer.PeerModel(20, name == "plain-20", 3, (16, 32, 64))
-    assert sum(p.numel() for p in peer.parameters()) == 269_722
-    model = create_model(set_model(default_config(), name).model, 10)
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("name", "params"), [("resnet-20", 269_722), ("plain-20", 269_722), ("resnet-18", 11_173_962)]
+)
+def test_logits_from_the_same_weights(name, params):
+    fields = set_model(default_config(), name).model
+    peer = torch_peer.make_peer(fields.name, fields.depth, 3, fields.widths)
+    assert sum(p.numel() for p in peer.parameters()) == params
+    model = create_model(fields, 10)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     variables = model.init(jax.random.key(0), images, train=True)
     peer.load(jax.device_get(traverse_util.flatten_dict(variables, sep="/")))
     logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])

@@ -20,6 +20,7 @@ from tests.models import torch_models  # noqa: E402
 CLASSES = 10
 MODELS = [  # name, stem, batch size, a depth with every kind of block
     ("resnet-20", "cifar", 8, 14),
+    ("resnet-18", "cifar", 4, 12),
     ("resnet-18", "imagenet", 4, 12),
     ("resnet-50", "imagenet", 4, 17),
     ("resnext-50-32x4d", "imagenet", 4, 17),

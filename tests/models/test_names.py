@@ -10,7 +10,7 @@ NAMES = {
         *("plain-20", "resnet-56", "resnet-50", "resnet-56-B", "resnet-164-bottleneck"),
         *("resnet-164", "resnet-110-exclusive-gate", "preact-110", "preact-164-basic"),
         *("preact-164", "resnext-29-8x64d", "densenet-40-12", "densenet-bc-100-12"),
-        *("vgg-13", "vgg-13-skip", "lenet-5", "stargan-6"),
+        *("vgg-13", "vgg-13-skip", "lenet-5", "stargan-6", "wrn-28-10", "resnet-18", "preact-18-A"),
     ],
     "imagenet": [
         *("plain-34", "resnet-18", "resnet-34-C", "resnet-50", "preact-50", "resnext-50-32x4d"),
@@ -38,6 +38,8 @@ def test_a_second_name_replaces_all_fields_of_the_first():
     [
         # He15 (arXiv 1512.03385), table 1 and section 4.2; He16 (arXiv 1603.05027), tables 2 and 4.
         ("resnet-50", "cifar", ("basic", "A", (16, 32, 64), "1x1")),
+        ("resnet-18", "cifar", ("basic", "B", (64, 128, 256, 512), "1x1")),
+        ("wrn-16-4", "cifar", ("basic", "B", (64, 128, 256), "1x1")),
         ("resnet-50", "imagenet", ("bottleneck", "B", (64, 128, 256, 512), "auto")),
         ("plain-34", "imagenet", ("basic", "none", (64, 128, 256, 512), "1x1")),
         ("preact-164", "cifar", ("bottleneck", "B", (16, 32, 64), "1x1")),

@@ -10,7 +10,9 @@ from flaxres.models.registry import FAMILIES, STEMS
 NEAREST = {
     "cifar": {
         "resnet-21": ["resnet-20", "resnet-26"],
-        "resnet-18": ["resnet-14", "resnet-20"],
+        "resnet-17": ["resnet-14", "resnet-18"],
+        "wide-resnet-28-10": ["wrn-28-10"],
+        "wrn-27-10": ["wrn-22-10", "wrn-28-10"],
         "resnet-1": ["resnet-8"],
         "ResNet_56": ["resnet-56"],
         "resent-56-b": ["resnet-56-B"],
@@ -18,7 +20,7 @@ NEAREST = {
         "rsenet-21": ["resnet-20", "resnet-26"],
         "resnet-50-bottleneck": ["resnet-50"],
         "preact-163": ["preact-158", "preact-164"],
-        "preactresnet18": ["preact-14", "preact-20"],
+        "preactresnet18": ["preact-18"],
         "resnext29": ["resnext-29-8x64d"],
         "resnext-29-16x64": ["resnext-29-16x64d"],
         "densenet-41-24": ["densenet-40-24", "densenet-43-24"],
@@ -58,7 +60,11 @@ def test_nearest_models(stem):
 @pytest.mark.parametrize(
     ("name", "stem", "hint"),
     [
-        ("resnet-18", "cifar", "; resnet-18 needs an ImageNet config, such as configs/imagenet.py"),
+        (
+            "resnet-101",
+            "cifar",
+            "; resnet-101 needs an ImageNet config, such as configs/imagenet.py",
+        ),
         ("resnet-200", "imagenet", "; resnet-200 needs a config for small images, such as configs"),
         ("preact-200", "imagenet", "; preact-200 needs a config for small images"),
         ("resnet-21", "cifar", "; did you mean 'resnet-20' or 'resnet-26'?"),

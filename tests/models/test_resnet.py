@@ -56,7 +56,7 @@ def test_depth_counts_the_weighted_layers(depth):
     assert stages_of_depth(depth, "basic", "cifar") == ((depth - 2) // 6,) * 3
 
 
-@pytest.mark.parametrize("depth", [-4, 2, 7, 18, 21, 49, 51, 57, 1000])
+@pytest.mark.parametrize("depth", [-4, 2, 7, 19, 21, 49, 51, 57, 1000])
 def test_depths_without_a_model(depth):
     with pytest.raises(ValueError, match=rf"depth must be 6n\+2 .*, got {depth}"):
         shapes(cifar_model(depth, "A", 10))

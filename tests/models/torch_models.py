@@ -184,3 +184,59 @@ def build(model, num_classes, pixels, padding="end"):
     if model.name == "vgg":
         return Vgg(model, num_classes, pixels)
     return ResNet(model, num_classes, padding)
+
+
+class WideBlock(nn.Module):
+    """Block of the authors' Wide ResNets (arXiv 1605.07146), without dropout."""
+
+    def __init__(self, n_in, n_out, stride):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(n_in), conv(n_in, n_out, 3, stride)
+        self.norm2, self.conv2 = nn.BatchNorm2d(n_out), conv(n_out, n_out, 3)
+        self.shortcut = conv(n_in, n_out, 1, stride) if n_in != n_out else None
+
+    def forward(self, x):
+        y = F.relu(self.norm1(x))
+        x = x if self.shortcut is None else self.shortcut(y)
+        return x + self.conv2(F.relu(self.norm2(self.conv1(y))))
+
+
+class WideResNet(nn.Sequential):
+    """Wide ResNet of the authors (arXiv 1605.07146), without dropout."""
+
+    def __init__(self, depth, factor, num_classes):
+        n_in, blocks = 16, []
+        for stage, width in enumerate((16, 32, 64)):
+            for i in range((depth - 4) // 6):
+                blocks.append(WideBlock(n_in, factor * width, 2 if stage and not i else 1))
+                n_in = factor * width
+        head = (nn.BatchNorm2d(n_in), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(conv(3, 16, 3), *blocks, *head, nn.Linear(n_in, num_classes))
+
+    def load(self, variables):
+        """Loads the variables of a `flaxres.models.wide_resnet.WideResNet`."""
+        params, stats = variables["params"], variables["batch_stats"]
+        blocks = [module for module in self if isinstance(module, WideBlock)]
+        names = sorted(name for name in params if name.startswith("stage"))
+        tensors = {"0.weight": params["conv"]["kernel"]}
+        for number, (name, block) in enumerate(zip(names, blocks, strict=True), start=1):
+            for layer, _ in block.named_children():
+                values = params[name][layer]
+                values = values.get("conv", values)
+                tensors |= self._named(f"{number}.{layer}", values, stats[name].get(layer, {}))
+        last = len(blocks) + 1
+        tensors |= self._named(f"{last}", params["last_norm"], stats["last_norm"])
+        tensors |= self._named(f"{last + 4}", params["dense"], {})
+        orders = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+        state = self.state_dict()
+        for name, value in tensors.items():
+            assert name in state
+            state[name] = torch.tensor(value).permute(orders[value.ndim])
+        self.load_state_dict(state)
+        return self
+
+    @staticmethod
+    def _named(prefix, params, stats):
+        names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+        names |= {"mean": "running_mean", "var": "running_var"}
+        return {f"{prefix}.{names[name]}": value for name, value in {**params, **stats}.items()}
