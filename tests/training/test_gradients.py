@@ -42,7 +42,9 @@ def assert_close(one, other, rtol=1e-4, atol=1e-6):
 def test_accumulated_gradients_are_those_of_the_large_batch(config):
     """With the ascent of SAM, whose gradients are accumulated too."""
     config.model.norm, config.sam_radius = "layer", 0.5
-    config.augment.pad, config.augment.flip = 1, True  # drawn for the whole batch
+    # All of them are drawn for the whole batch.
+    config.augment.pad, config.augment.mixup, config.augment.cutmix = 1, 0.8, 1.0
+    config.model.drop_path, config.model.drop_path_scope = 0.4, "image"
     expected = gradients_of(config)
     config.accumulation_steps = 4
     assert_close(gradients_of(config), expected)
