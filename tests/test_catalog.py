@@ -49,7 +49,10 @@ def test_depths_of_the_models(stem):
             assert exists(model, stem) == (depth in depths), model
 
 
-DEEP = ("resnet-164-bottleneck", "preact-110", "preact-164", "densenet-bc-100-12", "densenet-121")
+DEEP = (
+    *("resnet-164-bottleneck", "preact-110", "preact-164", "densenet-bc-100-12", "densenet-121"),
+    *("resnetd-50", "resnetrs-50"),
+)
 
 
 @pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
