@@ -33,7 +33,7 @@ PATTERNS = (
     r"pretrained/test_timm\.py::test_parameters_.*\[(seresnet-18|seresnext|resnetaa)",
     r"training/test_fine_tuning\.py::test_a_frozen_backbone_.*\[(vgg|densenet|resnet-14-B|preact)",
     r"training/test_fine_tuning\.py::test_only_frozen_layers_keep_their_weights\[frozen[12]",
-    r"training/test_optimizer_runs\.py::test_a_run_resumes_bit_for_bit\[(lars|adamw)",
+    r"training/test_optimizer_runs\.py::test_a_run_resumes_bit_for_bit\[(every|lars)",
     r"training/test_optimizer_runs\.py::test_(a_run_on_two_devices|replicas)",
     r"training/test_compiled_steps\.py::test_no_array_.*\[(resnet-8-C|plain|densenet|stargan|vgg)",
     r"training/test_compiled_steps\.py::test_no_array_.*\[(preact|resnext|lenet)",

@@ -1,4 +1,4 @@
-"""Runs with optimizers, clipping, layer-wise learning rates and schedules switched on."""
+"""Runs with optimizers, clipping, layer-wise learning rates, schedules and all other recipes on."""
 
 import jax
 import numpy as np
@@ -15,6 +15,12 @@ from tests.training.test_train import final_digest, metrics, send_signal_at
 LAMB = {
     **{"optimizer": "lamb", "weight_decay": 0.05, "weight_decay_on": "kernels"},
     **{"learning_rate": 0.02, "clip_norm": 1.0, "layer_decay": 0.8, "schedule": "one-cycle"},
+}
+EVERY_RECIPE = LAMB | {
+    **{"accumulation_steps": 2, "sam_radius": 0.05, "ema_decay": 0.9},
+    **{"loss": "binary-cross-entropy", "augment.policy": "trivial-augment", "augment.cutout": 2},
+    **{"augment.erasing_probability": 0.5, "augment.mixup": 0.2, "augment.cutmix": 1.0},
+    **{"model.drop_path": 0.2, "model.se_reduction": 4},
 }
 LARS = {
     **{"optimizer": "lars", "trust_ratio.coefficient": 0.02, "nesterov": True, "clip_norm": 0.5},
@@ -44,7 +50,7 @@ def train(config, num_steps=2):
     return jax.device_get((state, train_metrics))
 
 
-@pytest.mark.parametrize("fields", [LAMB, LARS, ADAMW], ids=["lamb", "lars", "adamw"])
+@pytest.mark.parametrize("fields", [EVERY_RECIPE, LARS, ADAMW], ids=["every", "lars", "adamw"])
 def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, fields):
     config = recipe_config(fields)
     record = train_and_evaluate(config, tmp_path / "straight")
