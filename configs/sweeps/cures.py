@@ -3,9 +3,8 @@
 flaxres sweep --sweep=configs/sweeps/cures.py --workdir=runs/cures
 flaxres sweep --sweep=configs/sweeps/cures.py:configs/cifar10_short.py --workdir=runs/cures_short
 
-Append `--config.dataset.name=cifar10_jpeg` for that data set. Models without a norm have lower
-learning rates: the best of 0.003, 0.01, 0.03 and 0.1 on the digits with seed 0 (for SkipInit, the
-best of 0.03 and 0.1).
+Append `--config.dataset.name=cifar10_jpeg` for that data set. Models without a norm, except Fixup,
+have lower learning rates, which were chosen on the digits with seed 0.
 """
 
 from typing import Any

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flaxres.models.dirac import DiracConv, DiracNet, effective_kernel, fold
+from flaxres.models.layer_counts import summarize
 from flaxres.models.plain import PlainNet
 from flaxres.models.shortcuts import Shortcut
 from tests.conftest import init, quick_jit
@@ -79,3 +80,11 @@ def test_folded_variables_are_those_of_a_plain_network(norm):
         for model, values in ((plain, folded), (dirac, variables))
     ]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
+
+
+def test_summary_counts_all_parameters_and_the_multiply_adds_of_the_plain_network():
+    layers, plain_layers = (summarize(model(**FIELDS), (8, 8, 3)) for model in (DiracNet, PlainNet))
+    for ours, plain in zip(layers, plain_layers, strict=True):
+        is_dirac = "/conv" in ours.name
+        assert ours.params - plain.params == 2 * ours.output_shape[-1] * is_dirac
+        assert (ours.name, ours.macs) == (plain.name, plain.macs)
