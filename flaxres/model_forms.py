@@ -14,9 +14,10 @@ class ModelForm:
 
     Attributes:
       name: name with parts in capitals: D (depth), S (one of `SHORTCUTS`), C and W (number and
-        width of the groups), K (growth rate).
+        width of the groups), K (growth rate, or widening factor of a Wide ResNet).
       small: depths in configs for small images (configs/digits.py, configs/cifar10.py), such as
-        '6n+2', '11,13' or '' if there are none. '6n+2, <164' and '9n+2, >=164' are limited.
+        '6n+2', '18,34,6n+2', '11,13' or '' if there are none. '6n+2, <164' and '9n+2, >=164' are
+        limited.
       imagenet: depths in ImageNet configs (configs/imagenet.py).
       example: name of a model.
       params: number of parameters of the example, for 32x32 images and 10 classes, or for 224x224
@@ -34,14 +35,15 @@ SHORTCUTS = ("A", "B", "C", "scale", "exclusive-gate", "shortcut-gate", "dropout
 IMAGENET = "18,34,50,101,152"
 BOTTLENECK = "50,101,152"
 MODEL_FORMS = (
-    ModelForm("plain-D", "6n+2", IMAGENET, "plain-20", 269_722),
-    ModelForm("resnet-D", "6n+2", IMAGENET, "resnet-56", 853_018),
-    ModelForm("resnet-D-S", "6n+2", IMAGENET, "resnet-56-B", 855_770),
+    ModelForm("plain-D", "18,34,6n+2", IMAGENET, "plain-20", 269_722),
+    ModelForm("resnet-D", "18,34,6n+2", IMAGENET, "resnet-56", 853_018),
+    ModelForm("resnet-D-S", "18,34,6n+2", IMAGENET, "resnet-56-B", 855_770),
     ModelForm("resnet-D-bottleneck", "9n+2", "", "resnet-164-bottleneck", 1_704_154),
-    ModelForm("preact-D", "6n+2, <164", "18,34", "preact-110", 1_727_962),
+    ModelForm("preact-D", "18,34,6n+2, <164", "18,34", "preact-110", 1_727_962),
     ModelForm("preact-D", "9n+2, >=164", BOTTLENECK, "preact-164", 1_703_258),
+    ModelForm("wrn-D-K", "6n+4", "6n+4", "wrn-16-4", 2_748_890),
     ModelForm("resnext-D-CxWd", "9n+2", BOTTLENECK, "resnext-29-8x64d", 34_426_698),
-    ModelForm("seresnet-D", "6n+2", IMAGENET, "seresnet-20", 272_095),
+    ModelForm("seresnet-D", "18,34,6n+2", IMAGENET, "seresnet-20", 272_095),
     ModelForm("resnetd-D", "", IMAGENET, "resnetd-50", 25_576_264),
     ModelForm("resnetrs-D", "", IMAGENET, "resnetrs-50", 35_691_912),
     ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
@@ -58,7 +60,7 @@ COMMON_NAMES = (
     *(f"resnet-{depth}" for depth in (18, 34, 50, 101, 152, 164, 1202)),
     *(f"plain-{depth}" for depth in (18, 34)),
     *(f"resnet-{depth}-{shortcut}" for depth in (20, 56, 110) for shortcut in SHORTCUTS[1:]),
-    *("preact-50", "preact-1001", "resnext-29-16x64d", "resnext-50-32x4d", "densenet-100-24"),
+    *("wrn-28-10", "wrn-40-4", "preact-50", "preact-1001", "resnext-29-16x64d", "resnext-50-32x4d", "densenet-100-24"),
     *("seresnet-50", "seresnet-110", "seresnext-50-32x4d", "sepreact-110", "resnetaa-50"),
     *("densenet-169", "densenet-201", "vgg-11", "vgg-16", "vgg-19"),
 )

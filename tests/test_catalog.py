@@ -20,13 +20,16 @@ from tests.conftest import ROOT
 
 def _depths(rule, limit):
     """Returns the depths below `limit` that a rule of `ModelForm` describes."""
+    if re.match(r"\d+,\d", rule):  # single depths, maybe before a formula
+        first, _, rest = rule.partition(",")
+        return {int(first)} | _depths(rest, limit)
     if match := re.fullmatch(r"(\d*)n\+?(\d*)(?:, (<|>=)(\d+))?", rule):
         period, offset = int(match[1] or 1), int(match[2] or 0)
         depths = {period * n + offset for n in range(1, limit)}
         if match[3]:
             depths = {d for d in depths if (d < int(match[4])) == (match[3] == "<")}
         return {d for d in depths if d < limit}
-    return {int(depth) for depth in rule.split(",") if depth}
+    return {int(rule)} if rule else set()
 
 
 @pytest.mark.parametrize("stem", STEMS)
