@@ -131,7 +131,7 @@ class ConvNext(BaseModel, kw_only=True):
         stem_stride = PATCH[self.stem]
         check_size(images, stem_stride * STAGE_STRIDE ** (len(self.stages) - 1))
         x = jnp.asarray(images, self.dtype)
-        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), len(x), train)
+        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), x.shape[0], train)
         factors: Iterator[DropFactor]
         factors = itertools.repeat(None) if drop_factors is None else iter(drop_factors)
         for stage, (count, width) in enumerate(zip(self.stages, self.widths, strict=True), 1):

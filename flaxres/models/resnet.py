@@ -169,7 +169,7 @@ class ResNet(BaseModel, kw_only=True):
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
         is_remat = self.remat and train
-        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), len(x), train)
+        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), x.shape[0], train)
         first = 0  # index of the stage's first block
         for stage, count in enumerate(self.stages, start=1):
             names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]

@@ -38,10 +38,7 @@ FIELDS_READ = (
     *("depth", "widths", "stem", "block", "shortcut", "shortcut_scale", "gate_bias"),
     *("drop_path", "drop_path_scope", *VARIANT_FIELDS),
     *("dropout_rate", "stride_on", "groups", "group_width", "zero_init", "remat", "scan"),
-    *("branch_scale", "branch_scale_init"),
 )
-# Other names of models with a scalar factor at the end of each residual branch, initially 0.
-SCALED_NAMES = {"preact": "skipinit", "resnet": "rezero"}
 _BLOCK = r"(?:-(?P<block>basic|bottleneck))?"
 _RESNEXT = r"-(?P<depth>\d+)-(?P<groups>\d+)x(?P<width>\d+)d"
 _SHORTCUT = rf"(?:-(?P<shortcut>{'|'.join(NAMED_SHORTCUTS)}))?"
@@ -152,11 +149,7 @@ def _default_shortcut(family: str, depth: int, block: str, stem: str) -> str:
 
 
 def _model_name(model: ConfigDict) -> str:
-    is_scaled = model.branch_scale == "scalar" and model.branch_scale_init == 0
-    # SkipInit replaces the norm, ReZero is added to it.
-    is_named = is_scaled and (model.name != "preact" or model.norm == "none")
-    start = SCALED_NAMES.get(model.name, model.name) if is_named else variant_start(model)
-    name = f"{start}-{model.depth}"
+    name = f"{variant_start(model)}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"
     elif model.block != _default_block(model.name, model.depth, model.stem):
@@ -185,12 +178,6 @@ def _read_variant(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     family, changes = VARIANTS[groups["name"]]
     read = _read_resnext if family == "resnext" else _read
     return read({**groups, "name": family}, stem) | changes
-
-
-def _read_scaled(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
-    family = next(family for family, name in SCALED_NAMES.items() if name == groups["name"])
-    norm = {"norm": "none"} if family == "preact" else {}
-    return _read({**groups, "name": family}, stem) | {"branch_scale": "scalar"} | norm
 
 
 def _read_resnext(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
@@ -259,12 +246,8 @@ def _family_with_options(
 ) -> Family:
     pattern = rf"(?P<name>{family})-(?P<depth>\d+){_BLOCK}{shortcut}"
     suggest = _suggest_options(family)
-    forms = [NameForm(family, pattern, _read, examples, suggest, other_starts)]
-    if name := SCALED_NAMES.get(family):
-        pattern = rf"(?P<name>{name})-(?P<depth>\d+){_BLOCK}{shortcut}"
-        names = (f"{name}-110", f"{name}-50")
-        forms.append(NameForm(name, pattern, _read_scaled, names, _suggest_options(name)))
-    return _family(*forms, *_variant_forms(family))
+    form = NameForm(family, pattern, _read, examples, suggest, other_starts)
+    return _family(form, *_variant_forms(family))
 
 
 FAMILIES: dict[str, Family] = {

@@ -1,4 +1,4 @@
-"""Variants of residual models that have a name: squeeze-and-excitation, ResNet-D and others."""
+"""Variants of residual models that have a name: squeeze-and-excitation, SkipInit and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from flaxres.models.imagenet_stem import STEM_POOLS
 from flaxres.models.pooling import ANTI_ALIAS
 
 # Fields of `config.model` that tell the variants of a family apart.
-VARIANT_FIELDS = ("se_reduction", "deep_stem", "stem_pool", "pool_projections", "anti_alias")
+VARIANT_FIELDS = (
+    *("se_reduction", "deep_stem", "stem_pool", "pool_projections", "anti_alias"),
+    *("branch_scale", "branch_scale_init"),
+)
 # He19 (arXiv 1812.01187), section 4.1: the stride is in the 3x3 convolution from ResNet-B on.
 RESNET_D = {"deep_stem": True, "pool_projections": True, "stride_on": "3x3"}
 # Variants by the start of their names, with the family and the fields that they change.
@@ -26,6 +29,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnetrs": ("resnet", {**RESNET_D, "stem_pool": "conv", "se_reduction": 4}),
     "resnetaa": ("resnet", {"anti_alias": "average", "stride_on": "3x3"}),
     "resnetblur": ("resnet", {"anti_alias": "blur", "stride_on": "3x3"}),
+    # De and Smith 2020 (arXiv 2002.10444), section 4; Bachlechner et al. 2021 (arXiv 2003.04887).
+    "skipinit": ("preact", {"branch_scale": "scalar", "norm": "none"}),
+    "rezero": ("resnet", {"branch_scale": "scalar"}),
 }
 
 
@@ -33,6 +39,7 @@ def variant_start(model: ConfigDict) -> str:
     """Returns the start of the name of a model: that of a variant, or the name of its family."""
     for start, (family, changes) in VARIANTS.items():
         expected = {field: changes.get(field, FIELDS[field]) for field in VARIANT_FIELDS}
+        expected["norm"] = changes.get("norm", model.norm)
         if family == model.name and all(model[field] == expected[field] for field in expected):
             return start
     return model.name
