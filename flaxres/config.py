@@ -300,7 +300,8 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
     config.model.update(FIELDS)
     config.model.update(fields)
     is_deep = fields["name"] in ("resnet", "preact") and fields["depth"] >= 110
-    config.warmup.enabled = is_deep and stem == "cifar"
+    starts_as_identity = fields.get("branch_scale", "none") != "none"  # needs no warm-up
+    config.warmup.enabled = is_deep and stem == "cifar" and not starts_as_identity
     return config
 
 

@@ -14,6 +14,7 @@ authors' models, a shortcut that changes the size reads the biased input of the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -37,13 +38,22 @@ from flaxres.models.layers import HEAD, STEM_STRIDES, BaseModel, Layers, check_s
 from flaxres.models.multipliers import Multiplier, ScalarBias
 from flaxres.models.norms import NoNorm
 from flaxres.models.remat import remat
+from flaxres.models.residual_branch import (
+    ADDITION_ONLY,
+    DropFactor,
+    branch_factor,
+    scale_branch,
+)
 from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, default_widths, stages_of_depth
 from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut, apply_shortcut
+from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
 
 
 class FixupBlock(nn.Module, kw_only=True):
     """A basic block or a bottleneck without norms, with scalar biases and a scalar multiplier.
+
+    The second argument of a call is the factor of stochastic depth, as in `flaxres.models.blocks`.
 
     Attributes:
       filters: number of output channels.
@@ -66,7 +76,9 @@ class FixupBlock(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array | np.ndarray, "batch height width channels"]
+        self,
+        x: Float[Array | np.ndarray, "batch height width channels"],
+        drop_factor: DropFactor = None,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
         convolutions = self._convolutions()
@@ -84,6 +96,8 @@ class FixupBlock(nn.Module, kw_only=True):
                 y = ScalarBias(name=f"bias{number + 1}a")(y)
         y = jnp.asarray(y * Multiplier(name="scale")(self.filters), y.dtype)
         y = ScalarBias(name=f"bias{last}b")(y)
+        factor = branch_factor(ADDITION_ONLY, drop_factor, self.filters)
+        y = jnp.asarray(scale_branch(ADDITION_ONLY, y, factor))
         is_identity = self.stride == 1 and x.shape[-1] == self.filters
         shortcut_output = apply_shortcut(
             self.shortcut,
@@ -93,7 +107,7 @@ class FixupBlock(nn.Module, kw_only=True):
             layers=self.layers,
             norm_projections=False,
         )
-        return nn.relu(y + shortcut_output)
+        return nn.relu(y if shortcut_output is None else y + shortcut_output)
 
     def _convolutions(self) -> list[tuple[int, int, int]]:
         """Returns number of filters, kernel size and stride of each convolution."""
@@ -120,6 +134,7 @@ class Fixup(BaseModel, kw_only=True):
       remat: if True, only the input of each block is kept for the gradient and the rest is
         recomputed (`flaxres.models.remat`).
       scan: if True, all blocks of a stage except the first run as one loop (`flaxres.models.scan`).
+      stochastic_depth: rates at which residual branches are dropped in training.
 
     Raises (when called):
       ConfigError: option A is used with falling widths, or the images are smaller than the product
@@ -134,6 +149,7 @@ class Fixup(BaseModel, kw_only=True):
     stride_on: str = "1x1"
     remat: bool = False
     scan: bool = False
+    stochastic_depth: StochasticDepth = StochasticDepth()
 
     @nn.compact
     def __call__(
@@ -143,7 +159,7 @@ class Fixup(BaseModel, kw_only=True):
 
         Args:
           images: a batch of any size, number of channels and floating-point dtype.
-          train: if True, `remat` is used; there is no other difference.
+          train: if True, residual branches are dropped, and `remat` is used.
         """
         check_size(images, STEM_STRIDES[self.stem] * 2 ** (len(self.stages) - 1))
         layers = Layers(make_conv(dtype=self.dtype), NoNorm)
@@ -153,17 +169,23 @@ class Fixup(BaseModel, kw_only=True):
         x = nn.relu(ScalarBias(name="bias1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        uses_remat = self.remat and train
+        is_remat = self.remat and train
+        factors = self.stochastic_depth.factors(self, sum(self.stages), x.shape[0], train)
+        first = 0  # index of the stage's first block
         for stage, count in enumerate(self.stages, start=1):
             names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
             blocks = {name: self._block(name, stage, name == names[0], layers) for name in names}
             # A loop needs equal blocks. The first one changes the size and may have a projection.
             is_loop = self.scan and count > 2 and not self.is_initializing()
-            for name in names[:1] if is_loop else names:
-                x = remat(blocks[name], x) if uses_remat else blocks[name](x)
+            for i, name in enumerate(names[:1] if is_loop else names, start=first):
+                factor = None if factors is None else factors[i]
+                call = functools.partial(remat, blocks[name]) if is_remat else blocks[name]
+                x = call(x, factor)
             if is_loop:
                 loop_blocks = {name: blocks[name] for name in names[1:]}
-                x = scan_blocks(self, loop_blocks, x, remat=uses_remat)
+                loop_factors = None if factors is None else factors[first + 1 : first + count]
+                x = scan_blocks(self, loop_blocks, x, is_remat, loop_factors)
+            first += count
         x = ScalarBias(name="bias2")(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name=HEAD)(x)
 
@@ -205,6 +227,7 @@ def _check(model: ConfigDict) -> None:
     require_one_of(model, "stride_on", STRIDES_ON)
     for field in ("remat", "scan"):
         require(type(model[field]) is bool, model, field, "true or false")
+    check_drop_path(model, has_shortcuts=True)
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
@@ -212,6 +235,7 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
         "stages": stages_of_depth(model.depth, model.block, model.stem),
         "widths": tuple(model.widths),
         "shortcut": Shortcut(model.shortcut),
+        "stochastic_depth": StochasticDepth(model.drop_path, model.drop_path_scope),
     }
     fields |= {field: model[field] for field in ("stem", "block", "stride_on", "remat", "scan")}
     return lambda **common: Fixup(**fields, **common)
@@ -254,7 +278,10 @@ def _suggest(rest: str, stem: str) -> Iterator[str]:
 
 
 FAMILY = Family(
-    ("depth", "widths", "stem", "block", "shortcut", "stride_on", "remat", "scan"),
+    (
+        *("depth", "widths", "stem", "block", "shortcut", "stride_on", "remat", "scan"),
+        *("drop_path", "drop_path_scope"),
+    ),
     _check,
     _build,
     (

@@ -24,11 +24,11 @@ class Multiplier(nn.Module):
     """A learnable factor of all channels, or one for each channel.
 
     Attributes:
-      init: initial value.
+      initial: initial value.
       by_channel: if True, every channel has a factor of its own.
     """
 
-    init: float = 1.0
+    initial: float = 1.0
     by_channel: bool = False
 
     @nn.compact
@@ -39,7 +39,7 @@ class Multiplier(nn.Module):
           channels: number of channels of the feature maps.
         """
         shape = (channels,) if self.by_channel else (1,)
-        scale = self.param("scale", nn.initializers.constant(self.init), shape)
+        scale = self.param("scale", nn.initializers.constant(self.initial), shape)
         return scale if self.by_channel else scale[0]
 
 

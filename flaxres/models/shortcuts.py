@@ -246,7 +246,7 @@ def add_and_relu(
     gate = apply_gate(shortcut, x, **options)
     shortcut_output = apply_shortcut(shortcut, x, **options)
     factor = branch_factor(branch, drop_factor, y.shape[-1])
-    if shortcut.option == "concat":
+    if shortcut.option == "concat" and shortcut_output is not None:
         both = jnp.concatenate([shortcut_output, scale_branch(branch, norm(y), factor)], axis=-1)
         y = layers.conv(y.shape[-1], 1, name="merge")(both)
         return norm_relu(layers.norm(name="merge_norm"), y)

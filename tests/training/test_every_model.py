@@ -22,6 +22,10 @@ SMALL = [
     ("dirac-8", "cifar", 8, {"widths": (4, 8, 8), "norm": "none"}),
     ("repvgg-8", "cifar", 8, {"widths": (4, 8, 8)}),
     ("plain-8", "cifar", 8, {"init": "dirac", "norm": "none", "activation": "tailored-relu"}),
+    ("fixup-11-bottleneck", "cifar", 8, {"widths": (4, 8, 8)}),
+    ("skipinit-8", "cifar", 8, {"widths": (4, 8, 8)}),
+    ("convnext-13", "cifar", 8, {"widths": (4, 8, 8), "drop_path": 0.1}),
+    ("resnet-8-concat", "cifar", 8, {"widths": (4, 8, 8)}),
 ]
 # No model knows how its step is mapped; random numbers and running statistics could depend on it.
 SMALL_UNDER_BOTH = [
@@ -37,6 +41,7 @@ SMALL_UNDER_BOTH = [
 PAPERS = [
     *((model, "cifar", 8, {}) for model in ("plain-110", "resnet-110", "resnet-20-C")),
     *((model, "cifar", 8, {}) for model in ("resnet-110-scale", "resnet-110-shortcut-gate")),
+    *((model, "cifar", 8, {}) for model in ("fixup-110", "rezero-110", "convnext-31")),
     *((model, "cifar", 8, {}) for model in ("preact-110", "preact-164", "resnext-29-8x64d")),
     ("resnet-1202", "cifar", 8, {"scan": True, "remat": True}),
     ("preact-1001", "cifar", 8, {"scan": True, "remat": True}),
