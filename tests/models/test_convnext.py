@@ -94,7 +94,9 @@ def test_small_images():
     variables = init(model, images)
 
     def outputs_of_blocks(variables):
-        is_block = lambda module, _: len(module.path) == 1  # noqa: E731
+        def is_block(module, method):
+            return len(module.path) == 1 and method == "__call__"
+
         return model.apply(variables, images, train=False, capture_intermediates=is_block)[1]
 
     state = quick_jit(outputs_of_blocks)(variables)
