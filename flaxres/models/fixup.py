@@ -227,7 +227,7 @@ def _check(model: ConfigDict) -> None:
     require_one_of(model, "stride_on", STRIDES_ON)
     for field in ("remat", "scan"):
         require(type(model[field]) is bool, model, field, "true or false")
-    check_drop_path(model, has_shortcuts=True)
+    check_drop_path(model)
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
