@@ -22,12 +22,14 @@ def digits_config(name, fields):
     ("name", "fields"), [("skipinit-110", TENTH), ("fixup-110", {}), ("rezero-110", {})]
 )
 def test_110_layers_train(tmp_path, name, fields):
-    record = train_and_evaluate(digits_config(name, fields), tmp_path / "run")
-    assert record["train_error"] < 2  # measured: 0.0 for all three
+    config = digits_config(name, fields | {"num_steps": 160, "boundaries": (120, 140)})
+    record = train_and_evaluate(config, tmp_path / "run")
+    assert record["train_error"] < 4  # measured after 150 of 300 steps: 0.0, 1.2 and 0.0
 
 
 def test_110_layers_with_the_usual_initialization_diverge(tmp_path):
-    config = digits_config("resnet-110", {"model.norm": "none", "warmup.enabled": False})
+    fields = {"model.norm": "none", "warmup.enabled": False, "eval_every": 100}
+    config = digits_config("resnet-110", fields)
     with pytest.raises(DivergedError, match="training diverged"):
         train_and_evaluate(config, tmp_path / "run")
 
