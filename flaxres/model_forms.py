@@ -31,7 +31,9 @@ class ModelForm:
     params: int
 
 
-SHORTCUTS = ("A", "B", "C", "scale", "exclusive-gate", "shortcut-gate", "dropout")
+SHORTCUTS = (
+    *("A", "B", "C", "scale", "exclusive-gate", "shortcut-gate", "dropout", "weighted", "concat"),
+)
 IMAGENET = "18,34,50,101,152"
 BOTTLENECK = "50,101,152"
 MODEL_FORMS = (
@@ -46,6 +48,11 @@ MODEL_FORMS = (
     ModelForm("seresnet-D", "18,34,6n+2", IMAGENET, "seresnet-20", 272_095),
     ModelForm("resnetd-D", "", IMAGENET, "resnetd-50", 25_576_264),
     ModelForm("resnetrs-D", "", IMAGENET, "resnetrs-50", 35_691_912),
+    ModelForm("skipinit-D", "18,34,6n+2, <164", "18,34", "skipinit-110", 1_723_968),
+    ModelForm("skipinit-D", "9n+2, >=164", BOTTLENECK, "skipinit-164", 1_691_648),
+    ModelForm("rezero-D", "18,34,6n+2", IMAGENET, "rezero-110", 1_728_016),
+    ModelForm("fixup-D", "18,34,6n+2", IMAGENET, "fixup-110", 1_720_138),
+    ModelForm("convnext-D", "9n+4", "41,47,59,113", "convnext-31", 598_922),
     ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
     ModelForm("densenet-bc-D-K", "6n+4", "", "densenet-bc-100-12", 769_162),
     ModelForm("densenet-D", "", "121,169,201,264", "densenet-121", 7_978_856),
@@ -60,7 +67,15 @@ COMMON_NAMES = (
     *(f"resnet-{depth}" for depth in (18, 34, 50, 101, 152, 164, 1202)),
     *(f"plain-{depth}" for depth in (18, 34)),
     *(f"resnet-{depth}-{shortcut}" for depth in (20, 56, 110) for shortcut in SHORTCUTS[1:]),
-    *("wrn-28-10", "wrn-40-4", "preact-50", "preact-1001", "resnext-29-16x64d", "resnext-50-32x4d", "densenet-100-24"),
+    *(
+        "wrn-28-10",
+        "wrn-40-4",
+        "preact-50",
+        "preact-1001",
+        "resnext-29-16x64d",
+        "resnext-50-32x4d",
+        "densenet-100-24",
+    ),
     *("seresnet-50", "seresnet-110", "seresnext-50-32x4d", "sepreact-110", "resnetaa-50"),
     *("densenet-169", "densenet-201", "vgg-11", "vgg-16", "vgg-19"),
 )

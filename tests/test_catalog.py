@@ -54,7 +54,7 @@ def test_depths_of_the_models(stem):
 
 DEEP = (
     *("resnet-164-bottleneck", "preact-110", "preact-164", "densenet-bc-100-12", "densenet-121"),
-    *("resnetd-50", "resnetrs-50"),
+    *("resnetd-50", "resnetrs-50", "skipinit-110", "skipinit-164", "rezero-110", "fixup-110"),
 )
 
 
