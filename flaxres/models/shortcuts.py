@@ -55,7 +55,8 @@ from flaxres.models.residual_branch import (
 from flaxres.suggestions import did_you_mean
 
 GATES = ("exclusive-gate", "shortcut-gate")
-SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout", "weighted", "concat")
+LEARNED_SHORTCUTS = ("weighted", "concat")
+SHORTCUTS = ("A", "B", "C", "none", "scale", *GATES, "dropout", *LEARNED_SHORTCUTS)
 PADDED_SHORTCUTS = (
     "A",
     "scale",

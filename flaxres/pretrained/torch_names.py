@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from flaxres.errors import ConfigError
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
-from flaxres.models.shortcuts import GATES
+from flaxres.models.shortcuts import GATES, LEARNED_SHORTCUTS
 
 # PyTorch's names of a module's arrays, by the name of the leaf in flax.
 LEAF_NAMES = {
@@ -89,10 +89,15 @@ def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
         raise ConfigError(
             f"model.norm must be batch or none for a PyTorch state dict, got {model.norm!r}"
         )
-    if model.shortcut in GATES:
+    if model.shortcut in (*GATES, *LEARNED_SHORTCUTS):
         raise ConfigError(
             f"PyTorch names of models with model.shortcut={model.shortcut!r} are unknown, so there "
             "are no state dicts of them"
+        )
+    if model.branch_scale != "none":
+        raise ConfigError(
+            f"PyTorch names of models with model.branch_scale={model.branch_scale!r} are unknown, "
+            "so there are no state dicts of them"
         )
     if model.name in ("plain", "resnet", "resnext"):
         projections = POOLED_PROJECTION if model.pool_projections else {}

@@ -74,7 +74,12 @@ def test_padding_is_asked_for_and_checked(shortcut):
         convert({}, shapes, config, shortcut_padding="both-sides")
 
 
-def test_gates_have_no_known_names():
-    config, _, shapes = make_model("resnet-8", shortcut="exclusive-gate")
-    with pytest.raises(ConfigError, match=r"model\.shortcut='exclusive-gate' are unknown"):
+@pytest.mark.parametrize(
+    "fields",
+    [{"shortcut": "exclusive-gate"}, {"shortcut": "concat"}, {"branch_scale": "scalar"}],
+)
+def test_models_without_known_names(fields):
+    config, _, shapes = make_model("resnet-8", **fields)
+    ((field, value),) = fields.items()
+    with pytest.raises(ConfigError, match=rf"model\.{field}='{value}' are unknown"):
         convert({}, shapes, config, shortcut_padding="end")
