@@ -145,8 +145,16 @@ def _from_weights_file(
     state = train_state_shapes(merged, input_spec.image_shape, input_spec.num_classes)
     variables = fit_variables(weights.variables, state.variables, merged.model, False, str(path))
     model = create_model(merged.model, input_spec.num_classes, merged.dtype)
-    known = {"errors": weights.errors, "ema": weights.ema}
-    return TrainedModel(Path(given), merged, weights.step, variables, input_spec, model, **known)
+    return TrainedModel(
+        Path(given),
+        merged,
+        weights.step,
+        variables,
+        input_spec,
+        model,
+        errors=weights.errors,
+        ema=weights.ema,
+    )
 
 
 def _check_same_model(given: str, stored: ConfigDict, config: ConfigDict) -> None:
