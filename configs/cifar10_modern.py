@@ -28,7 +28,7 @@ from flaxres.configs import cifar10
 EPOCHS = 200
 
 
-def get_config(model: str = "resnet-56") -> ConfigDict:
+def get_config(model: str = "wrn-28-10") -> ConfigDict:
     """Returns the experiment for a model name such as 'wrn-28-10'."""
     config = cifar10.get_config(model)
     config.name = "cifar10_modern"
