@@ -30,6 +30,7 @@ SMALL = [
 # No model knows how its step is mapped; random numbers and running statistics could depend on it.
 SMALL_UNDER_BOTH = [
     ("resnet-8-dropout", "cifar", 8, {"widths": (4, 8, 8)}),
+    ("wrn-10-1", "cifar", 8, {"widths": (4, 8, 8), "block_dropout": 0.3}),
     ("stargan-1", "cifar", 8, {"widths": (4, 8, 8), "norm": "instance-running"}),
     (
         "sepreact-8",
@@ -43,6 +44,7 @@ PAPERS = [
     *((model, "cifar", 8, {}) for model in ("resnet-110-scale", "resnet-110-shortcut-gate")),
     *((model, "cifar", 8, {}) for model in ("fixup-110", "rezero-110", "convnext-31")),
     *((model, "cifar", 8, {}) for model in ("preact-110", "preact-164", "resnext-29-8x64d")),
+    *((model, "cifar", 8, {}) for model in ("wrn-16-4", "wrn-28-10", "resnet-18", "resnet-34")),
     ("resnet-1202", "cifar", 8, {"scan": True, "remat": True}),
     ("preact-1001", "cifar", 8, {"scan": True, "remat": True}),
     *((model, "cifar", 8, {}) for model in ("densenet-40-12", "densenet-bc-100-12", "stargan-6")),
