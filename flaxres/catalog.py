@@ -145,7 +145,8 @@ def _print_models(title: str) -> None:
         table,
         "small: depths D for small images (configs digits, cifar10, ...); n = 1, 2, ...",
         "ImageNet: depths D with configs such as imagenet",
-        f"S: shortcut, {', '.join(SHORTCUTS)}",
+        f"S: shortcut, {', '.join(SHORTCUTS[:5])},",
+        f"   {', '.join(SHORTCUTS[5:])}",
         "C, W: number and width of the groups of ResNeXt",
         "K: growth rate of DenseNet, or widening factor of Wide ResNet",
     )
