@@ -10,7 +10,7 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CONFIG_FILE = ROOT / "flaxres" / "config.py"
+CONFIG_FILE = ROOT / "flaxres" / "config_fields.py"
 MODEL_FIELDS_FILE = ROOT / "flaxres" / "models" / "fields.py"
 
 # A paper, with its arXiv number and the place in it: "Goyal 2017, arXiv 1706.02677, section 2.2".

@@ -19,7 +19,7 @@ PAGES = {
 # Source files whose contents the reference shows. On a Git host, links lead to the source.
 REFERENCE = {
     "flaxres/__init__.py": "reference/api/index.md",
-    "flaxres/config.py": "reference/fields.md",
+    "flaxres/config_fields.py": "reference/fields.md",
     "flaxres/errors.py": "reference/errors.md",
     "flaxres/main.py": "reference/commands.md",
     "flaxres/models/fields.py": "reference/models.md",

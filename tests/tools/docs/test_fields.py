@@ -22,7 +22,7 @@ def test_every_field_has_a_description_and_a_section():
     comments = field_comments()
     for field in flatten(default_config()):
         comment = comments.get(field, FieldComment("", "", "", 0))
-        message = f"write a comment beside or above config.{field} in flaxres/config.py"
+        message = f"write a comment beside or above config.{field} in flaxres/config_fields.py"
         assert len(comment.text.split()) >= 2, message
         assert comment.section, field
 
@@ -35,7 +35,7 @@ def test_comments_of_known_fields():
     assert comments["warmup.window"].sources == ["not in the paper"]
     assert comments["augment.crop"].section == "Augmentation"
     assert comments["model.gate_bias"].file == "flaxres/models/fields.py"
-    line = (ROOT / "flaxres/config.py").read_text().splitlines()[comments["seed"].line - 1]
+    line = (ROOT / "flaxres/config_fields.py").read_text().splitlines()[comments["seed"].line - 1]
     assert line.strip().startswith("config.seed = 0")
 
 

@@ -37,7 +37,7 @@ def test_links_lead_to_files_and_headings(file):
 
 def test_rewritten_links():
     text = "[a](../results/README.md#x) `[b](c)` ![d](analyses/blocks.png) [e](https://x.org)\n"
-    text += "```\n[f](g.md)\n```\n[`h`](../flaxres/cli.py) [i](../flaxres/config.py)"
+    text += "```\n[f](g.md)\n```\n[`h`](../flaxres/cli.py) [i](../flaxres/config_fields.py)"
     rewritten, used = rewrite_links(text, "docs/running.md")
     assert rewritten == (
         "[a](results.md#x) `[b](c)` ![d](analyses/blocks.png) [e](https://x.org)\n"
