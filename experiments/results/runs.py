@@ -295,7 +295,7 @@ def is_degradation_experiment(runs: Mapping[str, Sequence[Run]]) -> bool:
         return False
     for variant, group in runs.items():
         model = ConfigDict(
-            {field: group[0].config[f"model.{field}"] for field in ("name", *FIELDS)}
+            {field: group[0].config[f"model.{field}"] for field in ("name", "norm", *FIELDS)}
         )
         if model.name not in ("plain", "resnet") or variant != model_name(model):
             return False
