@@ -55,6 +55,8 @@ MODEL_FORMS = (
     ModelForm("rezero-D", "18,34,6n+2", IMAGENET, "rezero-110", 1_728_016),
     ModelForm("fixup-D", "18,34,6n+2", IMAGENET, "fixup-110", 1_720_138),
     ModelForm("convnext-D", "9n+4", "41,47,59,113", "convnext-31", 598_922),
+    ModelForm("dirac-D", "18,34,6n+2", "18,34", "dirac-56", 857_050),
+    ModelForm("repvgg-D", "6n+2", "", "repvgg-56", 955_178),
     ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
     ModelForm("densenet-bc-D-K", "6n+4", "", "densenet-bc-100-12", 769_162),
     ModelForm("densenet-D", "", "121,169,201,264", "densenet-121", 7_978_856),
