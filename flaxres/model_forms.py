@@ -54,6 +54,9 @@ MODEL_FORMS = (
     ModelForm("skipinit-D", "9n+2, >=164", BOTTLENECK, "skipinit-164", 1_691_648),
     ModelForm("rezero-D", "18,34,6n+2", IMAGENET, "rezero-110", 1_728_016),
     ModelForm("fixup-D", "18,34,6n+2", IMAGENET, "fixup-110", 1_720_138),
+    ModelForm("dirac-D", "18,34,6n+2", "18,34", "dirac-56", 857_050),
+    ModelForm("repvgg-D", "6n+2", "", "repvgg-56", 955_178),
+    ModelForm("repvgg-a0", "", "a0-a2,b0-b3", "repvgg-a0", 9_108_968),
     ModelForm("convnext-D", "9n+4", "41,47,59,113", "convnext-31", 598_922),
     ModelForm("dirac-D", "18,34,6n+2", "18,34", "dirac-56", 857_050),
     ModelForm("repvgg-D", "6n+2", "", "repvgg-56", 955_178),
@@ -81,6 +84,7 @@ COMMON_NAMES = (
         "densenet-100-24",
     ),
     *("seresnet-50", "seresnet-110", "seresnext-50-32x4d", "sepreact-110", "resnetaa-50"),
+    *("repvgg-a1", "repvgg-a2", "repvgg-b0", "repvgg-b1", "repvgg-b2", "repvgg-b3"),
     *("densenet-169", "densenet-201", "vgg-11", "vgg-16", "vgg-19"),
 )
 
