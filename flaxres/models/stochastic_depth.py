@@ -7,6 +7,7 @@ the block, up to that of the last block.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,14 +58,14 @@ class StochasticDepth:
         return jnp.asarray(self.survival_rates(num_blocks))
 
     def factors(
-        self, model: BaseModel, num_blocks: int, batch_size: int, train: bool
+        self, model: BaseModel, num_blocks: int, batch_size: Any, train: bool
     ) -> Float32[Array, "blocks ..."] | None:
         """Returns the factors of all residual branches; None if all are 1.
 
         Args:
           model: the model, whose compact method makes this call.
           num_blocks: number of its residual blocks.
-          batch_size: number of images of this call.
+          batch_size: number of images of this call; in an export, a symbolic dimension of JAX.
           train: if True, the factors are drawn; if False, they are those of the evaluation.
 
         Returns:
