@@ -37,7 +37,6 @@ from flaxres.models.family import (
 from flaxres.models.layers import HEAD, STEM_STRIDES, BaseModel, Layers, check_size, make_conv
 from flaxres.models.multipliers import Multiplier, ScalarBias
 from flaxres.models.norms import NoNorm
-from flaxres.models.remat import remat
 from flaxres.models.residual_branch import (
     ADDITION_ONLY,
     DropFactor,
@@ -45,8 +44,8 @@ from flaxres.models.residual_branch import (
     scale_branch,
 )
 from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, default_widths, stages_of_depth
-from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut, apply_shortcut
+from flaxres.models.stages import apply_stages
 from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
 
 
@@ -169,23 +168,7 @@ class Fixup(BaseModel, kw_only=True):
         x = nn.relu(ScalarBias(name="bias1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        is_remat = self.remat and train
-        factors = self.stochastic_depth.factors(self, sum(self.stages), x.shape[0], train)
-        first = 0  # index of the stage's first block
-        for stage, count in enumerate(self.stages, start=1):
-            names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
-            blocks = {name: self._block(name, stage, name == names[0], layers) for name in names}
-            # A loop needs equal blocks. The first one changes the size and may have a projection.
-            is_loop = self.scan and count > 2 and not self.is_initializing()
-            for i, name in enumerate(names[:1] if is_loop else names, start=first):
-                factor = None if factors is None else factors[i]
-                call = functools.partial(remat, blocks[name]) if is_remat else blocks[name]
-                x = call(x, factor)
-            if is_loop:
-                loop_blocks = {name: blocks[name] for name in names[1:]}
-                loop_factors = None if factors is None else factors[first + 1 : first + count]
-                x = scan_blocks(self, loop_blocks, x, is_remat, loop_factors)
-            first += count
+        x = apply_stages(self, functools.partial(self._block, layers=layers), x, train)
         x = ScalarBias(name="bias2")(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name=HEAD)(x)
 

@@ -27,14 +27,12 @@ from flaxres.models.layers import (
     check_size,
     classify,
     depth_error,
-    is_frozen,
 )
 from flaxres.models.norms import norm_relu
 from flaxres.models.preact_blocks import PreActBasicBlock, PreActBottleneckBlock
-from flaxres.models.remat import remat
 from flaxres.models.residual_branch import ADDITION_ONLY, BranchOptions
-from flaxres.models.scan import scan_blocks
 from flaxres.models.shortcuts import Shortcut
+from flaxres.models.stages import apply_stages
 from flaxres.models.stochastic_depth import StochasticDepth
 
 EXPANSION = 4  # output channels of a bottleneck for each filter of its stage (He15, table 1)
@@ -168,28 +166,7 @@ class ResNet(BaseModel, kw_only=True):
             x = self.imagenet_stem.apply(x, self.widths[0], layers)
         else:
             x = apply_stem(self.stem, x, self.widths[0], layers)
-        is_remat = self.remat and train
-        drop_factors = self.stochastic_depth.factors(self, sum(self.stages), x.shape[0], train)
-        first = 0  # index of the stage's first block
-        for stage, count in enumerate(self.stages, start=1):
-            names = [f"stage{stage}_block{i}" for i in range(1, count + 1)]
-            blocks = {
-                name: self._block(name, stage, is_first=name == names[0], train=train)
-                for name in names
-            }
-            # A loop needs equal blocks. The first one changes the size and may have a projection.
-            is_loop = self.scan and count > 2 and not self.is_initializing()
-            if len({is_frozen(name, self.frozen) for name in names[1:]}) > 1:
-                is_loop = False
-            for i, name in enumerate(names[:1] if is_loop else names, start=first):
-                drop_factor = None if drop_factors is None else drop_factors[i]
-                call = functools.partial(remat, blocks[name]) if is_remat else blocks[name]
-                x = call(x, drop_factor)
-            if is_loop:
-                loop_blocks = {name: blocks[name] for name in names[1:]}
-                factors = None if drop_factors is None else drop_factors[first + 1 : first + count]
-                x = scan_blocks(self, loop_blocks, x, is_remat, factors)
-            first += count
+        x = apply_stages(self, functools.partial(self._block, train=train), x, train)
         if self.pre_activation:
             x = norm_relu(self.layers(train, "last_norm").norm(name="last_norm"), x)
         return classify(x, self.num_classes)
