@@ -58,8 +58,6 @@ MODEL_FORMS = (
     ModelForm("repvgg-D", "6n+2", "", "repvgg-56", 955_178),
     ModelForm("repvgg-a0", "", "a0-a2,b0-b3", "repvgg-a0", 9_108_968),
     ModelForm("convnext-D", "9n+4", "41,47,59,113", "convnext-31", 598_922),
-    ModelForm("dirac-D", "18,34,6n+2", "18,34", "dirac-56", 857_050),
-    ModelForm("repvgg-D", "6n+2", "", "repvgg-56", 955_178),
     ModelForm("densenet-D-K", "3n+4", "", "densenet-40-12", 1_019_722),
     ModelForm("densenet-bc-D-K", "6n+4", "", "densenet-bc-100-12", 769_162),
     ModelForm("densenet-D", "", "121,169,201,264", "densenet-121", 7_978_856),
