@@ -36,6 +36,9 @@ def check_model(model: ConfigDict) -> None:
     except ValueError as error:
         name = model_name(model)
         raise ConfigError(f"model {name}: {error}{model_hint(name, model.stem)}") from None
+    except ConfigError as error:
+        name = model_name(model)
+        raise ConfigError(f"{error}{_needed_config(name, model.stem)}") from None
 
 
 def model_hint(name: str, stem: str) -> str:
@@ -49,9 +52,23 @@ def model_hint(name: str, stem: str) -> str:
       '; NAME needs CONFIG', if another config has a model of that name, and '; did you mean NAME?'.
       Empty if no model is near.
     """
+    return _needed_config(name, stem) + suggestion(nearest_models(name, stem))
+
+
+def _needed_config(name: str, stem: str) -> str:
+    """Returns '; NAME needs CONFIG' if only another config has a model of this name, or ''."""
     other = next(other for other in STEMS if other != stem)
-    needs = f"; {name} needs {CONFIGS[other]}" if exists(name, other) else ""
-    return needs + suggestion(nearest_models(name, stem))
+    for spelling in (name, _usual_spelling(name)):
+        if exists(spelling, stem):
+            return ""
+        if exists(spelling, other):
+            return f"; {spelling} needs {CONFIGS[other]}"
+    return ""
+
+
+def _usual_spelling(name: str) -> str:
+    """Returns a name in lower case, with hyphens between its parts."""
+    return re.sub(r"[\s_-]+", "-", name.strip()[:100]).casefold()
 
 
 def exists(name: str, stem: str) -> bool:
@@ -74,8 +91,12 @@ def nearest_models(name: str, stem: str) -> list[str]:
       name: a name for which there is no model, such as 'resnet-21', 'ResNet_56' or 'vgg13_bn'.
       stem: 'cifar' or 'imagenet'.
     """
-    text = re.sub(r"[\s_-]+", "-", name.strip())[:100]
-    match = re.match(r"([^\W\d_](?:[^\W\d_]|-|v2)*?)-?(?:([0-9]{1,6})(?!\d)(.*))?$", text)
+    text = re.sub(r"[\s_-]+", "-", name.strip()[:100])
+    if (usual := _usual_spelling(name)) != name and exists(usual, stem):
+        return [usual]
+    # The digit of 'v2' is no depth.
+    depth_and_rest = r"(?!(?<=v)2(?!\d))([0-9]{1,6})(?!\d)(.*)"
+    match = re.match(rf"([^\W\d_](?:[^\W\d_]|-|v2)*?)-?(?:{depth_and_rest})?$", text)
     if match is None:
         return []
     for form in nearest_forms(match[1].strip("-")):

@@ -202,6 +202,8 @@ def _suggest_options(family: str) -> Callable[[str, str], Iterator[str]]:
     name = f"{family}-{{depth}}"
 
     def suggest(rest: str, stem: str) -> Iterator[str]:
+        if rest and f"{family}{rest}" in VARIANTS:  # timm's resnet50d
+            yield f"{family}{rest}-{{depth}}"
         if rest:
             yield from (f"{name}-{option}" for option in nearest_names(rest, options))
             yield from (f"{name}-{option}" for option in options if option == rest)

@@ -140,7 +140,7 @@ def _model_name(model: ConfigDict) -> str:
 
 
 def _suggest(rest: str, stem: str) -> Iterator[str]:
-    factor = re.match(r"\d{1,3}", rest)
+    factor = re.match(r"[1-9]\d{0,2}", rest)
     yield f"wrn-{{depth}}-{factor[0] if factor else 4}"
 
 

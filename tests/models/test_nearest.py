@@ -13,6 +13,8 @@ NEAREST = {
         "resnet-17": ["resnet-14", "resnet-18"],
         "wide-resnet-28-10": ["wrn-28-10"],
         "wrn-27-10": ["wrn-22-10", "wrn-28-10"],
+        "wrn-28-0": ["wrn-28-4"],
+        "resnetv2-50": ["preact-50"],
         "resnet-1": ["resnet-8"],
         "ResNet_56": ["resnet-56"],
         "resent-56-b": ["resnet-56-B"],
@@ -42,6 +44,9 @@ NEAREST = {
         "resnet-200": ["resnet-152"],
         "resnet-20": ["resnet-18", "resnet-34"],
         "resnet": ["resnet-50"],
+        "resnet50d": ["resnetd-50"],
+        "repvgg-B1": ["repvgg-b1"],
+        "convnext_base": ["convnext-base"],
         "resnext50_32x4d": ["resnext-50-32x4d"],
         "densenet120": ["densenet-121"],
         "vgg-12": ["vgg-11", "vgg-13"],
@@ -67,11 +72,17 @@ def test_nearest_models(stem):
         ),
         ("resnet-200", "imagenet", "; resnet-200 needs a config for small images, such as configs"),
         ("preact-200", "imagenet", "; preact-200 needs a config for small images"),
+        ("repvgg-A0", "cifar", "; repvgg-a0 needs an ImageNet config"),
         ("resnet-21", "cifar", "; did you mean 'resnet-20' or 'resnet-26'?"),
     ],
 )
 def test_hints_name_the_config_that_has_the_model(name, stem, hint):
     assert model_hint(name, stem).startswith(hint)
+
+
+def test_fields_that_only_another_config_has_name_it():
+    with pytest.raises(ConfigError, match="deep_stem must .*; resnetd-18 needs an ImageNet config"):
+        check_config(set_model(default_config(), "resnetd-18", "cifar"))
 
 
 def test_messages_of_wrong_depths():
