@@ -68,6 +68,17 @@ def check_deeper(shallow: ConfigDict, deeper: ConfigDict) -> None:
             "identity blocks require a plain model or a residual model with shortcut A or B, with "
             f"basic blocks and batch norm; got {name} with model.norm={shallow.norm!r}"
         )
+    if shallow.name == "plain" and shallow.se_reduction:
+        raise ConfigError(
+            f"layers with squeeze-and-excitation are no identities; got {name} with "
+            f"model.se_reduction={shallow.se_reduction}"
+        )
+    if shallow.drop_path and shallow.drop_path_scope == "batch":
+        raise ConfigError(
+            "model.drop_path_scope='batch' multiplies the residual branches in evaluation by factors "
+            f"that depend on the depth, so a deeper model than {name} computes other outputs; got "
+            f"model.drop_path={shallow.drop_path}"
+        )
     for field in shallow:
         if field not in MAY_DIFFER and shallow[field] != deeper[field]:
             raise ConfigError(

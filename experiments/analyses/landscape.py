@@ -45,7 +45,11 @@ from flaxres.run.workdir import read_run_config
 from flaxres.suggestions import did_you_mean
 
 # Model fields that change the training but not the trained model; they may differ between two runs.
-TRAINING_FIELDS = ("remat", "scan", "zero_init", "dropout_rate", "gate_bias", "norm_momentum")
+TRAINING_FIELDS = (
+    *("remat", "scan", "zero_init", "dropout_rate", "gate_bias", "norm_momentum", "init"),
+    *("init_gain", "branch_scale_init", "block_dropout", "identity_scale", "kernel_scale"),
+)
+WITHOUT_SHORTCUTS = ("plain", "dirac", "repvgg", "lenet")  # families; VGG has a field for them
 
 
 def define_flags() -> None:
@@ -195,7 +199,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, options: Options) ->
 
 def _group(model: ConfigDict) -> str:
     """Returns the title of the panels in which a model is drawn."""
-    is_plain = model.name in ("plain", "lenet") or (model.name == "vgg" and not model.skip)
+    is_plain = model.name in WITHOUT_SHORTCUTS or (model.name == "vgg" and not model.skip)
     return f"models {'without' if is_plain else 'with'} shortcuts"
 
 

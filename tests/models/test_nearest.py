@@ -81,7 +81,8 @@ def test_hints_name_the_config_that_has_the_model(name, stem, hint):
 
 
 def test_fields_that_only_another_config_has_name_it():
-    with pytest.raises(ConfigError, match="deep_stem must .*; resnetd-18 needs an ImageNet config"):
+    message = r"deep_stem must .*; resnetd-18 needs an ImageNet config"
+    with pytest.raises(ConfigError, match=message):
         check_config(set_model(default_config(), "resnetd-18", "cifar"))
 
 

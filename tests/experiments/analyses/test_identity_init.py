@@ -303,6 +303,19 @@ def test_models_without_batch_norm(fields, message):
         check_deeper(shallow, deeper)
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("plain", {"se_reduction": 16}, "no identities; got plain-20 with model.se_reduction=16"),
+        ("resnet", {"drop_path": 0.5}, "factors that depend on the depth, .*model.drop_path=0.5"),
+    ],
+)
+def test_models_whose_deeper_model_computes_something_else(kind, fields, message):
+    shallow, deeper = (make_config(kind, depth, **fields).model for depth in (20, 56))
+    with pytest.raises(ConfigError, match=message):
+        check_deeper(shallow, deeper)
+
+
 def with_depth(model, depth):
     return ConfigDict({**model.to_dict(), "depth": depth})
 

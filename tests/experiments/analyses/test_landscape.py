@@ -103,6 +103,12 @@ def test_a_line_between_runs_ends_at_them_and_is_symmetric(tmp_path, runs, evalu
     assert {row["statistics"] for row in recomputed} == {"population"}
 
 
+def test_panels_of_models_with_and_without_shortcuts():
+    names = ("plain-20", "dirac-20", "repvgg-20", "vgg-13", "resnet-20", "vgg-13-skip", "fixup-20")
+    groups = [landscape._group(set_model(small_config(), name).model) for name in names]
+    assert groups == ["models without shortcuts"] * 4 + ["models with shortcuts"] * 3
+
+
 def test_losses_that_are_not_finite(tmp_path, runs):
     run = load_run(runs[0])
     surface = Surface(run, Options(images=50))
