@@ -21,7 +21,7 @@ from flaxres.models.family import require, require_one_of
 from flaxres.models.initializers import INITS, make_kernel_init
 from flaxres.models.layers import BaseModel, Layers
 from flaxres.models.norms import NoNorm
-from flaxres.models.resnet import LAYERS_PER_BLOCK, ResNet
+from flaxres.models.resnet import LAYERS_PER_BLOCK, ResNet, stages_of_depth
 
 
 class PlainNet(ResNet, kw_only=True):
@@ -51,10 +51,23 @@ class PlainNet(ResNet, kw_only=True):
             return conv(*args, **(options | {"kernel_init": kernel_init}))
 
         if self.activation != "relu":
-            num_layers = 1 + LAYERS_PER_BLOCK[self.block] * sum(self.stages)
+            num_layers = _num_layers(self.block, self.stages)
             activation = make_activation(self.activation, num_layers, self.tailored_eta)
             norm = functools.partial(NoNorm, activation=activation)
         return Layers(initialized_conv, norm)
+
+
+def num_activations(model: ConfigDict) -> int:
+    """Returns the number of layers with an activation, one after the other.
+
+    Args:
+      model: `config.model` of a plain network.
+    """
+    return _num_layers(model.block, stages_of_depth(model.depth, model.block, model.stem))
+
+
+def _num_layers(block: str, stages: tuple[int, ...]) -> int:
+    return 1 + LAYERS_PER_BLOCK[block] * sum(stages)
 
 
 _RESNET = resnet_families.FAMILIES["plain"]

@@ -17,6 +17,8 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
+from flaxres.models.activations import tailored_slope
+from flaxres.models.plain import num_activations
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
 from flaxres.pretrained.torch_names import LEAF_NAMES, make_module_names
 from flaxres.pretrained.torch_state_dict import FIRST_KERNELS, feature_maps
@@ -118,6 +120,14 @@ def describe_differences(model: ConfigDict) -> list[str]:
         )
     if model.name == "plain":
         notes.append(f"{name} has no shortcuts")
+    if model.activation == "tanh":
+        notes.append(f"activations of {name} are tanh, not ReLU")
+    if model.activation == "tailored-relu":
+        slope = tailored_slope(num_activations(model), model.tailored_eta)
+        notes.append(
+            f"activations of {name} are sqrt(2 / (1 + s**2)) * F.leaky_relu(x, s) with "
+            f"s = {slope}, not ReLU"
+        )
     is_bottleneck = model.block == "bottleneck" and model.name != "densenet"
     if is_bottleneck and model.stride_on == "1x1":
         notes.append(

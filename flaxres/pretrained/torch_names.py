@@ -76,6 +76,9 @@ DENSENET = {
 }
 
 
+FAMILIES = ("plain", "resnet", "resnext", "densenet", "vgg")  # with names in PyTorch
+
+
 def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
     """Returns a function from a module's name in flaxres to its possible names in PyTorch.
 
@@ -85,6 +88,11 @@ def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
     Raises:
       ConfigError: the names, or the layers behind them, are unknown.
     """
+    if model.name not in FAMILIES:
+        raise ConfigError(
+            f"PyTorch names of {model.name} models are unknown; state dicts are supported for "
+            "resnet, resnext, densenet and vgg"
+        )
     if model.norm not in NORMS:
         raise ConfigError(
             f"model.norm must be batch or none for a PyTorch state dict, got {model.norm!r}"
@@ -105,13 +113,8 @@ def make_module_names(model: ConfigDict) -> Callable[[str], list[str]]:
         return lambda module: _match(table, module)
     if model.name == "densenet":
         return lambda module: _match(DENSENET, module)
-    if model.name == "vgg":
-        table = _vgg_names(model)
-        return lambda module: table[module]
-    raise ConfigError(
-        f"PyTorch names of {model.name} models are unknown; state dicts are supported for resnet, "
-        "resnext, densenet and vgg"
-    )
+    table = _vgg_names(model)
+    return lambda module: table[module]
 
 
 def _match(table: dict[str, list[str]], module: str) -> list[str]:

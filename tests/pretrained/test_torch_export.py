@@ -8,6 +8,7 @@ import pytest
 
 from flaxres.configs import cifar10
 from flaxres.errors import ConfigError
+from flaxres.models.activations import network_c_map
 from flaxres.pretrained.torch_export import describe_differences, to_state_dict
 from flaxres.pretrained.torch_state_dict import convert
 from tests.pretrained.test_torchvision import (
@@ -78,7 +79,16 @@ def test_differences_that_a_state_dict_does_not_show():
     assert describe_differences(model)[-1] == "eps of all norms is 0.001, not 1e-05"
 
 
+def test_activations_that_a_state_dict_does_not_show():
+    model = cifar10.get_config("plain-20").model
+    for activation, part in (("tanh", "are tanh"), ("tailored-relu", "F.leaky_relu(x, s) with s")):
+        model.activation, model.norm = activation, "none"
+        assert part in describe_differences(model)[-1]
+    slope = float(describe_differences(model)[-1].partition("s = ")[2].partition(",")[0])
+    assert network_c_map(slope, 19) == pytest.approx(model.tailored_eta)  # 19 layers
+
+
 def test_models_without_names_in_pytorch():
-    for name in ("preact-20", "lenet-5"):
-        with pytest.raises(ConfigError, match="PyTorch"):
+    for name in ("preact-20", "lenet-5", "convnext-13"):
+        with pytest.raises(ConfigError, match=r"PyTorch names of .* models are unknown"):
             to_state_dict({"params": {}}, cifar10.get_config(name).model)
