@@ -11,6 +11,7 @@ from flaxres.suggestions import did_you_mean
 
 MAX_INT64 = 2**63 - 1
 MAX_FLOAT32 = 3.4028234663852886e38  # fields are used in float32
+MAX_DECAY = 0.9999999  # a decay closer to 1 is 1 in float32, so that nothing decays
 MAX_SHOWN = 100  # characters of a value in a message
 MAX_TEXT = 4_096  # characters; the longest path of Linux has as many bytes
 MAX_ELEMENTS = 100_000  # of a list; ImageNet-21k has 21,841 class names

@@ -12,7 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.config_types import COOLDOWN_SHAPES, OPTIMIZERS, SCHEDULES, WEIGHT_DECAY_ON
-from flaxres.field_checks import FieldChecker
+from flaxres.field_checks import MAX_DECAY, FieldChecker
+
+MIN_EPSILON = 1e-30  # smaller numbers may be 0 in float32, and 0 / 0 is NaN
 
 # Fields that only some optimizers read, with their defaults and these optimizers.
 OPTIMIZER_FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -48,10 +50,13 @@ def check_optimizer(config: ConfigDict, flat: Mapping[str, Any], fields: FieldCh
     """
     fields.require_one_of("optimizer", OPTIMIZERS)
     fields.require_one_of("trust_ratio.parameters", WEIGHT_DECAY_ON)
-    for field in ("momentum", "adam.beta1", "adam.beta2"):
-        fields.require(0 <= flat[field] < 1, field, "at least 0 and below 1")
-    for field in ("adam.epsilon", "trust_ratio.coefficient"):
-        fields.require(flat[field] > 0, field, "above 0")
+    fields.require(0 <= config.momentum < 1, "momentum", "at least 0 and below 1")
+    for field in ("adam.beta1", "adam.beta2"):
+        fields.require(0 <= flat[field] <= MAX_DECAY, field, f"from 0 to {MAX_DECAY}")
+    is_positive = flat["adam.epsilon"] >= MIN_EPSILON
+    fields.require(is_positive, "adam.epsilon", f"at least {MIN_EPSILON}")
+    is_positive = flat["trust_ratio.coefficient"] > 0
+    fields.require(is_positive, "trust_ratio.coefficient", "above 0")
     fields.require(config.clip_norm >= 0, "clip_norm", "0 or more")
     is_factor = 0 < config.layer_decay <= 1
     fields.require(is_factor, "layer_decay", "above 0 and at most 1")

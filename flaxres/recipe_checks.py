@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.field_checks import FieldChecker
+from flaxres.field_checks import MAX_DECAY, FieldChecker
 
 
 def check_recipe(config: ConfigDict, flat: Mapping[str, Any], fields: FieldChecker) -> None:
@@ -22,7 +22,10 @@ def check_recipe(config: ConfigDict, flat: Mapping[str, Any], fields: FieldCheck
       ConfigError: a field has a value that is not allowed.
     """
     _check_gradients(config, fields)
-    fields.require(0 <= flat["ema_decay"] < 1, "ema_decay", "at least 0 and below 1")
+    is_decay = 0 <= flat["ema_decay"] <= MAX_DECAY
+    fields.require(is_decay, "ema_decay", f"from 0 to {MAX_DECAY}")
+    is_read = config.ema_decay > 0 or config.ema_ramp
+    fields.require(is_read, "ema_ramp", "True (its default) unless ema_decay is above 0")
 
 
 def _check_gradients(config: ConfigDict, fields: FieldChecker) -> None:

@@ -16,7 +16,8 @@ from flaxres.errors import ConfigError
             "log_layers_every must be 0 if accumulation_steps is above 1, got 5",
         ),
         ({"sam_radius": -0.05}, "sam_radius must be 0 or more, got -0.05"),
-        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1, got 1.0"),
+        ({"ema_decay": 1.0}, "ema_decay must be from 0 to 0.9999999, got 1.0"),
+        ({"ema_ramp": False}, "ema_ramp must be True .* unless ema_decay is above 0, got False"),
     ],
 )
 def test_refused_fields(fields, message):

@@ -13,6 +13,7 @@ from flaxres.data.policies import MAX_MAGNITUDE, POLICIES
 from flaxres.errors import ConfigError
 from flaxres.field_checks import FieldChecker
 
+MIN_ALPHA = 1e-6  # jax.random.beta returns NaN for alpha near the smallest float32
 MAX_OPERATIONS = 20  # each one of an image is compiled by itself
 PROBABILITIES = (
     *("augment.policy_probability", "augment.erasing_probability"),
@@ -26,6 +27,8 @@ READERS = {
     "augment.policy_magnitude_std": (0.0, "augment.policy is randaugment"),
     "augment.policy_probability": (1.0, "augment.policy is randaugment"),
     "augment.policy_fill": (0, "augment.policy is set"),
+    "augment.erasing_area": ([0.02, 0.33], "augment.erasing_probability is above 0"),
+    "augment.erasing_aspect_ratio": ([0.3, 1 / 0.3], "augment.erasing_probability is above 0"),
     "augment.cutmix_probability": (0.5, "augment.mixup and augment.cutmix are above 0"),
     "augment.mixing_probability": (1.0, "augment.mixup or augment.cutmix is above 0"),
 }
@@ -57,7 +60,8 @@ def check_augment_fields(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     fields.require(is_rising_pair(flat[ratio]), ratio, "two rising ratios of height to width")
     fields.require(flat["augment.cutout"] >= 0, "augment.cutout", "0 or more pixels")
     for field in ("augment.mixup", "augment.cutmix"):
-        fields.require(flat[field] >= 0, field, "0 or more")
+        is_alpha = flat[field] == 0 or flat[field] >= MIN_ALPHA
+        fields.require(is_alpha, field, f"0, or at least {MIN_ALPHA}")
         has_partners = flat[field] == 0 or flat["batch_size"] > 1
         fields.require(has_partners, field, "0 if batch_size is 1; an image has no partner")
     _check_readers(flat, fields)
@@ -69,12 +73,14 @@ def _check_readers(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     holds = {
         "augment.policy is randaugment": flat["augment.policy"] == "randaugment",
         "augment.policy is set": flat["augment.policy"] != "none",
+        "augment.erasing_probability is above 0": flat["augment.erasing_probability"] > 0,
         "augment.mixup and augment.cutmix are above 0": all(is_on.values()),
         "augment.mixup or augment.cutmix is above 0": any(is_on.values()),
     }
     for field, (default, condition) in READERS.items():
         is_allowed = holds[condition] or flat[field] == default
-        fields.require(is_allowed, field, f"{default} (its default) unless {condition}")
+        shown = tuple(default) if isinstance(default, list) else default
+        fields.require(is_allowed, field, f"{shown} (its default) unless {condition}")
 
 
 def check_policy_channels(options: ConfigDict, channels: int) -> None:
