@@ -15,7 +15,7 @@ WSD = {"schedule": "wsd", "cooldown_steps": 100}
         ({"optimizer": "adamw", "nesterov": True}, "nesterov must be False .* sgd or lars, got Tr"),
         ({"optimizer": "lamb", "momentum": 0.5}, "momentum must be 0.9 .* is sgd or lars, got 0.5"),
         ({"adam.beta2": 0.95}, "adam.beta2 must be 0.999 .* optimizer is adamw or lamb, got 0.95"),
-        ({"optimizer": "adamw", "adam.beta1": 0.99999999}, "adam.beta1 must be from 0 to 0.9999999"),
+        ({"optimizer": "adamw", "adam.beta1": 0.99999999}, "beta1 must be from 0 to 0.9999999"),
         ({"optimizer": "adamw", "adam.epsilon": 1e-46}, "adam.epsilon must be at least 1e-30, got"),
         ({"trust_ratio.coefficient": 0.1}, "coefficient must be 0.001 .* optimizer is lars, got"),
         ({"optimizer": "lars", "trust_ratio.parameters": "norms"}, "one of all, kernels, got"),
