@@ -59,7 +59,9 @@ def get_config(model: str = "resnet-50") -> ConfigDict:
     config.augment.color = 0.1
     if config.model.block == "bottleneck" and config.model.name != "densenet":
         config.model.stride_on = "3x3"
-    if config.model.shortcut != "none":
+    # Branches of Fixup, SkipInit and ReZero are zero at first anyway.
+    starts_at_zero = config.model.name == "fixup" or config.model.branch_scale != "none"
+    if config.model.shortcut != "none" and not starts_at_zero:
         config.model.zero_init = True
     return _strike_back(config, procedure) if procedure else config
 

@@ -80,14 +80,11 @@ def _check(model: ConfigDict) -> None:
     require(0 < model.tailored_eta < 1, model, "tailored_eta", "above 0 and below 1")
     if model.init != "he":
         require(model.block == "basic", model, "block", f"basic with model.init={model.init!r}")
-        require(not model.zero_init, model, "zero_init", f"false with model.init={model.init!r}")
         rule = f"non-decreasing with model.init={model.init!r}"
         require(list(model.widths) == sorted(model.widths), model, "widths", rule)
     if model.activation != "relu":
         rule = "relu unless model.norm is none"
         require(model.norm == "none", model, "activation", rule)
-        rule = f"false with model.activation={model.activation!r}"
-        require(not model.zero_init, model, "zero_init", rule)
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:

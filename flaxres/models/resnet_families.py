@@ -49,6 +49,8 @@ def _check(model: ConfigDict) -> None:
     require_one_of(model, "shortcut", SHORTCUTS)
     if model.name == "plain":
         require(model.shortcut == "none", model, "shortcut", "none for a plain model")
+        rule = "false for a plain model, whose feature maps would be zero and stay so"
+        require(not model.zero_init, model, "zero_init", rule)
     elif model.name == "resnet":
         rule = f"{', '.join(NAMED_SHORTCUTS[:-1])} or {NAMED_SHORTCUTS[-1]} for a residual model"
         require(model.shortcut != "none", model, "shortcut", rule)

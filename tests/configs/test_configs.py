@@ -56,6 +56,8 @@ def test_imagenet_modern():
     assert (config.model.stride_on, config.model.zero_init) == ("3x3", True)
     plain = imagenet_modern.get_config("plain-34").model
     assert not plain.zero_init  # without shortcuts, its output would be zero
+    for name in ("fixup-50", "skipinit-50", "rezero-50"):  # zero at first by themselves
+        check_config(imagenet_modern.get_config(name))
     densenet = imagenet_modern.get_config("densenet-121").model
     assert (densenet.stride_on, densenet.zero_init) == ("1x1", False)
 

@@ -57,7 +57,7 @@ def test_all_kernels_are_initialized_and_the_activation_is_used():
         ({"init": "orthogonal"}, "model.init must be one of he, delta-orthogonal, dirac, got 'or"),
         ({"activation": "tanh"}, "model.activation must be relu unless model.norm is none, got 't"),
         ({"init": "dirac", "widths": (8, 4, 4)}, "model.widths must be non-decreasing with model"),
-        ({"init": "dirac", "zero_init": True}, "model.zero_init must be false with model.init="),
+        ({"zero_init": True}, "model.zero_init must be false for a plain model"),
         ({"tailored_eta": 1.0}, "model.tailored_eta must be above 0 and below 1, got 1.0"),
         ({"merged": True}, "model.merged is not a field of plain models, got True"),
     ],
