@@ -33,6 +33,8 @@ FUNCTION_FIELDS = (
     "drop_path_scope",
     "pool_projections",
     "anti_alias",
+    "activation",
+    "tailored_eta",
     "norm",
     "norm_epsilon",
     "skip",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from flaxres.config import set_model
 from flaxres.data import load_dataset
 from flaxres.errors import WeightsError, WorkdirError
 from flaxres.pretrained.load import (
@@ -20,6 +21,7 @@ from flaxres.pretrained.load import (
 )
 from flaxres.run.checkpoint import CHECKPOINTS_DIRECTORY, Checkpoints
 from flaxres.run.workdir import open_workdir
+from flaxres.training import initial_weights
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import load_pretrained_weights, read_run_variables
 from tests.conftest import small_config
@@ -248,3 +250,12 @@ def test_directories_without_a_run_of_a_single_model(tmp_path, compiled_steps):
     (tmp_path / "two" / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json is not valid JSON"):
         read_run_variables(tmp_path / "two")
+
+
+def test_a_note_says_that_weights_were_trained_with_another_activation(tmp_path, capsys):
+    trained, model = (set_model(small_config(), "plain-8").model for _ in range(2))
+    trained.update({"norm": "none", "activation": "tailored-relu"})
+    model.norm = "none"
+    initial_weights._compare_models(tmp_path, trained, model)
+    message = "was trained with model.activation 'tailored-relu', not 'relu'\n"
+    assert capsys.readouterr().err.endswith(message)
