@@ -1,10 +1,10 @@
-"""Cures of degradation: plain-56 as it is, with shortcuts, or with other kernels and layers.
+"""Cures of degradation: plain-56, and networks of the same depth that may train.
 
 flaxres sweep --sweep=configs/sweeps/cures.py --workdir=runs/cures
 flaxres sweep --sweep=configs/sweeps/cures.py:configs/cifar10_short.py --workdir=runs/cures_short
 
-Append `--config.dataset.name=cifar10_jpeg` for that data set. Models without a norm, except Fixup,
-have lower learning rates, which were chosen on the digits with seed 0.
+Append `--config.dataset.name=cifar10_jpeg` for CIFAR-10 as JPEG files. Models without a norm,
+except Fixup, have lower learning rates, which were chosen on the digits with seed 0.
 """
 
 from typing import Any

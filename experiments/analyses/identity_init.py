@@ -75,9 +75,9 @@ def check_deeper(shallow: ConfigDict, deeper: ConfigDict) -> None:
         )
     if shallow.drop_path and shallow.drop_path_scope == "batch":
         raise ConfigError(
-            "model.drop_path_scope='batch' multiplies the residual branches in evaluation by factors "
-            f"that depend on the depth, so a deeper model than {name} computes other outputs; got "
-            f"model.drop_path={shallow.drop_path}"
+            "model.drop_path_scope='batch' multiplies the residual branches in evaluation by "
+            f"factors that depend on the depth, so a deeper model than {name} computes other "
+            f"outputs; got model.drop_path={shallow.drop_path}"
         )
     for field in shallow:
         if field not in MAY_DIFFER and shallow[field] != deeper[field]:

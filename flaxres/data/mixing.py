@@ -35,7 +35,7 @@ def mix(
     Args:
       key: random key, the same on all devices.
       images: normalized images on this device.
-      labels: their labels.
+      labels: int32 (batch,), labels of the images.
       options: `config.augment`: `mixup` and `cutmix` are alpha of Beta(alpha, alpha), from which
         the weight of the image is drawn, or 0 for methods that are not used. If both are used, a
         step uses CutMix with the probability `cutmix_probability`. A step mixes with the
@@ -58,7 +58,7 @@ def mix(
         weight = jax.random.beta(weight_key, options.cutmix, options.cutmix)
         size = (images.shape[1], images.shape[2])
         box = cutmix_box(box_key, jnp.where(is_mixed, weight, 1), size)
-        # The weight is that of the pixels that remain, as the box may be cut off at the border.
+        # The fraction of pixels that are kept, as the border may cut off a part of the box.
         weight = 1 - jnp.sum(box, dtype=jnp.float32) / box.size
         return jnp.where(box[..., None], partners, images), weight
 
@@ -93,7 +93,7 @@ def cutmix_box(
 def reverse_batch(
     batch: Shaped[Array, "*shape"], axis: str | None = None
 ) -> Shaped[Array, "*shape"]:
-    """Returns the whole batch in reverse order, of which each device has its shard.
+    """Reverses the order of a batch that is sharded over devices; returns the shard of this device.
 
     Args:
       batch: shard of this device.

@@ -230,26 +230,21 @@ def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    (
-        "depth",
-        "widths",
-        "stem",
-        "branch_scale",
-        "branch_scale_init",
-        "drop_path",
-        "drop_path_scope",
+    fields=(
+        *("depth", "widths", "stem", "branch_scale", "branch_scale_init"),
+        *("drop_path", "drop_path_scope"),
     ),
-    _check,
-    _build,
-    (
+    check=_check,
+    build=_build,
+    name_forms=(
         NameForm(
-            "convnext",
-            rf"convnext-(?:(?P<depth>\d+)|(?P<size>{'|'.join(SIZES)}))",
-            _read,
-            ("convnext-31", "convnext-tiny"),
+            start="convnext",
+            pattern=rf"convnext-(?:(?P<depth>\d+)|(?P<size>{'|'.join(SIZES)}))",
+            read=_read,
+            examples=("convnext-31", "convnext-tiny"),
         ),
     ),
-    _model_name,
-    _min_params,
-    _first_activations,
+    model_name=_model_name,
+    min_params=_min_params,
+    first_activations=_first_activations,
 )

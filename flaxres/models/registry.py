@@ -70,9 +70,11 @@ def check_model_fields(model: ConfigDict) -> None:
     family = FAMILIES[model.name]
     for field, default in FIELDS.items():
         if field not in family.fields and model[field] != default:
+            readers = ", ".join(name for name, other in FAMILIES.items() if field in other.fields)
             raise ConfigError(
-                f"model.{field} is not a field of {model.name} models, got {model[field]!r}; "
-                f"choose a model by its name after the config file ({EXAMPLES})"
+                f"model.{field} is not a field of {model.name} models, got {model[field]!r}; the "
+                f"families that read it are {readers}; choose a model by its name after the config "
+                "file"
             )
     require(model.depth <= MAX_DEPTH, model, "depth", f"at most {MAX_DEPTH:,}")
     family.check(model)

@@ -18,7 +18,8 @@ from flaxres.models.family import require, require_one_of
 from flaxres.models.multipliers import BRANCH_SCALES, Multiplier
 from flaxres.models.squeeze_excitation import SqueezeExcitation
 
-# Factor of stochastic depth of a block: float32, () for all images or (batch,); None for none.
+# Factor of stochastic depth of a block: float32, () for all images or (batch,);
+# None without stochastic depth.
 DropFactor = Float32[Array | np.ndarray, "*batch"] | None
 
 
@@ -54,7 +55,7 @@ def branch_factor(
 
     Returns:
       None if there is no factor. Otherwise, if all images have the same factors, an array () or
-      (filters,), and else an array that has 4 axes and multiplies (batch, height, width, filters).
+      (filters,), otherwise an array of 4 axes that broadcasts to (batch, height, width, filters).
     """
     if drop_factor is not None and drop_factor.ndim:
         drop_factor = drop_factor[:, None, None, None]

@@ -66,5 +66,8 @@ def make_config(fields: Mapping[str, Any], path: Path) -> ConfigDict:
         config.update_from_flattened_dict(tuples)
         check_config(config)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{path} is not a valid config: {one_line(error)}") from error
+        hint = ""
+        if "model.name must be one of" in str(error):
+            hint = "; a family that a config file adds needs --config with that file"
+        raise DamagedFileError(f"{path} is not a valid config: {one_line(error)}{hint}") from error
     return config

@@ -27,7 +27,7 @@ from flaxres.training.train_state import DROPOUT_STREAM, SHARED_DROPOUT_STREAM, 
 
 PyTree = Any
 
-PARTS_AXIS = "micro_batches"  # axis of the micro-batches of a device
+MICRO_BATCH_AXIS = "micro_batches"  # axis of the micro-batches of a device
 
 Loss = Callable[[PyTree], tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]]
 
@@ -54,11 +54,11 @@ def compute_gradients(
     labels: Int32[Array, " batch"],
     axis: str | None = None,
 ) -> tuple[PyTree, MetricSums, PyTree]:
-    """Returns the gradients of the step after `state`, the metrics of its batch and its statistics.
+    """Returns gradients, metric sums and updated running statistics of the step after `state`.
 
-    With `config.sam_radius` the gradients are those of sharpness-aware minimization (`ascend`): the
-    second pass uses the same augmented images and the same dropout masks, and its metrics and
-    statistics are discarded.
+    With `config.sam_radius` the gradients are those of sharpness-aware minimization
+    (`perturb_params`): the second pass uses the same augmented images and the same dropout masks,
+    and its metrics and statistics are discarded.
 
     Args:
       model: the model.
@@ -84,14 +84,14 @@ def compute_gradients(
         if config.bn_scope == "device":
             batch_stats = pool_running_statistics(batch_stats, axis, config.model.norm_momentum)
     if config.sam_radius:
-        gradients, _ = gradient_fn(ascend(state.params, gradients, config.sam_radius))
+        gradients, _ = gradient_fn(perturb_params(state.params, gradients, config.sam_radius))
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
     return gradients, sums, batch_stats
 
 
-def ascend(params: PyTree, gradients: PyTree, radius: float) -> PyTree:
-    """Returns the parameters at which sharpness-aware minimization takes its gradients.
+def perturb_params(params: PyTree, gradients: PyTree, radius: float) -> PyTree:
+    """Returns the parameters at which sharpness-aware minimization computes its gradients.
 
     Foret et al. 2021 (arXiv 2010.01412), equation 2 with p = 2: w + radius * g / ||g||, where the
     norm is that of all parameters together. If all gradients are zero, it is w.
@@ -120,7 +120,7 @@ def make_gradient_fn(
     With `config.accumulation_steps` of k > 1, the images of the device are processed as k
     micro-batches, one after the other, and their gradients are averaged. Batch norm then normalizes
     by the statistics of each micro-batch. Running statistics are pooled over the micro-batches, as
-    over devices (`pool_running_statistics`), and so are those of the whole batch.
+    over devices (`pool_running_statistics`), so they equal those of the whole batch.
 
     Args:
       model: the model.
@@ -134,31 +134,31 @@ def make_gradient_fn(
       `gradient_fn(params) -> (gradients, (losses, logits, batch_stats))`: gradients of the mean
       loss, loss and logits of each image, and the updated running statistics.
     """
-    num_parts = config.accumulation_steps
-    if num_parts == 1:
+    num_micro_batches = config.accumulation_steps
+    if num_micro_batches == 1:
         loss_fn = make_batch_loss(model, config, state, images, targets, _shard_number(axis))
         return jax.grad(loss_fn, has_aux=True)
 
     # Micro-batches are numbered like the shards of as many devices, also in their dropout masks.
-    first_part = 0 if axis is None else num_parts * jax.lax.axis_index(axis)
-    numbers = first_part + jnp.arange(num_parts)
-    parts = (
-        numbers,
-        *jax.tree.map(lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), (images, targets)),
+    first_micro_batch = 0 if axis is None else num_micro_batches * jax.lax.axis_index(axis)
+    numbers = first_micro_batch + jnp.arange(num_micro_batches)
+    divided = jax.tree.map(
+        lambda leaf: leaf.reshape(num_micro_batches, -1, *leaf.shape[1:]), (images, targets)
     )
+    micro_batches = (numbers, *divided)
 
     def accumulate(params: PyTree) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
-        def add_part(total: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
-            number, part_images, part_targets = part
-            loss_fn = make_batch_loss(model, config, state, part_images, part_targets, number)
+        def add_micro_batch(total: PyTree, micro_batch: PyTree) -> tuple[PyTree, PyTree]:
+            number, micro_images, micro_targets = micro_batch
+            loss_fn = make_batch_loss(model, config, state, micro_images, micro_targets, number)
             gradients, auxiliary = jax.grad(loss_fn, has_aux=True)(params)
             return jax.tree.map(jnp.add, total, gradients), auxiliary
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, (losses, logits, batch_stats) = jax.lax.scan(add_part, zeros, parts)
-        gradients = jax.tree.map(lambda leaf: leaf / num_parts, total)
+        total, (losses, logits, batch_stats) = jax.lax.scan(add_micro_batch, zeros, micro_batches)
+        gradients = jax.tree.map(lambda leaf: leaf / num_micro_batches, total)
         logits = logits.reshape(-1, logits.shape[-1])
-        batch_stats = _pool_parts(batch_stats, config.model.norm_momentum)
+        batch_stats = _pool_micro_batches(batch_stats, config.model.norm_momentum)
         return gradients, (losses.reshape(-1), logits, batch_stats)
 
     return accumulate
@@ -169,12 +169,12 @@ def _shard_number(axis: str | None) -> Int32[Array, ""] | None:
     return None if axis is None else jax.lax.axis_index(axis)
 
 
-def _pool_parts(batch_stats: PyTree, momentum: float) -> PyTree:
+def _pool_micro_batches(batch_stats: PyTree, momentum: float) -> PyTree:
     """Pools the running statistics of micro-batches, which are stacked on a leading axis."""
     if not jax.tree.leaves(batch_stats):
         return batch_stats
-    pool = functools.partial(pool_running_statistics, axis=PARTS_AXIS, momentum=momentum)
-    return jax.vmap(pool, out_axes=None, axis_name=PARTS_AXIS)(batch_stats)
+    pool = functools.partial(pool_running_statistics, axis=MICRO_BATCH_AXIS, momentum=momentum)
+    return jax.vmap(pool, out_axes=None, axis_name=MICRO_BATCH_AXIS)(batch_stats)
 
 
 def make_loss(

@@ -20,7 +20,7 @@ from flaxres.training.train_state import AveragedTrainState, TrainState
 PyTree = Any
 State = TypeVar("State", bound=TrainState)
 
-EMA_PREFIX = "ema_"  # start of the names of metrics of the average, such as 'ema_test_error'
+EMA_PREFIX = "ema_"  # prefix of the metrics of the average, such as 'ema_test_error'
 
 
 def ema_decay(config: ConfigDict, step: Int32[Array, ""]) -> Float32[Array, ""]:
@@ -46,7 +46,7 @@ def update_average(config: ConfigDict, state: State, step: Int32[Array, ""]) -> 
 
     Args:
       config: config of the run.
-      state: state after the step. One without an average is returned as it is.
+      state: state after the step. A state without an average is returned unchanged.
       step: number of the step; the first is 0.
     """
     if not isinstance(state, AveragedTrainState):
@@ -58,7 +58,7 @@ def update_average(config: ConfigDict, state: State, step: Int32[Array, ""]) -> 
 
 
 def evaluated_states(state: TrainState) -> dict[str, TrainState]:
-    """Returns the states that an evaluation evaluates, by the prefix of their metrics.
+    """Returns the train states to evaluate, by the prefix of their metrics.
 
     Returns:
       {'': state}, and for a state with an average also 'ema_': a state whose parameters and batch

@@ -142,7 +142,7 @@ def test_images_and_channels_that_do_not_fit(name, stem, pixels, norm, message):
         ),
         ("resnet-7", {}, r"got 7; did you mean 'resnet-8'\?$"),
         ("densenet-201-12", {}, "got 201; densenet-201-12 needs an ImageNet config"),
-        ("plain-34", {}, "got 34; plain-34 needs an ImageNet config, such as"),
+        ("resnet-101", {}, "got 101; resnet-101 needs an ImageNet config, such as"),
         ("preact-165-bottleneck", {}, r"depth must be 9n\+2"),
     ],
 )

@@ -13,7 +13,7 @@ from flaxres.errors import ConfigError
 from flaxres.models import create_model
 from flaxres.parallel.sharding import Devices
 from flaxres.training.compiled_steps import CompiledSteps
-from flaxres.training.gradients import ascend, compute_gradients, make_batch_loss
+from flaxres.training.gradients import compute_gradients, make_batch_loss, perturb_params
 from flaxres.training.losses import Targets
 from flaxres.training.optimizer import make_optimizer
 from flaxres.training.train_state import create_state
@@ -93,9 +93,11 @@ def test_the_ascent_by_hand():
     """The gradient (3, 4) has the norm 5, over all parameters together."""
     params, gradients = {"a": jnp.ones(1), "b": jnp.ones(1)}, {"a": jnp.array([3.0])}
     gradients["b"] = jnp.array([4.0])
-    assert_close(ascend(params, gradients, 0.5), {"a": np.array([1.3]), "b": np.array([1.4])})
+    assert_close(
+        perturb_params(params, gradients, 0.5), {"a": np.array([1.3]), "b": np.array([1.4])}
+    )
     zeros = jax.tree.map(jnp.zeros_like, params)
-    assert_close(ascend(params, zeros, 0.5), params, rtol=0)
+    assert_close(perturb_params(params, zeros, 0.5), params, rtol=0)
 
 
 def test_sharpness_aware_steps_equal_those_of_optax(config):
