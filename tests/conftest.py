@@ -1,5 +1,6 @@
 """Shared fixtures and helpers: a small experiment, its run, models, and a small TFDS data set."""
 
+import contextlib
 import functools
 import io
 import json
@@ -95,19 +96,26 @@ def _is_defined_by_a_program(flag):
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+@contextlib.contextmanager
+def optimizations(are_on):
+    """Sets whether JAX optimizes programs, also in processes that are started in this context."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), str(int(not are_on)))
+        jax.config.update(name, not are_on)
+        yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Compiles fast and slow code for the tests of a module, and in processes that they start.
 
     It is for tests whose programs run once or for a few steps, and that compare with a tolerance.
     """
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name.upper(), "1")
-        jax.config.update(name, True)
+    with optimizations(are_on=False):
         yield
-    jax.config.update(name, before)
 
 
 def init(model, images):
@@ -152,7 +160,8 @@ def digits_run(tmp_path_factory):
     from flaxres.training.train import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("digits") / "run"
-    train_and_evaluate(small_config(), workdir)
+    with optimizations(are_on=True):  # the first test that needs the run may have turned them off
+        train_and_evaluate(small_config(), workdir)
     return workdir
 
 
