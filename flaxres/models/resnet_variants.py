@@ -53,7 +53,6 @@ def check_variant(model: ConfigDict) -> None:
 
     Raises:
       ConfigError: a field has a value that is not allowed.
-      ValueError: a deep stem on small images.
     """
     is_reduction = type(model.se_reduction) is int and model.se_reduction >= 0
     require(is_reduction, model, "se_reduction", "a positive quotient of channels, or 0 for none")
@@ -61,8 +60,8 @@ def check_variant(model: ConfigDict) -> None:
         require(type(model[field]) is bool, model, field, "true or false")
     require_one_of(model, "stem_pool", STEM_POOLS)
     require_one_of(model, "anti_alias", ANTI_ALIAS)
-    if model.stem == "cifar" and model.deep_stem:
-        raise ValueError("model.deep_stem needs the ImageNet stem")
+    if model.stem == "cifar":
+        require(not model.deep_stem, model, "deep_stem", "false without the ImageNet stem")
     if not model.deep_stem:
         rule = "max without model.deep_stem"
         require(model.stem_pool == "max", model, "stem_pool", rule)

@@ -24,7 +24,7 @@ def test_a_name_is_read_back(name, stem):
 @pytest.mark.parametrize(
     ("name", "stem", "fields", "message"),
     [
-        ("resnetd-50", "cifar", {}, "deep_stem needs the ImageNet stem"),
+        ("resnetd-50", "cifar", {}, "deep_stem must be false without the ImageNet stem"),
         ("resnet-50", "imagenet", {"stem_pool": "conv"}, "max without model.deep_stem"),
         ("resnet-20", "cifar", {"pool_projections": True}, "false without projections"),
         ("resnet-50", "imagenet", {"anti_alias": "blur"}, "none unless model.stride_on is 3x3"),
