@@ -123,6 +123,20 @@ def init(model, images):
     return quick_jit(lambda x: model.init(jax.random.key(0), x, train=True))(images)
 
 
+def outputs_of_layers(model, variables, images):
+    """Returns the outputs of a model's outermost layers and blocks in evaluation, by name."""
+
+    def is_outermost(module, method):
+        return len(module.path) == 1 and method == "__call__"
+
+    def outputs(variables):
+        capture = {"capture_intermediates": is_outermost}
+        return model.apply(variables, images, train=False, **capture)[1]["intermediates"]
+
+    captured = quick_jit(outputs)(variables)
+    return {name: calls["__call__"][0] for name, calls in captured.items() if name != "__call__"}
+
+
 def cifar_model(depth, shortcut, num_classes=10, **fields):
     """Returns a CIFAR ResNet of He15, section 4.2, or a variant with other `fields`."""
     from flaxres.models.resnet import ResNet, stages_of_depth

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flaxres.models.convnext import ConvNext
-from tests.conftest import init, quick_jit
+from tests.conftest import init, outputs_of_layers, quick_jit
 
 STAGES, WIDTHS = (1, 1, 2, 1), (8, 16, 24, 32)
 
@@ -92,19 +92,7 @@ def test_small_images():
     )
     images = images_of(9)
     variables = init(model, images)
-
-    def outputs_of_blocks(variables):
-        def is_block(module, method):
-            return len(module.path) == 1 and method == "__call__"
-
-        return model.apply(variables, images, train=False, capture_intermediates=is_block)[1]
-
-    state = quick_jit(outputs_of_blocks)(variables)
-    outputs = {
-        name: value["__call__"][0]
-        for name, value in state["intermediates"].items()
-        if name != "__call__"
-    }
+    outputs = outputs_of_layers(model, variables, images)
     assert [outputs[f"stage{i}_block1"].shape[1] for i in (1, 2, 3)] == [9, 4, 2]
     # With factors of 1e-6 a block is nearly its shortcut.
     np.testing.assert_allclose(outputs["stage1_block1"], outputs["norm"], atol=1e-4)

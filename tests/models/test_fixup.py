@@ -8,7 +8,7 @@ import pytest
 from flaxres.models.fixup import Fixup
 from flaxres.models.resnet import stages_of_depth
 from flaxres.models.shortcuts import Shortcut, pad_shortcut
-from tests.conftest import init, quick_jit
+from tests.conftest import init, outputs_of_layers, quick_jit
 
 
 def fixup(depth=8, stem="cifar", block="basic", shortcut="A", **fields):
@@ -52,19 +52,7 @@ def test_initial_values_by_hand(block, depth, count):
 def test_stages_are_identities_at_the_start():
     model, images = fixup(20), images_of(8)
     variables = init(model, images)
-
-    def outputs_of_blocks(variables):
-        def is_block(module, method):
-            return len(module.path) == 1 and method == "__call__"
-
-        return model.apply(variables, images, train=False, capture_intermediates=is_block)[1]
-
-    state = quick_jit(outputs_of_blocks)(variables)
-    outputs = {
-        name: values["__call__"][0]
-        for name, values in state["intermediates"].items()
-        if isinstance(values, dict)
-    }
+    outputs = outputs_of_layers(model, variables, images)
     x = jax.nn.relu(outputs["bias1"])
     for stage, (filters, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
         x = pad_shortcut(x, filters, stride)

@@ -9,7 +9,7 @@ from flaxres.config import check_config, default_config, set_model
 from flaxres.errors import ConfigError
 from flaxres.models.residual_branch import BranchOptions
 from flaxres.models.shortcuts import pad_shortcut
-from tests.conftest import cifar_model, init, quick_jit
+from tests.conftest import cifar_model, init, outputs_of_layers, quick_jit
 
 SCALAR = BranchOptions(scale="scalar")
 
@@ -27,19 +27,7 @@ def scaled_model(name, branch=SCALAR):
 def test_stages_are_identities_at_the_start(name):
     model, images = scaled_model(name), images_of()
     variables = init(model, images)
-
-    def outputs_of_blocks(variables):
-        def is_block(module, method):
-            return len(module.path) == 1 and method == "__call__"
-
-        return model.apply(variables, images, train=False, capture_intermediates=is_block)[1]
-
-    state = quick_jit(outputs_of_blocks)(variables)
-    outputs = {
-        key: values["__call__"][0]
-        for key, values in state["intermediates"].items()
-        if isinstance(values, dict)
-    }
+    outputs = outputs_of_layers(model, variables, images)
     x = jax.nn.relu(outputs["conv" if name == "skipinit" else "norm"])
     for stage, (filters, stride) in enumerate([(8, 1), (8, 2), (16, 2)], start=1):
         x = pad_shortcut(x, filters, stride)
