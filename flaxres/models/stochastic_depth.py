@@ -23,7 +23,7 @@ DROP_PATH_SCOPES = ("batch", "image")
 
 @dataclasses.dataclass(frozen=True)
 class StochasticDepth:
-    """Factors of residual branches.
+    """Drop rates of residual blocks, and the factors of their branches.
 
     With scope 'batch', as in the paper, a block is dropped for a whole batch, also on all devices.
     The branch is multiplied by 0 or 1 in training and by its survival rate in evaluation
@@ -33,7 +33,7 @@ class StochasticDepth:
     With scope 'image', as in timm 1.0 (`timm.layers.DropPath`, `timm.models.resnet.make_blocks`), a
     block is dropped for each image by itself. The branch is multiplied by 0 or by the inverse of
     its survival rate in training, and is unchanged in evaluation. Block l of L is dropped with
-    probability rate * (l - 1) / (L - 1), so the first block never is.
+    probability rate * (l - 1) / (L - 1), so the first block is never dropped.
 
     Attributes:
       rate: probability of dropping the branch of the last block; 0 for no stochastic depth.
