@@ -36,6 +36,7 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
     """Sets the model fields and the warm-up of a config, and returns the config.
 
     The warm-up of He15, section 4.2, is on for CIFAR's residual models of at least 110 layers.
+    Fixup's models get a tenth of the learning rate for scalar parameters.
 
     Args:
       config: config of an experiment; changed in place.
@@ -55,6 +56,9 @@ def set_model(config: ConfigDict, model: str, stem: str = "cifar") -> ConfigDict
         raise ConfigError(f"{error}{model_hint(model, stem)}") from None
     config.model.update(FIELDS)
     config.model.update(fields)
+    if fields["name"] == "fixup":
+        # The authors' code; otherwise fixup-56 diverges on CIFAR-10 at the learning rate 0.1.
+        config.scalar_learning_rate_scale = 0.1
     is_deep = fields["name"] in ("resnet", "preact") and fields["depth"] >= 110
     starts_as_identity = fields.get("branch_scale", "none") != "none"  # needs no warm-up
     config.warmup.enabled = is_deep and stem == "cifar" and not starts_as_identity
