@@ -158,3 +158,8 @@ def test_unknown_and_missing_fields():
     del config.momentum
     with pytest.raises(ConfigError, match="config field 'momentum' is missing"):
         check_config(config)
+
+
+def test_fixup_has_a_lower_learning_rate_of_scalars():
+    assert set_model(default_config(), "fixup-56").scalar_learning_rate_scale == 0.1
+    assert set_model(default_config(), "resnet-56").scalar_learning_rate_scale == 1

@@ -30,7 +30,7 @@ PATTERNS = (
     r"training/test_every_model\.py::test_small_models_train_alike_.*\[(stargan|sepreact)",
     r"training/test_gradients\.py::test_micro_batches_drop_.*\[batch",
     r"pretrained/test_timm\.py::test_logits_.*\[(seresnet-10|resnetaa)",
-    r"pretrained/test_timm\.py::test_parameters_.*\[(seresnet-18|seresnext|resnetaa)",
+    r"pretrained/test_timm\.py::test_parameters_.*\[(seresnext|resnetaa)",
     r"training/test_every_model\.py::test_small_models_train\[(skipinit|convnext|resnet-8)",
     r"training/test_without_norms\.py",
     r"training/test_fine_tuning\.py::test_a_frozen_backbone_.*\[(vgg|densenet|resnet-14-B|preact)",

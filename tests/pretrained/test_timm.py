@@ -77,7 +77,6 @@ def test_logits_of_one_block_in_each_stage(name):
     ("name", "timm_name"),
     [
         ("seresnet-50", "seresnet50"),
-        ("seresnet-18", "seresnet18"),
         ("seresnext-50-32x4d", "seresnext50_32x4d"),
         ("resnetd-50", "resnet50d"),
         ("resnetrs-50", "resnetrs50"),
