@@ -16,6 +16,7 @@ A does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu.convolutions import NHWC
 from flaxres.cpu.kernels import conv_general_dilated, promote_images
+from flaxres.models import resnet_families
 from flaxres.models.family import (
     Family,
     NameForm,
@@ -38,7 +40,6 @@ from flaxres.models.family import (
 from flaxres.models.initializers import dirac_kernel
 from flaxres.models.layers import BaseModel, Layers, he_normal
 from flaxres.models.resnet import ResNet, default_widths, stages_of_depth
-from flaxres.models.shortcuts import Shortcut
 
 IDENTITY_SCALE, KERNEL_SCALE = "identity_scale", "kernel_scale"  # parameters a and b
 MIN_NORM = 1e-12  # of a filter, as in torch.nn.functional.normalize
@@ -168,12 +169,8 @@ def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {**variables, "params": fold_layers(variables["params"])}
 
 
-def _stages(model: ConfigDict) -> tuple[int, ...]:
-    return stages_of_depth(model.depth, "basic", model.stem)
-
-
 def _check(model: ConfigDict) -> None:
-    require_widths(model, "widths", len(_stages(model)))
+    require_widths(model, "widths", len(stages_of_depth(model.depth, model.block, model.stem)))
     for field in ("remat", "scan"):
         require(type(model[field]) is bool, model, field, "true or false")
     for field in (IDENTITY_SCALE, KERNEL_SCALE):
@@ -181,28 +178,13 @@ def _check(model: ConfigDict) -> None:
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
-    fields: dict[str, Any] = {
-        "stages": _stages(model),
-        "widths": tuple(model.widths),
-        "shortcut": Shortcut("none"),
-    }
-    unchanged = ("stem", "remat", "scan", IDENTITY_SCALE, KERNEL_SCALE)
-    fields |= {field: model[field] for field in unchanged}
-    return lambda **common: DiracNet(**fields, **common)
+    scales = {field: model[field] for field in (IDENTITY_SCALE, KERNEL_SCALE)}
+    return functools.partial(DiracNet, **resnet_families.resnet_attributes(model), **scales)
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     depth = int(groups["depth"])
     return {"name": "dirac", "depth": depth, "widths": default_widths(depth, "basic", stem)}
-
-
-def _min_params(model: ConfigDict, image_size: int) -> int:
-    """Counts the weights of the convolutions in the blocks."""
-    params, inputs = 0, model.widths[0]
-    for count, width in zip(_stages(model), model.widths, strict=True):
-        params += 9 * inputs * width + 9 * width**2 * (2 * count - 1)
-        inputs = width
-    return params
 
 
 FAMILY = Family(
@@ -215,6 +197,6 @@ FAMILY = Family(
             other_starts=("diracnet",),
         ),
     ),
-    min_params=_min_params,
+    min_params=resnet_families.FAMILIES["plain"].min_params,
     first_activations=first_activations,
 )

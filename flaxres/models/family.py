@@ -130,6 +130,21 @@ def require_widths(model: ConfigDict, field: str, count: int | None = None) -> N
     require(are_positive and is_complete, model, field, f"{number}positive numbers of filters")
 
 
+def conv3x3_params(counts: Iterable[int], widths: Iterable[int], inputs: int) -> int:
+    """Returns the number of weights of 3x3 convolutions one after the other, without biases.
+
+    Args:
+      counts: number of convolutions in each stage.
+      widths: number of filters in each stage.
+      inputs: number of input channels of the first convolution.
+    """
+    params = 0
+    for count, width in zip(counts, widths, strict=True):
+        params += 9 * inputs * width + 9 * width**2 * (count - 1)
+        inputs = width
+    return params
+
+
 def dense_params(inputs: int, hidden: Iterable[int]) -> int:
     """Returns the number of weights of dense layers one after the other, without biases."""
     params = 0

@@ -43,7 +43,8 @@ from flaxres.models.residual_branch import (
     branch_factor,
     scale_branch,
 )
-from flaxres.models.resnet import EXPANSION, IMAGENET_STAGES, default_widths, stages_of_depth
+from flaxres.models.resnet import EXPANSION, default_widths, stages_of_depth
+from flaxres.models.resnet_families import default_block
 from flaxres.models.shortcuts import Shortcut, apply_shortcut
 from flaxres.models.stages import apply_stages
 from flaxres.models.stochastic_depth import StochasticDepth, check_drop_path
@@ -224,11 +225,6 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
     return lambda **common: Fixup(**fields, **common)
 
 
-def _default_block(depth: int, stem: str) -> str:
-    is_bottleneck = stem == "imagenet" and depth in IMAGENET_STAGES["bottleneck"]
-    return "bottleneck" if is_bottleneck else "basic"
-
-
 def _default_shortcut(stem: str) -> str:
     """Returns the shortcut option of the authors' models."""
     return "A" if stem == "cifar" else "B"
@@ -236,14 +232,14 @@ def _default_shortcut(stem: str) -> str:
 
 def _model_name(model: ConfigDict) -> str:
     name = f"fixup-{model.depth}"
-    if model.block != _default_block(model.depth, model.stem):
+    if model.block != default_block("resnet", model.depth, model.stem):
         name += f"-{model.block}"
     return name if model.shortcut == _default_shortcut(model.stem) else f"{name}-{model.shortcut}"
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     depth = int(groups["depth"])
-    block = groups["block"] or _default_block(depth, stem)
+    block = groups["block"] or default_block("resnet", depth, stem)
     return {
         "name": "fixup",
         "depth": depth,

@@ -88,22 +88,15 @@ def _check(model: ConfigDict) -> None:
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
-    build = _RESNET.build(model)
     if model.init == "he" and model.activation == "relu":
-        return build
-    fields = {
-        "kernel_init": model.init,
-        "activation": model.activation,
-        "tailored_eta": model.tailored_eta,
-    }
-
-    def build_plain(**common: Any) -> PlainNet:
-        resnet = build(**common)
-        names = [field.name for field in dataclasses.fields(resnet) if field.init]
-        attributes = {name: getattr(resnet, name) for name in names}
-        return PlainNet(**(attributes | fields))
-
-    return build_plain
+        return _RESNET.build(model)
+    return functools.partial(
+        PlainNet,
+        kernel_init=model.init,
+        activation=model.activation,
+        tailored_eta=model.tailored_eta,
+        **resnet_families.resnet_attributes(model),
+    )
 
 
 FAMILY = dataclasses.replace(

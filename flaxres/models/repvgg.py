@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from flaxres.models.family import (
     Family,
     NameForm,
+    conv3x3_params,
     first_activations,
     require,
     require_widths,
@@ -293,12 +294,9 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
 
 def _min_params(model: ConfigDict, image_size: int) -> int:
     """Counts the weights of the 3x3 convolutions in the blocks."""
-    params, inputs = 0, _stem_filters(model)
     layers_per_block = 1 if model.stem == "imagenet" else CIFAR_LAYERS
-    for count, width in zip(stages_of_depth(model.depth, model.stem), model.widths, strict=True):
-        params += 9 * inputs * width + 9 * width**2 * (layers_per_block * count - 1)
-        inputs = width
-    return params
+    counts = (layers_per_block * count for count in stages_of_depth(model.depth, model.stem))
+    return conv3x3_params(counts, model.widths, _stem_filters(model))
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from flaxres.models.blocks import AUTO_STRIDE, BLOCKS, STRIDES_ON
 from flaxres.models.family import (
     Family,
     NameForm,
+    conv3x3_params,
     first_activations,
     require,
     require_one_of,
@@ -87,8 +88,12 @@ def _check(model: ConfigDict) -> None:
     check_branch_scale(model)
 
 
-def _build(model: ConfigDict) -> Callable[..., BaseModel]:
-    fields = {
+def resnet_attributes(model: ConfigDict) -> dict[str, Any]:
+    """Returns the attributes of `resnet.ResNet` that `config.model` describes.
+
+    Families whose modules are subclasses of it add their own attributes.
+    """
+    attributes = {
         "stages": resnet.stages_of_depth(model.depth, model.block, model.stem),
         "widths": tuple(model.widths),
         "shortcut": Shortcut(
@@ -114,19 +119,20 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
         "scan",
         "anti_alias",
     )
-    fields |= {field: model[field] for field in unchanged}
-    return lambda **common: resnet.ResNet(**fields, **common)
+    return attributes | {field: model[field] for field in unchanged}
+
+
+def _build(model: ConfigDict) -> Callable[..., BaseModel]:
+    return functools.partial(resnet.ResNet, **resnet_attributes(model))
 
 
 def _min_params(model: ConfigDict, image_size: int) -> int:
     """Counts the weights of the convolutions in the blocks, without projections."""
     stages = resnet.stages_of_depth(model.depth, model.block, model.stem)
     params, inputs = 0, model.widths[0]
+    if model.block == "basic":
+        return conv3x3_params((2 * count for count in stages), model.widths, inputs)
     for stage, (count, width) in enumerate(zip(stages, model.widths, strict=True)):
-        if model.block == "basic":
-            params += 9 * inputs * width + 9 * width**2 * (2 * count - 1)
-            inputs = width
-            continue
         inner = model.groups * model.group_width * 2**stage or width
         outputs = resnet.EXPANSION * width
         others = 9 * inner**2 // model.groups + inner * outputs
@@ -135,7 +141,7 @@ def _min_params(model: ConfigDict, image_size: int) -> int:
     return params
 
 
-def _default_block(family: str, depth: int, stem: str) -> str:
+def default_block(family: str, depth: int, stem: str) -> str:
     """Returns the block that the papers use at this depth: He15, table 1; He16, tables 2 and 4."""
     if stem == "imagenet":
         return "bottleneck" if depth in resnet.IMAGENET_STAGES["bottleneck"] else "basic"
@@ -154,7 +160,7 @@ def _model_name(model: ConfigDict) -> str:
     name = f"{variant_start(model)}-{model.depth}"
     if model.name == "resnext":
         name += f"-{model.groups}x{model.group_width}d"
-    elif model.block != _default_block(model.name, model.depth, model.stem):
+    elif model.block != default_block(model.name, model.depth, model.stem):
         name += f"-{model.block}"
     if model.shortcut != _default_shortcut(model.name, model.depth, model.block, model.stem):
         name += f"-{model.shortcut}"
@@ -163,7 +169,7 @@ def _model_name(model: ConfigDict) -> str:
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
     family, depth = groups["name"], int(groups["depth"])
-    block = groups["block"] or _default_block(family, depth, stem)
+    block = groups["block"] or default_block(family, depth, stem)
     fields = {
         "name": family,
         "depth": depth,

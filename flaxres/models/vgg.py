@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from flaxres.models.family import (
     Family,
     NameForm,
+    conv3x3_params,
     dense_params,
     first_activations,
     require,
@@ -122,12 +123,9 @@ def _build(model: ConfigDict) -> Callable[..., BaseModel]:
 
 def _min_params(model: ConfigDict, image_size: int) -> int:
     """Counts the weights of the convolutions and of the dense layers before the head."""
-    params, inputs = 0, 1
-    for count, width in zip(stages_of_depth(model.depth), model.widths, strict=True):
-        params += 9 * inputs * width + 9 * width**2 * (count - 1)
-        inputs = width
+    params = conv3x3_params(stages_of_depth(model.depth), model.widths, inputs=1)
     pixels = max(1, image_size // STRIDE) ** 2
-    return params + dense_params(pixels * inputs, model.hidden)
+    return params + dense_params(pixels * model.widths[-1], model.hidden)
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:

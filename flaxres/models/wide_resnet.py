@@ -7,7 +7,7 @@ the authors' models.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -114,15 +114,8 @@ def _check(model: ConfigDict) -> None:
 
 
 def _build(model: ConfigDict) -> Callable[..., BaseModel]:
-    build = _PREACT.build(_as_preact(model))
-
-    def build_wide(**common: Any) -> WideResNet:
-        base = build(**common)
-        names = [field.name for field in dataclasses.fields(base) if field.init]
-        attributes = {name: getattr(base, name) for name in names} | {"stem_width": STEM_WIDTH}
-        return WideResNet(**attributes, block_dropout=model.block_dropout)
-
-    return build_wide
+    attributes = resnet_families.resnet_attributes(_as_preact(model))
+    return functools.partial(WideResNet, block_dropout=model.block_dropout, **attributes)
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
