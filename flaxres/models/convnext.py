@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32
 from ml_collections import ConfigDict
 
 from flaxres.models.family import Family, NameForm, require_one_of, require_widths
-from flaxres.models.layers import HEAD, BaseModel, Layers, check_size, depth_error, make_conv
+from flaxres.models.layers import HEAD, BaseModel, Layers, check_size, make_conv, three_equal_stages
 from flaxres.models.residual_branch import (
     BranchOptions,
     DropFactor,
@@ -64,10 +64,7 @@ def stages_of_depth(depth: int, stem: str) -> tuple[int, ...]:
             depths = ", ".join(map(str, IMAGENET_STAGES))
             raise ValueError(f"depth must be {depths} with the ImageNet stem, got {depth}")
         return IMAGENET_STAGES[depth]
-    n, rest = divmod(depth - 4, 9)
-    if n < 1 or rest:
-        raise depth_error(depth, 9, 4)
-    return (n,) * 3
+    return three_equal_stages(depth, 9, 4)
 
 
 class ConvNextBlock(nn.Module):

@@ -26,7 +26,7 @@ from flaxres.models.layers import (
     apply_stem,
     check_size,
     classify,
-    depth_error,
+    three_equal_stages,
 )
 from flaxres.models.norms import norm_relu, norm_relu_conv
 
@@ -64,10 +64,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
             )
         return IMAGENET_STAGES[depth]
     period = 6 if block == "bottleneck" else 3
-    n, rest = divmod(depth - 4, period)
-    if n < 1 or rest:
-        raise depth_error(depth, period, 4)
-    return (n,) * 3
+    return three_equal_stages(depth, period, 4)
 
 
 class DenseLayer(nn.Module):

@@ -178,16 +178,22 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     )
 
 
-def depth_error(depth: int, period: int, offset: int) -> ValueError:
-    """Returns the error for a depth that no CIFAR model has.
+def three_equal_stages(depth: int, period: int, offset: int) -> tuple[int, int, int]:
+    """Returns the number of blocks in each of the three stages of a CIFAR model.
 
     Args:
       depth: number of weighted layers.
       period: layers of one block in each of the three stages.
       offset: layers outside the stages.
+
+    Raises:
+      ValueError: there is no model of this depth.
     """
-    examples = ", ".join(str(period * n + offset) for n in range(1, 5))
-    return ValueError(f"depth must be {period}n+{offset} ({examples}, ...), got {depth}")
+    n, rest = divmod(depth - offset, period)
+    if n < 1 or rest:
+        examples = ", ".join(str(period * n + offset) for n in range(1, 5))
+        raise ValueError(f"depth must be {period}n+{offset} ({examples}, ...), got {depth}")
+    return (n, n, n)
 
 
 def check_size(

@@ -37,7 +37,7 @@ from flaxres.models.layers import (
     check_size,
     classify,
     conv_and_pass,
-    depth_error,
+    three_equal_stages,
 )
 from flaxres.models.norms import norm_relu
 
@@ -76,10 +76,7 @@ def stages_of_depth(depth: int, stem: str) -> tuple[int, ...]:
             depths = " or ".join(map(str, IMAGENET_STAGES))
             raise ValueError(f"depth must be {depths} with the ImageNet stem, got {depth}")
         return IMAGENET_STAGES[depth]
-    n, rest = divmod(depth - 2, 3 * CIFAR_LAYERS)
-    if n < 1 or rest:
-        raise depth_error(depth, 3 * CIFAR_LAYERS, 2)
-    return (n,) * 3
+    return three_equal_stages(depth, 3 * CIFAR_LAYERS, 2)
 
 
 class RepVggLayer(nn.Module, kw_only=True):

@@ -26,7 +26,7 @@ from flaxres.models.layers import (
     apply_stem,
     check_size,
     classify,
-    depth_error,
+    three_equal_stages,
 )
 from flaxres.models.norms import norm_relu
 from flaxres.models.preact_blocks import PreActBasicBlock, PreActBottleneckBlock
@@ -90,10 +90,7 @@ def stages_of_depth(depth: int, block: str, stem: str) -> tuple[int, ...]:
     if has_four_stages(depth, block, stem):
         return IMAGENET_STAGES[block][depth]
     period = 3 * LAYERS_PER_BLOCK[block]
-    n, rest = divmod(depth - 2, period)
-    if n < 1 or rest:
-        raise depth_error(depth, period, 2)
-    return (n,) * 3
+    return three_equal_stages(depth, period, 2)
 
 
 class ResNet(BaseModel, kw_only=True):

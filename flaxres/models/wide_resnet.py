@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from flaxres.models import resnet_families
 from flaxres.models.blocks import Block
 from flaxres.models.family import Family, NameForm, first_activations, require
-from flaxres.models.layers import BaseModel, depth_error
+from flaxres.models.layers import BaseModel, three_equal_stages
 from flaxres.models.norms import norm_relu
 from flaxres.models.preact_blocks import PreActBasicBlock
 from flaxres.models.resnet import ResNet
@@ -102,9 +102,7 @@ def _as_preact(model: ConfigDict) -> ConfigDict:
 
 
 def _check(model: ConfigDict) -> None:
-    n, rest = divmod(model.depth - OFFSET, PERIOD)
-    if n < 1 or rest:
-        raise depth_error(model.depth, PERIOD, OFFSET)
+    three_equal_stages(model.depth, PERIOD, OFFSET)  # raises if there is no model of this depth
     require(model.block == "basic", model, "block", "basic in a Wide ResNet")
     _PREACT.check(_as_preact(model))
     require(0 <= model.block_dropout < 1, model, "block_dropout", "at least 0 and below 1")
