@@ -171,11 +171,8 @@ class BasicBlock(PostActBlock):
         return self.finish(x, y, number=2, size=3, drop_factor=drop_factor)
 
 
-class BottleneckBlock(PostActBlock, kw_only=True):
-    """1x1, 3x3 and 1x1 convolutions, each with a norm; ReLU after the addition.
-
-    He15, figure 5 right. With several groups it is the block of ResNeXt: Xie17 (arXiv 1611.05431),
-    figure 3c.
+class Bottleneck(Block, kw_only=True):
+    """Base class of bottlenecks: the first two of 1x1, 3x3 and 1x1 convolutions.
 
     Attributes:
       inner_filters: number of filters of the first two convolutions.
@@ -188,6 +185,23 @@ class BottleneckBlock(PostActBlock, kw_only=True):
     groups: int = 1
     stride_on: str = "1x1"
 
+    def inner_convs(self) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+        """Returns constructors of both convolutions, called without positional arguments."""
+        conv, filters = self.layers.conv, self.inner_filters
+        strides = (self.stride, 1) if self.stride_on == "1x1" else (1, self.conv_stride)
+        return (
+            functools.partial(conv, filters, 1, strides[0], name="conv1"),
+            functools.partial(conv, filters, 3, strides[1], self.groups, name="conv2"),
+        )
+
+
+class BottleneckBlock(PostActBlock, Bottleneck, kw_only=True):
+    """1x1, 3x3 and 1x1 convolutions, each with a norm; ReLU after the addition.
+
+    He15, figure 5 right. With several groups it is the block of ResNeXt: Xie17 (arXiv 1611.05431),
+    figure 3c.
+    """
+
     @nn.compact
     def __call__(
         self,
@@ -195,10 +209,7 @@ class BottleneckBlock(PostActBlock, kw_only=True):
         drop_factor: DropFactor = None,
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
-        conv, norm = self.layers
-        stride = self.stride if self.stride_on == "1x1" else 1
-        y, x = self.fork(functools.partial(conv, self.inner_filters, 1, stride, name="conv1"), x)
-        stride = self.conv_stride if self.stride_on == "3x3" else 1
-        conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
-        y = norm_relu_conv(norm(name="norm1"), conv2, y)
+        conv1, conv2 = self.inner_convs()
+        y, x = self.fork(conv1, x)
+        y = norm_relu_conv(self.layers.norm(name="norm1"), conv2, y)
         return self.finish(x, y, number=3, size=1, drop_factor=drop_factor)

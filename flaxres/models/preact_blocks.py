@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxres.models.blocks import Block
+from flaxres.models.blocks import Block, Bottleneck
 from flaxres.models.norms import norm_relu, norm_relu_conv
 from flaxres.models.residual_branch import DropFactor, branch_factor, scale_branch
 from flaxres.models.shortcuts import apply_shortcut
@@ -88,18 +88,8 @@ class PreActBasicBlock(PreActBlock):
         return self.add(x, self.last_conv(norm(name="norm2"), conv2, y), drop_factor)
 
 
-class PreActBottleneckBlock(PreActBlock, kw_only=True):
-    """1x1, 3x3 and 1x1 convolutions, each after a norm and ReLU.
-
-    Attributes:
-      inner_filters: number of filters of the first two convolutions.
-      groups: number of groups of the 3x3 convolution.
-      stride_on: convolution that has the stride, '1x1' (the first) or '3x3'.
-    """
-
-    inner_filters: int
-    groups: int = 1
-    stride_on: str = "1x1"
+class PreActBottleneckBlock(PreActBlock, Bottleneck, kw_only=True):
+    """1x1, 3x3 and 1x1 convolutions, each after a norm and ReLU."""
 
     @nn.compact
     def __call__(
@@ -109,10 +99,8 @@ class PreActBottleneckBlock(PreActBlock, kw_only=True):
     ) -> Float[Array, "batch out_height out_width filters"]:
         """Applies the block."""
         conv, norm = self.layers
-        stride = self.stride if self.stride_on == "1x1" else 1
-        x, y = self.begin(x, functools.partial(conv, self.inner_filters, 1, stride, name="conv1"))
-        stride = self.conv_stride if self.stride_on == "3x3" else 1
-        conv2 = functools.partial(conv, self.inner_filters, 3, stride, self.groups, name="conv2")
+        conv1, conv2 = self.inner_convs()
+        x, y = self.begin(x, conv1)
         y = norm_relu_conv(norm(name="norm2"), conv2, y)
         last: dict[str, Any] = {"kernel_init": self.last_kernel_init(before_norm=False)}
         conv3 = functools.partial(conv, self.filters, 1, name="conv3", **last)
