@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.part_runner import Part, run_parts
 from flaxres.errors import UserError
+from tests.processes import has_ended
 
 
 class Runner:
@@ -157,18 +158,7 @@ def test_a_part_is_cut_off_at_its_limit_and_leaves_its_output(runner):
     assert runner.states() == {"a": "cut off", "b": "done"}
     assert runner.detail("a") == "after 5 s: half of the table"
     assert (runner.out / "a.txt").read_text() == "output of a\nhalf of the table\n"
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and is_running(int(worker.read_text())):
-        time.sleep(0.05)
-    assert not is_running(int(worker.read_text()))
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    assert has_ended(worker.read_text())
 
 
 def test_the_last_part_has_the_remaining_time(runner):

@@ -1,6 +1,5 @@
 """Builds of the kernels: the cache, damaged and planted libraries, compilers that fail."""
 
-import contextlib
 import dataclasses
 import fcntl
 import os
@@ -18,6 +17,7 @@ from flaxres.cpu import build, build_directory, compilation_cache
 from flaxres.cpu.build import Build
 from flaxres.cpu.build_directory import BuildDirectory
 from flaxres.cpu.kernel_files import DTYPES, KERNELS
+from tests.processes import has_ended
 
 reals = {
     dtype: Build(sources) for dtype, sources in KERNELS.items()
@@ -186,18 +186,8 @@ def test_a_compiler_that_hangs_is_killed_with_its_children(cache, compiler, monk
     failed = Build()
     assert failed.wait() is None
     assert failed.problem == f"{tmp_path}/compiler was stopped after 0.2 s"
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10
-    while is_alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert has_ended((tmp_path / "pid").read_text().strip())
     assert os.listdir(cache) == []
-
-
-def is_alive(pid):
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.mark.parametrize(

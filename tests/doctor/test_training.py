@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from flaxres.doctor import training
 from flaxres.doctor.findings import NOTE, OK, PROBLEM
 from tests.commands import run_command
+from tests.processes import has_ended
 
 IMPORT = {
     "stage": "import",
@@ -31,14 +31,6 @@ def _probe(code, **options):
     return training.run_probe(command=(sys.executable, "-c", code), **options)
 
 
-def _is_running(pid):
-    """Returns False for a process that has ended, even if nobody has waited for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_devices_that_hang(tmp_path):
     pid = tmp_path / "pid"
     code = (
@@ -55,7 +47,7 @@ def test_devices_that_hang(tmp_path):
     finding = training.check_training(results)[-1]
     assert (finding.name, finding.status) == ("devices", PROBLEM)
     assert "JAX_PLATFORMS=cpu" in finding.advice
-    assert not _is_running(pid.read_text())
+    assert has_ended(pid.read_text())
 
 
 def test_a_probe_that_crashes():

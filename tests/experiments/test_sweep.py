@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from flaxres.run.checkpoint import Checkpoints
 from tests.commands import run_command
 from tests.conftest import ROOT
+from tests.processes import has_ended
 from tests.training.test_train import metrics
 
 SWEEP = """
@@ -69,20 +69,6 @@ def read(path):
 def worker(run):
     """Returns the id of the process that trains a run, which holds the lock of its directory."""
     return int(read(run / "lock").split()[1])
-
-
-def has_ended(pid, seconds=60):
-    """Waits for the end of a process; returns True if it has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":  # ended, but its parent has not read the exit code
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.slow

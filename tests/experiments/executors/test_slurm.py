@@ -22,6 +22,7 @@ from flaxres.experiments.executors.slurm_node import KILL_SIGNAL
 from flaxres.experiments.executors.slurm_script import make_script, read_records, task_digest
 from tests.conftest import ROOT
 from tests.hostile_command import HostileCommand
+from tests.processes import has_ended
 
 # Like a run: handles the first SIGTERM, needs a while to save, and ends at a second SIGTERM.
 SAVES = """
@@ -144,7 +145,7 @@ def test_kill(job, tmp_path):
     process.communicate(timeout=30)
     assert process.returncode == 137
     assert (tmp_path / "7_0_exit_code").read_text() == "137\n"
-    assert not os.path.exists(f"/proc/{child}")
+    assert has_ended(child)
 
 
 OPTIONS = {"time_limit_minutes": 1, "cpus_per_task": 1, "gpus_per_task": 0, "partition": None}
