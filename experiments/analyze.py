@@ -1,9 +1,11 @@
 """Analyses of trained models.
 
 flaxres analyze NAME --workdir=runs/degradation
+flaxres analyze NAME --weights=plain-20-cifar10_jpeg,resnet-20-cifar10_jpeg --output=DIR
 
-The workdir is the directory of one run or of a sweep; runs may be unfinished. Figures (PNG, SVG)
-and numbers (CSV) are written to WORKDIR/analyses. `NAME --help` lists the flags of an analysis.
+The workdir is the directory of one run or of a sweep; runs may be unfinished. Weights files contain
+trained models. Figures (PNG, SVG) and numbers (CSV) are written to WORKDIR/analyses or to --output.
+`NAME --help` lists the flags of an analysis.
 """
 
 from __future__ import annotations
@@ -28,8 +30,22 @@ WORKDIR = flags.DEFINE_string(
 ONLY = flags.DEFINE_list(
     "only", [], "Patterns of run names, e.g. 'resnet-*,*/seed-0' (default: all runs)."
 )
+WEIGHTS = flags.DEFINE_list(
+    "weights",
+    [],
+    "Weights files to analyze, by themselves or together with the runs of --workdir: names that "
+    "flaxres brings (`flaxres list weights`) or paths, e.g. plain-20-cifar10_jpeg,my.safetensors.",
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Directory of the data sets of --weights (default: that of TFDS). A run has its own.",
+)
 OUTPUT = flags.DEFINE_string(
-    "output", None, "Directory of the figures and CSV files (default: WORKDIR/analyses)."
+    "output",
+    None,
+    "Directory of the figures and CSV files (default: WORKDIR/analyses). Required without "
+    "--workdir.",
 )
 
 
@@ -74,19 +90,30 @@ def main(analysis: ModuleType) -> None:
     """Runs the analysis and prints the paths of the files it wrote.
 
     Raises:
-      UserError: the workdir is missing, a run is not supported, or a file cannot be written.
+      UserError: there is no model, a model is not supported, or a file cannot be written.
     """
     from flaxres.experiments.analyses import ANALYSES_DIR
-    from flaxres.experiments.analyses.base import select_run_directories
+    from flaxres.experiments.analyses.source_selection import select_sources
 
-    if WORKDIR.value is None:
-        raise ConfigError("--workdir is missing; set it to the directory of a run or of a sweep")
-    workdir = expand_home(WORKDIR.value, "--workdir")
-    directories = select_run_directories(workdir, ONLY.value)
-    output = expand_home(OUTPUT.value, "--output") if OUTPUT.value else workdir / ANALYSES_DIR
+    workdir = None if WORKDIR.value is None else expand_home(WORKDIR.value, "--workdir")
+    data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
+    if workdir is None and not WEIGHTS.value:
+        raise ConfigError(
+            "--workdir is missing; set it to the directory of a run or of a sweep, or give weights "
+            "files with --weights"
+        )
+    if OUTPUT.value:
+        output = expand_home(OUTPUT.value, "--output")
+    elif workdir is not None:
+        output = workdir / ANALYSES_DIR
+    else:
+        raise ConfigError(
+            "--output is missing; give --weights a directory for the figures and CSV files"
+        )
+    sources = select_sources(workdir, WEIGHTS.value, ONLY.value, data_dir)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        files = analysis.analyze(directories, output)
+        files = analysis.analyze(sources, output)
     except OSError as error:
         raise WorkdirError(
             f"results cannot be written to {output} ({error.strerror}); choose another --output"

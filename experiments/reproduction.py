@@ -102,7 +102,7 @@ def plans_by_priority() -> list[Plan]:
 
 def write_run_responses(run: Path, target: Path) -> None:
     """Measures the layer responses of the run in the directory `run`; writes them to `target`."""
-    from flaxres.experiments.analyses.base import load_run
+    from flaxres.experiments.analyses.model_sources import load_run
     from flaxres.experiments.analyses.responses import responses_of_run, write_responses
 
     write_responses(responses_of_run(load_run(run)), target)

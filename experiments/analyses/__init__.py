@@ -7,7 +7,7 @@ Imported by `experiments.reporting` and the command lines; imports `experiments.
 ANALYSES_DIR = "analyses"  # directory of the results, in the workdir
 
 # Name of an analysis -> description in --help and in captions of the report. The module of that
-# name has `analyze(directories, output) -> files` and, if it has flags, `define_flags()`. Flags are
+# name has `analyze(sources, output) -> files` and, if it has flags, `define_flags()`. Flags are
 # defined in a function because two analyses may use the same flag name.
 ANALYSES = {
     "responses": "standard deviation of the response of each 3x3 layer (He15, figure 7)",

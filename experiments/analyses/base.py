@@ -1,11 +1,11 @@
-"""Shared parts of the analyses: trained runs of a workdir, their evaluation, and result files."""
+"""Shared parts of the analyses: trained models, their evaluation, and result files."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -15,48 +15,26 @@ import optax
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
-from flaxres import cpu
-from flaxres.data import Dataset, Split, load_dataset, open_sources
+from flaxres.data import Dataset, Split
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
-from flaxres.errors import (
-    CheckpointError,
-    ConfigError,
-    DamagedFileError,
-    UserError,
-    WorkdirError,
-    print_note,
-)
-from flaxres.experiments.analyses.progress import Advance, progress_bar
 from flaxres.experiments.results.csv_files import as_csv
-from flaxres.experiments.results.run_names import (
-    check_inside,
-    run_directories,
-    run_name,
-    select_names,
-    sweep_hint,
-)
 from flaxres.experiments.results.tables import Row
 from flaxres.files import write_atomically
-from flaxres.inference.trained_model import load_trained_model
 from flaxres.models import create_model
-from flaxres.parallel.multihost import print_to_stderr
-from flaxres.run.data_record import report_changed_data
-from flaxres.run.workdir import CONFIG_FILE, read_run_config
 from flaxres.training.metrics import MetricSums, sum_on_host
 
-Value = TypeVar("Value")
 Variables = dict[str, Any]  # 'params' and 'batch_stats': nested dicts of arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """The model of a run, at its newest checkpoint.
+    """A trained model with its data set.
 
     Attributes:
-      name: VARIANT/seed-N for a run of a sweep, otherwise the name of its directory.
+      name: VARIANT/seed-N for a run of a sweep, the name of its directory for another run, and the
+        name of the model or of the file for weights.
       config: config of the run.
-      workdir: directory of the run.
       dataset: data set of the run.
       variables: 'params' and 'batch_stats', NumPy arrays.
       step: number of training steps done.
@@ -64,7 +42,6 @@ class TrainedRun:
 
     name: str
     config: ConfigDict
-    workdir: Path
     dataset: Dataset
     variables: Variables
     step: int
@@ -93,124 +70,6 @@ class TrainedRun:
         model = self.config.model.copy_and_resolve_references()
         model.update({"scan": False, "remat": False, **fields})
         return create_model(model, self.dataset.num_classes, self.config.dtype)
-
-
-def select_run_directories(workdir: Path, patterns: Sequence[str] = ()) -> list[Path]:
-    """Returns the directories of the runs in `workdir`: plain before residual models, by depth.
-
-    Args:
-      workdir: directory of one run or of a sweep.
-      patterns: patterns of run names, such as 'resnet-*' or '*/seed-0'; empty for all runs. The
-        name of a single run is that of its directory.
-
-    Raises:
-      WorkdirError: `workdir` contains no run whose config can be read.
-      ConfigError: a pattern matches no run.
-    """
-    if (workdir / CONFIG_FILE).exists():
-        select_names([run_name(workdir)], patterns)
-        return [workdir]
-    directories = run_directories(workdir)
-    if not directories:
-        advice = f"; train a model with python -m flaxres.main --config=... --workdir={workdir}"
-        raise WorkdirError(
-            f"{workdir} contains neither a run nor a sweep with runs in MODEL/seed-N"
-            f"{sweep_hint(workdir) or advice}"
-        )
-    names = [str(path.relative_to(workdir)) for path in directories]
-    selected = [workdir / name for name in select_names(names, patterns)]
-    keys = dict(each_readable(selected, lambda directory: _sort_key(directory, workdir)))
-    return sorted(keys, key=keys.__getitem__)
-
-
-def each_readable(
-    directories: Iterable[Path], read: Callable[[Path], Value]
-) -> Iterator[tuple[Path, Value]]:
-    """Yields each directory of a run with what `read` returns for it.
-
-    Runs that cannot be read are left out, and a note on standard error names them.
-
-    Args:
-      directories: directories of the runs.
-      read: reads one run; raises DamagedFileError or CheckpointError if it cannot be read.
-
-    Raises:
-      UserError: no run can be read.
-    """
-    errors: list[UserError] = []
-    num_read = 0
-    for directory in directories:
-        try:
-            value = read(directory)
-        except (DamagedFileError, CheckpointError) as error:
-            errors.append(error)
-        else:
-            num_read += 1
-            yield directory, value
-    if errors and not num_read:
-        raise errors[0]
-    for reason in errors:
-        print_note(f"a run is left out: {reason}")
-
-
-def _sort_key(directory: Path, workdir: Path) -> tuple:
-    check_inside(directory, workdir)
-    config = read_run_config(directory)
-    model = (config.model[field] for field in ("name", "depth", "shortcut"))
-    return *model, directory.parent.name, config.seed
-
-
-def load_run(directory: Path) -> TrainedRun:
-    """Loads the newest checkpoint and the data set of a run.
-
-    Raises:
-      UserError: the run has no checkpoint or several replicas, or its data set cannot be read or
-        has other classes.
-    """
-    cpu.report_missing_settings(print_to_stderr)
-    trained = load_trained_model(directory, log=print_to_stderr)
-    sources = open_sources(trained.config.dataset)
-    report_changed_data(directory, trained.input_spec.class_names, sources, print_to_stderr)
-    dataset = load_dataset(trained.config.dataset, sources)
-    return TrainedRun(
-        run_name(directory), trained.config, directory, dataset, trained.variables, trained.step
-    )
-
-
-def measure_runs(
-    directories: Sequence[Path],
-    cost: Callable[[ConfigDict], float],
-    measure: Callable[[TrainedRun, Advance], list[Row]],
-) -> tuple[list[Row], list[TrainedRun]]:
-    """Measures runs one after another and shows a progress bar.
-
-    Args:
-      directories: directories of the runs.
-      cost: returns the cost of measuring a run from its config, in any unit. It is called for all
-        runs before the first one is measured, so it should raise for a run that is not supported.
-      measure: `measure(run, advance) -> rows`; it calls `advance` after each part of the work.
-
-    Returns:
-      The rows of all runs, and the runs.
-
-    Raises:
-      UserError: a run is not supported, or no run can be loaded. Otherwise, runs that cannot be
-        loaded are left out, and a note names them.
-    """
-    total_cost = 0.0
-    for directory in directories:
-        config = read_run_config(directory)
-        try:
-            total_cost += cost(config)
-        except ConfigError as error:
-            raise ConfigError(f"{directory}: {error}") from None
-    rows: list[Row] = []
-    runs: list[TrainedRun] = []
-    with progress_bar(total_cost) as advance:
-        for _, run in each_readable(directories, load_run):
-            runs.append(run)
-            rows += measure(run, advance)
-    return rows, runs
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -24,11 +24,10 @@ from flaxres.errors import ConfigError
 from flaxres.experiments.analyses import batch_norm_figures as figures
 from flaxres.experiments.analyses.base import (
     TrainedRun,
-    each_readable,
     figure_note,
-    load_run,
     write_rows,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
 from flaxres.experiments.analyses.norms import (
     STATISTICS,
     NormMeasurements,
@@ -40,7 +39,6 @@ from flaxres.experiments.analyses.norms import (
 from flaxres.experiments.analyses.progress import Advance, no_progress, progress_bar
 from flaxres.experiments.results.tables import Row
 from flaxres.field_checks import FieldChecker
-from flaxres.run.workdir import read_run_config
 
 SPLITS = ("train", "test")
 
@@ -131,38 +129,38 @@ def histogram_rows(
     return rows
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Analyzes the runs on the split given by the flags and returns the files.
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
+    """Analyzes the models on the split given by the flags and returns the files.
 
     Raises:
       UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    return analyze_runs(directories, output, Options(flags.FLAGS.flag_values_dict()["split"]))
+    return analyze_runs(sources, output, Options(flags.FLAGS.flag_values_dict()["split"]))
 
 
 def analyze_runs(
-    directories: Sequence[Path], output: Path, options: Options = DEFAULT_OPTIONS
+    sources: Sequence[ModelSource], output: Path, options: Options = DEFAULT_OPTIONS
 ) -> list[Path]:
-    """Measures the runs, writes batch_norm_*.csv and the figures, and returns the files.
+    """Measures the models, writes batch_norm_*.csv and the figures, and returns the files.
 
     Args:
-      directories: directories of the runs.
+      sources: the models.
       output: directory of the files.
       options: options of the analysis.
 
     Raises:
       UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    for directory in directories:  # all runs are checked before the first is measured
-        norm = read_run_config(directory).model.norm
+    for source in sources:  # all models are checked before the first is measured
+        norm = source.config.model.norm
         if norm != "batch":
             raise ConfigError(
-                f"{directory}: this analysis requires a model with model.norm='batch', got {norm!r}"
+                f"{source}: this analysis requires a model with model.norm='batch', got {norm!r}"
             )
     runs = []
     tables: dict[str, list[Row]] = {"errors": [], "gap": [], "parameters": [], "histograms": []}
-    with progress_bar(len(directories)) as advance:
-        for _, run in each_readable(directories, load_run):
+    with progress_bar(len(sources)) as advance:
+        for _, run in each_readable(sources, lambda source: source.load()):
             runs.append(run)
             for table, rows in measure_run(run, options.split, advance).items():
                 tables[table] += [run.columns | row for row in rows]

@@ -26,9 +26,9 @@ from flaxres.experiments.analyses.base import (
     Evaluation,
     TrainedRun,
     figure_note,
-    measure_runs,
     write_rows,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, measure_runs
 from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
 from flaxres.experiments.results import plot_style
@@ -213,21 +213,21 @@ def measure(run: TrainedRun, options: Options, advance: Advance = no_progress) -
     return [run.columns | row for row in summarize(modifications, errors)]
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Analyzes the runs with the options given by the flags and returns the files.
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
+    """Analyzes the models with the options given by the flags and returns the files.
 
     Raises:
       UserError: no block of a model can be dropped, or a run has no checkpoint.
     """
     values = flags.FLAGS
-    return analyze_runs(directories, output, Options(values.trials, values.seed, values.images))
+    return analyze_runs(sources, output, Options(values.trials, values.seed, values.images))
 
 
-def analyze_runs(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
-    """Measures the runs, writes blocks.csv, .png and .svg, and returns the files.
+def analyze_runs(sources: Sequence[ModelSource], output: Path, options: Options) -> list[Path]:
+    """Measures the models, writes blocks.csv, .png and .svg, and returns the files.
 
     Args:
-      directories: directories of the runs.
+      sources: the models.
       output: directory of the files.
       options: options of the analysis.
 
@@ -235,7 +235,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, options: Options) ->
       UserError: no block of a model can be dropped, or a run has no checkpoint.
     """
     rows, runs = measure_runs(
-        directories,
+        sources,
         lambda config: config.model.depth * len(make_modifications(config.model, options)),
         lambda run, advance: measure(run, options, advance),
     )

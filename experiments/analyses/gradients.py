@@ -5,9 +5,9 @@ flaxres analyze gradients --workdir=runs/gradient_flow --only='*/seed-0'
 He15 (arXiv 1512.03385), section 4.1, finds that gradients of plain networks with batch norm have
 healthy norms, so vanishing gradients do not explain the degradation. Without batch norm, gradients
 vanish or explode with depth (He et al. 2015, arXiv 1502.01852, section 2.2). The analysis reads
-layers.jsonl, which a run writes with --config.log_layers_every. For a run without that file it
-measures the initial state and the newest checkpoint. `flaxres.training.layer_statistics` defines
-the quantities.
+layers.jsonl, which a run writes with --config.log_layers_every. For a run without that file, and
+for weights, it measures the initial state and the trained model; the figure over training shows
+only runs with that file. `flaxres.training.layer_statistics` defines the quantities.
 """
 
 from __future__ import annotations
@@ -24,20 +24,18 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flaxres.data import load_dataset
 from flaxres.errors import ConfigError, DamagedFileError
 from flaxres.experiments.analyses.base import (
-    each_readable,
-    load_run,
     short_names,
     single_device_config,
     write_rows,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
 from flaxres.experiments.results import plot_style
-from flaxres.experiments.results.run_names import run_name
 from flaxres.experiments.results.tables import Row
+from flaxres.pretrained.sources import SHIPPED
 from flaxres.run.records import read_metrics
-from flaxres.run.workdir import LAYERS_FILE, read_run_config
+from flaxres.run.workdir import LAYERS_FILE
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.layer_statistics import QUANTITIES
 
@@ -53,20 +51,23 @@ DEPTHS = {
     **{"first layer": 0, "layer at 1/4 of the depth": 1 / 4, "layer at 1/2 of the depth": 1 / 2},
     **{"layer at 3/4 of the depth": 3 / 4, "last layer": 1},
 }
+NUM_MEASURED = 2  # records of a model without layers.jsonl: the initial and the trained state
 COLUMNS = 3  # of the figure over training
 AXIS_RANGE = (1e-12, 1e12)  # of the logarithmic axes
 CLIPPING_NOTE = "values outside 1e-12 to 1e12 are drawn at the edge"
 MAX_CURVES = len(plot_style.COLORS) * len(plot_style.LINES)  # with different styles
 
 
-def records_of_run(directory: Path) -> Sequence[LayerRecord]:
-    """Returns the records of layers.jsonl, or records of the initial and the newest state.
+def records_of_model(source: ModelSource) -> Sequence[LayerRecord]:
+    """Returns the records of layers.jsonl, or records of the initial and the trained state.
 
     Raises:
       DamagedFileError: a record of layers.jsonl is damaged or has other layers than the first.
-      UserError: the run has neither layers.jsonl nor a checkpoint.
+      ConfigError: weights do not have the initial state of their run.
+      UserError: a run has neither layers.jsonl nor a checkpoint.
     """
-    if records := read_metrics(directory, LAYERS_FILE):
+    directory = source.directory
+    if directory is not None and (records := read_metrics(directory, LAYERS_FILE)):
         layers = records[0][QUANTITIES[0]].keys()
         for number, record in enumerate(records, start=1):
             if not layers or any(record[quantity].keys() != layers for quantity in QUANTITIES):
@@ -75,10 +76,9 @@ def records_of_run(directory: Path) -> Sequence[LayerRecord]:
                     "1; restore the file, or remove this line"
                 )
         return records
-    run = load_run(directory)
-    compiled_steps = CompiledSteps(
-        single_device_config(run.config), load_dataset(run.config.dataset)
-    )
+    _check_initial_state(source)
+    run = source.load()
+    compiled_steps = CompiledSteps(single_device_config(run.config), run.dataset)
     arrays = compiled_steps.put(run.dataset.train)
     initial = compiled_steps.initial_state()
     trained = dataclasses.replace(initial, **run.variables, step=jnp.int32(run.step))
@@ -87,6 +87,20 @@ def records_of_run(directory: Path) -> Sequence[LayerRecord]:
         values = compiled_steps.launch_layer_statistics(state, arrays, step)
         computed.append(compiled_steps.layer_statistics.record(step, jax.device_get(values)))
     return computed
+
+
+def _check_initial_state(source: ModelSource) -> None:
+    """Checks that the initial state of a run can be computed.
+
+    Raises:
+      ConfigError: the weights are those of a run that began with a file, whose path they lack.
+    """
+    init_from = source.config.init_from
+    if source.directory is None and init_from is not None and init_from not in SHIPPED:
+        raise ConfigError(
+            f"the run of {source} was initialized from {init_from}, which a weights file does not "
+            "contain; give the directory of the run with --workdir"
+        )
 
 
 def rows_of_run(name: str, records: Sequence[LayerRecord]) -> list[Row]:
@@ -101,30 +115,27 @@ def rows_of_run(name: str, records: Sequence[LayerRecord]) -> list[Row]:
     ]
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
     """Writes gradients.csv, draws the quantities by layer and over training, returns the files.
 
     Raises:
       UserError: a run has neither layers.jsonl nor a checkpoint, or there are more runs than a
         figure can show.
     """
-    if len(directories) > MAX_CURVES:
+    if len(sources) > MAX_CURVES:
         raise ConfigError(
-            f"the figures can show at most {MAX_CURVES} runs, got {len(directories)}; select runs "
+            f"the figures can show at most {MAX_CURVES} runs, got {len(sources)}; select runs "
             "with --only, e.g. --only='*/seed-0'"
         )
-    records = {
-        run_name(directory): records
-        for directory, records in each_readable(directories, records_of_run)
-    }
+    records = {source.name: records for source, records in each_readable(sources, records_of_model)}
     rows = [row for name in records for row in rows_of_run(name, records[name])]
-    datasets = {read_run_config(directory).dataset.name for directory in directories}
-    dataset = ", ".join(sorted(datasets))
+    dataset = ", ".join(sorted({source.config.dataset.name for source in sources}))
     files = [write_rows(rows, output / "gradients.csv")]
-    labels = short_names(list(records))
-    curves = dict(zip(labels, records.values(), strict=True))
+    curves = dict(zip(short_names(list(records)), records.values(), strict=True))
     files += _draw_layers(curves, output / "gradients", dataset)
-    return files + _draw_training(curves, output / "gradients_over_training", dataset)
+    logged = {name: curve for name, curve in curves.items() if len(curve) > NUM_MEASURED}
+    path = output / "gradients_over_training"
+    return files + (_draw_training(logged, path, dataset) if logged else [])
 
 
 def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset: str) -> list[Path]:

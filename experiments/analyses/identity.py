@@ -5,13 +5,14 @@ flaxres analyze identity --workdir=runs/degradation --deeper=56
 Identity layers make a trained model deeper without changing its outputs
 (`experiments.analyses.identity_init`), so the deeper model starts with the error of the shallow
 one. The analysis trains it with the config of the run, next to a model of the same depth from
-random weights, and shows whether training keeps the low error. The runs are in
-OUTPUT/identity/VARIANT/seed-N; finished runs are skipped and unfinished runs resume. A model that
-the workdir already has from random weights is not trained again.
+random weights, and shows whether training keeps the low error. --num_steps shortens this training.
+The runs are in OUTPUT/identity/VARIANT/seed-N; finished runs are skipped and unfinished runs
+resume. A model that the workdir already has from random weights is not trained again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from flaxres.experiments.analyses.base import load_run, write_rows
+from flaxres.experiments.analyses.base import write_rows
 from flaxres.experiments.analyses.identity_figures import draw
 from flaxres.experiments.analyses.identity_init import deepen, initial_variables, make_logits
 from flaxres.experiments.analyses.identity_runs import (
@@ -31,10 +32,15 @@ from flaxres.experiments.analyses.identity_runs import (
     deepened_configs,
     find_finished_run,
     find_pairs,
-    parse_learning_rate_factors,
     shallow_errors,
     sweep_entry,
 )
+from flaxres.experiments.analyses.identity_schedule import (
+    parse_boundaries,
+    parse_learning_rate_factors,
+    with_length,
+)
+from flaxres.experiments.analyses.model_sources import ModelSource
 from flaxres.experiments.results.tables import Row
 from flaxres.experiments.sweeps import launch
 from flaxres.experiments.sweeps.plan import make_plans
@@ -60,10 +66,28 @@ def define_flags() -> None:
         "default is the initial learning rate and the learning rates after the first and the "
         "second drop of He15, at which the trained model converged.",
     )
+    flags.DEFINE_integer(
+        "num_steps",
+        None,
+        "Number of steps of each run, e.g. 1000 (default: that of the trained model). Boundaries, "
+        "warm-up and the periods of records, evaluations and checkpoints are scaled with it.",
+        lower_bound=1,
+    )
+    flags.DEFINE_list(
+        "boundaries",
+        None,
+        "Steps at which the learning rate drops, e.g. 500,750 (default: those of the trained "
+        "model); --boundaries= without a value keeps the learning rate constant.",
+    )
+    flags.DEFINE_bool(
+        "random_weights",
+        True,
+        "Train the deeper models from random weights, too; --norandom_weights leaves these out.",
+    )
     flags.adopt_module_key_flags(launch)
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
     """Builds the deeper models, trains them, draws their errors, and returns the files.
 
     Raises:
@@ -71,12 +95,19 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
         figure is then drawn from the runs so far.
     """
     launch.keep_jax_on_cpu()
-    factors = parse_learning_rate_factors(flags.FLAGS.learning_rate_factors)
-    pairs = find_pairs(directories, flags.FLAGS.shallow, flags.FLAGS.deeper)
+    values = flags.FLAGS
+    factors = parse_learning_rate_factors(values.learning_rate_factors)
+    boundaries, with_random = parse_boundaries(values.boundaries), values.random_weights
+    pairs = [
+        dataclasses.replace(pair, config=with_length(pair.config, values.num_steps, boundaries))
+        for pair in find_pairs(sources, values.shallow, values.deeper)
+    ]
+    directories = [source.directory for source in sources if source.directory is not None]
     workdir = output / NAME
     runs: list[DeeperRun] = []
     for pair in pairs:
-        runs += make_runs(build_deepened_model(pair, workdir), factors, directories, workdir)
+        model = build_deepened_model(pair, workdir, with_random)
+        runs += make_runs(model, factors, directories, workdir)
     entries = {
         f"{run.variant}/seed-{run.config.seed}": run.config
         for run in runs
@@ -89,18 +120,19 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     return files or write_results(runs, output)
 
 
-def build_deepened_model(pair: ModelPair, workdir: Path) -> DeepenedModel:
+def build_deepened_model(pair: ModelPair, workdir: Path, with_random: bool = True) -> DeepenedModel:
     """Builds a deeper model, writes its weights, and compares it with the trained model.
 
     Args:
       pair: the trained model and the deeper model.
       workdir: directory of the weights.
+      with_random: if True, the model with random weights is evaluated and trained, too.
 
     Raises:
       UserError: the trained run cannot be read.
       OSError: the weights cannot be written.
     """
-    run = load_run(pair.directory)
+    run = pair.source.load()
     config, dataset = pair.config, run.dataset
     initial = initial_variables(config, dataset)
     deepened = deepen(run, config, initial)
@@ -112,7 +144,7 @@ def build_deepened_model(pair: ModelPair, workdir: Path) -> DeepenedModel:
     models = {
         "shallow": (run.make_model(), run.variables),
         "deepened": (deeper_model, deepened),
-        "random": (deeper_model, initial),
+        **({"random": (deeper_model, initial)} if with_random else {}),
     }
     logits_functions = {
         model: make_logits(model, run.mean_image, config.eval_batch_size)
@@ -140,7 +172,7 @@ def build_deepened_model(pair: ModelPair, workdir: Path) -> DeepenedModel:
 def make_runs(
     model: DeepenedModel, factors: Sequence[float], directories: Sequence[Path], workdir: Path
 ) -> list[DeeperRun]:
-    """Returns the run from random weights and the runs that train a deepened model.
+    """Returns the runs that train a deepened model, after the one from random weights, if any.
 
     Args:
       model: the deepened model.
@@ -148,10 +180,12 @@ def make_runs(
       directories: directories of existing runs; a finished run from random weights is reused.
       workdir: directory of the new runs.
     """
-    config, variant = model.pair.config, model.pair.deeper
-    directory = find_finished_run(directories, config)
-    directory = directory or workdir / variant / f"seed-{config.seed}"
-    runs = [DeeperRun(variant, config, directory, model, "random")]
+    runs: list[DeeperRun] = []
+    if "random" in model.errors:
+        config, variant = model.pair.config, model.pair.deeper
+        directory = find_finished_run(directories, config)
+        directory = directory or workdir / variant / f"seed-{config.seed}"
+        runs.append(DeeperRun(variant, config, directory, model, "random"))
     configs = deepened_configs(model.pair, model.weights_file, factors)
     for variant, config in configs.items():
         directory = workdir / variant / f"seed-{config.seed}"

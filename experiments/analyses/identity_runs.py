@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from flaxres.config import flatten, model_name, set_model
 from flaxres.errors import ConfigError, DamagedFileError, print_note
 from flaxres.experiments.analyses.base import TrainedRun
 from flaxres.experiments.analyses.identity_init import check_deeper
-from flaxres.experiments.results.run_names import run_name
+from flaxres.experiments.analyses.model_sources import ModelSource
 from flaxres.experiments.results.runs import Run, read_run
 from flaxres.models.names import model_fields
 from flaxres.overrides import read_config
@@ -30,13 +30,13 @@ class ModelPair:
     """A trained model and a deeper model to build from it.
 
     Attributes:
-      directory: directory of the trained run.
+      source: run or weights file of the trained model.
       shallow: name of the trained model, or of its variant in a sweep.
       deeper: name of the deeper model or variant.
       config: config that trains the deeper model from random weights.
     """
 
-    directory: Path
+    source: ModelSource
     shallow: str
     deeper: str
     config: ConfigDict
@@ -51,8 +51,8 @@ class DeepenedModel:
       trained: the trained run.
       weights_file: file with the variables of the deepened model.
       errors: {'train_error': ..., 'test_error': ...} in percent of the 'shallow' model, of the
-        'deepened' model, and of the deeper model with 'random' weights; with running statistics and
-        without augmentation.
+        'deepened' model, and, if it is trained too, of the deeper model with 'random' weights; with
+        running statistics and without augmentation.
       logits_difference: largest difference between the logits of the shallow and the deepened
         model on the test split.
       max_logit: largest absolute logit of the shallow model on the test split.
@@ -93,12 +93,12 @@ class DeeperRun:
 
 
 def find_pairs(
-    directories: Sequence[Path], shallow: Sequence[str], deeper: Sequence[str]
+    sources: Sequence[ModelSource], shallow: Sequence[str], deeper: Sequence[str]
 ) -> list[ModelPair]:
     """Returns the pairs that the flags select, after checking all of them.
 
     Args:
-      directories: directories of the runs.
+      sources: the trained models.
       shallow: model names such as plain-20, or depths; empty for the shallowest model of each kind.
         Models of one kind differ only in depth and seed.
       deeper: model names or depths of the models to build. A model is built only from models of the
@@ -108,11 +108,10 @@ def find_pairs(
       ConfigError: no run has such a model, or a model cannot be built.
       WorkdirError: a run cannot be read.
     """
-    known = {directory: read_run_config(directory) for directory in directories}
-    selected = _select_shallow(known, shallow)
+    selected = _select_shallow(sources, shallow)
     pairs, used = [], set()
-    for directory, config in selected.items():
-        variant = _variant(directory, config)
+    for source in selected:
+        config, variant = source.config, source.variant
         for spec in deeper:
             if (depth := _parse_depth(spec, config.model)) is None:
                 continue
@@ -124,9 +123,9 @@ def find_pairs(
                 deeper_variant = variant.replace(name, deeper_name)
             else:
                 deeper_variant = f"{deeper_name}-{variant}"
-            pairs.append(ModelPair(directory, variant, deeper_variant, _with_warmup(deeper_config)))
+            pairs.append(ModelPair(source, variant, deeper_variant, _with_warmup(deeper_config)))
     if not deeper or set(deeper) - used:
-        variants = ", ".join(dict.fromkeys(_variant(*item) for item in selected.items()))
+        variants = ", ".join(dict.fromkeys(source.variant for source in selected))
         raise ConfigError(
             f"--deeper must be depths or models of the same kind as {variants}, got "
             f"{','.join(deeper)!r}"
@@ -134,39 +133,31 @@ def find_pairs(
     return pairs
 
 
-def _select_shallow(
-    known: Mapping[Path, ConfigDict], shallow: Sequence[str]
-) -> dict[Path, ConfigDict]:
-    """Returns the runs whose models are made deeper, with their configs."""
+def _select_shallow(sources: Sequence[ModelSource], shallow: Sequence[str]) -> list[ModelSource]:
+    """Returns the models that are made deeper."""
     if not shallow:
         min_depth: dict[str, int] = {}
-        for config in known.values():
-            kind = _kind(config)
-            min_depth[kind] = min(config.model.depth, min_depth.get(kind, config.model.depth))
-        return {d: c for d, c in known.items() if c.model.depth == min_depth[_kind(c)]}
-    selected: dict[Path, ConfigDict] = {}
+        for source in sources:
+            kind, depth = _kind(source.config), source.config.model.depth
+            min_depth[kind] = min(depth, min_depth.get(kind, depth))
+        return [s for s in sources if s.config.model.depth == min_depth[_kind(s.config)]]
+    selected: dict[ModelSource, None] = {}
     for spec in shallow:
-        matching = {d: c for d, c in known.items() if spec in (_variant(d, c), str(c.model.depth))}
+        matching = [s for s in sources if spec in (s.variant, str(s.config.model.depth))]
         if not matching:
-            variants = list(dict.fromkeys(_variant(*item) for item in known.items()))
+            variants = list(dict.fromkeys(source.variant for source in sources))
             raise ConfigError(
                 f"--shallow={spec} matches none of the runs; there are {', '.join(variants)}"
                 f"{did_you_mean(spec, variants)}"
             )
-        selected |= matching
-    return selected
+        selected |= dict.fromkeys(matching)
+    return list(selected)
 
 
 def _kind(config: ConfigDict) -> str:
     """Returns a text that is equal for runs that differ only in depth and seed."""
     ignored = ("seed", "model.depth", "warmup.enabled")
     return json.dumps({f: value for f, value in flatten(config).items() if f not in ignored})
-
-
-def _variant(directory: Path, config: ConfigDict) -> str:
-    """Returns the name of a run's variant in a sweep, otherwise its model name."""
-    name, slash, _ = run_name(directory).partition("/")
-    return name if slash else model_name(config.model)
 
 
 def _parse_depth(spec: str, model: ConfigDict) -> int | None:
@@ -198,23 +189,6 @@ def _with_warmup(config: ConfigDict) -> ConfigDict:
     paper = set_model(config.copy_and_resolve_references(), model_name(model), model.stem)
     config.warmup.enabled = config.warmup.enabled or paper.warmup.enabled
     return config
-
-
-def parse_learning_rate_factors(values: Sequence[str]) -> list[float]:
-    """Parses the values of --learning_rate_factors.
-
-    Raises:
-      ConfigError: a value is not a positive number, or there is none.
-    """
-    try:
-        factors = [float(value) for value in values]
-    except ValueError:
-        factors = []
-    if not factors or not all(0 < factor < float("inf") for factor in factors):
-        raise ConfigError(
-            f"--learning_rate_factors must be positive numbers, got {','.join(values)!r}"
-        )
-    return factors
 
 
 def deepened_configs(
@@ -253,11 +227,11 @@ def find_finished_run(directories: Iterable[Path], config: ConfigDict) -> Path |
 
 
 def shallow_errors(model: DeepenedModel) -> dict[str, float]:
-    """Returns the errors that the trained run logged at its checkpoint, or else evaluated ones.
+    """Returns the errors that training logged at the model's step, or else evaluated ones.
 
     The logged errors are comparable with the curves of the other runs.
     """
-    run = read_run(model.pair.directory)
+    run = model.pair.source.read_metrics()
     errors = dict(model.errors["shallow"])
     if run is None:
         return errors

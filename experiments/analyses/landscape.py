@@ -28,8 +28,6 @@ from flaxres.experiments.analyses import landscape_figures
 from flaxres.experiments.analyses.base import (
     TrainedRun,
     figure_note,
-    load_run,
-    measure_runs,
     write_rows,
 )
 from flaxres.experiments.analyses.landscape_points import (
@@ -38,10 +36,10 @@ from flaxres.experiments.analyses.landscape_points import (
     measure,
     measure_between,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, measure_runs
 from flaxres.experiments.analyses.progress import progress_bar
-from flaxres.experiments.results.run_names import run_name
 from flaxres.inference.population_statistics import BATCH_STATS, check_has_statistics
-from flaxres.run.workdir import read_run_config
+from flaxres.run.workdir import CHANGEABLE_FIELDS
 from flaxres.suggestions import did_you_mean
 
 # Model fields that change the training but not the trained model; they may differ between two runs.
@@ -110,6 +108,7 @@ def check_same_model(first: ConfigDict, second: ConfigDict, names: Sequence[str]
         group, _, name = field.rpartition(".")
         is_compared = group == "dataset" or field == "dtype"
         is_compared |= group == "model" and name not in TRAINING_FIELDS
+        is_compared &= field not in CHANGEABLE_FIELDS
         if is_compared and values[field] != other_values[field]:
             raise ConfigError(
                 f"--between must name two runs of one model, got {' and '.join(names)}: {field} is "
@@ -117,14 +116,16 @@ def check_same_model(first: ConfigDict, second: ConfigDict, names: Sequence[str]
             )
 
 
-def _check_ends(directories: Sequence[Path], options: Options) -> tuple[Path, Path]:
-    """Returns the directories of the two runs that `options.between` names."""
+def _check_ends(
+    sources: Sequence[ModelSource], options: Options
+) -> tuple[ModelSource, ModelSource]:
+    """Returns the two runs that `options.between` names."""
     if len(options.between) != 2:
         raise ConfigError(
             "--kind=between needs two runs of one model, --between=MODEL/seed-0,MODEL/seed-1; got "
             f"{','.join(options.between) or 'none'}"
         )
-    known = {run_name(directory): directory for directory in directories}
+    known = {source.name: source for source in sources}
     for name in options.between:
         if name not in known:
             raise ConfigError(
@@ -132,12 +133,12 @@ def _check_ends(directories: Sequence[Path], options: Options) -> tuple[Path, Pa
                 f"{did_you_mean(name, known)}"
             )
     first, second = (known[name] for name in options.between)
-    check_same_model(read_run_config(first), read_run_config(second), options.between)
+    check_same_model(first.config, second.config, options.between)
     return first, second
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Analyzes the runs with the options given by the flags and returns the files.
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
+    """Analyzes the models with the options given by the flags and returns the files.
 
     Raises:
       UserError: options that contradict each other, or a run without a checkpoint.
@@ -152,14 +153,14 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
         between=tuple(values.between),
         statistics=values.statistics,
     )
-    return analyze_runs(directories, output, options)
+    return analyze_runs(sources, output, options)
 
 
-def analyze_runs(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
-    """Measures the runs, writes landscape_KIND.csv, .png and .svg, and returns the files.
+def analyze_runs(sources: Sequence[ModelSource], output: Path, options: Options) -> list[Path]:
+    """Measures the models, writes landscape_KIND.csv, .png and .svg, and returns the files.
 
     Args:
-      directories: directories of the runs.
+      sources: the models.
       output: directory of the files.
       options: options of the analysis.
 
@@ -176,15 +177,15 @@ def analyze_runs(directories: Sequence[Path], output: Path, options: Options) ->
         return config.model.depth * len(axis) ** (2 if options.kind == "plane" else 1)
 
     if options.kind == "between":
-        ends = _check_ends(directories, options)
-        costs = [cost(read_run_config(directory)) for directory in ends]
+        ends = _check_ends(sources, options)
+        costs = [cost(source.config) for source in ends]
         with progress_bar(costs[0]) as advance:
-            first, second = (load_run(directory) for directory in ends)
+            first, second = (source.load() for source in ends)
             rows = measure_between(first, second, options, advance)
         runs = [first, second]
     else:
         rows, runs = measure_runs(
-            directories, cost, lambda run, advance: measure(run, options, advance)
+            sources, cost, lambda run, advance: measure(run, options, advance)
         )
     path = output / f"landscape_{options.kind}"
     files = [write_rows(rows, path.with_suffix(".csv"))]

@@ -24,9 +24,9 @@ from flaxres.experiments.analyses.base import (
     Evaluation,
     TrainedRun,
     figure_note,
-    measure_runs,
     write_rows,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, measure_runs
 from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.experiments.analyses.trials import mean_over_seeds, sample_std
 from flaxres.experiments.results import plot_style
@@ -62,15 +62,21 @@ class Options:
     Attributes:
       trials: number of random choices of the images.
       seed: seed of the random choices.
+      images: number of test images, from the start of the split; 0 for all.
+      train_images: largest number of training images of the statistics; 0 for all.
     """
 
     trials: int = 5
     seed: int = 0
+    images: int = 0
+    train_images: int = 0
 
     def __post_init__(self) -> None:
         check = FieldChecker(dataclasses.asdict(self))
         check.require(self.trials >= 1, "trials", "at least 1")
         check.require(self.seed >= 0, "seed", "at least 0")
+        check.require(self.images >= 0, "images", "at least 0")
+        check.require(self.train_images >= 0, "train_images", "at least 0")
 
 
 def define_flags() -> None:
@@ -80,10 +86,22 @@ def define_flags() -> None:
         "trials", default.trials, "Number of random samples of training images.", lower_bound=1
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random choices.", lower_bound=0)
+    flags.DEFINE_integer(
+        "images",
+        default.images,
+        "Number of test images, from the start of the split; 0 for all.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "train_images",
+        default.train_images,
+        "Largest number of training images for the statistics, e.g. 8192; 0 for all.",
+        lower_bound=0,
+    )
 
 
 def image_counts(num_images: int, batch_size: int) -> list[int]:
-    """Returns the numbers of images to measure: one batch, two, four, ..., and all images."""
+    """Returns the numbers of images to measure: one batch, two, four, ..., and `num_images`."""
     counts = []
     while batch_size < num_images:
         counts.append(batch_size)
@@ -111,14 +129,18 @@ def measure(run: TrainedRun, options: Options, advance: Advance = no_progress) -
       ConfigError: the model's norm has no statistics, or the run has several replicas.
     """
     batch_statistics = make_batch_statistics(run.config, run.dataset)
-    evaluation = Evaluation(run, run.dataset.test)
+    evaluation = Evaluation(run, run.dataset.test, max_images=options.images)
     size, batch_size = len(run.dataset.train), run.config.batch_size
+    max_count = min(options.train_images or size, size)
     metrics: dict[int, list[dict[str, float]]] = {
-        count: [] for count in image_counts(size, batch_size)
+        count: [] for count in image_counts(max_count, batch_size)
     }
     for trial in range(options.trials):
         accumulator = MomentAccumulator()
         for number, rows in enumerate(epoch_batches(size, batch_size, options.seed, trial)):
+            if accumulator.count == max_count:
+                break
+            rows = rows[: max_count - accumulator.count]
             accumulator.add(batch_statistics(run.variables, rows, number), len(rows))
             if accumulator.count in metrics:
                 statistics = {"batch_stats": accumulator.statistics()}
@@ -140,21 +162,22 @@ def _summarize(trials: list[dict[str, float]]) -> Row:
     return summary
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Analyzes the runs with the options given by the flags and returns the files.
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
+    """Analyzes the models with the options given by the flags and returns the files.
 
     Raises:
       UserError: a model's norm has no statistics, or a run has no checkpoint.
     """
-    values = flags.FLAGS.flag_values_dict()
-    return analyze_runs(directories, output, Options(values["trials"], values["seed"]))
+    values = flags.FLAGS
+    options = Options(values.trials, values.seed, values.images, values.train_images)
+    return analyze_runs(sources, output, options)
 
 
-def analyze_runs(directories: Sequence[Path], output: Path, options: Options) -> list[Path]:
-    """Measures the runs, writes population.csv and figures of error and loss, returns the files.
+def analyze_runs(sources: Sequence[ModelSource], output: Path, options: Options) -> list[Path]:
+    """Measures the models, writes population.csv and figures of error and loss, returns the files.
 
     Args:
-      directories: directories of the runs.
+      sources: the models.
       output: directory of the files.
       options: options of the analysis.
 
@@ -166,9 +189,7 @@ def analyze_runs(directories: Sequence[Path], output: Path, options: Options) ->
         check_has_statistics(config)
         return config.model.depth * options.trials
 
-    rows, runs = measure_runs(
-        directories, cost, lambda run, advance: measure(run, options, advance)
-    )
+    rows, runs = measure_runs(sources, cost, lambda run, advance: measure(run, options, advance))
     files = [write_rows(rows, output / "population.csv")]
     for metric, (name, _) in METRICS.items():
         files += draw(rows, runs, options, metric, output / name)
@@ -205,7 +226,11 @@ def draw(
         Line2D([], [], label="running statistics", **RUNNING_STYLE),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    text = f"test {metric} against the number of images used for the population statistics"
+    num_images = len(runs[0].dataset.test)
+    text = (
+        f"{metric} on {min(options.images or num_images, num_images):,} test images against the "
+        "number of images used for the population statistics"
+    )
     if options.trials > 1:
         text += f", mean and standard deviation of {options.trials} random choices"
     return plot_style.save(figure, path, figure_note(runs, text))

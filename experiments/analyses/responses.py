@@ -3,7 +3,8 @@
 flaxres analyze responses --workdir=runs/degradation
 
 The response is the output after batch norm and before ReLU or addition, over the test split with
-running statistics. The analysis also writes responses.csv to the directory of each run.
+running statistics. The analysis also writes responses.csv to the directory of each run of a
+workdir.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ import jax
 import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 
 from flaxres.data.augment import normalize
 from flaxres.errors import ConfigError, DamagedFileError
 from flaxres.experiments.analyses.base import (
     TrainedRun,
     Variables,
-    each_readable,
-    load_run,
     write_rows,
 )
+from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
 from flaxres.experiments.results.figures import draw_responses
-from flaxres.experiments.results.runs import RESPONSES_FILE, Run, read_run
+from flaxres.experiments.results.runs import RESPONSES_FILE, Run
 from flaxres.experiments.results.tables import Row
 from flaxres.files import write_atomically
 from flaxres.inference.population_statistics import MomentAccumulator
@@ -126,19 +127,31 @@ def _numbers_in_name(layer: str) -> tuple[int, ...]:
     return tuple(map(int, digits.split()))
 
 
+def check_has_responses(model: ConfigDict, source: str) -> None:
+    """Checks that a model has a batch norm after each convolution.
+
+    Args:
+      model: fields of the model, `config.model`.
+      source: run or file of the model, for the message.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    if model.name not in FAMILIES or model.norm != "batch":
+        raise ConfigError(
+            "this analysis requires a model with batch norm after each convolution "
+            f"({', '.join(FAMILIES)}), got {model.name!r} with model.norm={model.norm!r} in "
+            f"{source}"
+        )
+
+
 def responses_of_run(run: TrainedRun) -> dict[str, float]:
     """Returns `layer_responses` of a run's model over its test split.
 
     Raises:
       ConfigError: the model does not have a batch norm after each convolution.
     """
-    model = run.config.model
-    if model.name not in FAMILIES or model.norm != "batch":
-        raise ConfigError(
-            "this analysis requires a model with batch norm after each convolution "
-            f"({', '.join(FAMILIES)}), got {model.name!r} with model.norm={model.norm!r} in "
-            f"{run.name}"
-        )
+    check_has_responses(run.config.model, run.name)
     return layer_responses(
         run.make_model(),
         run.variables,
@@ -148,17 +161,20 @@ def responses_of_run(run: TrainedRun) -> dict[str, float]:
     )
 
 
-def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
-    """Measures the responses of each run, draws them, and returns the files.
+def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
+    """Measures the responses of each model, draws them, and returns the files.
 
     Raises:
       UserError: a model is not supported, or a run has no checkpoint or no metrics.
     """
+    for source in sources:  # all models are checked before the first is measured
+        check_has_responses(source.config.model, str(source))
     rows: list[Row] = []
     runs: dict[str, list[Run]] = {}
-    for directory, (run, logged) in each_readable(directories, _load):
+    for source, (run, logged) in each_readable(sources, _load):
         responses = responses_of_run(run)
-        write_responses(responses, directory)
+        if source.directory is not None:
+            write_responses(responses, source.directory)
         rounded = {layer: float(f"{std:.6g}") for layer, std in responses.items()}  # as in the file
         logged = dataclasses.replace(logged, responses=rounded)
         runs.setdefault(run.variant, []).append(logged)
@@ -168,10 +184,10 @@ def analyze(directories: Sequence[Path], output: Path) -> list[Path]:
     return files + draw_responses(runs, output / "responses")
 
 
-def _load(directory: Path) -> tuple[TrainedRun, Run]:
-    if (logged := read_run(directory)) is None:
-        raise DamagedFileError(f"{directory} contains no metrics; train the model first")
-    return load_run(directory), logged
+def _load(source: ModelSource) -> tuple[TrainedRun, Run]:
+    if (logged := source.read_metrics()) is None:
+        raise DamagedFileError(f"{source} contains no metrics; train the model first")
+    return source.load(), logged
 
 
 def write_responses(responses: dict[str, float], directory: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxres.api.arguments import path_of
+from flaxres.api.arguments import path_of, path_text
 from flaxres.api.input_images import PathName
 from flaxres.api.sweeps import import_pandas
 from flaxres.errors import ArgumentError, WorkdirError
 from flaxres.experiments.analyses import ANALYSES, ANALYSES_DIR
-from flaxres.experiments.analyses.base import select_run_directories
+from flaxres.experiments.analyses.source_selection import select_sources
 from flaxres.field_checks import FieldChecker, shown
 from flaxres.suggestions import did_you_mean
 
@@ -66,8 +67,10 @@ class AnalysisResult:
 
 def analyze(
     name: str,
-    workdir: PathName,
+    workdir: PathName | None = None,
     *,
+    weights: Sequence[PathName] | PathName = (),
+    data_dir: PathName | None = None,
     only: Sequence[str] = (),
     output: PathName | None = None,
     **options: Any,
@@ -75,25 +78,31 @@ def analyze(
     """Runs an analysis of trained models, as `flaxres analyze NAME` does.
 
         flaxres.analyze("blocks", "runs/degradation", only=["*-20"], trials=5).table()
+        flaxres.analyze("blocks", weights=["resnet-20-cifar10_jpeg"], output="blocks")
 
     Args:
       name: 'responses', 'gradients', 'population', 'batch_norm', 'blocks' or 'landscape'
         (`docs/analyses.md`).
-      workdir: directory of a run or of a sweep.
+      workdir: directory of a run or of a sweep; None for `weights` only.
+      weights: weights files, or names of weights that flaxres brings.
+      data_dir: directory of the data sets of `weights` (default: that of TFDS).
       only: patterns of run names, such as 'resnet-*' (default: all runs).
-      output: directory of the figures and CSV files (default: WORKDIR/analyses).
+      output: directory of the figures and CSV files (default: WORKDIR/analyses); required without
+        a workdir.
       **options: options of the analysis, with the names of the command's flags.
 
     Raises:
-      ArgumentError: there is no such analysis, or it has no such option.
+      ArgumentError: there is no such analysis, it has no such option, or an argument is missing.
       ConfigError: an option has an invalid value, a pattern matches no run, or the analysis does
         not support a model.
       WorkdirError: there is no run, or the files cannot be written.
+      WeightsError: a weights file does not exist or is damaged.
+      DatasetError: the data set of the weights cannot be read.
     """
     if name == TRAINS_MODELS:
         raise ArgumentError(
             f"the analysis {name} trains models and is only a command: python -m "
-            f"experiments.analyze {name} --workdir={workdir}"
+            f"experiments.analyze {name} --workdir={workdir or 'DIR'}"
         )
     names = [analysis for analysis in ANALYSES if analysis != TRAINS_MODELS]
     if name not in names:
@@ -105,18 +114,32 @@ def analyze(
     arguments = [_make_options(name, module.Options, options)] if hasattr(module, "Options") else []
     if options and not arguments:
         raise ArgumentError(f"the analysis {name} has no options, got {', '.join(options)}")
-    directory = path_of(workdir)
-    directories = select_run_directories(directory, only)
-    target = directory / ANALYSES_DIR if output is None else path_of(output, "output")
+    given = [weights] if isinstance(weights, str | os.PathLike) else weights
+    files_of_weights = [path_text(source, "weights") for source in given]
+    directory = None if workdir is None else path_of(workdir)
+    if directory is None and not files_of_weights:
+        raise ArgumentError("workdir and weights are missing; give one of them")
+    target = _output_directory(directory, output)
+    data = None if data_dir is None else str(path_of(data_dir, "data_dir"))
+    sources = select_sources(directory, files_of_weights, only, data)
     function = module.analyze_runs if arguments else module.analyze
     try:
         target.mkdir(parents=True, exist_ok=True)
-        files = function(directories, target, *arguments)
+        files = function(sources, target, *arguments)
     except OSError as error:
         raise WorkdirError(
             f"results cannot be written to {target} ({error.strerror}); choose another output"
         ) from error
     return AnalysisResult(name, tuple(files))
+
+
+def _output_directory(workdir: Path | None, output: PathName | None) -> Path:
+    """Returns the directory of the figures and tables."""
+    if output is not None:
+        return path_of(output, "output")
+    if workdir is None:
+        raise ArgumentError("output is missing; weights have no directory for figures and tables")
+    return workdir / ANALYSES_DIR
 
 
 def _make_options(name: str, kind: type, options: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flaxres.data import open_dataset, open_sources
 from flaxres.errors import DataChangedError, WorkdirError
-from flaxres.experiments.analyses.base import load_run
+from flaxres.experiments.analyses.model_sources import load_run
 from flaxres.run.data_record import check_data
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate

@@ -3,7 +3,8 @@
 import pytest
 
 from flaxres.errors import ConfigError
-from flaxres.experiments.analyses.base import select_run_directories
+from flaxres.experiments.analyses.model_sources import RunSource
+from flaxres.experiments.analyses.source_selection import select_sources
 from flaxres.run.workdir import CONFIG_FILE
 
 
@@ -12,6 +13,6 @@ def test_patterns_also_apply_to_a_single_run(tmp_path):
     run.mkdir(parents=True)
     (run / CONFIG_FILE).touch()
     for patterns in ((), ["resnet-8"], ["*/seed-0"]):
-        assert select_run_directories(run, patterns) == [run]
+        assert select_sources(run, patterns=patterns) == [RunSource(run)]
     with pytest.raises(ConfigError, match=r"^--only=x does not match the run resnet-8/seed-0$"):
-        select_run_directories(run, ["resnet-8", "x"])
+        select_sources(run, patterns=["resnet-8", "x"])

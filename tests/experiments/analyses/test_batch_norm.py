@@ -16,6 +16,7 @@ from flaxres.experiments.analyses.batch_norm import (
     parameter_summary,
     statistics_gap,
 )
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.experiments.analyses.norms import (
     NORMALIZED,
     NUM_BINS,
@@ -42,7 +43,7 @@ def run(config, dataset, tmp_path):
     """ResNet-8 with random weights and statistics."""
     config.batch_size = 6
     variables = random_variables(config, dataset)
-    return TrainedRun("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
+    return TrainedRun("resnet-8/seed-0", config, dataset, variables, 20)
 
 
 def reference(run, images, statistics):
@@ -94,7 +95,7 @@ def test_norms_are_read_in_call_order(run):
 def test_norms_of_projections_are_included(config, dataset, tmp_path):
     config.model.shortcut = "B"
     variables = random_variables(config, dataset)
-    names = list(read_norms(TrainedRun("b", config, tmp_path, dataset, variables, 0)))
+    names = list(read_norms(TrainedRun("b", config, dataset, variables, 0)))
     assert len(names) == 9
     i = names.index("stage2_block1/shortcut/norm")
     assert names[i - 1 : i + 2 : 2] == ["stage2_block1/norm1", "stage2_block1/norm2"]
@@ -148,7 +149,7 @@ def test_there_is_no_gap_if_running_statistics_equal_batch_statistics(run):
             norm = norm[part]
         norm["mean"], norm["var"] = mean, var
     variables = {**run.variables, "batch_stats": batch_stats}
-    same = TrainedRun(run.name, run.config, run.workdir, run.dataset, variables, 20)
+    same = TrainedRun(run.name, run.config, run.dataset, variables, 20)
     tables = measure_run(same, "test")
     for row in tables["gap"]:
         assert row["mean_rms"] == pytest.approx(0, abs=1e-4)
@@ -196,7 +197,7 @@ def test_values_outside_the_bins_are_counted_at_the_ends():
 
 def test_files(tmp_path):
     write_untrained_run(tmp_path / "resnet-8" / "seed-0")
-    written = analyze_runs([tmp_path / "resnet-8" / "seed-0"], tmp_path)
+    written = analyze_runs([RunSource(tmp_path / "resnet-8" / "seed-0")], tmp_path)
     tables = ("errors", "gap", "parameters", "histograms")
     names = [f"{table}.csv" for table in tables]
     figures = ("gap", "parameters", "histograms_resnet-8")
@@ -226,5 +227,5 @@ def test_a_model_without_batch_norm_is_rejected_before_any_is_measured(tmp_path,
             pass
     message = rf"other/seed-0: .*model\.norm='batch', got '{norm}'"
     with pytest.raises(ConfigError, match=message):
-        analyze_runs(directories, tmp_path)
+        analyze_runs(list(map(RunSource, directories)), tmp_path)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "runs"]

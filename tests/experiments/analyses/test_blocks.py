@@ -14,8 +14,9 @@ from flaxres.config import set_model
 from flaxres.configs import digits
 from flaxres.errors import ConfigError
 from flaxres.experiments.analyses import blocks, surgery
-from flaxres.experiments.analyses.base import Evaluation, load_run
+from flaxres.experiments.analyses.base import Evaluation
 from flaxres.experiments.analyses.blocks import Options, analyze_runs, make_modifications
+from flaxres.experiments.analyses.model_sources import RunSource, load_run
 from flaxres.models import create_model
 from flaxres.models.blocks import Block
 from flaxres.run.records import read_metrics
@@ -139,7 +140,7 @@ def test_models_without_droppable_blocks(tmp_path, model):
         pass
     message = rf"{model}/seed-0: .*(blocks can be dropped from|no block can be dropped)"
     with pytest.raises(ConfigError, match=message):
-        analyze_runs([tmp_path / model / "seed-0"], tmp_path, Options())
+        analyze_runs([RunSource(tmp_path / model / "seed-0")], tmp_path, Options())
     assert not (tmp_path / "blocks.csv").exists()
 
 
@@ -215,7 +216,7 @@ def run(tmp_path_factory):
 
 
 def test_analysis_of_a_run(tmp_path, run):
-    files = analyze_runs([run], tmp_path, Options(trials=2))
+    files = analyze_runs([RunSource(run)], tmp_path, Options(trials=2))
     assert [file.name for file in files] == ["blocks.csv", "blocks.png", "blocks.svg"]
     lines = files[0].read_text().splitlines()
     rows = {(row["kind"], int(row["number"])): row for row in csv.DictReader(lines)}
@@ -249,7 +250,7 @@ def test_mean_and_standard_deviation_of_trials():
 
 
 def test_flags(tmp_path, monkeypatch, parse):
-    monkeypatch.setattr(blocks, "analyze_runs", lambda directories, output, options: options)
+    monkeypatch.setattr(blocks, "analyze_runs", lambda sources, output, options: options)
     parse(blocks, "--trials=3", "--images=0")
     assert blocks.analyze([], tmp_path) == Options(trials=3, seed=0, images=0)
     for wrong in ("--trials=0", "--seed=-1", "--images=all"):

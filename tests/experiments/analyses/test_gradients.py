@@ -7,6 +7,7 @@ import pytest
 
 from flaxres.errors import CheckpointError, ConfigError
 from flaxres.experiments.analyses import gradients
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.experiments.results import plot_style
 from flaxres.run.workdir import LAYERS_FILE
 from flaxres.training.train import train_and_evaluate
@@ -25,36 +26,36 @@ def sweep(tmp_path_factory):
     return workdir
 
 
-def run_directories(workdir):
-    return [workdir / name / "seed-0" for name in ("plain-8", "resnet-8")]
+def run_sources(workdir):
+    return [RunSource(workdir / name / "seed-0") for name in ("plain-8", "resnet-8")]
 
 
 def test_csv_contains_the_logged_values(sweep, tmp_path):
-    files = gradients.analyze(run_directories(sweep), tmp_path)
+    files = gradients.analyze(run_sources(sweep), tmp_path)
     names = ("gradients.csv", "gradients.png", "gradients.svg")
     names += ("gradients_over_training.png", "gradients_over_training.svg")
     assert [file.name for file in files] == list(names)
     rows = list(csv.DictReader(files[0].read_text().splitlines()))
     assert len(rows) == 2 * 3 * 8  # runs, records, layers
-    log = gradients.records_of_run(run_directories(sweep)[1])
+    log = gradients.records_of_model(run_sources(sweep)[1])
     row = next(r for r in rows if r["run"] == "resnet-8/seed-0" and r["step"] == "4")
     assert (row["number"], row["layer"]) == ("1", "conv")
     assert float(row["backward"]) == pytest.approx(log[-1]["backward"]["conv"], rel=1e-5)
 
 
 def test_a_run_without_a_log_is_measured(sweep, tmp_path):
-    logged = run_directories(sweep)[1]
-    expected = gradients.records_of_run(logged)
-    copy = shutil.copytree(logged, tmp_path / "run")
+    logged = run_sources(sweep)[1]
+    expected = gradients.records_of_model(logged)
+    copy = shutil.copytree(logged.directory, tmp_path / "run")
     (copy / LAYERS_FILE).unlink()
-    records = gradients.records_of_run(copy)
+    records = gradients.records_of_model(RunSource(copy))
     assert [record["step"] for record in records] == [0, 4]
     for record, expected_record in zip(records, (expected[0], expected[-1]), strict=True):
         for quantity in gradients.QUANTITIES:
             assert record[quantity] == pytest.approx(expected_record[quantity], rel=1e-4)
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        gradients.records_of_run(copy)
+        gradients.records_of_model(RunSource(copy))
 
 
 def test_values_that_are_zero_or_not_finite_can_be_drawn(tmp_path):
@@ -100,4 +101,4 @@ def test_legend_over_training_holds_for_models_of_different_depth(monkeypatch, t
 
 def test_more_runs_than_there_are_styles(tmp_path):
     with pytest.raises(ConfigError, match="can show at most 21 runs, got 22"):
-        gradients.analyze([tmp_path] * 22, tmp_path)
+        gradients.analyze([RunSource(tmp_path)] * 22, tmp_path)

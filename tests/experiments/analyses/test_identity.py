@@ -11,6 +11,7 @@ import pytest
 from flaxres.experiments.analyses.base import TrainedRun
 from flaxres.experiments.analyses.identity import write_results
 from flaxres.experiments.analyses.identity_runs import DeepenedModel, DeeperRun, ModelPair
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.pretrained.load import read_variables
 from flaxres.run.workdir import open_workdir
 from flaxres.training.initial_weights import read_run_variables
@@ -46,9 +47,9 @@ def write_pair(workdir, seed, deepened_errors=(40.0, 2.0)):
     """Writes the runs of a model pair; the trained run has logged errors of 0.5% and 1.5%."""
     directory = workdir / "plain-8" / f"seed-{seed}"
     write_run(directory, plain_config(8, seed), (60.0, 0.5))
-    pair = ModelPair(directory, "plain-8", "plain-14", plain_config(14, seed))
+    pair = ModelPair(RunSource(directory), "plain-8", "plain-14", plain_config(14, seed))
     config = plain_config(8, seed)
-    trained = TrainedRun(f"plain-8/seed-{seed}", config, directory, None, {}, 20)
+    trained = TrainedRun(f"plain-8/seed-{seed}", config, None, {}, 20)
     model = DeepenedModel(pair, trained, workdir / "model.msgpack", ERRORS, 1e-6, 12.0)
     runs = []
     for variant, origin, errors in (

@@ -1,7 +1,6 @@
 """Deepened models, compared with the models they are built from, and statistics with NumPy."""
 
 import functools
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -124,7 +123,7 @@ def trained_run(kind, depth):
         norm["scale"][DEAD_CHANNEL], norm["bias"][DEAD_CHANNEL] = 0, -1
         images = dataset.train.images / 255.0 - dataset.mean_image()
         reference_forward(variables, depth, images, calibrate=True)
-    return TrainedRun(f"{kind}-{depth}", make_config(kind, depth), Path(), dataset, variables, 0)
+    return TrainedRun(f"{kind}-{depth}", make_config(kind, depth), dataset, variables, 0)
 
 
 @functools.cache

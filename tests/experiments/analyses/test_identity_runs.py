@@ -11,9 +11,10 @@ from flaxres.experiments.analyses.identity_runs import (
     deepened_configs,
     find_finished_run,
     find_pairs,
-    parse_learning_rate_factors,
     sweep_entry,
 )
+from flaxres.experiments.analyses.identity_schedule import parse_learning_rate_factors
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.experiments.sweeps.plan import make_plans
 from flaxres.run.workdir import open_workdir
 from tests.conftest import ROOT
@@ -34,7 +35,7 @@ def write_config(directory, config, **fields):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Directories of plain and residual models, one of them with another learning rate."""
+    """Runs of plain and residual models, one of them with another learning rate."""
     workdir = tmp_path_factory.mktemp("sweep")
     for model in ("plain-20", "plain-32", "resnet-32-B", "resnet-56-B"):
         for seed in (0, 1):
@@ -42,7 +43,7 @@ def sweep(tmp_path_factory):
             write_config(workdir / model / f"seed-{seed}", config, seed=seed)
     config = digits.get_config("plain-32")
     write_config(workdir / "plain-32-slow" / "seed-0", config, learning_rate=0.02)
-    return sorted(workdir.glob("*/seed-*"))
+    return [RunSource(directory) for directory in sorted(workdir.glob("*/seed-*"))]
 
 
 def summarize(pairs):
@@ -60,8 +61,8 @@ def test_default_is_the_shallowest_model_of_each_kind(sweep):
 
 
 def test_models_selected_by_name_and_depth(sweep):
-    directories = [path for path in sweep if path.name == "seed-0"]
-    assert summarize(find_pairs(directories, ["32", "plain-20"], ["plain-44", "plain-56"])) == [
+    sources = [source for source in sweep if source.directory.name == "seed-0"]
+    assert summarize(find_pairs(sources, ["32", "plain-20"], ["plain-44", "plain-56"])) == [
         ("plain-32", "plain-44", 0, 44),
         ("plain-32", "plain-56", 0, 56),
         ("plain-32-slow", "plain-44-slow", 0, 44),
@@ -69,7 +70,7 @@ def test_models_selected_by_name_and_depth(sweep):
         ("plain-20", "plain-44", 0, 44),
         ("plain-20", "plain-56", 0, 56),
     ]
-    (pair,) = find_pairs(directories, ["resnet-32-B"], ["resnet-110-B"])
+    (pair,) = find_pairs(sources, ["resnet-32-B"], ["resnet-110-B"])
     before = flatten(digits.get_config("resnet-32-B"))
     after = flatten(pair.config)
     assert {f: after[f] for f in after if after[f] != before[f]} == {
@@ -80,9 +81,13 @@ def test_models_selected_by_name_and_depth(sweep):
 
 def test_a_single_run_and_a_variant_without_a_model_name(tmp_path):
     single = write_config(tmp_path / "mine", digits.get_config("plain-8"))
-    assert summarize(find_pairs([single], [], ["14"])) == [("plain-8", "plain-14", 0, 14)]
+    assert summarize(find_pairs([RunSource(single)], [], ["14"])) == [
+        ("plain-8", "plain-14", 0, 14)
+    ]
     variant = write_config(tmp_path / "slow" / "seed-3", digits.get_config("plain-8"), seed=3)
-    assert summarize(find_pairs([variant], [], ["14"])) == [("slow", "plain-14-slow", 3, 14)]
+    assert summarize(find_pairs([RunSource(variant)], [], ["14"])) == [
+        ("slow", "plain-14-slow", 3, 14)
+    ]
 
 
 @pytest.mark.parametrize(

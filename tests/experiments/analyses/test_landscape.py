@@ -10,9 +10,9 @@ from flaxres.config import set_model
 from flaxres.errors import ConfigError
 from flaxres.evaluation.evaluate import evaluate_run
 from flaxres.experiments.analyses import landscape, landscape_figures
-from flaxres.experiments.analyses.base import load_run
 from flaxres.experiments.analyses.landscape import analyze_runs
 from flaxres.experiments.analyses.landscape_points import Options, Surface, measure
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.run.workdir import open_workdir
 from flaxres.training.train import train_and_evaluate
 from tests.conftest import small_config
@@ -28,18 +28,18 @@ def make_config(seed=0, **fields):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Directories of two trained runs of one model."""
+    """Two trained runs of one model."""
     workdir = tmp_path_factory.mktemp("sweep")
     directories = [workdir / "resnet-8" / f"seed-{seed}" for seed in range(2)]
     for seed, directory in enumerate(directories):
         train_and_evaluate(make_config(seed), directory)
-    return directories
+    return [RunSource(directory) for directory in directories]
 
 
 @pytest.fixture(scope="module")
 def evaluated(runs):
     """(loss, error) of each run on all training images, from an evaluation."""
-    records = [evaluate_run(make_config(seed), directory) for seed, directory in enumerate(runs)]
+    records = [evaluate_run(make_config(seed), run.directory) for seed, run in enumerate(runs)]
     return [(record["train_loss"], record["train_error"]) for record in records]
 
 
@@ -74,12 +74,12 @@ def test_the_x_axis_of_a_plane_is_the_line(tmp_path, runs):
     assert [(row["x"], row["y"]) for row in rows] == [
         (x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)
     ]
-    line = measure(load_run(runs[0]), Options(points=3, images=100))
+    line = measure(runs[0].load(), Options(points=3, images=100))
     for row, line_row in zip(rows[3:6], line, strict=True):
         assert (row["loss"], row["error"]) == approx_metrics(line_row)
     # The y axis and the lines of other seeds have other directions.
     assert rows[1]["loss"] != pytest.approx(rows[3]["loss"], rel=1e-3)
-    other = measure(load_run(runs[0]), Options(points=3, images=100, seed=1))
+    other = measure(runs[0].load(), Options(points=3, images=100, seed=1))
     assert other[0]["loss"] != pytest.approx(line[0]["loss"], rel=1e-3)
     assert other[1]["loss"] == line[1]["loss"]
 
@@ -110,7 +110,7 @@ def test_panels_of_models_with_and_without_shortcuts():
 
 
 def test_losses_that_are_not_finite(tmp_path, runs):
-    run = load_run(runs[0])
+    run = runs[0].load()
     surface = Surface(run, Options(images=50))
     run.variables["params"]["dense"]["kernel"] = run.variables["params"]["dense"]["kernel"] * np.inf
     assert not np.isfinite(surface(run.variables)["loss"])
@@ -192,7 +192,7 @@ def test_options_that_contradict_each_other(tmp_path, options, message):
         with open_workdir(directory, config, {}):
             pass
     with pytest.raises(ConfigError, match=message):
-        analyze_runs(directories, tmp_path, Options(**options))
+        analyze_runs(list(map(RunSource, directories)), tmp_path, Options(**options))
     assert not list(tmp_path.glob("landscape*"))
 
 

@@ -11,6 +11,7 @@ from flaxres.data import load_dataset
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.experiments.analyses.base import TrainedRun
+from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.experiments.analyses.population import Options, analyze_runs, image_counts, measure
 from flaxres.models import create_model
 from flaxres.run.checkpoint import Checkpoints
@@ -55,7 +56,7 @@ def test_image_counts(num_images, batch_size, counts):
 def test_errors_match_statistics_combined_in_numpy(config, dataset, tmp_path):
     config.batch_size, config.eval_batch_size = 6, 10
     variables = random_variables(config, dataset)
-    run = TrainedRun("resnet-8/seed-0", config, tmp_path, dataset, variables, 20)
+    run = TrainedRun("resnet-8/seed-0", config, dataset, variables, 20)
     progress = []
     options = Options(trials=3, seed=5)
     rows = measure(run, options, lambda label, cost: progress.append((label, cost)))
@@ -125,5 +126,5 @@ def test_a_model_without_statistics_is_rejected_before_any_is_measured(tmp_path)
         with open_workdir(directory, config, {}):
             pass
     with pytest.raises(ConfigError, match=r"resnet-8-group/seed-0: population .* got 'group'"):
-        analyze_runs(directories, tmp_path, Options())
+        analyze_runs(list(map(RunSource, directories)), tmp_path, Options())
     assert sorted(tmp_path.iterdir()) == [tmp_path / "runs"]
