@@ -96,7 +96,8 @@ def main(analysis: ModuleType) -> None:
     from flaxres.experiments.analyses.source_selection import select_sources
 
     workdir = None if WORKDIR.value is None else expand_home(WORKDIR.value, "--workdir")
-    data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
+    given = DATA_DIR.value
+    data_dir = None if given is None else str(expand_home(given, "--data_dir"))
     if workdir is None and not WEIGHTS.value:
         raise ConfigError(
             "--workdir is missing; set it to the directory of a run or of a sweep, or give weights "

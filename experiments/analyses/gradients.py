@@ -54,7 +54,7 @@ DEPTHS = {
 NUM_MEASURED = 2  # records of a model without layers.jsonl: the initial and the trained state
 COLUMNS = 3  # of the figure over training
 AXIS_RANGE = (1e-12, 1e12)  # of the logarithmic axes
-CLIPPING_NOTE = "values outside 1e-12 to 1e12 are drawn at the edge"
+CLIPPING_NOTE = "; values outside 1e-12 to 1e12 are drawn at the edge"
 MAX_CURVES = len(plot_style.COLORS) * len(plot_style.LINES)  # with different styles
 
 
@@ -141,8 +141,10 @@ def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
 def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset: str) -> list[Path]:
     """Draws each quantity by layer, before the first step and at the last record."""
     figure, panels = plot_style.grid(6, columns=2, size=(5.0, 2.9), sharey="row")
+    last_steps = {records[-1]["step"] for records in runs.values()}
+    last = f"after {min(last_steps):,} steps" if len(last_steps) == 1 else "at the last record"
     for row, quantity in enumerate(QUANTITIES):
-        for column, title in enumerate(("before the first step", "at the last record")):
+        for column, title in enumerate(("before the first step", last)):
             axes = panels[2 * row + column]
             for number, (name, records) in enumerate(runs.items()):
                 record = records[0] if column == 0 else records[-1]
@@ -152,8 +154,8 @@ def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset:
             _label_axes(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
             axes.set_title(title if row == 0 else "")
     _draw_legend(figure, panels[0])
-    text = f"{dataset}: gradients and outputs of each layer; {CLIPPING_NOTE}"
-    return plot_style.save(figure, path, text)
+    text = f"{dataset}: gradients and outputs of each layer, for one training batch"
+    return plot_style.save(figure, path, text + _clipping_note(panels))
 
 
 def _draw_training(
@@ -178,14 +180,21 @@ def _draw_training(
         _label_axes(axes, "steps" if is_bottom else "", LABELS["backward"] if is_left else "")
         axes.set_title(name, fontsize="medium")
     _draw_legend(figure, panels[0])
-    text = f"{dataset}: gradients over training; {CLIPPING_NOTE}"
-    return plot_style.save(figure, path, text)
+    text = f"{dataset}: gradients over training, each for one training batch"
+    return plot_style.save(figure, path, text + _clipping_note(panels))
 
 
 def _clip(values: Iterable[float | None]) -> Float[np.ndarray, " values"]:
     """Clips values to the range of the axis, so that 0 is drawn at its lower end; None is NaN."""
     numbers = np.array([np.nan if value is None else value for value in values], float)
     return np.clip(numbers, *AXIS_RANGE)
+
+
+def _clipping_note(panels: Sequence[Axes]) -> str:
+    """Returns a text for the note if a value is drawn at the edge of `AXIS_RANGE`."""
+    lines = [line for axes in panels for line in axes.get_lines()]
+    is_clipped = any(np.isin(line.get_ydata(), AXIS_RANGE).any() for line in lines)
+    return CLIPPING_NOTE if is_clipped else ""
 
 
 def _label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from flaxres.config import check_config
 from flaxres.errors import ConfigError
 
-# Shortest periods of a shortened run, as numbers of records, evaluations and checkpoints.
-MAX_EVENTS = {"log_every": 50, "eval_every": 20, "checkpoint_every": 10}
+# Numbers of records, evaluations and checkpoints to which a shortened run is limited.
+MAX_EVENTS = {"log_every": 50, "eval_every": 8, "checkpoint_every": 10}
 SCALED_FIELDS = ("linear_warmup_steps", "cooldown_steps", *MAX_EVENTS)
 
 
@@ -50,8 +50,8 @@ def with_length(
 ) -> ConfigDict:
     """Returns a config with another number of steps, whose other durations are scaled with it.
 
-    Periods of records, evaluations and checkpoints become at most so short that there are
-    `MAX_EVENTS` of them.
+    A shortened run has at most as many records, evaluations and checkpoints as `MAX_EVENTS` allows,
+    because an evaluation may take as long as many steps.
 
     Args:
       config: config of a run.
@@ -67,8 +67,9 @@ def with_length(
     if num_steps is not None:
         fraction = num_steps / config.num_steps
         for field in SCALED_FIELDS:
-            shortest = num_steps // MAX_EVENTS[field] if field in MAX_EVENTS else 0
-            config[field] = max(round(config[field] * fraction), shortest, min(config[field], 1))
+            steps = config[field]
+            limit = num_steps // MAX_EVENTS[field] if field in MAX_EVENTS else 1
+            config[field] = max(round(steps * fraction), min(steps, limit), min(steps, 1))
         scaled = {round(boundary * fraction) for boundary in config.boundaries}
         config.boundaries = tuple(sorted(b for b in scaled if 0 < b < num_steps))
         config.num_steps = num_steps

@@ -19,6 +19,20 @@ def test_blocks_of_a_run(digits_run, tmp_path):
         result.table("block")
 
 
+def test_weights_give_the_table_of_their_run(digits_run, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    flaxres.load(digits_run).export(path)
+    options = {"trials": 1, "images": 64}
+    expected = flaxres.analyze("blocks", digits_run, output=tmp_path / "run", **options).table()
+    table = flaxres.analyze("blocks", weights=[path], output=tmp_path / "file", **options).table()
+    assert set(table.pop("run")) == {"resnet-8"}
+    assert table.drop(columns="net").equals(expected.drop(columns=["run", "net"]))
+    with pytest.raises(ArgumentError, match=r"^output is missing; weights have no directory"):
+        flaxres.analyze("blocks", weights=path)
+    with pytest.raises(ArgumentError, match=r"^workdir and weights are missing; give one of them"):
+        flaxres.analyze("blocks", output=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [

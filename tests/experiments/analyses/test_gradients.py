@@ -61,8 +61,11 @@ def test_a_run_without_a_log_is_measured(sweep, tmp_path):
 def test_values_that_are_zero_or_not_finite_can_be_drawn(tmp_path):
     values = {"conv": None, "dense": 0.0}
     records = [{"step": step, **dict.fromkeys(gradients.QUANTITIES, values)} for step in (0, 9)]
-    assert len(gradients._draw_layers({"a": records}, tmp_path / "a", "digits")) == 2
-    assert len(gradients._draw_training({"a": records}, tmp_path / "b", "digits")) == 2
+    files = gradients._draw_layers({"a": records}, tmp_path / "a", "digits")
+    files += gradients._draw_training({"a": records}, tmp_path / "b", "digits")
+    assert [file.name for file in files] == ["a.png", "a.svg", "b.png", "b.svg"]
+    for file in files[1::2]:
+        assert "drawn at the edge" in file.read_text()
 
 
 def draw_training(monkeypatch, tmp_path, counts):

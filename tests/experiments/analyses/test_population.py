@@ -1,13 +1,14 @@
 """Errors with population statistics, compared with statistics and losses computed in NumPy."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import optax
 import pytest
 from flax import traverse_util
 
-from flaxres.data import load_dataset
+from flaxres.data import Split, load_dataset
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.experiments.analyses.base import TrainedRun
@@ -95,6 +96,21 @@ def test_errors_match_statistics_combined_in_numpy(config, dataset, tmp_path):
         assert row["error"] == pytest.approx(expected[:, 1].mean())
         assert row["error_std"] == pytest.approx(expected[:, 1].std(ddof=1), abs=1e-6)
     assert rows[0]["loss_std"] > 2 * rows[-1]["loss_std"]
+
+
+def test_the_largest_number_of_images_is_that_of_the_first_batches(config, dataset):
+    config.batch_size, config.eval_batch_size = 6, 10
+    variables = random_variables(config, dataset)
+    run = TrainedRun("resnet-8/seed-0", config, dataset, variables, 20)
+    everything = measure(run, Options(trials=2))
+    rows = measure(run, Options(trials=2, train_images=8, images=10))
+    assert [row["images"] for row in rows] == [6, 8]
+    assert measure(run, Options(trials=2, train_images=10**6)) == everything
+    first_batch = measure(run, Options(trials=2, train_images=6))
+    assert first_batch == [everything[0]]
+    test = Split(dataset.test.images[:10], dataset.test.labels[:10])
+    few = dataclasses.replace(run, dataset=dataclasses.replace(dataset, test=test))
+    assert measure(few, Options(trials=2, train_images=8)) == rows
 
 
 def test_command_line(python, tmp_path):
