@@ -49,20 +49,31 @@ class Options:
 
     Attributes:
       split: split whose images are measured, 'train' or 'test'.
+      images: number of images, from the start of the split; 0 for all.
     """
 
     split: str = "test"
+    images: int = 0
 
     def __post_init__(self) -> None:
-        FieldChecker(dataclasses.asdict(self)).require_one_of("split", SPLITS)
+        check = FieldChecker(dataclasses.asdict(self))
+        check.require_one_of("split", SPLITS)
+        check.require(self.images >= 0, "images", "at least 0")
 
 
 DEFAULT_OPTIONS = Options()
 
 
 def define_flags() -> None:
-    """Defines the flag for the split."""
-    flags.DEFINE_enum("split", "test", SPLITS, "Split whose images are measured.")
+    """Defines a flag for each option."""
+    default = Options()
+    flags.DEFINE_enum("split", default.split, SPLITS, "Split whose images are measured.")
+    flags.DEFINE_integer(
+        "images",
+        default.images,
+        "Number of images, from the start of the split; 0 for all.",
+        lower_bound=0,
+    )
 
 
 def statistics_gap(
@@ -130,12 +141,12 @@ def histogram_rows(
 
 
 def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
-    """Analyzes the models on the split given by the flags and returns the files.
+    """Analyzes the models with the options given by the flags and returns the files.
 
     Raises:
       UserError: a model has no batch norm, or a run has no checkpoint.
     """
-    return analyze_runs(sources, output, Options(flags.FLAGS.flag_values_dict()["split"]))
+    return analyze_runs(sources, output, Options(flags.FLAGS.split, flags.FLAGS.images))
 
 
 def analyze_runs(
@@ -162,14 +173,16 @@ def analyze_runs(
     with progress_bar(len(sources)) as advance:
         for _, run in each_readable(sources, lambda source: source.load()):
             runs.append(run)
-            for table, rows in measure_run(run, options.split, advance).items():
+            for table, rows in measure_run(run, options.split, advance, options.images).items():
                 tables[table] += [run.columns | row for row in rows]
     files = [write_rows(rows, output / f"batch_norm_{name}.csv") for name, rows in tables.items()]
-    return files + figures.draw(tables, lambda text: figure_note(runs, text), output)
+    count = f"{options.images:,} " if options.images else ""
+    images = f"{count}{options.split} images"
+    return files + figures.draw(tables, images, lambda text: figure_note(runs, text), output)
 
 
 def measure_run(
-    run: TrainedRun, split: str, advance: Advance = no_progress
+    run: TrainedRun, split: str, advance: Advance = no_progress, max_images: int = 0
 ) -> dict[str, list[Row]]:
     """Returns the rows of one run by table: 'errors', 'gap', 'histograms' and 'parameters'.
 
@@ -177,13 +190,19 @@ def measure_run(
       run: a run whose model has batch norm.
       split: 'train' or 'test'.
       advance: called after each batch with the run's name and the share of the run that is done.
+      max_images: number of images to use, from the start of the split; 0 for all.
     """
     norms, epsilon = read_norms(run), run.config.model.norm_epsilon
-    cost = len(STATISTICS) * len(getattr(run.dataset, split))
+    size = len(getattr(run.dataset, split))
+    cost = len(STATISTICS) * min(max_images or size, size)
     tables: dict[str, list[Row]] = {"errors": [], "gap": [], "histograms": []}
     for statistics in STATISTICS:
         measured = measure_norms(
-            run, statistics, split, lambda label, images: advance(label, images / cost)
+            run,
+            statistics,
+            split,
+            lambda label, images: advance(label, images / cost),
+            max_images,
         )
         errors: Row = {"split": split, "statistics": statistics}
         tables["errors"].append(errors | measured.averages)

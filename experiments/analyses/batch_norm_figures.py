@@ -32,24 +32,24 @@ LABELS = {
 COLUMNS = 4  # panels in a row, in the figures with a panel for each model
 
 
-def draw(tables: Mapping[str, Sequence[Row]], note: Note, output: Path) -> list[Path]:
+def draw(tables: Mapping[str, Sequence[Row]], images: str, note: Note, output: Path) -> list[Path]:
     """Draws the gap, the parameters, and the histograms of one run of each model.
 
     Args:
       tables: rows of the tables 'errors', 'gap', 'parameters' and 'histograms'.
+      images: measured images, for the notes, such as '1,000 test images'.
       note: makes the note above a figure.
       output: directory of the files.
 
     Returns:
       The paths of the files.
     """
-    files = draw_gap(tables["gap"], tables["errors"], note, output / "batch_norm_gap")
+    files = draw_gap(tables["gap"], tables["errors"], images, note, output / "batch_norm_gap")
     files += draw_parameters(tables["parameters"], note, output / "batch_norm_parameters")
     for variant in _variants(tables["histograms"]):
         rows = [row for row in tables["histograms"] if row["net"] == variant]
         rows = [row for row in rows if row["run"] == rows[0]["run"]]
-        split = tables["errors"][0]["split"]
-        files += draw_histograms(rows, split, note, output / f"batch_norm_histograms_{variant}")
+        files += draw_histograms(rows, images, note, output / f"batch_norm_histograms_{variant}")
     return files
 
 
@@ -82,12 +82,15 @@ def _label_panels(panels: list[Axes], variants: list[str], label: str) -> None:
         axes.set_title(variant)
 
 
-def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path) -> list[Path]:
+def draw_gap(
+    rows: Sequence[Row], errors: Sequence[Row], images: str, note: Note, path: Path
+) -> list[Path]:
     """Draws the gap between batch and running statistics by layer, one panel for each model.
 
     Args:
       rows: rows of the table 'gap'.
       errors: rows of the table 'errors'.
+      images: measured images, for the note.
       note: makes the note above the figure.
       path: path of the files, without extension.
 
@@ -122,8 +125,8 @@ def draw_gap(rows: Sequence[Row], errors: Sequence[Row], note: Note, path: Path)
     columns = 4 if len(variants) >= COLUMNS else 2  # a narrow figure has no room for all four
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     text = (
-        f"channels of {errors[0]['split']} images, normalized by running statistics: RMS distance "
-        "from mean 0 and std 1"
+        f"channels of {images}, normalized by running statistics: RMS distance from mean 0 and "
+        "std 1"
     )
     return plot_style.save(figure, path, note(text))
 
@@ -162,12 +165,12 @@ def draw_parameters(rows: Sequence[Row], note: Note, path: Path) -> list[Path]:
     return plot_style.save(figure, path, note(text))
 
 
-def draw_histograms(rows: Sequence[Row], split: str, note: Note, path: Path) -> list[Path]:
+def draw_histograms(rows: Sequence[Row], images: str, note: Note, path: Path) -> list[Path]:
     """Draws the histograms of one run: a column for each layer, a row for each quantity.
 
     Args:
       rows: rows of the table 'histograms', of one run.
-      split: split of the images, for the note.
+      images: measured images, for the note.
       note: makes the note above the figure.
       path: path of the files, without extension.
 
@@ -189,7 +192,7 @@ def draw_histograms(rows: Sequence[Row], split: str, note: Note, path: Path) -> 
     ]
     handles.append(Line2D([], [], label="standard normal", **NORMAL_STYLE))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    text = f"batch norm in {rows[0]['run']}: all channels, {split} images"
+    text = f"batch norm in {rows[0]['run']}: all channels, {images}"
     return plot_style.save(figure, path, note(text))
 
 

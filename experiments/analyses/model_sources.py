@@ -163,8 +163,8 @@ class WeightsSource(ModelSource):
             sources = open_sources(trained.config.dataset)
         except DatasetError as error:
             raise DatasetError(
-                f"the data set of {self} cannot be read: {error}; --data_dir is the directory of "
-                "the data sets of --weights"
+                f"the data set of {self} cannot be read (--data_dir is the directory in which it is "
+                f"prepared): {error}"
             ) from error
         report_changed_data(trained.source, input_spec.class_names, sources, print_to_stderr)
         dataset = load_dataset(trained.config.dataset, sources)

@@ -122,7 +122,11 @@ def histogram(
 
 
 def measure_norms(
-    run: TrainedRun, statistics: str, split: str = "test", advance: Advance = no_progress
+    run: TrainedRun,
+    statistics: str,
+    split: str = "test",
+    advance: Advance = no_progress,
+    max_images: int = 0,
 ) -> NormMeasurements:
     """Measures the inputs and outputs of all norms of a model with one kind of statistics.
 
@@ -132,6 +136,7 @@ def measure_norms(
         fixed random order. The last batch may be smaller.
       split: 'train' or 'test'.
       advance: called after each batch with the run's name and the number of images.
+      max_images: number of images to use, from the start of the split; 0 for all.
     """
     norms, model, mean_image = read_norms(run), run.make_model(), run.mean_image
     epsilon = run.config.model.norm_epsilon
@@ -181,7 +186,8 @@ def measure_norms(
     images, labels = getattr(run.dataset, split).images, getattr(run.dataset, split).labels
     accumulator, sums = MomentAccumulator(), []
     counts = {key: np.zeros(NUM_BINS + 2, np.int64) for key in edges}
-    for rows in epoch_batches(len(labels), run.config.batch_size, seed=0):
+    size = min(max_images or len(labels), len(labels))
+    for rows in epoch_batches(size, run.config.batch_size, seed=0):
         batch = measure_batch(run.variables, norms, edges, images[rows], labels[rows])
         measured = jax.device_get(batch)
         accumulator.add(measured["moments"], len(rows))

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.errors import ConfigError, WeightsError, WorkdirError
 from flaxres.experiments.analyses.model_sources import (
     ModelSource,
     RunSource,
@@ -27,9 +27,10 @@ from flaxres.experiments.results.run_names import (
 from flaxres.inference.pretrained import load_pretrained
 from flaxres.inference.trained_model import TrainedModel
 from flaxres.parallel.multihost import print_to_stderr
-from flaxres.pretrained.sources import Kind, find_source, is_directory, source_kind
+from flaxres.pretrained.sources import SHIPPED, Kind, find_source, is_directory, source_kind
 from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX
 from flaxres.run.workdir import CONFIG_FILE
+from flaxres.suggestions import did_you_mean
 
 
 def load_weights(
@@ -50,6 +51,12 @@ def load_weights(
     trained: dict[str, TrainedModel] = {}  # by the real path of the file
     for given in weights:
         path = find_source(given)
+        if not os.path.lexists(path):
+            raise WeightsError(
+                f"--weights={given} does not exist; give a weights file (NAME{WEIGHTS_SUFFIX}) or "
+                f"one of the pretrained weights {', '.join(SHIPPED)}"
+                f"{did_you_mean(path.name.removesuffix(WEIGHTS_SUFFIX), SHIPPED)}"
+            )
         if is_directory(path, "--weights"):
             raise ConfigError(
                 f"--weights must be weights files or names, got the directory {given}; give the "

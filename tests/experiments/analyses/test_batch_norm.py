@@ -1,12 +1,14 @@
 """Inputs and outputs of norms, compared with a direct computation of each layer in NumPy."""
 
 import csv
+import dataclasses
 
 import jax
 import numpy as np
 import optax
 import pytest
 
+from flaxres.data import Split
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.experiments.analyses.base import TrainedRun
@@ -136,6 +138,15 @@ def test_moments_histograms_and_errors_match_a_direct_computation(run, statistic
     assert measured.averages["loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
     error = 100 * np.mean(np.argmax(logits, 1) != labels)
     assert measured.averages["error"] == pytest.approx(error)
+
+
+def test_the_first_images_of_a_split_are_measured_by_themselves(run):
+    test = run.dataset.test
+    first = Split(test.images[:7], test.labels[:7])
+    few = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, test=first))
+    tables = measure_run(run, "test", max_images=7)
+    assert tables == measure_run(few, "test")
+    assert tables == measure_run(few, "test", max_images=1000)
 
 
 def test_there_is_no_gap_if_running_statistics_equal_batch_statistics(run):

@@ -92,7 +92,7 @@ def test_shipped_weights_are_in_the_order_of_runs():
     sources = select_sources(None, given, data_dir="data")
     assert [source.name for source in sources] == ["plain-20", "resnet-20", "resnet-56"]
     assert {source.config.dataset.data_dir for source in sources} == {"data"}
-    with pytest.raises(DatasetError, match=r"set of plain-20-cifar10_jpeg cannot .*; --data_dir"):
+    with pytest.raises(DatasetError, match=r"set of plain-20-cifar10_jpeg cannot .*--data_dir"):
         sources[0].load()
 
 
