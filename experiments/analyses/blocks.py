@@ -283,10 +283,13 @@ def draw(
         group_panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     panels[0].set_ylim(0, 100)
     num_images = len(runs[0].dataset.test.images)
+    choices = "one random choice"
+    if options.trials > 1:
+        choices = f"mean and standard deviation of {options.trials} random choices"
     text = (
         f"error on {min(options.images or num_images, num_images):,} test images with blocks "
-        "dropped, or with blocks of one stage swapped; mean and standard deviation of "
-        f"{options.trials} random choices; gaps: blocks that change the shape; dotted: chance"
+        f"dropped, or with blocks of one stage swapped; {choices}; gaps: blocks that change the "
+        "shape; dotted: chance"
     )
     return plot_style.save(figure, path, figure_note(runs, text))
 

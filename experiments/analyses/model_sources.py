@@ -163,7 +163,7 @@ class WeightsSource(ModelSource):
             sources = open_sources(trained.config.dataset)
         except DatasetError as error:
             raise DatasetError(
-                f"the data set of {self} cannot be read (--data_dir is the directory in which it is "
+                f"the data set of {self} cannot be read (--data_dir is the directory where it is "
                 f"prepared): {error}"
             ) from error
         report_changed_data(trained.source, input_spec.class_names, sources, print_to_stderr)
