@@ -54,8 +54,7 @@ def results_table(status: WorkdirStatus) -> Table | None:
         num_started = sum(run.step > 0 for run in runs)
         has_errors = num_finished or num_started < 2
         shown_rows.append(row if has_errors else row | dict.fromkeys(ERRORS))
-        note = " (latest errors)" if num_started == 1 and not num_finished else ""
-        finished_cells.append(f"{num_finished} of {len(runs)}{note}")
+        finished_cells.append(f"{num_finished} of {len(runs)}")
         states.append(FINISHED if num_finished == len(runs) else UNFINISHED)
     cells = as_cells(shown_rows)
     for row_cells, text in zip(cells, ["runs finished", *finished_cells], strict=True):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from flaxres.experiments.results import plot_style
+from flaxres.experiments.results import paper, plot_style
 from flaxres.experiments.results.plot_style import CurveStyle
 from flaxres.experiments.results.runs import Run, is_degradation_experiment, mean_and_std, read_plan
 
@@ -22,6 +22,7 @@ METRICS = {"train_error": "training error", "test_error": "test error"}
 TRAINING: CurveStyle = {"linestyle": "--", "linewidth": 1.0}
 AVERAGE: CurveStyle = {"linestyle": "-.", "linewidth": 1.2}  # test error of average weights
 TEST: CurveStyle = {"linestyle": "-", "linewidth": 2.2}
+PAPER_MARK: CurveStyle = {"marker": "<", "markersize": 7, "clip_on": False}
 LEGEND: dict[str, Any] = {
     **{"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 5},
     **{"frameon": False, "columnspacing": 1.2, "handlelength": 1.5},
@@ -56,7 +57,7 @@ def draw_sweep(runs: RunGroups, directory: Path) -> list[Path]:
         _draw_curve(panels[1], group, "ema_test_error", styles[variant] | AVERAGE)
     panels[1].set_ylabel("")
     _limit_errors(panels, runs)
-    handles = [Line2D([], [], label=variant, **style) for variant, style in styles.items()]
+    handles = [Line2D([], [], label=_label(v, runs[v]), **styles[v]) for v in runs]
     if any(run.last("ema_test_error") is not None for group in runs.values() for run in group):
         handles.append(Line2D([], [], color="0.3", label="average weights (EMA)", **AVERAGE))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
@@ -67,7 +68,8 @@ def draw_figures(runs: RunGroups, directory: Path) -> list[Path]:
     """Draws the figures of the paper for which there are runs; returns the files written.
 
     - figure6: error against steps, plain models on the left and residual models on the right. Thin
-      dashed lines show the training error, bold lines the test error.
+      dashed lines show the training error, bold lines the test error. Marks at the right edge show
+    the final test errors of He15, for runs of its schedule on CIFAR-10.
     - figure1: the shallowest and the deepest plain model, training error on the left and test error
       on the right.
     - figure7: standard deviation of the layer responses, for runs whose responses are known.
@@ -107,10 +109,16 @@ def _draw_figure_6(
         _draw_legend(axes, runs, styles)
     panels[1].set_ylabel("")
     all_runs = {**plain, **residual}
-    _limit_errors(panels, all_runs)
+    paper_errors = _errors_of_paper(residual)
+    for model, error in paper_errors.items():  # at the right edge
+        color, transform = styles[_depth(model)]["color"], panels[1].get_yaxis_transform()
+        panels[1].plot(1, error, color=color, transform=transform, **PAPER_MARK)
+    _limit_errors(panels, all_runs, max(paper_errors.values(), default=0.0))
     lines = {"training error": TRAINING, "test error": TEST}
+    if paper_errors:
+        lines["He et al. 2015, CIFAR-10: final test error"] = PAPER_MARK | {"linestyle": "none"}
     handles = [Line2D([], [], color="0.3", label=name, **line) for name, line in lines.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return _save(figure, path, all_runs)
 
 
@@ -153,7 +161,8 @@ def draw_responses(runs: RunGroups, path: Path) -> list[Path]:
         style = plot_style.curve_style(number, len(responses))
         style["linestyle"] = "--" if variant.startswith("plain") else "-"
         for axes, values in zip(panels, (responses, -np.sort(-responses)), strict=True):
-            axes.plot(range(1, len(values) + 1), values, label=variant, **style)
+            label = _label(variant, runs[variant])
+            axes.plot(range(1, len(values) + 1), values, label=label, **style)
     for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
         plot_style.label_axes(axes, label, "standard deviation")
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))  # layers are numbered
@@ -208,22 +217,42 @@ def _draw_legend(axes: Axes, runs: RunGroups, styles: Mapping[int, CurveStyle]) 
     """Lists the models of a panel below it."""
     if not runs:
         return
-    handles = [Line2D([], [], label=model, **styles[_depth(model)] | TEST) for model in runs]
+    handles = [
+        Line2D([], [], label=_label(model, group), **styles[_depth(model)] | TEST)
+        for model, group in runs.items()
+    ]
     axes.legend(handles=handles, **LEGEND)
 
 
-def _limit_errors(panels: Sequence[Axes], runs: RunGroups) -> None:
-    """Sets the error axis from 0 to just above all values after the first tenth of the steps.
+def _label(variant: str, group: Sequence[Run]) -> str:
+    """Returns the name of a variant, with its last step if none of its runs is finished."""
+    if any(run.finished for run in group):
+        return variant
+    return f"{variant}, unfinished: step {max(run.step for run in group):,}"
+
+
+def _errors_of_paper(runs: RunGroups) -> dict[str, float]:
+    """Returns the final test errors of the paper, for runs of its schedule on CIFAR-10."""
+    return {
+        model: paper.TEST_ERRORS[model]
+        for model, group in runs.items()
+        if model in paper.TEST_ERRORS
+        and group[0].config["num_steps"] == paper.NUM_STEPS
+        and paper.has_cifar10_test_set(group[0].config)
+    }
+
+
+def _limit_errors(panels: Sequence[Axes], runs: RunGroups, at_least: float = 0.0) -> None:
+    """Sets the error axis from 0 to just above `at_least` and all curves after their first quarter.
 
     Errors of the first steps are near chance and would compress the rest of the curves.
     """
-    top = 1.0
+    top = max(1.0, at_least)
     for group in runs.values():
         for metric in METRICS:
             steps, mean, std = mean_and_std(group, metric)
-            settled = steps > 0.1 * group[0].config["num_steps"]
-            if settled.any():
-                top = max(top, (mean + std)[settled].max())
+            if len(steps):
+                top = max(top, (mean + std)[steps > 0.25 * steps[-1]].max())
     panels[0].set_ylim(0, min(100, 1.08 * top))
 
 

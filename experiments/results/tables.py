@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.errors import printable
+from flaxres.experiments.results import paper
 from flaxres.experiments.results.csv_files import as_csv
 from flaxres.experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
 from flaxres.files import write_atomically
@@ -22,16 +23,6 @@ INFO_COLUMNS = ("params", "device", "devices", "processes", "jax", "flaxres", "c
 NOT_BEGUN, DAMAGED = "not begun", "damaged"
 # Characters with a meaning in Markdown or HTML; an underscore within a word has none.
 SPECIAL_CHARACTERS = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
-
-# Test error in percent, He15 (arXiv 1512.03385), table 6; it has no plain networks.
-PAPER_CIFAR10 = {
-    "resnet-20": 8.75,
-    "resnet-32": 7.51,
-    "resnet-44": 7.17,
-    "resnet-56": 6.97,
-    "resnet-110": 6.61,  # mean of 5 runs, ± 0.16; the best run has 6.43
-    "resnet-1202": 7.93,
-}
 
 
 def result_rows(
@@ -75,8 +66,8 @@ def result_rows(
             peers = [run for run in pytorch_runs.get(variant, []) if run.finished]
             row["peer_seeds"] = len(peers)
             row |= _mean_and_std("peer_test_error", peers, "test_error")
-        if _has_cifar10_test_set(counted[0].config):
-            row["paper_test_error"] = PAPER_CIFAR10.get(variant)
+        if paper.has_cifar10_test_set(counted[0].config):
+            row["paper_test_error"] = paper.TEST_ERRORS.get(variant)
         rows.append(row)
     for variant, count in planned_seeds.items():
         if variant not in runs:
@@ -91,17 +82,6 @@ def _mean_and_std(column: str, runs: Iterable[Run], metric: str) -> Row:
     mean = float(np.mean(values)) if values else None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {column: mean, f"{column}_std": std}
-
-
-def _has_cifar10_test_set(config: FlatConfig) -> bool:
-    """Returns True if errors are comparable to the paper's: on all CIFAR-10 test images.
-
-    The re-encoded images of cifar10_jpeg count too.
-    """
-    if config.get("dataset.classes"):
-        return False
-    name = str(config["dataset.name"]).split(":")[0]
-    return name in ("cifar10", "cifar10_jpeg") and config["dataset.test_split"] == "test"
 
 
 def as_markdown(rows: Sequence[Row], details: bool = False) -> str:
@@ -139,18 +119,17 @@ def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
     lines = [header + ["minutes per run", "device"] * details]
     for row in rows:
         steps = NOT_BEGUN if row["steps"] is None else f"{row['steps']:,}"
-        if row["seeds"] and row["steps"] < row["num_steps"]:
-            steps += f" of {row['num_steps']:,}"
+        is_unfinished = bool(row["seeds"]) and row["steps"] < row["num_steps"]
+        if is_unfinished:
+            steps += f" of {row['num_steps']:,} (unfinished)"
         seeds = str(row["seeds"])
         if row["seeds"] < row["planned_seeds"]:
             seeds += f" of {row['planned_seeds']}"
         cells = [str(row["net"]), f"{row['params']:,}" if row["params"] else "", steps]
-        cells += [_error_cell(row, metric, seeds) for metric in ("train_error", "test_error")]
-        if has_average:
-            has_errors = row["test_error"] is not None and "ema_test_error" in row
-            cells.append(_error_cell(row, "ema_test_error", seeds) if has_errors else "")
+        metrics = ["train_error", "test_error", *["ema_test_error"] * has_average]
+        cells += [_error_cell(row, metric, seeds, is_unfinished) for metric in metrics]
         if has_pytorch:
-            cells.append(_error_cell(row, "peer_test_error", str(row["peer_seeds"])))
+            cells.append(_error_cell(row, "peer_test_error", str(row["peer_seeds"]), False))
         if has_paper:
             error = row.get("paper_test_error")
             cells.append(f"{error:.2f}" if error else "")
@@ -161,11 +140,13 @@ def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
     return lines
 
 
-def _error_cell(row: Row, column: str, seeds: str) -> str:
-    mean, std = row[column], row[f"{column}_std"]
-    cell = "" if mean is None else f"{mean:.2f}"
-    cell += "" if std is None else f" ± {std:.2f}"
-    return f"{cell} ({seeds} seeds)" if cell and seeds != "1" else cell
+def _error_cell(row: Row, column: str, seeds: str, is_unfinished: bool) -> str:
+    mean, std = row.get(column), row.get(f"{column}_std")
+    if mean is None:
+        return ""
+    cell = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+    cell += f" ({seeds} seeds)" if seeds != "1" else ""
+    return f"latest: {cell}" if is_unfinished else cell
 
 
 def run_rows(

@@ -46,8 +46,8 @@ def test_unfinished_runs_are_never_averaged(tmp_path):
     }
     assert cells == {
         "plain-20": ["1 of 2", "30", "12.50 (1 of 2 seeds)", "13.50 (1 of 2 seeds)"],
-        "plain-32": ["0 of 1 (latest errors)", "20 of 30", "70.00", "71.00"],
-        "plain-44": ["0 of 2", "10 of 30", "", ""],
+        "plain-32": ["0 of 1", "20 of 30 (unfinished)", "latest: 70.00", "latest: 71.00"],
+        "plain-44": ["0 of 2", "10 of 30 (unfinished)", "", ""],
         "plain-56": ["0 of 1", "not begun", "", ""],
     }
     assert table.states == ["unfinished"] * 4

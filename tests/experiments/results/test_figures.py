@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,8 +121,39 @@ def test_curves_of_variants(tmp_path, drawn):
     assert [len(lines(axes)) for axes in (training, test)] == [2, 2]
     np.testing.assert_array_equal(lines(training)[1][3], [50.5, 40, 30])
     legend = [text.get_text() for text in drawn["curves"].legends[0].get_texts()]
-    assert legend == ["plain-20", "resnet-20-slow"]
+    assert legend == ["plain-20, unfinished: step 10", "resnet-20-slow"]
     assert "incomplete: 2 of 4 runs finished" in note(drawn["curves"])
+
+
+def test_marks_of_the_papers_errors(tmp_path, drawn):
+    def marks():
+        draw_figures(find_runs(tmp_path), tmp_path)
+        lines = [line for axes in drawn["figure6"].axes for line in axes.lines]
+        return [tuple(line.get_ydata()) for line in lines if line.get_marker() == "<"]
+
+    for model in ("plain-20", "resnet-20", "resnet-56", "resnet-26"):
+        write_run(tmp_path, model, dataset="cifar10", num_steps=64_000)
+    assert marks() == [(8.75,), (6.97,)]  # table 6; it has neither plain-20 nor ResNet-26
+    legend = [text.get_text() for text in drawn["figure6"].legends[0].get_texts()]
+    assert legend[2:] == ["He et al. 2015, CIFAR-10: final test error"]
+    for fields in ({"dataset": "digits", "num_steps": 64_000}, {"dataset": "cifar10"}):
+        for run in tmp_path.glob("*/seed-0"):
+            shutil.rmtree(run)
+        write_run(tmp_path, "resnet-20", **fields)
+        assert marks() == []
+        assert len(drawn["figure6"].legends[0].get_texts()) == 2
+
+
+def test_unfinished_models_are_named_so(tmp_path, drawn):
+    write_run(tmp_path, "plain-20")
+    write_run(tmp_path, "plain-56", errors=(60.0, 50.0))
+    write_run(tmp_path, "resnet-56", 0, errors=(60.0, 50.0))
+    write_run(tmp_path, "resnet-56", 1)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    names = [
+        text.get_text() for axes in drawn["figure6"].axes for text in axes.get_legend().get_texts()
+    ]
+    assert names == ["plain-20", "plain-56, unfinished: step 20", "resnet-56"]
 
 
 def test_models_of_different_depth_are_drawn_as_in_the_paper(tmp_path, drawn):

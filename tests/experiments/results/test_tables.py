@@ -39,7 +39,7 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 of 3 seeds) "
         "| 3.00 ± 1.41 (2 of 3 seeds) | 8.75 |",
-        "| resnet-56 | 1,056 | 10 of 30 | 90.00 | 91.00 | 6.97 |",
+        "| resnet-56 | 1,056 | 10 of 30 (unfinished) | latest: 90.00 | latest: 91.00 | 6.97 |",
     ]
 
 
