@@ -9,7 +9,8 @@ workdir.
 
 The results directory (--results) holds the config, metrics and layer responses of each run, and
 tables and figures of all runs. It is small enough for a repository. Runs that are finished there
-are not trained again, even if their workdir is missing.
+are not trained again, even if their workdir is missing. Without --config, --plot_only draws the
+tables and figures of all results directories in results/ again, or only that of --results.
 
 Runs of `benchmarks.torch_train` in WORKDIR/pytorch/MODEL/seed-N get a column in the table.
 """
@@ -18,14 +19,16 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from flaxres import cli
 from flaxres.config import directory_name, flatten, model_name
-from flaxres.errors import ConfigError, DamagedFileError, print_note
-from flaxres.experiments.results.archive import ResultsArchive
+from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.archive import ResultsArchive, pytorch_runs
+from flaxres.experiments.results.run_names import run_directories
 from flaxres.experiments.sweeps import launch
 from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
 from flaxres.experiments.sweeps.plan import Plan, grid, make_plans
@@ -33,6 +36,7 @@ from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
 from flaxres.files import expand_home
 
 MAX_SEEDS = 1_000
+RESULTS_DIRECTORY = Path("results")
 
 MODELS = flags.DEFINE_list(
     "models",
@@ -67,7 +71,10 @@ DROP_CHECKPOINTS = flags.DEFINE_bool(
     "drop_checkpoints", False, "Delete the checkpoints of a finished run after its export."
 )
 PLOT_ONLY = flags.DEFINE_bool(
-    "plot_only", False, "Collect tables and figures without training, also while runs are running."
+    "plot_only",
+    False,
+    "Collect tables and figures without training, also while runs are running. Without --config, "
+    "they are drawn from results directories, and no workdir is read.",
 )
 cli.define_config("configs/cifar10.py")
 flags.adopt_module_key_flags(launch)  # --help shows these flags
@@ -119,20 +126,48 @@ def collect(archive: ResultsArchive, plans: list[Plan]) -> None:
       UserError: a file cannot be read or written.
     """
     archive.update({plan.name: flatten(plan.config) for plan in plans})
-    launch.collect(archive.directory, archive.pytorch_runs(), details=True)
+    draw_results([archive.directory])
+
+
+def draw_results(directories: Sequence[Path]) -> None:
+    """Updates the tables and figures of results directories.
+
+    Raises:
+      UserError: a directory has no runs, or a file cannot be read or written.
+    """
+    for directory in directories:
+        launch.collect(directory, pytorch_runs(directory), details=True)
+
+
+def find_results(directory: Path = RESULTS_DIRECTORY) -> list[Path]:
+    """Returns all results directories DATASET/NAME in a directory.
+
+    Raises:
+      WorkdirError: there are none.
+    """
+    if found := [path for path in sorted(directory.glob("*/*")) if run_directories(path)]:
+        return found
+    raise WorkdirError(
+        f"{directory}/DATASET/NAME has no results; give --results=DIR, or --config and --workdir "
+        "of runs"
+    )
 
 
 def main() -> None:
     """Trains unfinished runs until the time limit, then collects tables and figures."""
     launch.keep_jax_on_cpu()
+    if PLOT_ONLY.value and not cli.has_config() and WORKDIR.value is None:
+        given = RESULTS.value
+        draw_results([expand_home(given, "--results")] if given else find_results())
+        return
     plans = plans_by_priority()
     config = plans[0].config
     workdir = expand_home(
         WORKDIR.value or f"runs/{directory_name(config)}-reproduction", "--workdir"
     )
     dataset = config.dataset.name.replace(":", "-")
-    results = RESULTS.value or f"results/{dataset}/{directory_name(config)}"
-    directory = expand_home(results, "--results")
+    results = RESULTS.value or RESULTS_DIRECTORY / dataset / directory_name(config)
+    directory = expand_home(str(results), "--results")
     archive = ResultsArchive(workdir, directory, write_run_responses, DROP_CHECKPOINTS.value)
     if PLOT_ONLY.value:
         collect(archive, [])

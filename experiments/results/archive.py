@@ -25,6 +25,12 @@ from flaxres.run.workdir import CONFIG_FILE, differing_fields
 PYTORCH_DIRECTORY = "pytorch"  # runs in PyTorch, in a workdir and in its results directory
 
 
+def pytorch_runs(results: Path) -> Path | None:
+    """Returns the directory with the PyTorch runs of a results directory; None without any."""
+    directory = results / PYTORCH_DIRECTORY
+    return directory if run_directories(directory) else None
+
+
 class ResultsArchive:
     """Exports the runs of a workdir to a results directory.
 
@@ -142,8 +148,3 @@ class ResultsArchive:
                 continue
             if run and (exported is None or run.step > exported.step):
                 export_run(run, exported_path)
-
-    def pytorch_runs(self) -> Path | None:
-        """Returns the directory with the results of runs in PyTorch, or None if there are none."""
-        directory = self.directory / PYTORCH_DIRECTORY
-        return directory if run_directories(directory) else None

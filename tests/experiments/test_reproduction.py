@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from tests.commands import run_command
+
 pytestmark = pytest.mark.slow
 SMALL = (
     *("-m", "experiments.reproduction", "--config=configs/digits.py"),
@@ -87,6 +89,25 @@ def test_time_limit_and_pytorch_runs(python, directory):
         assert int(list(csv.DictReader(file))[-1]["step"]) > first_stop
     assert (results / "pytorch/resnet-8/seed-0/metrics.csv").exists()
     assert "of 100,000" in (results / "table.md").read_text()
+
+
+def test_results_are_drawn_without_a_config(directory, tmp_path):
+    def draw(*flags):
+        return run_command("experiments.reproduction", "--plot_only", *flags, cwd=tmp_path)
+
+    done = draw()
+    assert (done.code, "results/DATASET/NAME has no results" in done.stderr) == (1, True)
+    results = tmp_path / "results" / "digits" / "digits"
+    shutil.copytree(directory / "results", results)
+    table = (results / "table.md").read_text()
+    for flags in ((), (f"--results={results}",)):
+        for file in (*results.glob("table.*"), *results.glob("figure*.png")):
+            file.unlink()
+        done = draw(*flags)
+        assert (done.code, done.stderr) == (0, "")
+        assert (results / "table.md").read_text() == table
+        assert len(list(results.glob("figure*.png"))) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]  # no workdir was made
 
 
 @pytest.mark.parametrize(
