@@ -98,6 +98,9 @@ SPLITS = flags.DEFINE_list(
     "With --mode=eval: splits to evaluate, any of train,validation,test (default: all that the "
     "data set has).",
 )
+BY_CLASS = flags.DEFINE_bool(
+    "by_class", False, "With --mode=eval: also print the top-1 error of each class."
+)
 ENSEMBLE = flags.DEFINE_list(
     "ensemble",
     [],
@@ -142,7 +145,7 @@ cli.define_config("configs/cifar10.py:resnet-56")
 # Flags that only some modes read, with these modes.
 FLAG_MODES: tuple[tuple[tuple[flags.FlagHolder[Any], ...], tuple[str, ...]], ...] = (
     ((BATCH_STATS, EMA, WEIGHTS), ("eval", "predict", "export")),
-    ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, ENSEMBLE), ("eval",)),
+    ((TEST_CROPS, SHORT_SIDE, SCALES, SPLITS, BY_CLASS, ENSEMBLE), ("eval",)),
     ((IMAGES, TOP, JSON), ("predict",)),
     ((OUTPUT, FORMAT), ("export",)),
     ((MODELS,), ("summary",)),

@@ -59,6 +59,7 @@ def evaluate(config: ConfigDict | None) -> list[str]:
         "short_side": FLAGS.short_side,
         "scales": _scales(),
         "splits": FLAGS.splits,
+        "by_class": FLAGS.by_class,
     }
     checkpoint_options: dict[str, Any] = {"batch_stats": FLAGS.batch_stats, "ema": FLAGS.ema}
     if FLAGS.weights is not None:

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from flaxres.configs import digits
+from flaxres.data import load_dataset
 from flaxres.inference.pretrained import save_weights
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.run.records import last_record
@@ -27,6 +30,19 @@ def test_evaluation_of_a_weights_file(python, weights, digits_run):
     done = run(python, "eval", f"--weights={weights}", "--splits=test", "--config.num_devices=1")
     assert done.returncode == 0, done.stderr
     assert f"test_error: {last_record(digits_run)['test_error']:.6g}\n" in done.stdout
+
+
+def test_errors_by_class(python, weights):
+    done = run(python, "eval", f"--weights={weights}", "--splits=test", "--by_class")
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split(": ") for line in done.stdout.splitlines())
+    dataset = load_dataset(digits.get_config().dataset)
+    counts = np.bincount(dataset.test.labels)
+    errors = [float(values.pop(f"test_error_{digit}")) for digit in range(10)]
+    assert np.average(errors, weights=counts) == pytest.approx(float(values["test_error"]), 1e-4)
+    assert not any(name.startswith("test_error_") for name in values)
+    done = run(python, "predict", f"--weights={weights}", "--by_class", "--images=x.png")
+    fails(done, 2, "--by_class=True applies to --mode=eval, got --mode=predict")
 
 
 def test_predictions_of_a_name(python, tmp_path):

@@ -149,6 +149,7 @@ class TrainedModel(trained_model.TrainedModel):
         test_crops: str = "split",
         short_side: int | None = None,
         scales: Sequence[int] = (),
+        by_class: bool = False,
     ) -> dict[str, float]:
         """Computes loss and errors on splits of the data set, or on other images.
 
@@ -163,11 +164,12 @@ class TrainedModel(trained_model.TrainedModel):
             'multi-scale'.
           short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
           scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
+          by_class: if True, also returns the error of each class.
 
         Returns:
           For each split SPLIT_loss (in nats), SPLIT_error and, with more than five classes,
-          SPLIT_top5_error (in percent), and SPLIT_images; and 'step'. For `images`, loss, error,
-          top5_error and images.
+          SPLIT_top5_error (in percent), SPLIT_images and, with `by_class`, SPLIT_error_CLASS (in
+          percent); and 'step'. For `images`, the same names without 'SPLIT_'.
 
         Raises:
           ArgumentError: both splits and images are given, or labels do not fit the images.
@@ -188,6 +190,7 @@ class TrainedModel(trained_model.TrainedModel):
                     short_side=short_side,
                     scales=scales,
                     splits=splits,
+                    by_class=by_class,
                     log=print_note,
                 )
             except DatasetError as error:
@@ -217,7 +220,10 @@ class TrainedModel(trained_model.TrainedModel):
         with np.errstate(divide="ignore"):
             for index, (label, row) in enumerate(zip(labels, np.log(probabilities), strict=True)):
                 totals.add(index, int(label), row)
-        return _as_numbers({name.lstrip("_"): value for name, value in totals.averages("").items()})
+        record = totals.averages("")
+        if by_class:
+            record |= totals.errors_by_class("", self.class_names)
+        return _as_numbers({name.removeprefix("_"): value for name, value in record.items()})
 
     def export(self, output: PathName, format: str | None = None) -> Path:
         """Writes the model for `flaxres.load_pretrained`, JAX, PyTorch or ONNX Runtime.

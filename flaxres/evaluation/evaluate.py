@@ -49,6 +49,7 @@ def evaluate_run(
     short_side: int | None = None,
     scales: Sequence[int] = (),
     splits: Sequence[str] = (),
+    by_class: bool = False,
 ) -> Record:
     """Evaluates the newest checkpoint of a run on all images of each split.
 
@@ -66,11 +67,12 @@ def evaluate_run(
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
       splits: any of train, validation and test; empty for all that the data set has.
+      by_class: if True, also returns the top-1 error of each class.
 
     Returns:
-      For each split its loss, top-1 error, top-5 error (with more than five classes) and number of
-      images. For a run with several replicas, means of loss and top-1 error over replicas. With
-      `ema` the names begin with 'ema_', as in metrics.jsonl.
+      For each split its loss, top-1 error, top-5 error (with more than five classes), number of
+      images and, with `by_class`, SPLIT_error_CLASS. For a run with several replicas, means of loss
+      and top-1 error over replicas. With `ema` the names begin with 'ema_', as in metrics.jsonl.
 
     Raises:
       UserError: the config is invalid or not that of `workdir`; there is no checkpoint or no data;
@@ -78,7 +80,8 @@ def evaluate_run(
     """
     config = load_run_config(workdir) if config is None else config
     check_config(config)
-    if config.num_replicas > 1 and test_crops == "split" and batch_stats == "running":
+    is_plain = test_crops == "split" and batch_stats == "running" and not by_class
+    if config.num_replicas > 1 and is_plain:
         # Rejects sizes, which the crop protocol 'split' does not have.
         make_crop_protocol(test_crops, (1, 1), short_side, scales)
         return _evaluate_replicas(config, workdir, log, splits, ema)
@@ -90,6 +93,7 @@ def evaluate_run(
         short_side=short_side,
         scales=scales,
         splits=splits,
+        by_class=by_class,
         log=log,
     )
     return _with_prefix(record) if ema else record
@@ -107,6 +111,7 @@ def evaluate_ensemble(
     short_side: int | None = None,
     scales: Sequence[int] = (),
     splits: Sequence[str] = (),
+    by_class: bool = False,
 ) -> Record:
     """Evaluates the averaged class probabilities of several runs' newest checkpoints.
 
@@ -122,6 +127,7 @@ def evaluate_ensemble(
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
       splits: any of train, validation and test; empty for all that the data set has.
+      by_class: if True, also returns the top-1 error of each class.
 
     Returns:
       The record that `evaluate_models` returns. With `ema` the names begin with 'ema_'.
@@ -146,6 +152,7 @@ def evaluate_ensemble(
         short_side=short_side,
         scales=scales,
         splits=splits,
+        by_class=by_class,
         log=log,
     )
     return _with_prefix(record) if ema else record
@@ -167,6 +174,7 @@ def evaluate_models(
     short_side: int | None = None,
     scales: Sequence[int] = (),
     splits: Sequence[str] = (),
+    by_class: bool = False,
     log: Callable[[str], None] = print,
 ) -> Record:
     """Evaluates the averaged class probabilities of models on all images of each split.
@@ -178,12 +186,14 @@ def evaluate_models(
       short_side: short side for center and 10-crop, in pixels (None: the protocol's default).
       scales: short sides for multi-scale, in pixels (empty: the protocol's defaults).
       splits: any of train, validation and test; empty for all that the data set has.
+      by_class: if True, also returns the top-1 error of each class.
       log: receives one line about the crops, one about data that have changed since the training,
         and one about images that cannot be decoded.
 
     Returns:
       'step' of a single model or 'models', the number of several models. For each split its loss,
-      top-1 error, top-5 error (with more than five classes) and number of images.
+      top-1 error, top-5 error (with more than five classes), number of images and, with `by_class`,
+      SPLIT_error_CLASS for each class that has images.
 
     Raises:
       UserError: the models have different data sets or do not accept the crops, or there is no
@@ -215,6 +225,8 @@ def evaluate_models(
         source, title = getattr(sources, name), f"{test_crops} {name}"
         totals = evaluate_split(predictor, protocol, source, title, skip_broken, log)
         record |= totals.averages(name)
+        if by_class:
+            record |= totals.errors_by_class(name, first.input_spec.class_names)
     return record
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +26,8 @@ class TopKAccumulator:
         self._num_crops = num_crops
         self._loss = 0.0
         self._wrong = {1: 0, TOP_K: 0}
+        self._images_by_label: Counter[int] = Counter()
+        self._wrong_by_label: Counter[int] = Counter()
         self._num_classes = 0
         # Image index -> (logarithm of the summed probabilities, number of crops summed).
         self._incomplete: dict[int, tuple[np.ndarray, int]] = {}
@@ -46,8 +50,11 @@ class TopKAccumulator:
             self._incomplete[index] = (log_sum, crops_before + 1)
             return
         self._loss -= log_sum[label] - math.log(self._num_crops)
+        label_rank = rank(log_sum, label)
         for k in self._wrong:
-            self._wrong[k] += rank(log_sum, label) >= k
+            self._wrong[k] += label_rank >= k
+        self._images_by_label[label] += 1
+        self._wrong_by_label[label] += label_rank >= 1
         self._num_classes = len(log_sum)
         self.count += 1
 
@@ -68,6 +75,21 @@ class TopKAccumulator:
         if self._num_classes > TOP_K:
             averages[f"{prefix}_top{TOP_K}_error"] = 100.0 * self._wrong[TOP_K] / self.count
         return averages | {f"{prefix}_images": self.count}
+
+    def errors_by_class(self, prefix: str, class_names: Sequence[str]) -> dict[str, float]:
+        """Returns the top-1 error of the images of each class, in percent.
+
+        Args:
+          prefix: start of each key, such as 'test'.
+          class_names: names of the classes, ordered by label.
+
+        Returns:
+          PREFIX_error_CLASS for each class that has images, ordered by label.
+        """
+        return {
+            f"{prefix}_error_{class_names[label]}": 100.0 * self._wrong_by_label[label] / count
+            for label, count in sorted(self._images_by_label.items())
+        }
 
 
 def rank(scores: Float[np.ndarray, " classes"], label: int) -> int:

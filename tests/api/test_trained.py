@@ -46,6 +46,10 @@ def test_evaluations_agree(trained, digits_run, test_split):
     assert images.keys() == {"loss", "error", "top5_error", "images"}
     for name, value in images.items():
         np.testing.assert_allclose(value, record[f"test_{name}"], rtol=1e-5)
+    by_class = trained.evaluate(images=test_split.images, labels=test_split.labels, by_class=True)
+    record = trained.evaluate("test", by_class=True)
+    for digit in range(10):
+        assert by_class[f"error_{digit}"] == record[f"test_error_{digit}"]
 
 
 def test_files_are_predicted_as_by_the_command(trained, tmp_path):

@@ -31,6 +31,16 @@ def test_errors_and_loss_of_the_mean_probabilities(classes):
         assert "test_top5_error" not in averages
 
 
+def test_errors_by_class():
+    accumulator = TopKAccumulator(1)
+    for index, (label, predicted) in enumerate([(2, 2), (0, 1), (2, 0), (0, 0), (2, 1), (0, 2)]):
+        accumulator.add(index, label, np.log([0.8 if i == predicted else 0.1 for i in range(3)]))
+    errors = accumulator.errors_by_class("test", ("cat", "dog", "sea lion"))
+    expected = {"test_error_cat": 200 / 3, "test_error_sea lion": 200 / 3}  # there is no dog
+    assert errors == pytest.approx(expected)
+    assert list(errors) == list(expected)
+
+
 def test_an_image_counts_when_all_its_crops_have_arrived():
     accumulator = TopKAccumulator(2)
     accumulator.add(7, 0, np.log([0.5, 0.5]))
