@@ -14,6 +14,7 @@ from flaxres.experiments.reporting.run_status import (
     WorkdirStatus,
 )
 from flaxres.experiments.results.tables import as_cells, as_flag
+from flaxres.run.environments import EARLIER
 
 COMMIT_DIGITS = 10
 # Keys in the rows of `experiments.results.tables.result_rows`.
@@ -144,6 +145,7 @@ COLUMNS = (
     Column("images/s", _format_value("images_per_second", ",.0f"), is_number=True),
     Column("params", _format_value("params", ","), is_number=True),
     Column("device", _format_device),
+    Column("earlier devices and versions", _format_value(EARLIER), always_shown=False),
     Column("jax", _format_value("jax")),
     Column("flaxres", _format_value("flaxres")),
     Column("commit", lambda run: short_commit(run.row.get("commit"))),

@@ -16,6 +16,7 @@ from flaxres.experiments.results import paper
 from flaxres.experiments.results.csv_files import as_csv
 from flaxres.experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
 from flaxres.files import write_atomically
+from flaxres.run.environments import EARLIER, describe_devices, describe_earlier
 
 Row = dict[str, Any]  # a row of a CSV file, by column
 
@@ -61,7 +62,7 @@ def result_rows(
             row |= ema_errors
         seconds = [s for run in counted if (s := run.train_seconds()) is not None]
         row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
-        row["device"] = ", ".join(sorted({str(run.info.get("device", "?")) for run in counted}))
+        row["device"] = ", ".join(sorted({describe_devices(run.info) for run in counted}))
         if pytorch_runs:
             peers = [run for run in pytorch_runs.get(variant, []) if run.finished]
             row["peer_seeds"] = len(peers)
@@ -181,6 +182,7 @@ def run_rows(
                 "train_seconds": run.train_seconds(),
                 "images_per_second": run.images_per_second(),
                 **{field: run.info.get(field) for field in INFO_COLUMNS},
+                EARLIER: describe_earlier(run.info),
             }
             rows.append(row | _config_columns(run.config))
     for name, reason in (damaged or {}).items():

@@ -17,6 +17,7 @@ from msgspec import Meta
 from flaxres.config import default_fields
 from flaxres.config_types import check_types
 from flaxres.errors import ConfigError, DamagedFileError, first_few, printable
+from flaxres.run.environments import EARLIER, Environment
 from flaxres.run.text_files import read_regular
 
 MAX_DOCUMENT_BYTES = 64 << 20  # largest JSON file that is read whole
@@ -51,6 +52,7 @@ LAYER_VALUES = FieldType(dict[str, float | None], "an object of numbers by layer
 INFO_TYPES = {
     **{"params": COUNT, "devices": COUNT, "processes": COUNT},
     **dict.fromkeys(("device", "jax", "flaxres", "torch", "commit"), OPTIONAL_TEXT),
+    EARLIER: FieldType(list[Environment], "a list of objects with an until_step"),
 }
 # Splits with metrics; 'ema_': those of the average weights (`flaxres.training.weight_average`).
 SPLITS = ("train", "test", "validation", "ema_test", "ema_validation")

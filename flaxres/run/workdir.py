@@ -21,6 +21,7 @@ from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, append_config_change
+from flaxres.run.environments import with_earlier
 from flaxres.run.lock import LockedDirectory, lock
 from flaxres.run.paths import check_path
 from flaxres.run.schemas import INFO_TYPES, check_fields, check_object, read_document
@@ -66,7 +67,8 @@ def open_workdir(
     Args:
       workdir: directory of the run; created if it does not exist.
       config: config of the run, written to config.json.
-      info: further facts about the run (parameters, device, versions), written to info.json.
+      info: further facts about the run (parameters, device, versions), written to info.json with
+        the environments of earlier steps (`flaxres.run.environments`).
       change: fields in which the config of the workdir may differ; appended to
         config_changes.jsonl. None: no further fields may differ.
 
@@ -91,6 +93,8 @@ def open_workdir(
             if change is not None:
                 _check_as_before(workdir, change)
                 append_config_change(workdir, change)
+            step = next(reversed(checkpoint_steps(workdir)), 0)
+            info = with_earlier(info, previous_info, step)
             for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
                 write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
