@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from flaxres.config import default_fields
 from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.data.augment_checks import check_augment_fields
 from flaxres.data.options import check_data_fields
@@ -45,7 +46,7 @@ def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
     Raises:
       ConfigError: a field has a value that is not allowed.
     """
-    fields = FieldChecker(flat)
+    fields = FieldChecker(flat, default_fields())
     _check_choices(config, fields)
     check_model(config.model)
     _check_ranges(flat, fields)
@@ -119,8 +120,8 @@ def _check_warmup(config: ConfigDict, fields: FieldChecker) -> None:
 def _check_loss(config: ConfigDict, fields: FieldChecker) -> None:
     field, threshold = "loss_threshold", config.loss_threshold
     fields.require(0 <= threshold < 1, field, "at least 0 and below 1")
-    allowed = threshold == 0 or config.loss == "binary-cross-entropy"
-    fields.require(allowed, field, "0 unless loss is binary-cross-entropy")
+    is_read = config.loss == "binary-cross-entropy"
+    fields.require_default(field, is_read, "loss is binary-cross-entropy")
 
 
 def _check_color(flat: Mapping[str, Any], fields: FieldChecker) -> None:

@@ -27,9 +27,15 @@ TUPLE_NAMES = {
 class FieldChecker:
     """Checks config fields; errors have the field's name, value and allowed values."""
 
-    def __init__(self, fields: Mapping[str, object]):
-        """Stores the values of the fields by dotted name, such as {'model.depth': 20}."""
+    def __init__(self, fields: Mapping[str, object], defaults: Mapping[str, object] | None = None):
+        """Stores values by dotted name.
+
+        Args:
+          fields: values of the fields, such as {'model.depth': 20}.
+          defaults: their defaults, which only `require_default` reads.
+        """
         self._fields = fields
+        self._defaults = defaults or {}
 
     def require(self, condition: bool, field: str, rule: str) -> None:
         """Checks a condition on a field.
@@ -44,6 +50,22 @@ class FieldChecker:
         """
         if not condition:
             raise ConfigError(f"{field} must be {rule}, got {shown(self._fields[field])}")
+
+    def require_default(self, field: str, is_read: bool, condition: str) -> None:
+        """Checks that a field that nothing reads has its default, so that no value has no effect.
+
+        Args:
+          field: dotted name, such as 'momentum'.
+          is_read: True if the field is read.
+          condition: when it is read, in words that follow "unless".
+
+        Raises:
+          ConfigError: the field is not read and has another value.
+        """
+        default = self._defaults[field]
+        shown_default = tuple(default) if isinstance(default, list) else default
+        is_allowed = is_read or self._fields[field] == default
+        self.require(is_allowed, field, f"{shown_default} (its default) unless {condition}")
 
     def require_one_of(self, field: str, allowed: Iterable[object]) -> None:
         """Checks that a field has one of the allowed values.

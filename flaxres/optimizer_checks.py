@@ -16,24 +16,19 @@ from flaxres.field_checks import MAX_DECAY, FieldChecker
 
 MIN_EPSILON = 1e-30  # smaller numbers may be 0 in float32, and 0 / 0 is NaN
 
-# Fields that only some optimizers read, with their defaults and these optimizers.
-OPTIMIZER_FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "momentum": (0.9, ("sgd", "lars")),
-    "nesterov": (False, ("sgd", "lars")),
-    "adam.beta1": (0.9, ("adamw", "lamb")),
-    "adam.beta2": (0.999, ("adamw", "lamb")),
-    "adam.epsilon": (1e-8, ("adamw", "lamb")),
-    "trust_ratio.coefficient": (0.001, ("lars",)),
-    "trust_ratio.parameters": ("kernels", ("lars", "lamb")),
+# Fields that only some optimizers read, with these optimizers.
+OPTIMIZER_FIELDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("momentum", "nesterov"), ("sgd", "lars")),
+    **dict.fromkeys(("adam.beta1", "adam.beta2", "adam.epsilon"), ("adamw", "lamb")),
+    "trust_ratio.coefficient": ("lars",),
+    "trust_ratio.parameters": ("lars", "lamb"),
 }
-# Fields that only some schedules read, with their defaults and these schedules.
-SCHEDULE_FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "final_learning_rate": (0.0, tuple(s for s in SCHEDULES if s != "piecewise-constant")),
-    "polynomial_power": (2.0, ("polynomial",)),
-    "cooldown_steps": (0, ("wsd",)),
-    "cooldown_shape": ("1-sqrt", ("wsd",)),
-    "one_cycle.rise_fraction": (0.3, ("one-cycle",)),
-    "one_cycle.initial_factor": (0.04, ("one-cycle",)),
+# Fields that only some schedules read, with these schedules.
+SCHEDULE_FIELDS: dict[str, tuple[str, ...]] = {
+    "final_learning_rate": tuple(s for s in SCHEDULES if s != "piecewise-constant"),
+    "polynomial_power": ("polynomial",),
+    **dict.fromkeys(("cooldown_steps", "cooldown_shape"), ("wsd",)),
+    **dict.fromkeys(("one_cycle.rise_fraction", "one_cycle.initial_factor"), ("one-cycle",)),
 }
 
 
@@ -60,7 +55,7 @@ def check_optimizer(config: ConfigDict, flat: Mapping[str, Any], fields: FieldCh
     fields.require(config.clip_norm >= 0, "clip_norm", "0 or more")
     is_factor = 0 < config.layer_decay <= 1
     fields.require(is_factor, "layer_decay", "above 0 and at most 1")
-    _require_defaults("optimizer", OPTIMIZER_FIELDS, flat, fields)
+    _require_defaults("optimizer", OPTIMIZER_FIELDS, config.optimizer, fields)
     has_momentum = config.momentum > 0 or not config.nesterov
     fields.require(has_momentum, "nesterov", "False if momentum is 0")
 
@@ -78,7 +73,7 @@ def check_schedule(config: ConfigDict, flat: Mapping[str, Any], fields: FieldChe
     """
     fields.require_one_of("schedule", SCHEDULES)
     fields.require_one_of("cooldown_shape", COOLDOWN_SHAPES)
-    _require_defaults("schedule", SCHEDULE_FIELDS, flat, fields)
+    _require_defaults("schedule", SCHEDULE_FIELDS, config.schedule, fields)
     is_in_range = 0 <= config.final_learning_rate <= config.learning_rate
     rule = f"from 0 to learning_rate ({config.learning_rate})"
     fields.require(is_in_range, "final_learning_rate", rule)
@@ -100,20 +95,15 @@ def check_schedule(config: ConfigDict, flat: Mapping[str, Any], fields: FieldChe
 
 
 def _require_defaults(
-    choice: str,
-    readers: Mapping[str, tuple[Any, Sequence[str]]],
-    flat: Mapping[str, Any],
-    fields: FieldChecker,
+    choice: str, readers: Mapping[str, Sequence[str]], chosen: str, fields: FieldChecker
 ) -> None:
     """Checks that fields which the chosen optimizer or schedule does not read have their defaults.
 
     Args:
       choice: the field that chooses, 'optimizer' or 'schedule'.
-      readers: default and readers of each field that only some of them read.
-      flat: fields of the config by dotted name.
+      readers: optimizers or schedules that read a field, for fields that only some of them read.
+      chosen: value of the field `choice`.
       fields: checker of these fields.
     """
-    for field, (default, names) in readers.items():
-        is_allowed = flat[choice] in names or flat[field] == default
-        rule = f"{default} (its default) unless {choice} is {' or '.join(names)}"
-        fields.require(is_allowed, field, rule)
+    for field, names in readers.items():
+        fields.require_default(field, chosen in names, f"{choice} is {' or '.join(names)}")

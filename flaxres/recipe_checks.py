@@ -24,8 +24,7 @@ def check_recipe(config: ConfigDict, flat: Mapping[str, Any], fields: FieldCheck
     _check_gradients(config, fields)
     is_decay = 0 <= flat["ema_decay"] <= MAX_DECAY
     fields.require(is_decay, "ema_decay", f"from 0 to {MAX_DECAY}")
-    is_read = config.ema_decay > 0 or config.ema_ramp
-    fields.require(is_read, "ema_ramp", "True (its default) unless ema_decay is above 0")
+    fields.require_default("ema_ramp", config.ema_decay > 0, "ema_decay is above 0")
 
 
 def _check_gradients(config: ConfigDict, fields: FieldChecker) -> None:

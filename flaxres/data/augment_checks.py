@@ -15,23 +15,13 @@ from flaxres.field_checks import FieldChecker
 
 MIN_ALPHA = 1e-6  # jax.random.beta returns NaN for alpha near the smallest float32
 MAX_OPERATIONS = 20  # each one of an image is compiled by itself
+RANDAUGMENT_FIELDS = (
+    *("policy_operations", "policy_magnitude", "policy_magnitude_std", "policy_probability"),
+)
 PROBABILITIES = (
     *("augment.policy_probability", "augment.erasing_probability"),
     *("augment.cutmix_probability", "augment.mixing_probability"),
 )
-
-# Fields that only some recipes read: default, and the words for these recipes.
-READERS = {
-    "augment.policy_operations": (2, "augment.policy is randaugment"),
-    "augment.policy_magnitude": (9.0, "augment.policy is randaugment"),
-    "augment.policy_magnitude_std": (0.0, "augment.policy is randaugment"),
-    "augment.policy_probability": (1.0, "augment.policy is randaugment"),
-    "augment.policy_fill": (0, "augment.policy is set"),
-    "augment.erasing_area": ([0.02, 0.33], "augment.erasing_probability is above 0"),
-    "augment.erasing_aspect_ratio": ([0.3, 1 / 0.3], "augment.erasing_probability is above 0"),
-    "augment.cutmix_probability": (0.5, "augment.mixup and augment.cutmix are above 0"),
-    "augment.mixing_probability": (1.0, "augment.mixup or augment.cutmix is above 0"),
-}
 
 
 def check_augment_fields(flat: Mapping[str, Any], fields: FieldChecker) -> None:
@@ -69,18 +59,21 @@ def check_augment_fields(flat: Mapping[str, Any], fields: FieldChecker) -> None:
 
 def _check_readers(flat: Mapping[str, Any], fields: FieldChecker) -> None:
     """Checks that fields which the recipes do not read have their defaults."""
-    is_on = {field: flat[f"augment.{field}"] > 0 for field in ("mixup", "cutmix")}
-    holds = {
-        "augment.policy is randaugment": flat["augment.policy"] == "randaugment",
-        "augment.policy is set": flat["augment.policy"] != "none",
-        "augment.erasing_probability is above 0": flat["augment.erasing_probability"] > 0,
-        "augment.mixup and augment.cutmix are above 0": all(is_on.values()),
-        "augment.mixup or augment.cutmix is above 0": any(is_on.values()),
-    }
-    for field, (default, condition) in READERS.items():
-        is_allowed = holds[condition] or flat[field] == default
-        shown = tuple(default) if isinstance(default, list) else default
-        fields.require(is_allowed, field, f"{shown} (its default) unless {condition}")
+    policy, is_erasing = flat["augment.policy"], flat["augment.erasing_probability"] > 0
+    is_on = [flat[f"augment.{field}"] > 0 for field in ("mixup", "cutmix")]
+    for is_read, condition, names in (
+        (policy == "randaugment", "augment.policy is randaugment", RANDAUGMENT_FIELDS),
+        (policy != "none", "augment.policy is set", ("policy_fill",)),
+        (
+            is_erasing,
+            "augment.erasing_probability is above 0",
+            ("erasing_area", "erasing_aspect_ratio"),
+        ),
+        (all(is_on), "augment.mixup and augment.cutmix are above 0", ("cutmix_probability",)),
+        (any(is_on), "augment.mixup or augment.cutmix is above 0", ("mixing_probability",)),
+    ):
+        for name in names:
+            fields.require_default(f"augment.{name}", is_read, condition)
 
 
 def check_policy_channels(options: ConfigDict, channels: int) -> None:

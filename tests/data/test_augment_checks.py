@@ -1,7 +1,7 @@
 import pytest
 
-from flaxres.config import check_config, default_config, flatten
-from flaxres.data.augment_checks import READERS, check_policy_channels
+from flaxres.config import check_config, default_config
+from flaxres.data.augment_checks import check_policy_channels
 from flaxres.errors import ConfigError
 
 
@@ -40,11 +40,6 @@ def test_invalid_values(changes, message):
     config.augment.update(changes)
     with pytest.raises(ConfigError, match=message):
         check_config(config)
-
-
-def test_defaults_of_fields_that_a_recipe_does_not_read():
-    fields = flatten(default_config())
-    assert all(fields[field] == default for field, (default, _) in READERS.items())
 
 
 def test_a_single_image_has_no_partner():

@@ -75,7 +75,7 @@ def test_errors_count_the_label_with_the_larger_weight():
     ("changes", "message"),
     [
         ({"loss": "bce"}, "loss must be one of cross-entropy, binary-cross-entropy, got 'bce'"),
-        ({"loss_threshold": 0.2}, "loss_threshold must be 0 unless loss is binary-cross-entropy"),
+        ({"loss_threshold": 0.2}, "loss_threshold must be 0.0 .its default. unless loss is binary"),
         ({"loss": "binary-cross-entropy", "loss_threshold": 1.0}, "at least 0 and below 1"),
     ],
 )
