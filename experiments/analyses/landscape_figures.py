@@ -204,6 +204,7 @@ def draw_plane(rows: Sequence[Row], path: Path, note: str) -> list[Path]:
     figure, panels = plot_style.grid(
         len(runs), columns=columns, size=(4.2, 4.0), sharex=True, sharey=True
     )
+    figure.set_layout_engine("compressed")  # leaves room for the labels of square panels
     for i, ((run, run_rows), axes) in enumerate(zip(runs.items(), panels, strict=True)):
         x = np.unique([row["x"] for row in run_rows])
         mask = [not row["finite"] for row in run_rows]
