@@ -165,7 +165,8 @@ def _draw_training(
 
     The layers have the same relative depth in all panels, because models may differ in depth.
     """
-    figure, panels = plot_style.grid(len(runs), COLUMNS, sharex=True, sharey=True)
+    columns = 2 if len(runs) in (2, 4) else COLUMNS
+    figure, panels = plot_style.grid(len(runs), columns, sharex=True, sharey=True)
     counts = {len(records[0]["backward"]) for records in runs.values()}
     for index, (axes, (name, records)) in enumerate(zip(panels, runs.items(), strict=True)):
         layers = list(records[0]["backward"])
@@ -176,7 +177,7 @@ def _draw_training(
             if len(counts) == 1:
                 label = f"layer {position + 1} of {len(layers)}"
             axes.plot(steps, values, label=label, **plot_style.curve_style(number, len(steps)))
-        is_bottom, is_left = index + COLUMNS >= len(runs), index % COLUMNS == 0
+        is_bottom, is_left = index + columns >= len(runs), index % columns == 0
         _label_axes(axes, "steps" if is_bottom else "", LABELS["backward"] if is_left else "")
         axes.set_title(name, fontsize="medium")
     _draw_legend(figure, panels[0])

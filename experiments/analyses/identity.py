@@ -77,7 +77,7 @@ def define_flags() -> None:
         "boundaries",
         None,
         "Steps at which the learning rate drops, e.g. 500,750 (default: those of the trained "
-        "model); --boundaries= without a value keeps the learning rate constant.",
+        "model, scaled); 'none' keeps the learning rate constant.",
     )
     flags.DEFINE_bool(
         "random_weights",

@@ -11,6 +11,7 @@ from flaxres.errors import ConfigError
 
 # Numbers of records, evaluations and checkpoints to which a shortened run is limited.
 MAX_EVENTS = {"log_every": 50, "eval_every": 8, "checkpoint_every": 10}
+NO_BOUNDARIES = "none"  # value of --boundaries for a constant learning rate
 SCALED_FIELDS = ("linear_warmup_steps", "cooldown_steps", *MAX_EVENTS)
 
 
@@ -32,16 +33,19 @@ def parse_learning_rate_factors(values: Sequence[str]) -> list[float]:
 
 
 def parse_boundaries(values: Sequence[str] | None) -> tuple[int, ...] | None:
-    """Parses the values of --boundaries; None if the flag is not given.
+    """Parses the values of --boundaries: steps, or 'none'. Returns None without the flag.
 
     Raises:
       ConfigError: a value is not an integer.
     """
+    if values is None or values == [NO_BOUNDARIES]:
+        return None if values is None else ()
     try:
-        return None if values is None else tuple(int(value) for value in values if value)
+        return tuple(int(value) for value in values)
     except ValueError:
         raise ConfigError(
-            f"--boundaries must be steps, e.g. 500,750, got {','.join(values or ())!r}"
+            f"--boundaries must be steps, e.g. 500,750, or {NO_BOUNDARIES}, got "
+            f"{','.join(values)!r}"
         ) from None
 
 

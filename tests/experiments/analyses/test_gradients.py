@@ -82,11 +82,14 @@ def draw_training(monkeypatch, tmp_path, counts):
 
 
 def test_layers_over_training_of_models_of_one_depth(monkeypatch, tmp_path):
-    panels, legend = draw_training(monkeypatch, tmp_path, [9, 9, 9, 9])
+    panels, legend = draw_training(monkeypatch, tmp_path, [9] * 5)
     assert legend == [f"layer {number} of 9" for number in (1, 3, 5, 7, 9)]
     assert [line.get_ydata()[0] for line in panels[0].lines] == [1, 3, 5, 7, 9]
-    assert [axes.get_xlabel() for axes in panels] == ["", "steps", "steps", "steps"]
-    assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels] == [False] + [True] * 3
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "steps", "steps", "steps"]
+    has_ticks = [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels]
+    assert has_ticks == [False, False, True, True, True]
+    panels, _ = draw_training(monkeypatch, tmp_path, [9] * 4)
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "steps", "steps"]
 
 
 def test_legend_over_training_holds_for_models_of_different_depth(monkeypatch, tmp_path):

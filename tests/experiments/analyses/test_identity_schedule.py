@@ -33,7 +33,7 @@ def test_boundaries_of_short_runs():
     assert {changed[f"{event}_every"] for event in ("log", "eval", "checkpoint")} == {1}
     assert changed_fields(num_steps=None, boundaries=()) == {"boundaries": []}
     assert changed_fields(num_steps=900, boundaries=(300,))["boundaries"] == [300]
-    assert (parse_boundaries(None), parse_boundaries([""])) == (None, ())
+    assert (parse_boundaries(None), parse_boundaries(["none"])) == (None, ())
     assert parse_boundaries(["10", "20"]) == (10, 20)
 
 
@@ -49,6 +49,8 @@ def test_wrong_boundaries(boundaries, message):
         changed_fields(num_steps=900, boundaries=boundaries)
     with pytest.raises(ConfigError, match=r"--boundaries must be steps, .*, got 'x,1'"):
         parse_boundaries(["x", "1"])
+    with pytest.raises(ConfigError, match="or none, got ''"):
+        parse_boundaries([""])
 
 
 def test_boundaries_need_a_schedule_that_has_them():
