@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
+from ml_collections import ConfigDict
 
 from flaxres.experiments.analyses.identity_runs import METRICS, DeeperRun, shallow_errors
 from flaxres.experiments.results import plot_style
@@ -51,19 +52,33 @@ def _draw_panel(axes: Axes, group: Sequence[DeeperRun], metric: str, shallow: st
     """Draws one metric of the runs of a model pair."""
     variants = list(dict.fromkeys(run.variant for run in group))
     for number, variant in enumerate(variants):
-        seeds = [run.read() for run in group if run.variant == variant]
-        begun = [run for run in seeds if run is not None]
-        _draw_curve(axes, begun, metric, number, marker_shift=number / len(variants))
+        seeds = [run for run in group if run.variant == variant]
+        begun = [read for run in seeds if (read := run.read()) is not None]
+        label = _label(seeds[0], shallow)
+        _draw_curve(axes, begun, metric, label, number, marker_shift=number / len(variants))
     models = {run.model for run in group}
     level = float(np.mean([shallow_errors(model)[metric] for model in models]))
     axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
     config = group[0].config
-    for step in config.boundaries if config.schedule == "piecewise-constant" else ():
+    for step in _boundaries(config):
         axes.axvline(step, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
     axes.set_xlim(0, config.num_steps)
 
 
-def _draw_curve(axes: Axes, runs: list[Run], metric: str, number: int, marker_shift: float) -> None:
+def _boundaries(config: ConfigDict) -> Sequence[int]:
+    """Returns the steps at which the learning rate drops."""
+    return config.boundaries if config.schedule == "piecewise-constant" else ()
+
+
+def _label(run: DeeperRun, shallow: str) -> str:
+    """Returns the origin of a run's initial weights and its learning rate, for the legend."""
+    begins_with = shallow if run.origin == "deepened" else "random weights"
+    return f"from {begins_with}, learning rate {run.config.learning_rate:g}"
+
+
+def _draw_curve(
+    axes: Axes, runs: list[Run], metric: str, label: str, number: int, marker_shift: float
+) -> None:
     """Draws the mean over seeds, with a band of one standard deviation.
 
     `marker_shift` moves the markers by a fraction of their distance, so that overlapping curves
@@ -75,7 +90,7 @@ def _draw_curve(axes: Axes, runs: list[Run], metric: str, number: int, marker_sh
     style = plot_style.curve_style(number, len(steps))
     every = style["markevery"][1]
     style["markevery"] = (int(marker_shift * every), every)
-    axes.plot(steps, mean, label=runs[0].variant, **style)
+    axes.plot(steps, mean, label=label, **style)
     if std.any():
         axes.fill_between(steps, mean - std, mean + std, color=style["color"], alpha=0.2, lw=0)
 
@@ -84,11 +99,14 @@ def _note(runs: Sequence[DeeperRun]) -> str:
     """Returns the note above the figure, with the number of finished runs if some are missing."""
     config = runs[0].config
     num_seeds = len({run.config.seed for run in runs})
+    is_random = any(run.origin == "random" for run in runs)
     text = (
-        f"{config.dataset.name}, {config.num_steps:,} steps from random weights and from trained "
-        "models with identity layers; dashed: the trained model; step 0: before training, with "
-        "running statistics; dotted: the learning rate drops"
+        f"{config.dataset.name}, {config.num_steps:,} steps from "
+        f"{'random weights and from ' if is_random else ''}trained models with identity layers; "
+        "dashed: the trained model; step 0: before training, with running statistics"
     )
+    if any(_boundaries(run.config) for run in runs):
+        text += "; dotted: the learning rate drops"
     if num_seeds > 1:
         text += f"; mean and standard deviation of {num_seeds} seeds"
     read_runs = [run.read() for run in runs]

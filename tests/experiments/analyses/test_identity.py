@@ -96,6 +96,9 @@ def test_rows_and_figure(tmp_path):
     assert rows["plain-14-from-plain-8/seed-1"]["final_test_error"] == ""
     text = re.sub(r"\s+", " ", (tmp_path / "identity.svg").read_text())
     assert "incomplete: 3 of 4 runs finished" in text
+    for label in ("from random weights, learning rate 0.1", "from plain-8, learning rate 0.1"):
+        assert label in text
+    assert "dotted: the learning rate drops" in text
 
 
 def run_command(python, workdir, *flags):
