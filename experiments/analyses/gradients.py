@@ -206,6 +206,7 @@ def _label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 def _draw_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))  # a layer of a small model may be drawn twice
+    columns = 2 if len(unique) == 4 else 3
     figure.legend(
-        unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False
+        unique.values(), unique.keys(), loc="outside lower center", ncols=columns, frameon=False
     )
