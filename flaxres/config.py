@@ -138,7 +138,7 @@ def check_config(config: ConfigDict) -> None:
     _check_field_names(flat, defaults)
     config, flat = durations.with_stand_ins(config, flat)
     check_types(flat, defaults)
-    check_values(config, flat)
+    check_values(config, flat, defaults)
 
 
 def _check_field_names(flat: dict[str, Any], known: dict[str, Any]) -> None:

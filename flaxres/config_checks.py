@@ -8,7 +8,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.config import default_fields
 from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.data.augment_checks import check_augment_fields
 from flaxres.data.options import check_data_fields
@@ -36,17 +35,18 @@ STEP_COUNTS = (
 COUNTS = ("batch_size", "eval_batch_size", "keep_checkpoints", "num_replicas")
 
 
-def check_values(config: ConfigDict, flat: Mapping[str, Any]) -> None:
+def check_values(config: ConfigDict, flat: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Checks the values of fields that have the right types, also against each other.
 
     Args:
       config: the config.
       flat: its fields by dotted name.
+      defaults: fields of the default config by dotted name.
 
     Raises:
       ConfigError: a field has a value that is not allowed.
     """
-    fields = FieldChecker(flat, default_fields())
+    fields = FieldChecker(flat, defaults)
     _check_choices(config, fields)
     check_model(config.model)
     _check_ranges(flat, fields)
