@@ -108,7 +108,10 @@ def select_sources(
     if data_dir is not None and not weights:
         raise ConfigError("--data_dir requires --weights; the config of a run has its own")
     directories = {} if workdir is None else _directories_by_name(workdir)
-    files = load_weights(weights, data_dir, {name.partition("/")[0] for name in directories})
+    used_names = {name.partition("/")[0] for name in directories}
+    if weights and directories.keys() == used_names:  # a run by itself has its model's name, too
+        used_names |= {RunSource(directory).variant for directory in directories.values()}
+    files = load_weights(weights, data_dir, used_names)
     names = select_names([*directories, *(source.name for source in files)], patterns)
     runs = [RunSource(directories[name]) for name in names if name in directories]
     selected = [file for file in files if file.name in names]

@@ -86,6 +86,15 @@ def test_runs_and_weights_together(digits_run, weights_file, tmp_path):
         select_sources(workdir, [str(weights_file)], ["plain*"])
 
 
+def test_a_run_by_itself_and_weights_of_the_same_model_have_different_variants(
+    digits_run, weights_file, tmp_path
+):
+    directory = shutil.copytree(digits_run, tmp_path / "first-try")
+    sources = select_sources(directory, [str(weights_file)])
+    names = {source.name: source.variant for source in sources}
+    assert names == {"first-try": "resnet-8", "mine": "mine"}
+
+
 def test_shipped_weights_are_in_the_order_of_runs():
     given = ["resnet-56-cifar10_jpeg", "resnet-20-cifar10_jpeg", "plain-20-cifar10_jpeg"]
     assert set(given) <= set(SHIPPED)
