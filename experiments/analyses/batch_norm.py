@@ -176,7 +176,8 @@ def analyze_runs(
             for table, rows in measure_run(run, options.split, advance, options.images).items():
                 tables[table] += [run.columns | row for row in rows]
     files = [write_rows(rows, output / f"batch_norm_{name}.csv") for name, rows in tables.items()]
-    count = f"{options.images:,} " if options.images else ""
+    num_images = len(getattr(runs[0].dataset, options.split))
+    count = f"{min(options.images, num_images):,} " if options.images else ""
     images = f"{count}{options.split} images"
     return files + figures.draw(tables, images, lambda text: figure_note(runs, text), output)
 

@@ -70,7 +70,8 @@ def _mean_by_layer(
 def _make_panels(rows: Sequence[Row], **options: Any) -> tuple[Figure, list[Axes], list[str]]:
     """Makes a figure with a panel for each model; also returns their names."""
     variants = _variants(rows)
-    figure, panels = plot_style.grid(len(variants), COLUMNS, (2.7, 2.5), **options)
+    width = 2.7 if len(variants) > 1 else 3.6  # the legend needs more than one narrow panel
+    figure, panels = plot_style.grid(len(variants), COLUMNS, (width, 2.5), **options)
     return figure, panels, variants
 
 
@@ -122,7 +123,8 @@ def draw_gap(
     for kind, line in lines.items():
         line_style: CurveStyle = {"color": "0.3", "linestyle": line}
         handles.append(Line2D([], [], label=f"all norms with {kind} statistics", **line_style))
-    columns = 4 if len(variants) >= COLUMNS else 2  # a narrow figure has no room for all four
+    # A narrow figure has no room for all four.
+    columns = 4 if len(variants) >= COLUMNS else min(len(variants), 2)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     text = (
         f"channels of {images}, normalized by running statistics: RMS distance from mean 0 and "

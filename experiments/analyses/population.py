@@ -225,7 +225,8 @@ def draw(
         Line2D([], [], label="population statistics", **POPULATION_STYLE),
         Line2D([], [], label="running statistics", **RUNNING_STYLE),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    columns = min(len(variants), 2)  # one panel has no room for both
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     num_images = len(runs[0].dataset.test)
     text = (
         f"{metric} on {min(options.images or num_images, num_images):,} test images against the "

@@ -7,6 +7,7 @@ import pytest
 
 from flaxres.errors import ConfigError
 from flaxres.experiments.analyses import gradients, responses
+from flaxres.experiments.analyses.batch_norm import Options as BatchNormOptions
 from flaxres.experiments.analyses.batch_norm import analyze_runs as analyze_batch_norm
 from flaxres.experiments.analyses.identity_runs import DeepenedModel, find_pairs, shallow_errors
 from flaxres.experiments.analyses.landscape import Options as LandscapeOptions
@@ -15,6 +16,7 @@ from flaxres.experiments.analyses.model_sources import RunSource
 from flaxres.experiments.analyses.population import Options as PopulationOptions
 from flaxres.experiments.analyses.population import analyze_runs as analyze_population
 from flaxres.experiments.analyses.source_selection import load_weights
+from flaxres.experiments.results import plot_style
 from flaxres.inference.pretrained import save_weights
 from flaxres.inference.trained_model import load_trained_model
 from flaxres.run.records import read_metrics
@@ -82,6 +84,26 @@ def test_models_that_are_not_supported_are_named_by_their_file(source, tmp_path)
             analyze()
         assert str(source) in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_one_model_have_room_for_their_legends(source, tmp_path, monkeypatch):
+    figures = {}
+
+    def keep(figure, path, note):
+        figures[path.name] = (figure, note)
+        return []
+
+    monkeypatch.setattr(plot_style, "save", keep)
+    analyze_batch_norm([source], tmp_path, BatchNormOptions(images=10**6))
+    analyze_population([source], tmp_path, PopulationOptions(trials=1, images=20, train_images=64))
+    for name in ("population", "batch_norm_gap", "batch_norm_parameters"):
+        figure = figures[name][0]
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        extent = legend.get_window_extent()
+        assert extent.x0 >= 0, name
+        assert extent.x1 <= figure.bbox.x1, name
+    assert figures["batch_norm_gap"][1].startswith("channels of 360 test images")
 
 
 def test_a_line_between_two_files(weights_file, tmp_path):
