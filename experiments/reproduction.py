@@ -26,7 +26,7 @@ from absl import flags
 
 from flaxres import cli
 from flaxres.config import directory_name, flatten, model_name
-from flaxres.errors import ConfigError, DamagedFileError, WorkdirError, print_note
+from flaxres.errors import ConfigError, DamagedFileError, UserError, WorkdirError, print_note
 from flaxres.experiments.results.archive import ResultsArchive, pytorch_runs
 from flaxres.experiments.results.run_names import run_directories
 from flaxres.experiments.sweeps import launch
@@ -133,10 +133,19 @@ def draw_results(directories: Sequence[Path]) -> None:
     """Updates the tables and figures of results directories.
 
     Raises:
-      UserError: a directory has no runs, or a file cannot be read or written.
+      UserError: a directory has no runs that can be read, or a file cannot be written. The other
+        directories are drawn all the same.
     """
+    errors = []
     for directory in directories:
-        launch.collect(directory, pytorch_runs(directory), details=True)
+        try:
+            launch.collect(directory, pytorch_runs(directory), details=True)
+        except UserError as error:
+            errors.append(error)
+    for further in errors[1:]:
+        print_note(str(further))
+    if errors:
+        raise errors[0]
 
 
 def find_results(directory: Path = RESULTS_DIRECTORY) -> list[Path]:

@@ -108,6 +108,15 @@ def test_results_are_drawn_without_a_config(directory, tmp_path):
         assert (results / "table.md").read_text() == table
         assert len(list(results.glob("figure*.png"))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["results"]  # no workdir was made
+    damaged = results.parent / "a-damaged" / "plain-8" / "seed-0"
+    damaged.mkdir(parents=True)
+    (damaged / "metrics.csv").write_text("step,")
+    shutil.copy(next(results.glob("*/seed-0/config.json")), damaged)
+    (results / "table.md").unlink()
+    done = draw()
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert "no run with metrics in results/digits/a-damaged" in done.stderr
+    assert (results / "table.md").read_text() == table  # other directories are drawn
 
 
 @pytest.mark.parametrize(
