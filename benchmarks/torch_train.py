@@ -32,7 +32,9 @@ from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 from flaxres.memory_estimate import check_memory
+from flaxres.run.info_file import write_info
 from flaxres.run.metric_writers import JsonLinesWriter
+from flaxres.run.records import last_record
 from flaxres.run.terminal_writer import TerminalWriter
 from flaxres.run.workdir import open_workdir
 from flaxres.training.dispatches import due
@@ -209,11 +211,13 @@ def train(config: ConfigDict, workdir: Path) -> None:
         "torch": torch.__version__,
     }
     title, path = f"{model_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
+    recorded = last_record(workdir) if path.exists() else None
     with (
-        open_workdir(workdir, config, info),
+        open_workdir(workdir, config, info, step=recorded["step"] if recorded else 0) as opened,
         TerminalWriter(title, config.num_steps) as terminal,
     ):
         sums = run.load(path) if path.exists() else torch.zeros(3, device=device)
+        write_info(workdir, info, opened[0], run.step)
         metrics, timer = JsonLinesWriter(workdir, run.step), StepTimer(run.step)
         terminal.restart_clock(run.step)
         while run.step < config.num_steps:

@@ -27,14 +27,13 @@ from flaxres.experiments.results.run_names import check_inside, check_run_name, 
 from flaxres.files import write_atomically
 from flaxres.models.fields import FIELDS
 from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete
+from flaxres.run.info_file import INFO_FILE, read_info
 from flaxres.run.records import MetricColumns, read_columns
 from flaxres.run.schemas import check_config_fields, check_object, read_document
 from flaxres.run.workdir import (
     CONFIG_FILE,
-    INFO_FILE,
     differing_fields,
     read_config,
-    read_info,
 )
 
 FlatConfig = dict[str, Any]  # fields of a config by dotted name, such as 'model.depth'

@@ -19,13 +19,13 @@ from flaxres.run.checkpoint_files import (
 )
 from flaxres.run.config_changes import CHANGES_FILE
 from flaxres.run.data_record import DATA_FILE
+from flaxres.run.info_file import INFO_FILE
 from flaxres.run.input_spec import INPUT_SPEC_FILE
 from flaxres.run.lock import lock
 from flaxres.run.records import last_record
 from flaxres.run.trackers import TRACKING_FILE
 from flaxres.run.workdir import (
     CONFIG_FILE,
-    INFO_FILE,
     LAYERS_FILE,
     METRICS_FILE,
     read_config,

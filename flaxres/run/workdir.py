@@ -16,19 +16,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxres.config import directory_name, flatten, model_name
-from flaxres.errors import DamagedFileError, WorkdirError, first_few, print_note
+from flaxres.errors import DamagedFileError, WorkdirError, first_few
 from flaxres.field_checks import shown
 from flaxres.files import check_regular, remove_temporary_files, write_atomically
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, append_config_change
-from flaxres.run.environments import with_earlier
+from flaxres.run.info_file import INFO_FILE, read_info, write_info
 from flaxres.run.lock import LockedDirectory, lock
 from flaxres.run.paths import check_path
-from flaxres.run.schemas import INFO_TYPES, check_fields, check_object, read_document
+from flaxres.run.schemas import read_document
 from flaxres.run.stored_config import make_config, stored_fields
 
 CONFIG_FILE = "config.json"
-INFO_FILE = "info.json"
 METRICS_FILE = "metrics.jsonl"
 LAYERS_FILE = "layers.jsonl"
 
@@ -61,6 +60,7 @@ def open_workdir(
     config: ConfigDict,
     info: Mapping[str, Any],
     change: ConfigChange | None = None,
+    step: int | None = None,
 ) -> Iterator[tuple[dict[str, Any], LockedDirectory]]:
     """Context in which this process holds the lock on the workdir of a run.
 
@@ -71,6 +71,7 @@ def open_workdir(
         the environments of earlier steps (`flaxres.run.environments`).
       change: fields in which the config of the workdir may differ; appended to
         config_changes.jsonl. None: no further fields may differ.
+      step: number of steps done; None for the step of the newest checkpoint in `workdir`.
 
     Yields:
       The previous content of info.json, {} for a new run; and the locked directory.
@@ -93,10 +94,11 @@ def open_workdir(
             if change is not None:
                 _check_as_before(workdir, change)
                 append_config_change(workdir, change)
-            step = next(reversed(checkpoint_steps(workdir)), 0)
-            info = with_earlier(info, previous_info, step)
-            for name, content in ((CONFIG_FILE, config.to_dict()), (INFO_FILE, info)):
-                write_atomically(workdir / name, json.dumps(content, indent=2) + "\n")
+            if step is None:
+                step = max(checkpoint_steps(workdir), default=0)
+            content = json.dumps(config.to_dict(), indent=2) + "\n"
+            write_atomically(workdir / CONFIG_FILE, content)
+            write_info(workdir, info, previous_info, step)
         except OSError as error:
             raise WorkdirError(
                 f"workdir {workdir} cannot be written ({error.strerror}); choose another --workdir"
@@ -252,20 +254,6 @@ def read_run_config(workdir: Path) -> ConfigDict:
       DamagedFileError: config.json cannot be read or does not hold a valid config.
     """
     return make_config(read_config(workdir), workdir / CONFIG_FILE)
-
-
-def read_info(workdir: Path) -> dict[str, Any]:
-    """Reads info.json; returns {} if it does not exist, or with a note if it is damaged."""
-    path = workdir / INFO_FILE
-    try:
-        info = check_object(read_document(path), str(path))
-        check_fields(info, INFO_TYPES, str(path))
-    except FileNotFoundError:
-        return {}
-    except DamagedFileError as error:
-        print_note(f"{error}; the file is ignored")
-        return {}
-    return info
 
 
 def differing_fields(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,10 @@ from flaxres.parallel.multihost import (
 )
 from flaxres.pretrained.stride_on import resolve_stride
 from flaxres.run.checkpoint import Checkpoints
+from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.data_record import RunData, check_data, check_image_shape
 from flaxres.run.failed_start import replace_failed_start
+from flaxres.run.info_file import read_info, write_info
 from flaxres.run.input_spec import INPUT_SPEC_FILE, read_input_spec
 from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters
@@ -37,7 +39,7 @@ from flaxres.run.preemption import StopRequest
 from flaxres.run.records import Record, last_record
 from flaxres.run.terminal_writer import LOG_SECONDS
 from flaxres.run.trackers import check_metric_writers
-from flaxres.run.workdir import open_workdir, read_info
+from flaxres.run.workdir import open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import check_pretrained_weights
 from flaxres.training.initialization import completed
@@ -136,7 +138,8 @@ def _report_finished(
     """Prints that a run is finished, and stores its config if that has changed."""
     for directory, directory_config in _configs(config, workdir).items():
         if change := replica_change(workdir, directory, directory_config) or start.change:
-            with open_workdir(directory, directory_config, read_info(directory), change):
+            info, step = read_info(directory), config.num_steps
+            with open_workdir(directory, directory_config, info, change, step):
                 pass
     if options.quiet:
         return
@@ -177,18 +180,19 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
             check_dispatch_memory(config, compiled_steps.dispatch_bytes)
             if config.init_from is not None and not has_checkpoint(workdir):
                 compiled_steps.initialization.read_pretrained_weights()
-            previous_info: Mapping[str, Any] = {}
+            previous_info: dict[Path, Mapping[str, Any]] = {}
             locked_directories: list[LockedDirectory] = []
             if is_main_process():
                 info = compiled_steps.info()
                 if start.replaces:
                     terminal.log(replace_failed_start(workdir))
+                newest = max(checkpoint_steps(workdir), default=0)
                 for directory, directory_config in configs.items():
                     stored = replica_change(workdir, directory, directory_config) or start.change
                     content, locked = stack.enter_context(
-                        open_workdir(directory, directory_config, info, stored)
+                        open_workdir(directory, directory_config, info, stored, newest)
                     )
-                    previous_info = previous_info or content
+                    previous_info[directory] = content
                     locked_directories.append(locked)
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stop = stack.enter_context(StopRequest(event=options.stop_event))
@@ -200,12 +204,16 @@ def _train(config: ConfigDict, workdir: Path, start: RunStart, options: TrainOpt
         if step == 0 and (note := describe_unreached_boundaries(config)):
             terminal.log(f"note: {note}")
         if step and config.bn_scope == "device":
-            _report_changed_devices(config, compiled_steps, previous_info, terminal.log)
+            previous_devices = previous_info.get(workdir, {}).get("devices", 1)
+            _report_changed_devices(config, compiled_steps, previous_devices, terminal.log)
         with raise_on_all_processes():
             if is_main_process():
                 if change := run_data.accepted_change():
                     terminal.log(f"note: {workdir} continues with changed data: {change}")
                 run_data.store(workdir, config, step, dataset.mean_image)
+                if step < newest:  # newer checkpoints are damaged
+                    for directory, previous in previous_info.items():
+                        write_info(directory, info, previous, step)
         with raise_on_all_processes():
             if isinstance(dataset, StreamedDataset) and (workdir / INPUT_SPEC_FILE).exists():
                 dataset = dataset.with_mean(read_input_spec(workdir, config).mean)
@@ -289,11 +297,11 @@ def _restore_or_initialize(
 def _report_changed_devices(
     config: ConfigDict,
     compiled_steps: CompiledSteps,
-    previous_info: Mapping[str, Any],
+    previous_devices: int,
     log: Callable[[str], None],
 ) -> None:
     """Logs that batch statistics cover another number of images than before the restart."""
-    devices, previous_devices = compiled_steps.devices.num_devices, previous_info.get("devices", 1)
+    devices = compiled_steps.devices.num_devices
     if devices != previous_devices:
         log(
             f"Batch statistics now cover {config.batch_size // devices} images on each of "

@@ -52,8 +52,13 @@ def test_killed_run_resumes_to_the_same_metrics(tmp_path):
             break
     killed.wait()
     killed.stderr.close()
+    saved_step = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
+    info = tmp_path / "killed" / "info.json"
+    info.write_text(info.read_text().replace('"device": "', '"device": "other '))
     assert train(tmp_path / "killed", 40).returncode == 0
     assert records(tmp_path / "killed") == expected
+    (earlier,) = json.loads(info.read_text())["earlier"]
+    assert (earlier["device"][:6], earlier["until_step"]) == ("other ", saved_step)
 
 
 def test_initialization_of_he_2015(isolated_flags):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flaxres.run.environments import describe_devices, describe_earlier, with_earlier
 from flaxres.run.workdir import open_workdir
+from flaxres.training.train import train_and_evaluate
 
 GPU = {"params": 9, "device": "H100", "devices": 1, "jax": "0.11.2", "commit": "a" * 40}
 CPU = {"params": 9, "device": "EPYC", "devices": 2, "jax": "0.10.2", "commit": "a" * 40}
@@ -53,3 +54,19 @@ def test_a_resumed_run_keeps_its_former_environment(tmp_path, config):
     info["earlier"] = [{"device": "H100"}]  # without its step
     (tmp_path / "info.json").write_text(json.dumps(info))
     assert "earlier" not in start(CPU)
+
+
+def test_replicas_keep_their_former_environment(config, tmp_path):
+    config.num_replicas, config.num_steps, config.model.widths = 2, 4, (4, 4, 4)
+    train_and_evaluate(config, tmp_path)
+    files = [tmp_path / "info.json", *(tmp_path / f"seed-{seed}" / "info.json" for seed in (0, 1))]
+    for file in files:
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "H100"}))
+    config.num_steps = 6
+    train_and_evaluate(config, tmp_path)
+    for file in files:
+        (earlier,) = json.loads(file.read_text())["earlier"]
+        assert (earlier["device"], earlier["until_step"]) == ("H100", 4), file
+    config.boundaries = (10, 16)  # changes no step that is done
+    train_and_evaluate(config, tmp_path)
+    assert all("earlier" in json.loads(file.read_text()) for file in files)

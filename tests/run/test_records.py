@@ -14,6 +14,7 @@ from flaxres.config import default_config, flatten
 from flaxres.errors import DamagedFileError
 from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
 from flaxres.experiments.results.runs import read_plan, read_run
+from flaxres.run.info_file import read_info
 from flaxres.run.records import (
     last_record,
     read_columns,
@@ -21,7 +22,7 @@ from flaxres.run.records import (
     record_blocks,
     records_from_end,
 )
-from flaxres.run.workdir import read_config, read_info, read_run_config
+from flaxres.run.workdir import read_config, read_run_config
 
 RECORDS = [
     {"step": 4, "train_loss": 1.5, "train_error": 50, "images_per_second": 99.5},

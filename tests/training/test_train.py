@@ -212,7 +212,11 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     for file in (tmp_path / "checkpoints/17").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     capsys.readouterr()
+    info = json.loads((tmp_path / "info.json").read_text())
+    (tmp_path / "info.json").write_text(json.dumps(info | {"device": "H100"}))
     train_and_evaluate(config, tmp_path)
+    (earlier,) = json.loads((tmp_path / "info.json").read_text())["earlier"]
+    assert (earlier["device"], earlier["until_step"]) == ("H100", 15)
     assert "checkpoint 17 is damaged" in (err := capsys.readouterr().err)
     assert "resumes from step 15" in err
     assert metrics(tmp_path) == records
