@@ -306,7 +306,7 @@ def _draw_curve(axes: Axes, rows: Sequence[Row], label: str, number: int) -> Non
         x, mean, std = positions, gapped_mean, gapped_std
     # Every point has a marker, because a point between two gaps has no line.
     style = plot_style.curve_style(number)
-    axes.plot(x, mean, label=label, **style)
+    axes.plot(x, mean, label=plot_style.label_of(label), **style)
     if np.nansum(std) > 0:
         low, high = np.clip([mean - std, mean + std], 0, 100)
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -58,7 +58,8 @@ def _draw_panel(axes: Axes, group: Sequence[DeeperRun], metric: str, shallow: st
         _draw_curve(axes, begun, metric, label, number, marker_shift=number / len(variants))
     models = {run.model for run in group}
     level = float(np.mean([shallow_errors(model)[metric] for model in models]))
-    axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=shallow)
+    label_of_shallow = plot_style.label_of(shallow)
+    axes.axhline(level, color="black", linestyle=(0, (5, 2)), linewidth=1.2, label=label_of_shallow)
     config = group[0].config
     for step in _boundaries(config):
         axes.axvline(step, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
@@ -72,7 +73,7 @@ def _boundaries(config: ConfigDict) -> Sequence[int]:
 
 def _label(run: DeeperRun, shallow: str) -> str:
     """Returns the origin of a run's initial weights and its learning rate, for the legend."""
-    begins_with = shallow if run.origin == "deepened" else "random weights"
+    begins_with = plot_style.label_of(shallow) if run.origin == "deepened" else "random weights"
     return f"from {begins_with}, learning rate {run.config.learning_rate:g}"
 
 

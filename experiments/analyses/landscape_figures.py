@@ -139,7 +139,7 @@ def draw_between(rows: Sequence[Row], path: Path, note: str) -> list[Path]:
 def _draw_curves(panels: Sequence[Axes], rows: Sequence[Row], style: CurveStyle) -> None:
     for axes, metric in zip(panels, ("loss", "error"), strict=True):
         x, y = [row["x"] for row in rows], [row[metric] for row in rows]
-        axes.plot(x, y, label=rows[0].get("net"), **style)
+        axes.plot(x, y, label=plot_style.label_of(rows[0].get("net", "")), **style)
         _draw_crosses(axes, rows, metric)
 
 

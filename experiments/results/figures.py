@@ -226,9 +226,10 @@ def _draw_legend(axes: Axes, runs: RunGroups, styles: Mapping[int, CurveStyle]) 
 
 def _label(variant: str, group: Sequence[Run]) -> str:
     """Returns the name of a variant, with its last step if none of its runs is finished."""
+    label = plot_style.label_of(variant)
     if any(run.finished for run in group):
-        return variant
-    return f"{variant}, unfinished: step {max(run.step for run in group):,}"
+        return label
+    return f"{label}, unfinished: step {max(run.step for run in group):,}"
 
 
 def _errors_of_paper(runs: RunGroups) -> dict[str, float]:

@@ -47,6 +47,15 @@ def curve_style(number: int, num_points: int | None = None) -> CurveStyle:
     return style
 
 
+def label_of(name: str) -> str:
+    """Returns a name as a label: Matplotlib sets text between dollars as a formula.
+
+    It also leaves labels that begin with an underscore out of legends.
+    """
+    label = name.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
+
+
 def label_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     """Sets labels, title and grid of a panel."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

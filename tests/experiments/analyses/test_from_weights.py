@@ -106,6 +106,19 @@ def test_figures_of_one_model_have_room_for_their_legends(source, tmp_path, monk
     assert figures["batch_norm_gap"][1].startswith("channels of 360 test images")
 
 
+def test_odd_file_names_are_in_legends_as_they_are(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot_style, "save", lambda figure, path, note: figures.append(figure) or [])
+    figures = []
+    names = ["_mine", "a$b$c"]
+    sources = [dataclasses.replace(source, label=name) for name in names]
+    responses.analyze(sources, tmp_path)
+    gradients.analyze(sources, tmp_path)
+    legends = figures[0].axes[0].get_legend(), figures[1].legends[0]
+    for legend in legends:
+        shown = [text._preprocess_math(text.get_text()) for text in legend.get_texts()]
+        assert shown == [(" _mine", False), ("a$b$c", False)]  # False: no formula
+
+
 def test_a_line_between_two_files(weights_file, tmp_path):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights_file.read_bytes())
