@@ -62,7 +62,7 @@ def result_rows(
             row |= ema_errors
         seconds = [s for run in counted if (s := run.train_seconds()) is not None]
         row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
-        row["device"] = ", ".join(sorted({describe_devices(run.info) for run in counted}))
+        row["device"] = "; ".join(sorted({describe_devices(run.info) for run in counted}))
         if pytorch_runs:
             peers = [run for run in pytorch_runs.get(variant, []) if run.finished]
             row["peer_seeds"] = len(peers)

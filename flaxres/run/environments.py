@@ -66,14 +66,14 @@ def _environment(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_devices(info: Mapping[str, Any]) -> str:
-    """Returns the devices that trained a run, in order, such as 'NVIDIA H100; then TPU v5e'.
+    """Returns the devices that trained a run, in order, such as 'NVIDIA H100 then TPU v5e'.
 
     Args:
       info: content of info.json.
     """
     names = [str(entry.get("device", "?")) for entry in (*info.get(EARLIER, ()), info)]
     changes = [name for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-    return "; then ".join(changes)
+    return " then ".join(changes)
 
 
 def describe_earlier(info: Mapping[str, Any]) -> str | None:

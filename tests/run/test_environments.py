@@ -23,7 +23,7 @@ def test_environments_are_kept_with_their_last_steps():
     info = with_earlier(newer, info, 900)
     assert [entry["until_step"] for entry in info["earlier"]] == [700, 900]
     assert {name: info[name] for name in CPU} == newer
-    assert describe_devices(info) == "H100; then EPYC"
+    assert describe_devices(info) == "H100 then EPYC"
     assert describe_earlier(info) == (
         f"to step 700: H100, devices 1, jax 0.11.2, commit {'a' * 40}; "
         f"to step 900: EPYC, devices 2, jax 0.10.2, commit {'a' * 40}"
