@@ -53,6 +53,7 @@ RUNNING_STYLE: CurveStyle = {
     "linewidth": 1.6,
 }
 MIN_TICK_RATIO = 2.5  # smallest ratio between neighboring ticks with a label
+MAX_TICKS = 4  # labels of a panel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +245,9 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     axes.axhline(running, zorder=1, **RUNNING_STYLE)
     axes.set_xscale("log")
     ticks = counts[-1:]
+    ratio = max(MIN_TICK_RATIO, (counts[-1] / counts[0]) ** (1 / (MAX_TICKS - 1)))
     for count in reversed(counts):
-        if count * MIN_TICK_RATIO <= ticks[-1]:
+        if count * ratio <= ticks[-1]:
             ticks.append(count)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks(counts, minor=True)
