@@ -44,7 +44,10 @@ def test_plot_only_draws_existing_runs_and_trains_nothing(python, tmp_path):
     start = time.monotonic()
     done = python("-m", "experiments.degradation", "--plot_only", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "| plain-20 | 1,020 | 10 of 30 | 50.00 | 51.00 |" in done.stdout
+    assert (
+        "| plain-20 | 1,020 | 10 of 30 (unfinished) | latest: 50.00 | latest: 51.00 |"
+        in done.stdout
+    )
     assert (tmp_path / "figure6.png").exists()
     assert time.monotonic() - start < 60
 
