@@ -256,17 +256,33 @@ def write_tables(
       directory: directory for the files, which holds the sweep.json of the sweep.
       pytorch_runs: runs of the same models in PyTorch, by variant.
       details: if True, table.md also has the training time and the device of each variant, and the
-        settings of the first run.
+        settings of the runs.
     """
     runs = collection.runs_by_variant
     rows = result_rows(runs, read_plan(directory)[0], pytorch_runs)
     table = as_markdown(rows, details)
     if details:
-        settings = describe_settings(next(iter(runs.values()))[0].config)
-        table += f"\n{escape_markdown(settings)}\n"
+        table += _settings_lines(runs, pytorch_runs or {})
     for name, reason in collection.damaged.items():
         table += f"\n{escape_markdown(f'{name} is left out: {reason}')}\n"
     files = [directory / "table.md", directory / "table.csv"]
     for file, content in zip(files, (table, as_csv(rows)), strict=True):
         write_atomically(file, content)
     return files
+
+
+def _settings_lines(
+    runs: Mapping[str, Sequence[Run]], pytorch_runs: Mapping[str, Sequence[Run]]
+) -> str:
+    """Returns a paragraph for each of the settings of the runs, and for those of PyTorch alone."""
+    settings = list(_all_settings(runs))
+    finished = {
+        name: [run for run in group if run.finished] for name, group in pytorch_runs.items()
+    }
+    settings += [f"PyTorch: {other}" for other in _all_settings(finished) if other not in settings]
+    return "".join(f"\n{escape_markdown(line)}\n" for line in settings)
+
+
+def _all_settings(runs: Mapping[str, Sequence[Run]]) -> dict[str, None]:
+    """Returns the settings of runs as keys, in their order, each once."""
+    return {describe_settings(run.config): None for group in runs.values() for run in group}

@@ -126,13 +126,21 @@ def test_pytorch_runs_times_and_settings(tmp_path):
     files = write_tables(
         read_runs(tmp_path), tmp_path, find_runs(tmp_path / "pytorch"), details=True
     )
-    header, _, plain, residual, _, settings = files[0].read_text().splitlines()
+    header, _, plain, residual, _, settings, _, pytorch = files[0].read_text().splitlines()
     assert "PyTorch, same data: test error %" in header
     assert "| 3.00 ± 1.41 (2 seeds) | 4.00 ± 1.41 (2 seeds) | 8.75 |" in residual
     assert "| 5.00 |  |  |" in plain
     # 20 steps of 128 images at 640 images/s
     assert residual.endswith("| 0.1 | ? |")
-    assert settings == (
-        "cifar10_jpeg, 20 steps of 128 images, float32; weight decay on all parameters; "
-        "batch norm over the whole batch"
-    )
+    rest = "20 steps of 128 images, float32; weight decay on all parameters; batch norm over the "
+    assert settings == f"cifar10_jpeg, {rest}whole batch"
+    assert pytorch == f"PyTorch: digits, {rest}whole batch"
+
+
+def test_settings_of_pytorch_are_told_only_if_they_differ(tmp_path):
+    for directory in (tmp_path, tmp_path / "pytorch"):
+        write_run(directory, "resnet-20", num_steps=20)
+    write_run(tmp_path / "pytorch", "plain-20", errors=(5.0,), num_steps=30)  # unfinished
+    pytorch_runs = find_runs(tmp_path / "pytorch")
+    table, _ = write_tables(read_runs(tmp_path), tmp_path, pytorch_runs, details=True)
+    assert "PyTorch: " not in table.read_text()
