@@ -32,7 +32,7 @@ from flaxres.experiments.results.run_names import run_directories
 from flaxres.experiments.sweeps import launch
 from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
 from flaxres.experiments.sweeps.plan import Plan, grid, make_plans
-from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from flaxres.files import expand_home
 
 MAX_SEEDS = 1_000

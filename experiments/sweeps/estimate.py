@@ -15,7 +15,7 @@ from flaxres.errors import UserError
 from flaxres.experiments.executors.base import Executor, Task
 from flaxres.experiments.sweeps.plan import Plan
 from flaxres.experiments.sweeps.progress_table import format_duration
-from flaxres.experiments.sweeps.scheduler import macs_per_step, read_progress
+from flaxres.experiments.sweeps.run_progress import macs_per_step, read_progress
 from flaxres.run.schemas import shown_json
 from flaxres.terminal import print_table
 

@@ -19,7 +19,8 @@ from flaxres.experiments.results.run_names import select_names
 from flaxres.experiments.results.runs import PLAN_FILE, planned_runs
 from flaxres.experiments.sweeps.notebook_table import make_progress_table
 from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
-from flaxres.experiments.sweeps.scheduler import RunProgress, RunState, read_progress, run_queue
+from flaxres.experiments.sweeps.run_progress import RunProgress, RunState, read_progress
+from flaxres.experiments.sweeps.scheduler import run_queue
 from flaxres.files import write_atomically
 from flaxres.memory_estimate import check_memory
 from flaxres.parallel import replicas

@@ -17,7 +17,7 @@ from flaxres.experiments.sweeps import executor_flags
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.executor_flags import make_executor
 from flaxres.experiments.sweeps.plan import Plan
-from flaxres.experiments.sweeps.scheduler import RunProgress
+from flaxres.experiments.sweeps.run_progress import RunProgress
 from flaxres.training.run_start import Resume
 
 __all__ = ["collect", "config_file", "keep_jax_on_cpu", "run", "select_plans"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from flaxres.errors import printable
 from flaxres.experiments.sweeps.progress_table import HEADER, ProgressTable, row_cells
-from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from flaxres.terminal import in_notebook
 
 MAX_ROWS = 50

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flaxres.errors import printable
-from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from flaxres.terminal import make_console
 
 SUMMARY_SECONDS = 60  # between two summaries without a terminal

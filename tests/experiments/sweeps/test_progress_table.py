@@ -6,7 +6,7 @@ from rich.console import Console
 from flaxres.experiments.sweeps import progress_table
 from flaxres.experiments.sweeps.plan import grid, make_plans
 from flaxres.experiments.sweeps.progress_table import ProgressTable
-from flaxres.experiments.sweeps.scheduler import RunProgress, RunState
+from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from tests.conftest import ROOT
 
 

@@ -10,7 +10,8 @@ from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.base import ExitStatus
 from flaxres.experiments.sweeps import scheduler
 from flaxres.experiments.sweeps.plan import LOG_FILE, grid, make_plans
-from flaxres.experiments.sweeps.scheduler import RunState, read_progress, run_queue
+from flaxres.experiments.sweeps.run_progress import RunState, read_progress
+from flaxres.experiments.sweeps.scheduler import run_queue
 from tests.conftest import ROOT
 from tests.experiments.results.test_runs import write_run
 
