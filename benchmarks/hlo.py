@@ -40,6 +40,11 @@ class Array:
     tile: tuple[int, ...] = ()
     memory_space: int = 0
 
+    def __str__(self) -> str:
+        """Returns dtype, shape and order, such as 'f32[8,8]{1,0}'."""
+        order = ",".join(map(str, self.minor_to_major))
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{{{order}}}"
+
     @property
     def size(self) -> int:
         """Number of elements."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from benchmarks.hlo import Array, Computation, Instruction, Program, parse
+from benchmarks.feature_maps import FeatureMaps
+from benchmarks.hlo import Computation, Instruction, Program, parse
+from benchmarks.memory_traffic import instruction_bytes
 
 # Operations that launch nothing on a device.
 FREE = {
@@ -19,8 +21,6 @@ FREE = {
     *("add-dependency", "opt-barrier", "partition-id", "replica-id", "domain"),
 }
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-SLICES = ("dynamic-slice", "gather", "slice")  # read only the part that they return
-DIMENSIONS = "NHWC"  # of feature maps in flaxres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +109,19 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
             counts[key] += work.count
         return {key: count / num_steps for key, count in sorted(counts.items())}
 
+    uses_tiles = "T(" in text  # only TPU programs have tiled layouts
+
+    def total_bytes(works: Iterable[ScheduledInstruction]) -> int:
+        return sum(
+            work.count * instruction_bytes(program, work.computation, work.instruction, uses_tiles)
+            for work in works
+        )
+
+    def total_cycles(works: Iterable[ScheduledInstruction]) -> int:
+        return sum(work.count * cycles(work.instruction) for work in works)
+
     steps = [work for work in works if work.in_step]
     once = [work for work in works if not work.in_step]
-    uses_tiles = "T(" in text  # only TPU programs have tiled layouts
     layouts, changes, products, collectives = [], [], [], []
     all_reduced = 0
     for work in steps:
@@ -128,23 +138,20 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
             if name := product(computation, instruction):
                 products.append((name, work))
     by_kind = per_step(collectives)
-    texts = (
+    instructions = [
         instruction
         for computation in program.computations.values()
         for instruction in computation.instructions.values()
-    )
-    instructions = list(texts)
+    ]
     targets = collections.Counter(i.target for i in instructions if i.target)
     return ProgramFacts(
         kernels=sum(work.count for work in steps) / num_steps,
         dispatch_kernels=sum(work.count for work in once),
-        bytes=sum(w.count * work_bytes(program, w, uses_tiles) for w in steps) / num_steps,
-        dispatch_bytes=sum(w.count * work_bytes(program, w, uses_tiles) for w in once),
-        megacycles=sum(w.count * cycles(w.instruction) for w in steps) / num_steps / 1e6,
-        loop_megacycles=sum(w.count * cycles(w.instruction) for w in steps if w.count > num_steps)
-        / num_steps
-        / 1e6,
-        dispatch_megacycles=sum(w.count * cycles(w.instruction) for w in once) / 1e6,
+        bytes=total_bytes(steps) / num_steps,
+        dispatch_bytes=total_bytes(once),
+        megacycles=total_cycles(steps) / num_steps / 1e6,
+        loop_megacycles=total_cycles(w for w in steps if w.count > num_steps) / num_steps / 1e6,
+        dispatch_megacycles=total_cycles(once) / 1e6,
         all_reduces=by_kind.pop("all-reduce", 0.0),
         all_reduced_elements=all_reduced / num_steps,
         dispatch_all_reduces=sum(
@@ -157,7 +164,7 @@ def program_facts(text: str, num_steps: int = 1, local_batch: int = 0) -> Progra
         layout_changes=per_step(changes),
         products=per_step(products),
         data_set_copies=[
-            f"{work.instruction.name}: {_describe(array)}"
+            f"{work.instruction.name}: {array}"
             for work in works
             for array in work.instruction.arrays
             if data_set_size > 1 and array.size == data_set_size
@@ -251,120 +258,3 @@ def product(computation: Computation, instruction: Instruction) -> str | None:
         return None
     left, right, *_ = (operand.arrays[0].dtype for operand in computation.operands(instruction))
     return f"{kind} {left} x {right} -> {instruction.arrays[0].dtype}"
-
-
-def work_bytes(program: Program, work: ScheduledInstruction, uses_tiles: bool = False) -> int:
-    """Returns the bytes that an instruction reads and writes in the main memory of the device.
-
-    If a kernel uses only a slice of an operand, only the slice counts; of an update in place, only
-    the update. Caches are ignored.
-
-    Args:
-      program: the program.
-      work: the instruction.
-      uses_tiles: True for the program of a TPU, whose memory space 0 is the main memory.
-    """
-
-    def size(arrays: Sequence[Array]) -> int:
-        return sum(a.nbytes for a in arrays if not (uses_tiles and a.memory_space))
-
-    computation, instruction = work.computation, work.instruction
-    operands = computation.operands(instruction)
-    opcode = instruction.opcode
-    if opcode.startswith("copy-start"):  # its result contains the operand
-        return size(instruction.arrays[:1]) + size(operands[0].arrays)
-    if opcode in SLICES:
-        return 2 * size(instruction.arrays) + sum(size(o.arrays) for o in operands[1:])
-    if opcode == "dynamic-update-slice":
-        return 2 * size(operands[1].arrays)
-    if opcode != "fusion":
-        return size(instruction.arrays) + sum(size(o.arrays) for o in operands)
-    (name,) = instruction.called["calls"]
-    fused = program.computations[name]
-    parameters = [i for i in fused.instructions.values() if i.opcode == "parameter"]
-    total = 0
-    for parameter in parameters:
-        match = re.match(r"parameter\((\d+)\)", parameter.attributes)
-        assert match
-        operand = operands[int(match[1])]
-        used = _used_bytes(fused, parameter)
-        total += size(operand.arrays) if used is None else min(used, size(operand.arrays))
-    return total + _written_bytes(fused, instruction, size(instruction.arrays))
-
-
-def _used_bytes(computation: Computation, instruction: Instruction) -> int | None:
-    """Returns the bytes of a value that slices read, or None if an instruction reads all of it."""
-    total = 0
-    for user in computation.users[instruction.name]:
-        is_first = user.operands[0] == instruction.name
-        if user.opcode == "bitcast":
-            used = _used_bytes(computation, user)
-            if used is None:
-                return None
-            total += used
-        elif user.opcode in SLICES and is_first:
-            total += sum(array.nbytes for array in user.arrays)
-        elif not (user.opcode == "dynamic-update-slice" and is_first):
-            return None
-    return total if computation.users[instruction.name] else None
-
-
-def _written_bytes(fused: Computation, instruction: Instruction, size: int) -> int:
-    """Returns the bytes that a fusion writes: the update of an update in place, or the result."""
-    root = fused.instructions[fused.root]
-    while root.opcode == "bitcast":
-        root = fused.operands(root)[0]
-    if root.opcode != "dynamic-update-slice":
-        return size
-    return min(size, sum(array.nbytes for array in fused.operands(root)[1].arrays))
-
-
-class FeatureMaps:
-    """Recognizes feature maps by their shapes."""
-
-    def __init__(self, program: Program, local_batch: int):
-        """Reads the shapes of the arguments, which are no feature maps.
-
-        Args:
-          program: the program.
-          local_batch: images of a step on the device.
-        """
-        self._local_batch = local_batch
-        self._argument_sizes = {tuple(sorted(array.shape)) for array in program.arguments}
-
-    def contains(self, array: Array) -> bool:
-        """Returns True for a feature map (batch, height, width, channels)."""
-        return (
-            len(array.shape) == len(DIMENSIONS)
-            and array.shape[0] == self._local_batch
-            and tuple(sorted(array.shape)) not in self._argument_sizes
-        )
-
-    def layouts(self, instruction: Instruction) -> list[str]:
-        """Returns the layouts of the feature maps that an instruction returns, such as 'NHWC'."""
-        return [_layout(array) for array in instruction.arrays if self.contains(array)]
-
-    def layout_change(self, computation: Computation, instruction: Instruction) -> str | None:
-        """Describes a copy or a transpose that moves the elements of a feature map, or None."""
-        if instruction.opcode not in ("copy", "transpose") or not instruction.operands:
-            return None
-        (result,), (operand,) = instruction.arrays, computation.operands(instruction)[0].arrays
-        axes = tuple(range(len(result.shape)))
-        if match := re.search(r"dimensions=\{([\d,]+)\}", instruction.attributes):
-            axes = tuple(map(int, match[1].split(",")))  # result axis i is operand axis axes[i]
-        before = [axis for axis in operand.major_to_minor if operand.shape[axis] > 1]
-        after = [axes[axis] for axis in result.major_to_minor if result.shape[axis] > 1]
-        if before == after or not (self.contains(result) or self.contains(operand)):
-            return None
-        return f"{instruction.opcode} {_describe(operand)} -> {_describe(result)}"
-
-
-def _layout(array: Array) -> str:
-    """Returns the dimensions of a feature map from the outermost to the innermost in memory."""
-    return "".join(DIMENSIONS[axis] for axis in array.major_to_minor)
-
-
-def _describe(array: Array) -> str:
-    """Returns dtype, shape and order of an array, such as 'f32[8,8]{1,0}'."""
-    order = ",".join(map(str, array.minor_to_major))
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]{{{order}}}"

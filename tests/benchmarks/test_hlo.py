@@ -63,6 +63,7 @@ def test_arrays():
     arrays = parse_arrays("(bf16[16,40,3]{1,2,0:T(8,128)(2,1)S(1)}, pred[], u8[0]{0}, f32[<=9])")
     assert arrays[0] == Array("bf16", (16, 40, 3), (1, 2, 0), (8, 128), 1)
     assert arrays[0].major_to_minor == (0, 2, 1)
+    assert str(arrays[0]) == "bf16[16,40,3]{1,2,0}"
     assert [array.size for array in arrays] == [1920, 1, 0, 9]
     # Tiles of 8 x 128: 16 times one tile, because 3 and 40 are padded to 8 and 128.
     assert arrays[0].nbytes == 16 * 8 * 128 * 2
