@@ -40,9 +40,10 @@ from benchmarks.process import memory_mib, wait_until_idle
 from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 from flaxres.data import StreamedDataset, open_dataset
-from flaxres.data.decode_workers import Decoder, num_workers
+from flaxres.data.decode_workers import num_workers
 from flaxres.data.shared_memory import DecodedImages
 from flaxres.data.stream_schedule import DecodeTask
+from flaxres.data.task_decoder import Decoder
 from flaxres.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:

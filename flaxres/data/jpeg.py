@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image, _imaging
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import LibrarySources, load_file
 from flaxres.cpu.settings import KERNELS_SWITCH
+from flaxres.data.decode import EncodedImage
 from flaxres.data.resize import Crop
 from flaxres.errors import DatasetError, one_line
 
@@ -100,6 +102,26 @@ class JpegCropper:
             self._functions, data, len(data), ctypes.byref(arguments), pixels.ctypes.data
         )
         return pixels if done else None
+
+
+def crop_jpeg(
+    image: EncodedImage, draw_crop: Callable[[tuple[int, int]], Crop], cropper: JpegCropper
+) -> UInt8[np.ndarray, "height width channels"] | None:
+    """Decodes a crop of a JPEG file, or returns None if Pillow must do it.
+
+    Args:
+      image: image file of any format.
+      draw_crop: returns the crop for an image of a (width, height).
+      cropper: the compiled functions.
+    """
+    opened = image.plain_jpeg()
+    if opened is None:
+        return None
+    channels = len(opened.getbands())
+    pixels = cropper.crop(image.data, opened.size, draw_crop(opened.size), channels)
+    if pixels is None or channels == image.channels:
+        return pixels
+    return np.repeat(pixels, image.channels, axis=2)
 
 
 @functools.cache

@@ -12,12 +12,13 @@ from flaxres.cpu.processor import available_cores
 from flaxres.data.crops import Cropper
 from flaxres.data.dataset import mean_from_sum
 from flaxres.data.decode import BrokenImageError
-from flaxres.data.decode_workers import Decoder, DecodeStream
+from flaxres.data.decode_workers import DecodeStream
 from flaxres.data.jpeg import find_library
 from flaxres.data.options import crops_on_host
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.source import Source, Sources
 from flaxres.data.stream_schedule import DecodeTask, split_into_tasks
+from flaxres.data.task_decoder import Decoder
 from flaxres.errors import ConfigError, DatasetError
 
 # Distinguishes the random choice of the images for the mean from other random numbers.

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu.processor import available_cores
 from flaxres.data import StreamedDataset
-from flaxres.data.decode_workers import Decoder, DecodeStream, num_workers
+from flaxres.data.decode_workers import DecodeStream, num_workers
 from flaxres.data.prefetch import Prefetcher
 from flaxres.data.shared_memory import DecodedBatches
 from flaxres.data.stream_schedule import StreamSchedule
+from flaxres.data.task_decoder import Decoder
 from flaxres.parallel.multihost import raise_on_all_processes
 from flaxres.parallel.sharding import Devices
 from flaxres.training.compiled_steps import CompiledSteps

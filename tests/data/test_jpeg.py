@@ -7,13 +7,13 @@ from PIL import Image
 from flaxres.data import jpeg
 from flaxres.data.crops import Cropper
 from flaxres.data.decode import EncodedImage
-from flaxres.data.decode_workers import Decoder, crop_jpeg
 from flaxres.data.folder import open_folder
-from flaxres.data.jpeg import find_library, load_cropper
+from flaxres.data.jpeg import crop_jpeg, find_library, load_cropper
 from flaxres.data.resize import Crop
 from flaxres.data.sampler import EpochSampler
 from flaxres.data.shared_memory import DecodedImages
 from flaxres.data.stream_schedule import DecodeTask
+from flaxres.data.task_decoder import Decoder
 from tests.data.jpegs import write_folder
 
 LIBRARY = find_library()
