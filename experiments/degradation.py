@@ -18,8 +18,9 @@ from flaxres import cli
 from flaxres.config import directory_name, flatten
 from flaxres.config_checks import MAX_SEED
 from flaxres.errors import ConfigError, DamagedFileError, print_note
+from flaxres.experiments.results.comparability import check_comparable
 from flaxres.experiments.results.run_names import run_directories
-from flaxres.experiments.results.runs import check_comparable, find_runs
+from flaxres.experiments.results.runs import find_runs
 from flaxres.experiments.sweeps import launch
 from flaxres.experiments.sweeps.models import DEGRADATION_MODELS
 from flaxres.experiments.sweeps.plan import Plan, grid, make_plans

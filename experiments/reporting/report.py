@@ -20,7 +20,7 @@ from flaxres.experiments.reporting.figure_assets import FigureAsset, collect_fig
 from flaxres.experiments.reporting.overview_figure import draw_overview
 from flaxres.experiments.reporting.page_data import as_script_json, page_data
 from flaxres.experiments.reporting.run_status import STATES, WorkdirStatus, read_status
-from flaxres.experiments.results.runs import is_degradation_experiment
+from flaxres.experiments.results.comparability import is_degradation_experiment
 from flaxres.experiments.results.tables import escape_markdown
 from flaxres.files import write_atomically
 from flaxres.version import commit

@@ -10,15 +10,9 @@ from typing import Any
 
 from flaxres.errors import DamagedFileError, DivergedError, WorkdirError, print_note
 from flaxres.experiments.results.logs import LOG_FILE, Log, Start, read_log
+from flaxres.experiments.results.plan_file import PLAN_FILE, FlatConfig, read_plan
 from flaxres.experiments.results.run_names import check_inside, run_directories, sweep_hint
-from flaxres.experiments.results.runs import (
-    PLAN_FILE,
-    FlatConfig,
-    Run,
-    group_by_variant,
-    read_plan,
-    read_run,
-)
+from flaxres.experiments.results.runs import Run, group_by_variant, read_run
 from flaxres.experiments.results.tables import describe_settings, result_rows, run_rows
 from flaxres.run.config_changes import FieldChange, read_config_changes
 from flaxres.run.records import MetricColumns

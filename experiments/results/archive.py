@@ -9,15 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from flaxres.errors import DamagedFileError, WorkdirError, print_note
+from flaxres.experiments.results.plan_file import PLAN_FILE, FlatConfig, planned_runs
 from flaxres.experiments.results.run_names import check_inside, run_directories
-from flaxres.experiments.results.runs import (
-    PLAN_FILE,
-    RESPONSES_FILE,
-    FlatConfig,
-    export_run,
-    planned_runs,
-    read_run,
-)
+from flaxres.experiments.results.runs import RESPONSES_FILE, export_run, read_run
 from flaxres.files import write_atomically
 from flaxres.run.config_changes import CHANGES_FILE
 from flaxres.run.workdir import CONFIG_FILE, differing_fields

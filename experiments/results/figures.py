@@ -13,8 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from flaxres.experiments.results import paper, plot_style
+from flaxres.experiments.results.comparability import is_degradation_experiment
+from flaxres.experiments.results.plan_file import read_plan
 from flaxres.experiments.results.plot_style import CurveStyle
-from flaxres.experiments.results.runs import Run, is_degradation_experiment, mean_and_std, read_plan
+from flaxres.experiments.results.runs import Run, mean_and_std
 
 RunGroups = Mapping[str, Sequence[Run]]  # runs by variant
 

@@ -10,46 +10,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
-from ml_collections import ConfigDict
 
-from flaxres.aliases import rename_fields
-from flaxres.config import default_fields, model_name
 from flaxres.errors import DamagedFileError, WorkdirError, print_note
 from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
-from flaxres.experiments.results.run_names import check_inside, check_run_name, run_directories
+from flaxres.experiments.results.plan_file import FlatConfig, read_plan
+from flaxres.experiments.results.run_names import check_inside, run_directories
 from flaxres.files import write_atomically
-from flaxres.models.fields import FIELDS
 from flaxres.run.checkpoint_files import CHECKPOINTS_DIRECTORY, is_complete
 from flaxres.run.info_file import INFO_FILE, read_info
 from flaxres.run.records import MetricColumns, read_columns
-from flaxres.run.schemas import check_config_fields, check_object, read_document
-from flaxres.run.workdir import (
-    CONFIG_FILE,
-    differing_fields,
-    read_config,
-)
-
-FlatConfig = dict[str, Any]  # fields of a config by dotted name, such as 'model.depth'
+from flaxres.run.workdir import CONFIG_FILE, read_config
 
 RESULTS_FILE = "metrics.csv"  # metrics of a run in a results directory
 RESPONSES_FILE = "responses.csv"  # written by `experiments.analyses.responses`
-PLAN_FILE = "sweep.json"  # configs of all planned runs of a sweep, by run name
-
-# Names of plain and residual models. A check of the config follows, which imports JAX.
-DEGRADATION_MODEL = re.compile(r"(plain|resnet)-\d+(-(basic|bottleneck))?(-[A-Za-z]+)?")
-
-# Fields that may differ between the runs of one comparison: they select the model and the seed.
-COMPARED_FIELDS = (
-    *("seed", "warmup.enabled"),
-    *("model.name", "model.depth", "model.block", "model.shortcut"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,85 +219,6 @@ def _nested(flat: FlatConfig) -> dict[str, Any]:
             group = group.setdefault(part, {})
         group[name] = value
     return nested
-
-
-def planned_runs(workdir: Path) -> dict[str, FlatConfig]:
-    """Reads the configs of all planned runs of a sweep, by run name; {} without a sweep.json.
-
-    Fields that are missing in the file get their defaults.
-
-    Raises:
-      DamagedFileError: sweep.json or an entry in it cannot be read.
-    """
-    planned, damaged = read_plan(workdir)
-    if damaged:
-        raise DamagedFileError(f"{next(iter(damaged.values()))}; restore or remove the file")
-    return planned
-
-
-def read_plan(workdir: Path) -> tuple[dict[str, FlatConfig], dict[str, str]]:
-    """Reads sweep.json as `planned_runs` does, without the entries that cannot be read.
-
-    Returns:
-      The configs by run name, and why an entry cannot be read, by its name. If the whole file
-      cannot be read, that name is sweep.json.
-    """
-    path = workdir / PLAN_FILE
-    planned: dict[str, FlatConfig] = {}
-    damaged: dict[str, str] = {}
-    try:
-        entries = check_object(read_document(path), str(path))
-    except FileNotFoundError:
-        entries = {}
-    except DamagedFileError as error:
-        entries, damaged[PLAN_FILE] = {}, str(error)
-    defaults = dict(default_fields())
-    for name, entry in entries.items():
-        where = f"{path}: {name!r}"
-        try:
-            check_run_name(name, str(path))
-            fields = rename_fields(check_object(entry, where), path)
-            check_config_fields(fields, where)
-            planned[name] = defaults | fields
-        except DamagedFileError as error:
-            damaged[name] = str(error)
-    return planned, damaged
-
-
-def is_degradation_experiment(runs: Mapping[str, Sequence[Run]]) -> bool:
-    """Returns True if the runs are plain and residual models that differ only in model and seed.
-
-    Variants must also have the names of their models, such as plain-56 and resnet-20-B.
-    """
-    if not all(DEGRADATION_MODEL.fullmatch(variant) for variant in runs):
-        return False
-    for variant, group in runs.items():
-        model = ConfigDict(
-            {field: group[0].config[f"model.{field}"] for field in ("name", "norm", *FIELDS)}
-        )
-        if model.name not in ("plain", "resnet") or variant != model_name(model):
-            return False
-    configs = [run.config for group in runs.values() for run in group]
-    return not any(_uncompared_differences(configs[0], config) for config in configs)
-
-
-def check_comparable(configs: Sequence[FlatConfig], workdir: Path) -> None:
-    """Checks that flattened configs differ only in model and seed.
-
-    Raises:
-      WorkdirError: two configs differ in other fields, which the message lists.
-    """
-    for config in configs[1:]:
-        if fields := _uncompared_differences(configs[0], config):
-            values = "; ".join(f"{f} is {configs[0][f]!r} and {config[f]!r}" for f in fields)
-            raise WorkdirError(
-                f"the runs in {workdir} belong to different experiments: {values}; "
-                "choose another --workdir"
-            )
-
-
-def _uncompared_differences(config: FlatConfig, other: FlatConfig) -> list[str]:
-    return [field for field in differing_fields(config, other) if field not in COMPARED_FIELDS]
 
 
 def mean_and_std(

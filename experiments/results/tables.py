@@ -14,7 +14,8 @@ from flaxres.config_types import WEIGHT_DECAY_ON
 from flaxres.errors import printable
 from flaxres.experiments.results import paper
 from flaxres.experiments.results.csv_files import as_csv
-from flaxres.experiments.results.runs import FlatConfig, Run, RunCollection, read_plan
+from flaxres.experiments.results.plan_file import FlatConfig, read_plan
+from flaxres.experiments.results.runs import Run, RunCollection
 from flaxres.files import write_atomically
 from flaxres.run.environments import EARLIER, describe_devices, describe_earlier
 

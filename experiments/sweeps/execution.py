@@ -15,8 +15,8 @@ from flaxres.data import open_sources
 from flaxres.errors import ConfigError, SweepError, WorkdirError, first_few
 from flaxres.experiments.executors.base import Executor
 from flaxres.experiments.executors.local import LocalExecutor
+from flaxres.experiments.results.plan_file import PLAN_FILE, planned_runs
 from flaxres.experiments.results.run_names import select_names
-from flaxres.experiments.results.runs import PLAN_FILE, planned_runs
 from flaxres.experiments.sweeps.notebook_table import make_progress_table
 from flaxres.experiments.sweeps.plan import LOG_FILE, Plan
 from flaxres.experiments.sweeps.run_progress import RunProgress, RunState, read_progress

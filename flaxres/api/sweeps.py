@@ -15,7 +15,8 @@ from flaxres.api.arguments import overrides_of, path_of
 from flaxres.api.input_images import PathName
 from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
-from flaxres.experiments.results.runs import Run, read_plan, read_run, read_runs
+from flaxres.experiments.results.plan_file import read_plan
+from flaxres.experiments.results.runs import Run, read_run, read_runs
 from flaxres.experiments.results.tables import run_rows
 from flaxres.experiments.sweeps.entries import SEED, Entry
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans

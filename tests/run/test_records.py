@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from flaxres.config import default_config, flatten
 from flaxres.errors import DamagedFileError
 from flaxres.experiments.results.csv_files import read_metrics_csv, read_responses_csv
-from flaxres.experiments.results.runs import read_plan, read_run
+from flaxres.experiments.results.plan_file import read_plan
+from flaxres.experiments.results.runs import read_run
 from flaxres.run.info_file import read_info
 from flaxres.run.records import (
     last_record,

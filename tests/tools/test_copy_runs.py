@@ -1,6 +1,7 @@
 """Copies of a run are runs of a sweep."""
 
-from flaxres.experiments.results.runs import find_runs, planned_runs
+from flaxres.experiments.results.plan_file import planned_runs
+from flaxres.experiments.results.runs import find_runs
 from tests.conftest import ROOT
 from tests.experiments.results.test_runs import write_run
 
