@@ -22,7 +22,8 @@ from flaxres.data.augment import normalize
 from flaxres.experiments.analyses.base import TrainedRun, Variables, loss_and_error, predict_logits
 from flaxres.experiments.analyses.progress import Advance, no_progress
 from flaxres.inference.population_statistics import MomentAccumulator, epoch_batches
-from flaxres.models.norms import BatchNorm, separate_norms
+from flaxres.models.batch_norm import BatchNorm
+from flaxres.models.norms import separate_norms
 from flaxres.training.metrics import MetricSums
 
 STATISTICS = ("batch", "running")

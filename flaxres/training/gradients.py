@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
 from flaxres.errors import ConfigError
+from flaxres.models.batch_norm import pool_running_statistics
 from flaxres.models.layers import BATCH_POSITION, FIRST_IMAGE, SHARED_DROPOUT
-from flaxres.models.norms import pool_running_statistics
 from flaxres.training.augmented_batch import augment_batch
 from flaxres.training.fine_tuning import stop_frozen_gradients
 from flaxres.training.losses import Targets, image_losses

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,6 @@ from jax import lax
 
 from flaxres.cpu import convolutions, kernels
 from flaxres.models import create_model
-from flaxres.models.norms import BatchNorm
 from tests.conftest import init
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="needs a C++ compiler")
@@ -184,20 +182,6 @@ def test_a_convolution_that_normalizes_its_input_and_its_gradients(n_in, n_out, 
     assert_close(*values_and_gradients((jax.jit(ours), theirs), x, scale, bias, kernel), 1e-4)
     _, mean, var = kernels.norm_relu_convolve(x, scale, bias, kernel, 1e-5, None, stride, 1)
     assert_close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), 1e-5)
-
-
-def test_the_module_equals_that_of_flax():
-    x = 3 + normal(0, 8, 4, 4, 16)
-    ours, theirs = (
-        module(use_running_average=False, momentum=0.9) for module in (BatchNorm, nn.BatchNorm)
-    )
-    variables = theirs.init(jax.random.key(0), x)
-    assert jax.tree.structure(ours.init(jax.random.key(0), x)) == jax.tree.structure(variables)
-    assert_close(
-        ours.apply(variables, x, mutable=["batch_stats"]),
-        theirs.apply(variables, x, mutable=["batch_stats"]),
-        1e-5,
-    )
 
 
 def test_the_gradient_of_a_wide_kernel_over_many_images():

@@ -12,25 +12,6 @@ def norm(name, train=True):
     return make_norm(name, train=train, dtype=jnp.float32, momentum=0.9, epsilon=1e-5)()
 
 
-def test_a_batch_norm_step_by_hand():
-    x = np.asarray(3 + 2 * jax.random.normal(jax.random.key(0), (8, 4, 4, 3)))
-    variables = norm("batch").init(jax.random.key(1), x)
-    params = {"scale": jnp.array([1.0, 2.0, 0.5]), "bias": jnp.array([0.0, -1.0, 1.0])}
-    variables = {**variables, "params": params}
-    y, updated = norm("batch").apply(variables, x, mutable=["batch_stats"])
-    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    expected = (x - mean) / np.sqrt(var + 1e-5) * np.asarray(params["scale"])
-    np.testing.assert_allclose(y, expected + np.asarray(params["bias"]), rtol=1e-4, atol=1e-4)
-    # Running statistics start at mean 0 and variance 1; the batch has a weight of 0.1.
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
-    # Inference normalizes with the running statistics and does not update them.
-    variables |= updated
-    y = norm("batch", train=False).apply(variables, x)
-    expected = (x - 0.1 * mean) / np.sqrt(0.9 + 0.1 * var + 1e-5) * np.asarray(params["scale"])
-    np.testing.assert_allclose(y, expected + np.asarray(params["bias"]), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("name", "axes"), [("layer", (1, 2, 3)), ("instance", (1, 2)), ("group", (1, 2, 4))]
 )

@@ -7,16 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from flaxres.data import load_dataset
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError, InterruptedRunError
 from flaxres.models import create_model
-from flaxres.models.norms import make_norm, pool_running_statistics
 from flaxres.parallel import sharding
-from flaxres.parallel.sharding import AXIS
 from flaxres.run.checkpoint import Checkpoints
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.train import train_and_evaluate
@@ -115,39 +112,6 @@ def test_batch_norm_per_device_equals_a_loop_over_shards():
         )
         params = jax.tree.map(lambda w, v, lr=learning_rate: w - lr * v, params, velocity)
     assert_close(state.params, params)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_pooled_statistics_equal_statistics_of_all_images(momentum):
-    rng = np.random.default_rng(0)
-    # The means of the devices differ, so most of the variance is between devices.
-    x = rng.normal(rng.normal(0, 3, (8, 1, 1, 1, 5)), 1, (8, 4, 3, 3, 5)).astype(np.float32)
-    norm = make_norm("batch", train=True, dtype=jnp.float32, momentum=momentum, epsilon=1e-5)()
-    running = {"mean": jnp.full(5, 2.0), "var": jnp.full(5, 7.0)}
-    instance = {"instance_mean": jnp.arange(3.0), "instance_var": jnp.ones(3)}
-    scale = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
-
-    def update(images):
-        variables = {"params": scale, "batch_stats": running}
-        stats = norm.apply(variables, images[0], mutable=["batch_stats"])[1]["batch_stats"]
-        layers = {"norm": stats, "other": {"norm": stats}, "instance": instance}
-        return pool_running_statistics(layers, AXIS, momentum)
-
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    specs = {"in_specs": PartitionSpec(AXIS), "out_specs": PartitionSpec()}
-    mapped = jax.jit(jax.shard_map(update, mesh=mesh, check_vma=False, **specs))
-    assert mapped.lower(x).as_text().count("stablehlo.all_reduce") == 2  # not two for each layer
-    layers = mapped(x)
-    joined = x.reshape(-1, 5)
-    for name, statistic in (("mean", joined.mean(0)), ("var", joined.var(0))):
-        expected = momentum * running[name] + (1 - momentum) * statistic
-        np.testing.assert_allclose(layers["norm"][name], expected, rtol=1e-5)
-        np.testing.assert_array_equal(layers["other"]["norm"][name], layers["norm"][name])
-    jax.tree.map(np.testing.assert_array_equal, layers["instance"], instance)
-
-
-def test_models_without_statistics_have_nothing_to_pool():
-    assert pool_running_statistics({}, AXIS, 0.9) == {}
 
 
 @pytest.mark.parametrize(
