@@ -24,10 +24,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +34,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from benchmarks.bare_decoding import BareDecoding
 from benchmarks.jpegs import make_folder
 from benchmarks.process import memory_mib, wait_until_idle
 from benchmarks.report import Spread, print_table, write_json
 from flaxres import cli
 from flaxres.data import StreamedDataset, open_dataset
 from flaxres.data.decode_workers import num_workers
-from flaxres.data.shared_memory import DecodedImages
-from flaxres.data.stream_schedule import DecodeTask
-from flaxres.data.task_decoder import Decoder
 from flaxres.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:
@@ -76,8 +73,6 @@ flags.DEFINE_alias("output", "json")  # former name
 
 MAX_RATIO = 1.1  # of the speeds of stream and bare; above it, the measurement must be wrong
 
-_decoder: Decoder | None = None  # of a worker process of `BareDecoding`
-
 
 def make_config(data_dir: Path) -> ConfigDict:
     """Returns the config of a small ResNet-18 on the images in `data_dir`."""
@@ -96,54 +91,6 @@ def make_config(data_dir: Path) -> ConfigDict:
     config.num_steps = config.eval_every = 10**9  # never
     config.boundaries = ()
     return config
-
-
-def set_decoder(decoder: Decoder) -> None:
-    """Initializes a worker process of `BareDecoding`."""
-    global _decoder
-    _decoder = decoder
-
-
-def decode(tasks: Sequence[DecodeTask]) -> int:
-    """Decodes tasks into the same memory and returns their number of images."""
-    if _decoder is None:
-        raise RuntimeError("set_decoder has not been called in this process")
-    out = DecodedImages.empty(0, _decoder.image_shape)
-    for task in tasks:
-        if len(out.labels) != len(task):
-            out = DecodedImages.empty(len(task), _decoder.image_shape)
-        _decoder(task, out)
-    return sum(map(len, tasks))
-
-
-class BareDecoding:
-    """Worker processes that decode tasks and discard the images."""
-
-    def __init__(self, config: ConfigDict, decoder: Decoder):
-        """Starts the processes and has each decode once."""
-        from flaxres.data.stream_schedule import StreamSchedule
-
-        self._workers = max(1, num_workers(config.dataset.workers))
-        self._schedule = StreamSchedule(config.batch_size, 10**9, 10**9, {"test": 1}, 1)
-        context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(self._workers, set_decoder, (decoder,))
-        self._step = 0
-        self.images_per_second(self._workers)
-
-    def images_per_second(self, batches: int) -> float:
-        """Decodes `batches` batches and returns the images per second."""
-        steps = range(self._step, self._step + batches)
-        tasks = [task for step in steps for task in self._schedule.step_tasks(step)]
-        self._step += batches
-        tasks_by_worker = [tasks[i :: self._workers] for i in range(self._workers)]
-        start = time.perf_counter()
-        num_images = sum(self._pool.map(decode, tasks_by_worker, chunksize=1))
-        return num_images / (time.perf_counter() - start)
-
-    def close(self) -> None:
-        """Ends the processes."""
-        self._pool.terminate()
-        self._pool.join()
 
 
 class StreamedTraining:
