@@ -160,7 +160,8 @@ def default_config() -> ConfigDict:
 
     # Data set.
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # 'digits', 'folder' or a TFDS image-classification set
+    # 'digits', 'folder', a TFDS image-classification set NAME, or NAME_jpeg: its images as JPEG.
+    config.dataset.name = "cifar10"
     # Directory of TFDS data (None: TFDS's default), or of SPLIT/CLASS/*.jpg for 'folder'.
     config.dataset.data_dir = config_dict.placeholder(str)
     config.dataset.train_split = "train"  # training images: TFDS split syntax, as 'train[:80%]'

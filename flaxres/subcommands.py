@@ -32,7 +32,7 @@ PROGRAMS = {
     "reproduction": ("flaxres.experiments.reproduction", "train all models of the paper"),
     "analyze": ("flaxres.experiments.analyze", "analyze trained models"),
     "report": ("flaxres.experiments.report", "write the report of a sweep or a run"),
-    "prepare": ("flaxres.data.prepare", "download and prepare a data set of TFDS"),
+    "prepare": ("flaxres.data.prepare", "prepare a data set of TFDS, or a JPEG copy of it"),
     "list": ("flaxres.catalog", "list models, configs, sweeps, analyses and data sets"),
     "doctor": ("flaxres.doctor", "check the installation, the devices and the data"),
     "completion": ("flaxres.completion", "print the completion script of a shell"),

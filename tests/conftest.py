@@ -215,15 +215,17 @@ def write_tfds(
     sizes=(("train", 50), ("test", 20)),
     extra=None,
     file_format="array_record",
+    shape=(6, 5, 3),
 ):
-    """Writes a prepared TFDS data set of 6x5x3 PNG images without TensorFlow.
+    """Writes a prepared TFDS data set of PNG images without TensorFlow.
 
     Args:
       data_dir: directory of all data sets.
       name: name of the data set.
       sizes: name and number of images of each split.
-      extra: further features for features.json.
+      extra: further features for features.json; records have a value of 'id' only, SPLIT_NUMBER.
       file_format: format of the shards.
+      shape: (height, width, channels) of the images.
 
     Returns:
       (images, labels) of each split by name.
@@ -237,14 +239,14 @@ def write_tfds(
     rng = np.random.default_rng(0)
     arrays = {}
     for split, size in sizes:
-        images = rng.integers(0, 256, (size, 6, 5, 3), dtype=np.uint8)
+        images = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
         labels = rng.integers(0, 4, size)
         writer = array_record_module.ArrayRecordWriter(
             str(path / f"{name}-{split}.{file_format}-00000-of-00001"), "group_size:1"
         )
-        for image, label in zip(images, labels, strict=True):
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             png = io.BytesIO()
-            Image.fromarray(image).save(png, "PNG")
+            Image.fromarray(image[..., 0] if shape[2] == 1 else image).save(png, "PNG")
             feature = {
                 "image": tf_feature_pb2.Feature(
                     bytes_list=tf_feature_pb2.BytesList(value=[png.getvalue()])
@@ -253,12 +255,15 @@ def write_tfds(
                     int64_list=tf_feature_pb2.Int64List(value=[int(label)])
                 ),
             }
+            if "id" in (extra or {}):
+                name_of_record = tf_feature_pb2.BytesList(value=[f"{split}_{number}".encode()])
+                feature["id"] = tf_feature_pb2.Feature(bytes_list=name_of_record)
             example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
             writer.write(example.SerializeToString())
         writer.close()
         arrays[split] = images, labels
     module = "tensorflow_datasets.core.features."
-    dimensions = {"dimensions": ["6", "5", "3"]}
+    dimensions = {"dimensions": list(map(str, shape))}
     features = {
         "image": {
             "pythonClassName": module + "image_feature.Image",

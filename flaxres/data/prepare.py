@@ -1,34 +1,66 @@
-"""Downloads and prepares a TFDS data set.
+"""Prepares a data set: downloads one of TFDS, or re-encodes the images of another one as JPEG.
 
 flaxres prepare --name=cifar10
+flaxres prepare --name=cifar10_jpeg
+
+NAME_jpeg is the data set NAME with its images re-encoded as JPEG of quality 75, NAME_jpegQ of
+quality Q (1 to 100). NAME is prepared first if it is not.
 
 Training runs this program if a data set is missing. It is the only module that needs TensorFlow
-(`pip install -r requirements-prepare.txt`). The ArrayRecord files that it writes are read without.
+(`pip install -r requirements-prepare.txt`), and only to download and prepare a data set of TFDS.
+The ArrayRecord files that it writes are read without.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-from typing import NoReturn
+import signal
 
 from absl import flags, logging
 
-from flaxres.data.tfds_names import check_tfds_name
-from flaxres.errors import UserError, one_line, printable
+from flaxres import plain_commands
+from flaxres.data.tfds import prepare_jpeg_copy
+from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
+from flaxres.errors import ConfigError, DatasetError, UserError, one_line
 from flaxres.extras import install_command
 from flaxres.files import expand_home
-from flaxres.plain_commands import parse_words
 
-NAME = flags.DEFINE_string("name", None, "Name of the data set in TFDS, e.g. 'cifar10'.")
+NAME = flags.DEFINE_string(
+    "name", None, "Name of the data set, such as 'cifar10' (TFDS) or 'cifar10_jpeg' (re-encoded)."
+)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of prepared data sets (default: that of TFDS)."
 )
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
-    """Downloads and prepares a data set, unless it is already prepared; returns its directory."""
+    """Prepares a data set, unless it is already prepared; returns its directory.
+
+    Args:
+      name: name in TFDS, or NAME_jpeg for a JPEG copy of the data set NAME.
+      data_dir: directory of prepared data sets; None for the default of TFDS.
+
+    Raises:
+      DatasetError: the data set cannot be prepared.
+    """
+    try:
+        return (
+            prepare_jpeg_copy(name, data_dir)
+            if split_jpeg_name(name)
+            else _download(name, data_dir)
+        )
+    except UserError:
+        raise
+    except Exception as error:  # downloads raise exceptions of many types
+        raise DatasetError(
+            f"preparing {name!r} failed: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def _download(name: str, data_dir: str | None) -> str:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DatasetError(f"TensorFlow is not installed; run `{install_command('prepare')}`")
     # Silences TensorFlow's start-up messages, but not its errors. Must be set before the import.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
@@ -42,29 +74,23 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 
 
 def main() -> None:
-    """Parses the flags and prepares the data set that they name; prints an error as one line."""
-    if words := parse_words(__doc__ or ""):
-        _exit(f"unexpected arguments: {' '.join(words)}; flags are --NAME=VALUE", 2)
+    """Parses the flags and prepares the data set that they name."""
+    if words := plain_commands.parse_words(__doc__ or ""):
+        raise ConfigError(f"unexpected arguments: {' '.join(words)}; flags are --NAME=VALUE")
     if not NAME.value:
-        _exit("--name is missing; give it the name of a data set in TFDS, e.g. --name=cifar10", 2)
+        raise ConfigError(
+            "--name is missing; give it the name of a data set in TFDS, e.g. --name=cifar10"
+        )
     try:
         check_tfds_name(NAME.value)
-        data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
-    except UserError as error:
-        _exit(printable(str(error)), 2)
-    if importlib.util.find_spec("tensorflow") is None:
-        _exit(f"TensorFlow is not installed; run `{install_command('prepare')}`", 1)
+        split_jpeg_name(NAME.value)
+    except DatasetError as error:
+        raise ConfigError(str(error)) from None
+    data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
-    try:
-        print(f"prepared {prepare(NAME.value, data_dir)}")
-    except Exception as error:  # downloads raise exceptions of many types
-        _exit(f"preparing {NAME.value!r} failed: {type(error).__name__}: {one_line(error)}", 1)
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # TFDS removes incomplete files
+    print(f"prepared {prepare(NAME.value, data_dir)}")
 
 
 if __name__ == "__main__":
-    main()
+    plain_commands.run(main)

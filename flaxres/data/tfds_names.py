@@ -6,6 +6,9 @@ import re
 
 from flaxres.errors import DatasetError
 
+JPEG_QUALITY = 75  # where a name has none; the default of libjpeg
+_JPEG_NAME = re.compile(r"(\w+)_jpeg(\d*)", re.ASCII)
+
 
 def check_tfds_name(name: str) -> None:
     """Checks the form of a name; a data set of that name need not exist.
@@ -26,3 +29,27 @@ def check_tfds_name(name: str) -> None:
             f"the name of a data set must be NAME, NAME/CONFIG or NAME:VERSION, got {name!r}; its "
             "directory belongs in data_dir"
         )
+
+
+def split_jpeg_name(name: str) -> tuple[str, int] | None:
+    """Splits the name of a copy with JPEG images: SOURCE_jpeg or SOURCE_jpegQUALITY.
+
+    Args:
+      name: name of a data set, such as 'cifar10_jpeg' or 'cifar10_jpeg50'.
+
+    Returns:
+      Name of the source and quality, such as ('cifar10', 75) or ('cifar10', 50); None for a name of
+      another form.
+
+    Raises:
+      DatasetError: the quality is not one of libjpeg, 1 to 100.
+    """
+    match = _JPEG_NAME.fullmatch(name)
+    if not match:
+        return None
+    quality = int(match[2] or JPEG_QUALITY)
+    if not 1 <= quality <= 100:
+        raise DatasetError(
+            f"the JPEG quality in the name of a data set must be 1 to 100, got {name!r}"
+        )
+    return match[1], quality

@@ -122,6 +122,7 @@ OTHERS = [
     (("flaxres.data.prepare", "--name=a/../b"), "must be NAME, NAME/CONFIG or NAME:VERSION"),
     (("flaxres.data.prepare", "--name=x", "--data_dir=~nosuch/x"), "no known home directory"),
     (("flaxres.data.prepare", "--name=x", "y"), "unexpected arguments: y"),
+    (("flaxres.data.prepare", "--name=x_jpeg101"), "must be 1 to 100, got 'x_jpeg101'"),
     (("flaxres.cpu", "x"), "unexpected arguments: x"),
     (("benchmarks.memory", "--models=foo"), "model name must be"),
 ]

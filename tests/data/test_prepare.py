@@ -35,15 +35,19 @@ class Ramp(tfds.core.GeneratorBasedBuilder):
 """
 
 
-@needs_tensorflow
-@pytest.mark.slow
-def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path, monkeypatch):
-    """Both processes import `sitecustomize`, which registers the builder with TFDS."""
+@pytest.fixture
+def ramp(tmp_path, monkeypatch):
+    """Makes every process import `sitecustomize`, which registers the builder with TFDS."""
     (tmp_path / "ramp").mkdir()
     (tmp_path / "ramp/__init__.py").touch()
     (tmp_path / "ramp/builder.py").write_text(BUILDER)
     (tmp_path / "sitecustomize.py").write_text("import ramp.builder\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path, ramp):
     data_dir = tmp_path / "data"
     code = (
         "import sys\n"
@@ -60,6 +64,27 @@ def test_prepared_on_first_use_and_then_read_without_tensorflow(python, tmp_path
     second = python("-c", code)
     assert "preparing" not in second.stderr
     assert second.stdout.splitlines()[-1] == f"30 12 {expected}"
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_a_jpeg_copy_prepares_its_source_first(python, tmp_path, ramp):
+    code = (
+        "from flaxres.data.tfds import load_tfds\n"
+        f"dataset = load_tfds('ramp_jpeg', {str(tmp_path)!r}, 'train', 'test')\n"
+        "print(len(dataset.train), len(dataset.test), sorted(dataset.test.images[:, 0, 0, 0]))\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    # A block of one gray has only a DC coefficient, 8 times the gray, which quality 75 quantizes in
+    # steps of 8.
+    numbers = done.stdout.splitlines()[-1].replace("np.uint8(", "").replace(")", "")
+    sizes, _, values = numbers.partition(" [")
+    assert sizes == "30 12"
+    np.testing.assert_allclose(
+        np.fromstring(values.rstrip("]"), sep=","), np.arange(12) * 5, atol=1
+    )
+    assert (tmp_path / "ramp/1.0.0/dataset_info.json").exists()
 
 
 @needs_tensorflow

@@ -4,7 +4,6 @@ import shutil
 import numpy as np
 import pytest
 
-from flaxres.data import tfds as tfds_source
 from flaxres.data.tfds import load_tfds, tfds_shape
 from flaxres.errors import DatasetError
 from tests.conftest import write_tfds
@@ -129,13 +128,6 @@ def test_varying_image_size(tmp_path):
     shape["dimensions"] = ["-1", "-1", "3"]
     path.write_text(json.dumps(features))
     assert "images of varying size" in error_message(tmp_path)
-
-
-def test_not_prepared_without_tensorflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: None)
-    text = error_message(tmp_path, "cifar10")
-    assert "pip install -r requirements-prepare.txt" in text
-    assert f"python -m flaxres.data.prepare --name=cifar10 --data_dir={tmp_path}" in text
 
 
 def test_shape_of_a_data_set_that_is_not_prepared(tmp_path):
