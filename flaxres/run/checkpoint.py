@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +23,10 @@ from flaxres.errors import CheckpointError, DivergedError, UserError, first_few
 from flaxres.parallel.multihost import is_main_process, max_over_processes, raise_on_all_processes
 from flaxres.run.checkpoint_files import (
     CHECKPOINTS_DIRECTORY,
-    DAMAGED_DIRECTORY,
     STEP,
     checkpoint_steps,
+    make_directory,
+    move_damaged,
     unknown_entries,
 )
 from flaxres.run.orbax_files import OrbaxFiles
@@ -36,7 +36,6 @@ PyTree = Any
 Template = TypeVar("Template")
 
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 # Orbax numbers the saves of a process, and the threads of a save wait for signals with its number.
 # Two saves at a time, of two runs in one process, would wait for the signals of each other.
@@ -86,19 +85,9 @@ class Checkpoints:
         self._pending_save: Future[None] | None = None
         checkpoint_steps(workdir)
         if not self._read_only:
-            self._make_directory()
+            make_directory(workdir)
             if jax.process_count() > 1 or any(self.directory.iterdir()):
                 self._files.manager  # noqa: B018 (removes saves that were not completed)
-
-    def _make_directory(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.directory).close()
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.directory} cannot be written ({error.strerror}); make it writable and "
-                "rerun the command"
-            ) from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -288,23 +277,10 @@ class Checkpoints:
             # A file would be in the way of the checkpoint of its step.
             for name in (*names, *filter(STEP.fullmatch, unknown)):
                 if not self._read_only:
-                    self._move(name)
+                    move_damaged(self._workdir, name)
         max_over_processes(0)  # the other processes wait for the main process
         if not self._read_only:
             self._files.manager.reload()
-
-    def _move(self, name: str) -> None:
-        directory = self._workdir / DAMAGED_DIRECTORY
-        try:
-            directory.mkdir(exist_ok=True)
-            # The number keeps checkpoints of the same step that were moved earlier.
-            number = len(list(directory.iterdir()))
-            os.rename(self.directory / name, directory / f"{name}-{number}")
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint {name} is damaged and cannot be moved to {directory} "
-                f"({error.strerror}); move it and rerun the command"
-            ) from error
 
     @contextlib.contextmanager
     def _as_checkpoint_error(self) -> Iterator[None]:

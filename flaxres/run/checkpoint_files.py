@@ -1,9 +1,10 @@
-"""Checkpoints of a workdir as they are on disk, without reading their arrays."""
+"""Checkpoints of a workdir as files on disk, without reading their arrays."""
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from flaxres.errors import CheckpointError
@@ -49,6 +50,42 @@ def unknown_entries(workdir: Path) -> list[str]:
         for entry in _entries(workdir)
         if not _is_checkpoint(entry) and not INTERNAL.fullmatch(entry.name)
     )
+
+
+def make_directory(workdir: Path) -> None:
+    """Creates `checkpoints` of a workdir.
+
+    Raises:
+      CheckpointError: it cannot be created or written.
+    """
+    directory = workdir.absolute() / CHECKPOINTS_DIRECTORY
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory} cannot be written ({error.strerror}); make it writable and rerun the "
+            "command"
+        ) from error
+
+
+def move_damaged(workdir: Path, name: str) -> None:
+    """Moves an entry of `checkpoints` to `checkpoints_damaged`.
+
+    Raises:
+      CheckpointError: it cannot be moved.
+    """
+    directory = workdir / DAMAGED_DIRECTORY
+    try:
+        directory.mkdir(exist_ok=True)
+        # The number keeps checkpoints of the same step that were moved earlier.
+        number = len(list(directory.iterdir()))
+        os.rename(workdir / CHECKPOINTS_DIRECTORY / name, directory / f"{name}-{number}")
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {name} is damaged and cannot be moved to {directory} "
+            f"({error.strerror}); move it and rerun the command"
+        ) from error
 
 
 def is_complete(workdir: Path, step: int) -> bool:
