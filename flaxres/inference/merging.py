@@ -13,16 +13,17 @@ import jax
 import numpy as np
 
 from flaxres.inference.trained_model import TrainedModel
-from flaxres.models import create_model, dirac, repvgg
+from flaxres.models import create_model, dirac
 from flaxres.models.fields import FIELDS
+from flaxres.models.repvgg_merging import merge_branches
 
 
 def merge(trained: TrainedModel) -> TrainedModel:
     """Returns a model with equal logits in evaluation, except for rounding, and fewer operations.
 
     A Dirac network becomes a plain network (`flaxres.models.dirac.fold`), and each layer of RepVGG
-    one convolution with a bias (`flaxres.models.repvgg.merge_branches`). Other models are returned
-    as they are.
+    one convolution with a bias (`flaxres.models.repvgg_merging.merge_branches`). Other models are
+    returned as they are.
     """
     config = trained.config.copy_and_resolve_references()
     model = config.model
@@ -31,7 +32,7 @@ def merge(trained: TrainedModel) -> TrainedModel:
         model.update({field: FIELDS[field] for field in (dirac.IDENTITY_SCALE, dirac.KERNEL_SCALE)})
         model.name = "plain"
     elif model.name == "repvgg" and not model.merged:
-        variables = repvgg.merge_branches(trained.variables, model.norm_epsilon)
+        variables = merge_branches(trained.variables, model.norm_epsilon)
         model.merged, model.norm = True, "none"
     else:
         return trained

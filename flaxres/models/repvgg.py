@@ -2,8 +2,8 @@
 
 Ding et al. 2021 (arXiv 2101.03697). In training, a layer is the ReLU of the sum of a 3x3
 convolution with norm, a 1x1 convolution with norm and, where size and channels stay the same, a
-norm of the input. `merge_branches` turns each layer into one 3x3 convolution with a bias, as in
-section 3.3 of the paper.
+norm of the input. `flaxres.models.repvgg_merging` turns each layer into one 3x3 convolution with a
+bias.
 
 With the CIFAR stem, a network has the layers, strides and widths of the plain network of the same
 depth, and its merged variables are those of that plain network with `model.norm='none'`. With the
@@ -13,7 +13,7 @@ ImageNet stem, stages and widths are those of the paper, table 2.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,6 @@ from flaxres.models.family import (
     require,
     require_widths,
 )
-from flaxres.models.initializers import dirac_kernel
 from flaxres.models.layers import (
     BaseModel,
     Layers,
@@ -77,6 +76,11 @@ def stages_of_depth(depth: int, stem: str) -> tuple[int, ...]:
             raise ValueError(f"depth must be {depths} with the ImageNet stem, got {depth}")
         return IMAGENET_STAGES[depth]
     return three_equal_stages(depth, 3 * CIFAR_LAYERS, 2)
+
+
+def stem_filters(widths: Sequence[int], stem: str) -> int:
+    """Returns the number of filters in the first layer, given those of each stage."""
+    return min(MAX_STEM_FILTERS, widths[0]) if stem == "imagenet" else widths[0]
 
 
 class RepVggLayer(nn.Module, kw_only=True):
@@ -205,7 +209,7 @@ class RepVgg(BaseModel, kw_only=True):
         check_size(images, 2 ** (len(self.stages) + 1 if is_imagenet else len(self.stages) - 1))
         x = apply_layer(
             jnp.asarray(images, self.dtype),
-            filters=min(MAX_STEM_FILTERS, self.widths[0]) if is_imagenet else self.widths[0],
+            filters=stem_filters(self.widths, self.stem),
             stride=2 if is_imagenet else 1,
             layers=self.layers(train, "conv"),
             merged=self.merged,
@@ -224,52 +228,6 @@ class RepVgg(BaseModel, kw_only=True):
                 )
                 x = block(x)
         return classify(x, self.num_classes)
-
-
-def merge_branches(variables: Mapping[str, Any], epsilon: float = 1e-5) -> dict[str, Any]:
-    """Merges the three branches of every layer into one convolution: Ding21, section 3.3.
-
-    Args:
-      variables: 'params' and 'batch_stats' of a `RepVgg` with branches.
-      epsilon: constant that the norms add to the variance.
-
-    Returns:
-      Variables of the `RepVgg` with `merged=True` and, with the CIFAR stem, of the plain network
-      with norm 'none'. In evaluation the logits are equal, except for rounding.
-    """
-
-    def merge(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
-        if "conv3x3" in params:
-            return _merge_layer(params, stats, epsilon)
-        return {
-            name: merge(value, stats.get(name, {})) if isinstance(value, Mapping) else value
-            for name, value in params.items()
-        }
-
-    return {"params": merge(variables["params"], variables["batch_stats"]), "batch_stats": {}}
-
-
-def _merge_layer(
-    params: Mapping[str, Any], stats: Mapping[str, Any], epsilon: float
-) -> dict[str, Array]:
-    """Returns the kernel and the bias of a merged layer."""
-    kernels = {
-        "norm3x3": params["conv3x3"]["kernel"],
-        "norm1x1": jnp.pad(params["conv1x1"]["kernel"], ((1, 1), (1, 1), (0, 0), (0, 0))),
-    }
-    if "norm_identity" in params:
-        kernels["norm_identity"] = dirac_kernel(params["conv3x3"]["kernel"].shape)
-    kernel, bias = jnp.zeros(()), jnp.zeros(())
-    for name, branch in kernels.items():
-        scale = params[name]["scale"] / jnp.sqrt(stats[name]["var"] + epsilon)
-        kernel = kernel + branch * scale
-        bias = bias + params[name]["bias"] - stats[name]["mean"] * scale
-    return {"kernel": kernel, "bias": bias}
-
-
-def _stem_filters(model: ConfigDict) -> int:
-    width: int = model.widths[0]
-    return min(MAX_STEM_FILTERS, width) if model.stem == "imagenet" else width
 
 
 def _check(model: ConfigDict) -> None:
@@ -293,7 +251,11 @@ def _min_params(model: ConfigDict, image_size: int) -> int:
     """Counts the weights of the 3x3 convolutions in the blocks."""
     layers_per_block = 1 if model.stem == "imagenet" else CIFAR_LAYERS
     counts = (layers_per_block * count for count in stages_of_depth(model.depth, model.stem))
-    return conv3x3_params(counts, model.widths, _stem_filters(model))
+    return conv3x3_params(counts, model.widths, stem_filters(model.widths, model.stem))
+
+
+def _first_activations(model: ConfigDict, image_size: int) -> int:
+    return first_activations(model, image_size, stem_filters(model.widths, model.stem))
 
 
 def _read(groups: Mapping[str, str | Any], stem: str) -> dict[str, Any]:
@@ -333,5 +295,5 @@ FAMILY = Family(
     ),
     _model_name,
     _min_params,
-    lambda model, image_size: first_activations(model, image_size, _stem_filters(model)),
+    _first_activations,
 )
