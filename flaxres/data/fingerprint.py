@@ -1,7 +1,7 @@
-"""Fingerprints of data sets: classes, numbers of images, names and sizes of files, array digests.
+"""Fingerprints of data sets: classes, numbers of images, names and sizes of files, digests.
 
 A run keeps the fingerprint of its data (`flaxres.run.data_record`), and `describe_differences`
-tells how the data have changed since. No image is read.
+tells how the data have changed since. No image is decoded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from flaxres.errors import printable
 MAX_LISTED_FILES = 100_000
 MAX_ENTRY_BYTES = 300  # a file's name (at most 255 bytes) and size in a listing
 UNREADABLE = -1  # size of a file that cannot be read
+SAMPLE_BYTES = 64 * 1024  # read at the start and at the end of a shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,14 @@ class SplitFingerprint:
       images: number of images.
       files: image files by class of a folder; the shards of a TFDS data set as 'shards'.
       arrays: arrays of a data set in memory, by name.
+      samples: digest of the start and the end of each shard (`sample_files`); empty for other data,
+        and in fingerprints of earlier versions.
     """
 
     images: int
     files: dict[str, FileList] = dataclasses.field(default_factory=dict)
     arrays: dict[str, ArrayDigest] = dataclasses.field(default_factory=dict)
+    samples: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Fingerprint:
         for name, split in sorted(self.splits.items()):
             files = [(group, listed.digest) for group, listed in split.files.items()]
             parts += [name, split.images, files, sorted(split.arrays.items())]
+            parts += [split.samples] if split.samples else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -163,6 +168,25 @@ def _size(name: bytes, directory: int) -> int:
         return os.stat(name, dir_fd=directory).st_size
     except OSError:
         return UNREADABLE
+
+
+def sample_files(paths: Iterable[os.PathLike[str]]) -> str:
+    """Returns the SHA-256 of the first and the last 64 KiB of each file, in hexadecimal digits.
+
+    Files of the same size with other records, or with the same ones in another order, nearly always
+    differ there. Files that cannot be read are left out; loading the images reports them.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                digest.update(file.read(SAMPLE_BYTES))
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - SAMPLE_BYTES))
+                digest.update(file.read())
+        except OSError:
+            continue
+    return digest.hexdigest()
 
 
 def arrays_fingerprint(

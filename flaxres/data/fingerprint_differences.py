@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flaxres.data.fingerprint import ArrayDigest, FileList, Fingerprint
@@ -18,7 +19,7 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
 
     Args:
       before: the earlier fingerprint. An empty `dataset` stands for one of which only the classes
-        are known.
+        are known. Samples are compared only in splits for which it has them.
       after: the later fingerprint.
 
     Returns:
@@ -27,6 +28,7 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     Raises:
       ValueError: a listing of files is damaged.
     """
+    after = _without_new_samples(before, after)
     if before.digest == after.digest:
         return []
     lines = []
@@ -42,6 +44,16 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     if before.dataset and not lines:
         lines.append("the digests of the data differ")
     return lines
+
+
+def _without_new_samples(before: Fingerprint, after: Fingerprint) -> Fingerprint:
+    """Returns `after` without the samples of splits for which `before` has none."""
+    sampled = {name for name, split in before.splits.items() if split.samples}
+    splits = {
+        name: split if name in sampled else dataclasses.replace(split, samples="")
+        for name, split in after.splits.items()
+    }
+    return dataclasses.replace(after, splits=splits)
 
 
 def describe_labels(
@@ -151,6 +163,8 @@ def _describe_split(
         yield from _describe_array(key, name, old.arrays.get(key), new.arrays.get(key))
     if not before.is_folder and old.images != new.images:
         yield f"split {name} has {_count(new.images, 'image')} instead of {old.images:,}"
+    if old.files == new.files and old.samples != new.samples:
+        yield f"records of split {name} differ, in files of the same names and sizes"
 
 
 def _count(number: int, unit: str) -> str:

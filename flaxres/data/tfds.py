@@ -17,6 +17,7 @@ from flaxres.data.fingerprint import (
     Fingerprint,
     SplitFingerprint,
     file_sizes,
+    sample_files,
 )
 from flaxres.data.in_memory import load_sources
 from flaxres.data.record_source import RecordSource, damaged_error
@@ -184,7 +185,7 @@ def _open_split(builder: Any, split: str) -> RecordSource:
 
 
 def _fingerprint(builder: Any, specs: Sequence[str]) -> Fingerprint:
-    """Returns the version, split sizes, class names and shards of a data set.
+    """Returns the version, split sizes, class names, and sizes and samples of shards.
 
     Args:
       builder: TFDS builder of the prepared data set.
@@ -208,4 +209,8 @@ def _fingerprint_of_split(split: Any) -> SplitFingerprint:
     shards: dict[bytes, int] = {}
     for path in split.filepaths:
         shards |= file_sizes(path.parent, [os.fsencode(path.name)])
-    return SplitFingerprint(split.num_examples, {"shards": FileList.of(shards, keep_listing=True)})
+    return SplitFingerprint(
+        images=split.num_examples,
+        files={"shards": FileList.of(shards, keep_listing=True)},
+        samples=sample_files(split.filepaths),
+    )

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flaxres.data import fingerprint, folder, open_sources
-from flaxres.data.fingerprint import ArrayDigest, FileList, file_sizes
+from flaxres.data.fingerprint import ArrayDigest, FileList, file_sizes, sample_files
+from flaxres.data.fingerprint_differences import describe_differences
 from tests.conftest import write_tfds
 from tests.data.jpegs import write_folder
 
@@ -61,6 +62,27 @@ def test_a_tfds_data_set(tmp_path, config):
     assert sizes == {shard.name: shard.stat().st_size}
     only_train = fingerprint_of(config, train_split="train", test_split="train")
     assert only_train.splits.keys() == {"train"}
+
+
+def test_samples_are_the_start_and_the_end_of_each_shard(tmp_path):
+    start, middle, end = (bytes([i]) * 64 * 1024 for i in range(3))
+    long, short = tmp_path / "long", tmp_path / "short"
+    long.write_bytes(start + middle + end)
+    short.write_bytes(b"short")
+    digest = hashlib.sha256(start + end + b"short" + b"short").hexdigest()
+    assert sample_files([long, short, tmp_path / "missing"]) == digest
+
+
+def test_other_records_in_files_of_the_same_size(tmp_path, config):
+    write_tfds(tmp_path)
+    before = fingerprint_of(config, name="tiny", data_dir=str(tmp_path))
+    shard = tmp_path / "tiny" / "1.0.0" / "tiny-train.array_record-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    assert describe_differences(before, fingerprint_of(config)) == [
+        "records of split train differ, in files of the same names and sizes"
+    ]
 
 
 def test_the_digits(config):

@@ -113,6 +113,16 @@ def test_other_data_sets():
     ):
         assert describe_differences(tfds(), after) == expected
 
+    # Fingerprints of earlier versions have no samples.
+    for samples, differences in (("", 0), ("1", 0), ("2", 1)):
+        before, after = (
+            dataclasses.replace(
+                tfds(), splits={"train": dataclasses.replace(tfds().splits["train"], samples=text)}
+            )
+            for text in (samples, "1")
+        )
+        assert len(describe_differences(before, after)) == differences
+
     def digits(array):
         return Fingerprint("digits", ("0",), {"train": SplitFingerprint(3, {}, {"images": array})})
 
