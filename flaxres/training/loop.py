@@ -6,24 +6,19 @@ have work while the host writes logs and checkpoints.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.data import Dataset, StreamedDataset
 from flaxres.errors import DivergedError
-from flaxres.parallel import replicas
-from flaxres.parallel.multihost import max_over_processes, raise_on_all_processes
+from flaxres.parallel.multihost import max_over_processes
 from flaxres.parallel.sharding import StepFunction
 from flaxres.run.checkpoint import Checkpoints
-from flaxres.run.checkpoint_files import has_descriptor_paths
 from flaxres.run.lock import LockedDirectory
 from flaxres.run.metric_writers import MetricWriters
 from flaxres.run.preemption import StopRequest
@@ -33,7 +28,8 @@ from flaxres.run.terminal_writer import TerminalWriter
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.dispatches import MAX_AHEAD, due, is_layer_log_due, next_dispatch_size
 from flaxres.training.input_pipeline import make_input_pipeline
-from flaxres.training.metrics import MetricSums, TrainMetrics, sum_on_host
+from flaxres.training.metrics import MetricSums, TrainMetrics
+from flaxres.training.result_writer import Dispatch, ResultWriter
 from flaxres.training.step_timer import StepTimer
 from flaxres.training.steps import DeviceData, StepInputs
 from flaxres.training.train_state import TrainState
@@ -41,34 +37,11 @@ from flaxres.training.train_state import TrainState
 AHEAD_SECONDS = 0.2  # of the dispatches that are launched ahead
 
 
-@dataclasses.dataclass(frozen=True)
-class Dispatch:
-    """Steps that were launched, and their results, which may not be computed yet.
-
-    Attributes:
-      step: number of steps done after the dispatch.
-      metrics: training metrics.
-      is_logged: True if a record is written after the dispatch.
-      evaluations: sums of each split, and with `config.ema_decay` those of the average weights on
-        it, by the start of their names in a record; {} if no evaluation is due.
-      snapshot: copy of the train state, if a checkpoint is due.
-      layers: statistics of each layer, if they are due.
-    """
-
-    step: int
-    metrics: TrainMetrics
-    is_logged: bool
-    evaluations: Mapping[str, list[MetricSums]]
-    snapshot: Snapshot | None
-    layers: Mapping[str, jax.Array] | None
-
-
 class TrainLoop:
     """Trains one run from a train state to its last step.
 
     Attributes:
       step: number of steps launched.
-      record: last record written; {} if there is none.
     """
 
     def __init__(
@@ -97,17 +70,29 @@ class TrainLoop:
         """
         self._config = config
         self._compiled_steps = compiled_steps
-        self._writers = writers
         self._checkpoints = checkpoints
         self._terminal = terminal
-        self._locked_directories = locked_directories
         self._pipeline = make_input_pipeline(config, compiled_steps, dataset)
         self._compiled: dict[int, StepFunction] = {}
         self._pending: deque[Dispatch] = deque()
         self._num_ahead = 1  # dispatches launched ahead
         self._timer = StepTimer(0)
+        self._results = ResultWriter(
+            config,
+            compiled_steps,
+            self._pipeline,
+            self._timer,
+            writers,
+            checkpoints,
+            terminal,
+            locked_directories,
+        )
         self.step = 0
-        self.record: Record = {}
+
+    @property
+    def record(self) -> Record:
+        """Last record written; {} if there is none."""
+        return self._results.record
 
     def run(
         self,
@@ -136,7 +121,7 @@ class TrainLoop:
             read.
         """
         self.step = step
-        self.record = former_record or {}
+        self._results.record = former_record or {}
         try:
             if not is_evaluated:
                 self._evaluate_last_step(state.result())
@@ -160,7 +145,7 @@ class TrainLoop:
         if self.step < config.num_steps:
             self._pipeline.start(self.step, max_steps)
         if self.step == 0 and config.log_layers_every:
-            self._write_layers(0, self._launch_layers(initial_state.result(), 0))
+            self._results.write_layers(0, self._launch_layers(initial_state.result(), 0))
         while self.step < config.num_steps and not signum:
             # Logs, evaluations and checkpoints are due at multiples of `max_steps`.
             num_steps = next_dispatch_size(self.step, max_steps, config.num_steps)
@@ -275,68 +260,7 @@ class TrainLoop:
     def _finish(self, keep: int) -> None:
         """Waits for all dispatches except the newest `keep`, and logs and saves what is due."""
         while len(self._pending) > keep:
-            dispatch = self._pending.popleft()
-            if dispatch.is_logged or self._terminal.is_due():
-                metrics = jax.device_get(dispatch.metrics)
-                averages = metrics.sums.averages("train")
-                self._terminal.update(dispatch.step, replicas.mean_record(averages))
-            else:
-                jax.block_until_ready(dispatch.metrics.learning_rate)
-            if dispatch.is_logged:
-                self._write(dispatch, averages | metrics.of_last_step())
-            if dispatch.layers is not None:
-                self._write_layers(dispatch.step, dispatch.layers)
-            if dispatch.snapshot is not None:
-                # The records are synced first, so that a restart leaves no gap in them.
-                self._checkpoints.save(
-                    dispatch.step, dispatch.snapshot, self._prepare_save, self._check_in_place
-                )
-
-    def _prepare_save(self) -> None:
-        self._writers.sync()
-        if not has_descriptor_paths():  # the checkpoint would not follow the renamed workdir
-            self._check_in_place()
-
-    def _check_in_place(self) -> None:
-        for directory in self._locked_directories:
-            directory.check_in_place()
-
-    def _write(
-        self,
-        dispatch: Dispatch,
-        train_metrics: Mapping[str, Any],
-    ) -> None:
-        """Writes the record of a dispatch.
-
-        Args:
-          dispatch: the dispatch; its training metrics have been computed.
-          train_metrics: averages of its training metrics, and those of its last step.
-        """
-        record: dict[str, Any] = {"step": dispatch.step, **train_metrics}
-        images_per_second = (
-            self._timer.steps_per_second(dispatch.step) * self._config.batch_size
-            or self.record.get("images_per_second")  # without a step, as in the record before
-        )
-        if images_per_second:
-            record["images_per_second"] = images_per_second
-        record |= self._pipeline.record()
-        for name, sums in dispatch.evaluations.items():
-            record |= sum_on_host(sums).averages(name)
-        self._timer.restart(dispatch.step)
-        self.record = replicas.mean_record(record)
-        with raise_on_all_processes():
-            self._checkpoints.check()
-            _check_finite(record)
-            self._writers.write(
-                [self.record, *replicas.split_record(record, self._config.num_replicas)]
-            )
-        self._terminal.write(self.record)
-
-    def _write_layers(self, step: int, layers: Mapping[str, jax.Array]) -> None:
-        """Writes the layer statistics after `step` steps."""
-        record = self._compiled_steps.layer_statistics.record(step, jax.device_get(layers))
-        with raise_on_all_processes():
-            self._writers.write_layers(record)
+            self._results.write(self._pending.popleft())
 
     def _explain_divergence(self, error: DivergedError) -> DivergedError:
         """Adds to an error which checkpoint is kept and what to try."""
@@ -350,14 +274,3 @@ class TrainLoop:
             f"{DivergedError.PREFIX}: {error}. {kept} in {self._checkpoints.directory}. "
             f"Try a learning_rate below {self._config.learning_rate}."
         )
-
-
-def _check_finite(record: Mapping[str, Any]) -> None:
-    """Checks that a record holds no NaN and no infinity.
-
-    Raises:
-      DivergedError: a value is not finite.
-    """
-    for name, value in record.items():
-        if not np.all(np.isfinite(value)):
-            raise DivergedError(f"{name} is {value} at step {record['step']}")

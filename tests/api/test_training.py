@@ -77,7 +77,7 @@ def test_an_event_stops_a_run_which_then_resumes(digits_run, tmp_path):
 
 def test_an_interrupt_saves_and_leaves_nothing_behind(tmp_path, monkeypatch):
     """As by Ctrl-C or the stop button of a notebook."""
-    from flaxres.training import loop
+    from flaxres.training.result_writer import ResultWriter
 
     def state():
         gc.collect()
@@ -85,7 +85,7 @@ def test_an_interrupt_saves_and_leaves_nothing_behind(tmp_path, monkeypatch):
         descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
         return (*handlers, sys.unraisablehook, sys.stderr, threading.active_count(), descriptors)
 
-    write = loop.TrainLoop._write
+    write = ResultWriter._write_record
 
     def interrupt(self, *arguments):
         write(self, *arguments)
@@ -94,7 +94,7 @@ def test_an_interrupt_saves_and_leaves_nothing_behind(tmp_path, monkeypatch):
     train(small_config(), tmp_path / "first", progress=False)  # starts what starts only once
     before = state()
     with monkeypatch.context() as patch:
-        patch.setattr(loop.TrainLoop, "_write", interrupt)
+        patch.setattr(ResultWriter, "_write_record", interrupt)
         with pytest.raises(KeyboardInterrupt, match="Checkpoint saved in"):
             train(small_config(), tmp_path / "run", progress=False)
     assert state() == before
