@@ -14,14 +14,10 @@ from ml_collections import ConfigDict
 
 import flaxres
 from flaxres.data import Dataset, Split, StreamedDataset
-from flaxres.data.augment import check_color_channels
-from flaxres.data.augment_checks import check_policy_channels
 from flaxres.data.sampler import EpochSampler, evaluation_batches
 from flaxres.errors import ConfigError
-from flaxres.models import create_model
 from flaxres.parallel.replicas import seeds, stack_replicas
 from flaxres.parallel.sharding import (
-    AXIS,
     CompiledStep,
     Devices,
     StepFunction,
@@ -29,21 +25,13 @@ from flaxres.parallel.sharding import (
     select_devices,
 )
 from flaxres.pretrained.stride_on import resolve_stride
-from flaxres.training.augmented_batch import pixel_augmentation
 from flaxres.training.dispatches import steps_per_dispatch
 from flaxres.training.gradients import check_micro_batches
 from flaxres.training.initialization import Initialization
 from flaxres.training.layer_statistics import LayerStatistics
 from flaxres.training.metrics import MetricSums, sum_on_host
-from flaxres.training.optimizer import make_optimizer
-from flaxres.training.steps import (
-    DeviceData,
-    is_batched,
-    make_evaluate,
-    make_train_step,
-    make_train_steps,
-    on_flat_batches,
-)
+from flaxres.training.step_functions import StepFunctions
+from flaxres.training.steps import DeviceData, is_batched, on_flat_batches
 from flaxres.training.train_state import TrainState
 from flaxres.version import commit
 
@@ -90,27 +78,8 @@ class CompiledSteps:
         devices.check_batch_size(config.batch_size)
         check_micro_batches(config, devices.num_devices)
         self.devices = devices
-        axis = AXIS if self.devices.num_devices > 1 else None
-        bn_axis = axis if config.bn_scope == "global" else None
-        model = create_model(
-            config.model, dataset.num_classes, config.dtype, bn_axis, config.transfer.frozen
-        )
-        check_color_channels(config.augment, dataset.image_shape[2])
-        check_policy_channels(config.augment, dataset.image_shape[2])
-        self._layer_options = (dataset.image_shape, dataset.num_classes, axis, bn_axis)
         self._dataset = dataset
-        optimizer = make_optimizer(config)
-        train_step = make_train_step(model, optimizer, config, axis)
-        self._train_steps = make_train_steps(train_step, pixel_augmentation(config, axis))
-        self._evaluate = make_evaluate(model, axis)
-        if config.num_replicas > 1:
-            if self.devices.num_devices > 1:
-                raise ConfigError(
-                    f"num_replicas > 1 needs a single device, got {config.num_replicas} replicas "
-                    f"on {self.devices.num_devices} devices. Set num_devices=1."
-                )
-            self._train_steps = jax.vmap(self._train_steps, in_axes=(0, None, 0))
-            self._evaluate = jax.vmap(self._evaluate, in_axes=(0, None, None))
+        self._functions = functions = StepFunctions(config, dataset, devices.num_devices)
         self._samplers = [
             EpochSampler(len(dataset.train), config.batch_size, seed) for seed in seeds(config)
         ]
@@ -123,7 +92,7 @@ class CompiledSteps:
         index_bytes = 4 * config.num_replicas * config.batch_size
         self.dispatch_bytes = self.steps_per_dispatch * (step_bytes + index_bytes)
         self.initialization = Initialization(
-            model, optimizer, config, dataset.image_shape, self.devices
+            functions.model, functions.optimizer, config, dataset.image_shape, devices
         )
 
     def put(self, split: Split) -> DeviceData:
@@ -169,12 +138,7 @@ class CompiledSteps:
 
     def split_structs(self, num_images: int) -> DeviceData:
         """Returns shape structs of the result of `put` for a split of `num_images` images."""
-        shape = self._dataset.image_shape
-        data = DeviceData(
-            images=jax.ShapeDtypeStruct((num_images, math.prod(shape)), np.uint8),
-            labels=jax.ShapeDtypeStruct((num_images,), np.int32),
-            mean=jax.ShapeDtypeStruct(shape, np.float32),
-        )
+        data = DeviceData.structs((num_images,), self._dataset.image_shape)
         return self.devices.replicated_structs(data)
 
     def batch_structs(self, num_batches: int, process_batch: int) -> DeviceData:
@@ -184,12 +148,12 @@ class CompiledSteps:
           num_batches: number of batches.
           process_batch: images of a batch that this process loads.
         """
-        shape, struct = self._dataset.image_shape, self.devices.batches_struct
-        mean = jax.ShapeDtypeStruct(shape, np.float32)
+        data = DeviceData.structs((num_batches, process_batch), self._dataset.image_shape)
+        struct = self.devices.batches_struct
         return DeviceData(
-            images=struct((num_batches, process_batch, math.prod(shape)), np.uint8),
-            labels=struct((num_batches, process_batch), np.int32),
-            mean=self.devices.replicated_structs(mean),
+            images=struct(data.images.shape, data.images.dtype),
+            labels=struct(data.labels.shape, data.labels.dtype),
+            mean=self.devices.replicated_structs(data.mean),
         )
 
     def lower_train_steps(
@@ -203,7 +167,7 @@ class CompiledSteps:
           num_steps: number of steps in the dispatch.
         """
         rows = self.indices(0, num_steps)
-        return self._lower(self._train_steps, state, arrays, rows, donate=True)
+        return self._lower(self._functions.train_steps, state, arrays, rows, donate=True)
 
     def compile_train_steps(
         self, state: TrainState, arrays: DeviceData, num_steps: int
@@ -290,7 +254,7 @@ class CompiledSteps:
           rows: indices of the images of one dispatch; needed for streamed batches only.
         """
         rows = self.evaluation_rows(len(arrays.labels))[0] if rows is None else rows
-        return self._lower(self._evaluate, state, arrays, rows)
+        return self._lower(self._functions.evaluate, state, arrays, rows)
 
     def compile_evaluation(
         self,
@@ -304,10 +268,10 @@ class CompiledSteps:
             lambda: self.lower_evaluation(state, arrays, rows),
         )
 
-    @functools.cached_property
+    @property
     def layer_statistics(self) -> LayerStatistics:
         """Layer statistics of the run's model, not compiled."""
-        return LayerStatistics(self._config, *self._layer_options)
+        return self._functions.layer_statistics
 
     def lower_layer_statistics(self, state: TrainState, arrays: DeviceData) -> jax.stages.Lowered:
         """Traces and lowers the layer statistics.

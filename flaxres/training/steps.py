@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,20 @@ class DeviceData:
     ) -> DeviceData:
         """Returns the structure with the pixels of each image in one axis."""
         return cls(images.reshape(*labels.shape, -1), labels, mean)
+
+    @classmethod
+    def structs(cls, num_images: tuple[int, ...], image_shape: tuple[int, int, int]) -> DeviceData:
+        """Returns shape structs of the arrays.
+
+        Args:
+          num_images: (n,) of a split, or (batches, images of a batch).
+          image_shape: (height, width, channels).
+        """
+        return cls(
+            images=jax.ShapeDtypeStruct((*num_images, math.prod(image_shape)), np.uint8),
+            labels=jax.ShapeDtypeStruct(num_images, np.int32),
+            mean=jax.ShapeDtypeStruct(image_shape, np.float32),
+        )
 
     def batch(
         self,
