@@ -76,12 +76,13 @@ def evaluate_run(
 
     Raises:
       UserError: the config is invalid or not that of `workdir`; there is no checkpoint or no data;
-        the model has no population statistics or does not accept the crops; the run has no average.
+        the model has no population statistics or does not accept the crops; the run has no average,
+        or several replicas and another `batch_stats`, `test_crops` or `by_class` than the default.
     """
     config = load_run_config(workdir) if config is None else config
     check_config(config)
-    is_plain = test_crops == "split" and batch_stats == "running" and not by_class
-    if config.num_replicas > 1 and is_plain:
+    if config.num_replicas > 1:
+        _check_replica_options(config, test_crops, batch_stats, by_class)
         # Rejects sizes, which the crop protocol 'split' does not have.
         make_crop_protocol(test_crops, (1, 1), short_side, scales)
         return _evaluate_replicas(config, workdir, log, splits, ema)
@@ -228,6 +229,27 @@ def evaluate_models(
         if by_class:
             record |= totals.errors_by_class(name, first.input_spec.class_names)
     return record
+
+
+def _check_replica_options(
+    config: ConfigDict, test_crops: str, batch_stats: str, by_class: bool
+) -> None:
+    """Checks that the programs that trained several replicas can evaluate them with these options.
+
+    Raises:
+      ConfigError: an option needs a run of one model.
+    """
+    unsupported = {
+        f"--test_crops={test_crops}": test_crops != "split",
+        f"--batch_stats={batch_stats}": batch_stats != "running",
+        "--by_class": by_class,
+    }
+    if given := [option for option, is_given in unsupported.items() if is_given]:
+        raise ConfigError(
+            f"{' and '.join(given)} {'needs' if len(given) == 1 else 'need'} a run of one model, "
+            f"got a run of {config.num_replicas} models in one program (num_replicas="
+            f"{config.num_replicas}); evaluate it without, or train each seed as a run of its own"
+        )
 
 
 def _evaluate_replicas(

@@ -190,7 +190,8 @@ def load_trained_model(
     if config.num_replicas > 1:
         raise ConfigError(
             f"{directory} holds {config.num_replicas} models trained in one program "
-            f"(num_replicas={config.num_replicas}); only a run of one model can be loaded here"
+            f"(num_replicas={config.num_replicas}), of which none can be loaded by itself; train "
+            "each seed as a run of its own"
         )
     check_has_checkpoint(directory)
     input_spec = read_input_spec(directory, config)

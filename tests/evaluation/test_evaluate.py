@@ -40,6 +40,23 @@ def test_evaluating_a_run(tmp_path, config):
     )
 
 
+def test_options_that_replicas_do_not_support(tmp_path, config):
+    """Each option is named with what was given; no run needs to exist for that."""
+    config.num_replicas = 3
+    for options, message in (
+        ({"by_class": True}, "--by_class needs"),
+        ({"test_crops": "center"}, "--test_crops=center needs"),
+        ({"batch_stats": "population"}, "--batch_stats=population needs"),
+        ({"by_class": True, "test_crops": "10-crop"}, "--test_crops=10-crop and --by_class need"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            evaluate_run(config, tmp_path, **options)
+        assert str(caught.value) == (
+            f"{message} a run of one model, got a run of 3 models in one program "
+            "(num_replicas=3); evaluate it without, or train each seed as a run of its own"
+        )
+
+
 def probabilities(directory):
     """Returns the run's class probabilities of all test images, in one batch, and their labels."""
     trained = load_trained_model(directory)
