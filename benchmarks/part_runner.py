@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flaxres.errors import UserError
+from flaxres.errors import UserError, counted
 from flaxres.files import write_atomically
 from flaxres.run.preemption import PARENT_VARIABLE
 
@@ -135,7 +135,7 @@ def _run_parts(
     print("\n".join(map(str, outcomes)), flush=True)
     last_line = f"Results are in {out}."
     if num_left:
-        parts_left = f"{num_left} part{'s' * (num_left > 1)} did not fit into the time"
+        parts_left = f"{counted(num_left, 'part')} did not fit into the time"
         last_line += f" {parts_left}; rerun the command to run {'them' if num_left > 1 else 'it'}."
     print(last_line, flush=True)
     if bad := [outcome.name for outcome in outcomes if outcome.state in (FAILED, CUT_OFF)]:

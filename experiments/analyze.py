@@ -18,7 +18,7 @@ from types import ModuleType
 from absl import flags
 
 from flaxres import cli
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.errors import ConfigError, WorkdirError, print_lines
 from flaxres.experiments.analyses import ANALYSES
 from flaxres.files import expand_home
 from flaxres.help_text import asks_for_help, print_help
@@ -119,7 +119,7 @@ def main(analysis: ModuleType) -> None:
         raise WorkdirError(
             f"results cannot be written to {output} ({error.strerror}); choose another --output"
         ) from error
-    print("\n".join(map(str, files)))
+    print_lines(files)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 from absl import flags
 
 from flaxres import cli
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, print_lines
 from flaxres.experiments.reporting.report import write_report
 from flaxres.files import expand_home
 
@@ -33,7 +33,7 @@ def main() -> None:
     """
     if WORKDIR.value is None:
         raise ConfigError("--workdir is missing; set it to the directory of a run or a sweep")
-    print("\n".join(map(str, write_report(expand_home(WORKDIR.value, "--workdir")))))
+    print_lines(write_report(expand_home(WORKDIR.value, "--workdir")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Errors that a user can fix; command lines print them as one line, without a traceback."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _printed: set[str] = set()  # keys of the lines that `print_once` has printed
 _silent: set[str] = set()  # not empty if `print_once` prints nothing
@@ -31,6 +31,12 @@ def print_note(message: str) -> None:
     print_once(f"note: {message}")
 
 
+def print_lines(lines: Iterable[object]) -> None:
+    """Prints results on standard output, each as one line without control characters."""
+    for line in lines:
+        print(printable(str(line)))
+
+
 def one_line(error: BaseException, max_length: int | None = 200) -> str:
     """Returns the message of an error without line breaks and control characters.
 
@@ -49,7 +55,8 @@ def one_line(error: BaseException, max_length: int | None = 200) -> str:
 def printable(text: str) -> str:
     """Returns a text with control characters and bytes that are not UTF-8 as escape sequences.
 
-    Names of files may contain both. A terminal would obey them, and other files reject them.
+    Names of files and classes may contain both. A terminal would obey them, and other files reject
+    them.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
@@ -61,6 +68,11 @@ def first_few(names: Sequence[str], max_names: int, separator: str = ", ") -> st
     num_others = len(names) - max_names
     others = f" and {num_others} more" if num_others > 0 else ""
     return separator.join(names[:max_names]) + others
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Returns a number and its noun: '1 run', '2,000 runs'; `plural` defaults to `singular` + s."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 class UserError(Exception):

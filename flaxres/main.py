@@ -208,7 +208,7 @@ def main() -> None:
         modes = {"eval": trained_modes.evaluate, "predict": trained_modes.predict}
         lines = modes.get(mode, trained_modes.export)(config)
     if multihost.is_main_process():
-        print("\n".join(lines), end="\n" if lines else "")
+        errors.print_lines(lines)
 
 
 def _check_flags(mode: str) -> None:
@@ -265,9 +265,9 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
     gc.freeze()
     gc.enable()
     record = train_and_evaluate(config, workdir, **train_options())
-    errors = {"training": "train_error", "test": "test_error", "EMA test": "ema_test_error"}
-    shown = [f"{name} error {record[key]:.2f}%" for name, key in errors.items() if key in record]
-    return [f"{workdir}: {', '.join(shown)} after {record['step']:,} steps"]
+    metrics = {"training": "train_error", "test": "test_error", "EMA test": "ema_test_error"}
+    shown = [f"{name} error {record[key]:.2f}%" for name, key in metrics.items() if key in record]
+    return [f"{workdir}: {', '.join(shown)} after {errors.counted(record['step'], 'step')}"]
 
 
 if __name__ == "__main__":

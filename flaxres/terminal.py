@@ -19,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from flaxres.errors import printable
 
 REFRESHES_PER_SECOND = 2  # a refresh takes about 1 ms of CPU time, which training on a CPU lacks
 
@@ -30,11 +33,30 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+class _PrintableConsole(Console):
+    """A console that escapes control characters in the lines and cells that it is given as str."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Returns a text with its style, line by line without control characters."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+class _Description(TextColumn):
+    """The description of a task, without control characters and markup."""
+
+    def render(self, task: Task) -> Text:
+        """Returns the description."""
+        return Text(printable(task.description))
+
+
 def make_console(**options: Any) -> Console:
-    """Creates a console that prints text without markup. A notebook is no terminal."""
+    """Creates a console that prints text without markup and without control characters.
+
+    A notebook is no terminal.
+    """
     is_terminal = False if in_notebook() else None  # Jupyter sets FORCE_COLOR, which rich obeys
     defaults = {"markup": False, "force_jupyter": False, "force_terminal": is_terminal}
-    return Console(**{**defaults, **options})
+    return _PrintableConsole(**{**defaults, **options})
 
 
 def make_progress_bar(
@@ -57,7 +79,7 @@ def make_progress_bar(
     if in_notebook():
         return NotebookBar(console=console, is_shown=is_main_thread and not disable)
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        _Description(""),
         BarColumn(bar_width=20),
         *columns,
         TextColumn("ETA"),

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from flaxres import cli
 from flaxres.config_durations import convert_durations
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.evaluation.evaluate import evaluate_ensemble, evaluate_models, evaluate_run
 from flaxres.files import expand_home
 from flaxres.inference.export import SUFFIXES, export_format, write_export
@@ -103,7 +103,8 @@ def export(config: ConfigDict | None) -> list[str]:
     for note in notes:
         print_to_stderr(f"note: {note}")
     described = f", with metadata in {metadata}" if metadata else ""
-    return [f"exported {trained.name} after {trained.step:,} steps to {output}{described}"]
+    steps = counted(trained.step, "step")
+    return [f"exported {trained.name} after {steps} to {output}{described}"]
 
 
 def _load(config: ConfigDict | None) -> TrainedModel:

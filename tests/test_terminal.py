@@ -49,3 +49,17 @@ def test_names_with_brackets_are_not_markup():
     with make_progress_bar(console=console) as bar:
         bar.add_task("reading [red]x[/red]", total=5)
     assert "reading [red]x[/red]" in console.file.getvalue()
+
+
+def test_control_characters_of_names_are_escaped(capsys):
+    table = Table("name", title="in a\x1b[31m")
+    table.add_row("tabby\u2028cat\x1b[2J")
+    print_table(table, "one\x07line")
+    out = capsys.readouterr().out
+    for text in (r"in a\x1b[31m", r"tabby\u2028cat\x1b[2J", r"one\x07line"):
+        assert text in out
+    assert not [c for c in out if not c.isprintable() and c != "\n"]
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with make_progress_bar(console=console) as bar:
+        bar.add_task("reading a\u2028b", total=5)
+    assert r"reading a\u2028b" in console.file.getvalue()

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from flaxres.data import Dataset, Split
 from flaxres.data.augment import normalize
 from flaxres.data.sampler import evaluation_batches
+from flaxres.errors import counted
 from flaxres.experiments.results.csv_files import as_csv
 from flaxres.experiments.results.tables import Row
 from flaxres.files import write_atomically
@@ -162,9 +163,9 @@ def figure_note(runs: Sequence[TrainedRun], description: str) -> str:
     """Returns the note above a figure: its description, the data sets and the number of steps."""
     datasets = sorted({run.dataset.name for run in runs})
     steps = sorted({run.step for run in runs})
-    step_range = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    first_step = "" if len(steps) == 1 else f"{steps[0]:,} to "
     unfinished = [run.name for run in runs if run.step < run.config.num_steps]
-    text = f"{description}; {', '.join(datasets)}, after {step_range} steps"
+    text = f"{description}; {', '.join(datasets)}, after {first_step}{counted(steps[-1], 'step')}"
     return text + (f"; unfinished: {', '.join(unfinished)}" if unfinished else "")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.experiments.analyses import batch_norm_figures as figures
 from flaxres.experiments.analyses.base import (
     TrainedRun,
@@ -177,8 +177,9 @@ def analyze_runs(
                 tables[table] += [run.columns | row for row in rows]
     files = [write_rows(rows, output / f"batch_norm_{name}.csv") for name, rows in tables.items()]
     num_images = len(getattr(runs[0].dataset, options.split))
-    count = f"{min(options.images, num_images):,} " if options.images else ""
-    images = f"{count}{options.split} images"
+    images = f"{options.split} images"
+    if options.images:
+        images = counted(min(options.images, num_images), f"{options.split} image")
     return files + figures.draw(tables, images, lambda text: figure_note(runs, text), output)
 
 

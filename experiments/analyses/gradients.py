@@ -24,7 +24,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flaxres.errors import ConfigError, DamagedFileError
+from flaxres.errors import ConfigError, DamagedFileError, counted
 from flaxres.experiments.analyses.base import (
     short_names,
     single_device_config,
@@ -142,7 +142,11 @@ def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset:
     """Draws each quantity by layer, before the first step and at the last record."""
     figure, panels = plot_style.grid(6, columns=2, size=(5.0, 2.9), sharey="row")
     last_steps = {records[-1]["step"] for records in runs.values()}
-    last = f"after {min(last_steps):,} steps" if len(last_steps) == 1 else "at the last record"
+    last = (
+        f"after {counted(min(last_steps), 'step')}"
+        if len(last_steps) == 1
+        else "at the last record"
+    )
     for row, quantity in enumerate(QUANTITIES):
         for column, title in enumerate(("before the first step", last)):
             axes = panels[2 * row + column]

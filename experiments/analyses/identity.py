@@ -13,7 +13,6 @@ resume. A model that the workdir already has from random weights is not trained 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from flaxres.experiments.results.tables import Row
 from flaxres.experiments.sweeps import launch
 from flaxres.experiments.sweeps.plan import make_plans
 from flaxres.models import create_model
+from flaxres.parallel.multihost import print_to_stderr
 from flaxres.pretrained.load import VARIABLES_SUFFIX, write_variables
 
 NAME = "identity"  # of the figure and of the directory of the runs
@@ -160,11 +160,10 @@ def build_deepened_model(pair: ModelPair, workdir: Path, with_random: bool = Tru
         test_logits[name] = logits
     difference = float(np.abs(test_logits["deepened"] - test_logits["shallow"]).max())
     max_logit = float(np.abs(test_logits["shallow"]).max())
-    print(
+    print_to_stderr(
         f"Built {pair.deeper} from {run.name}: test error {errors['deepened']['test_error']:.2f}% "
         f"(before: {errors['shallow']['test_error']:.2f}%), largest difference of the logits "
-        f"{difference:.1e} (largest logit: {max_logit:.1f}).",
-        file=sys.stderr,
+        f"{difference:.1e} (largest logit: {max_logit:.1f})."
     )
     return DeepenedModel(pair, run, weights_file, errors, difference, max_logit)
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from ml_collections import ConfigDict
 
+from flaxres.errors import counted
 from flaxres.experiments.analyses.identity_runs import METRICS, DeeperRun, shallow_errors
 from flaxres.experiments.results import plot_style
 from flaxres.experiments.results.runs import Run, mean_and_std
@@ -102,7 +103,7 @@ def _note(runs: Sequence[DeeperRun]) -> str:
     num_seeds = len({run.config.seed for run in runs})
     is_random = any(run.origin == "random" for run in runs)
     text = (
-        f"{config.dataset.name}, {config.num_steps:,} steps from "
+        f"{config.dataset.name}, {counted(config.num_steps, 'step')} from "
         f"{'random weights and from ' if is_random else ''}trained models with identity layers; "
         "dashed: the trained model; step 0: before training, with running statistics"
     )

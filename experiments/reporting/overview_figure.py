@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from flaxres.errors import printable
+from flaxres.errors import counted, printable
 from flaxres.experiments.reporting.curves import reduce_curve
 from flaxres.experiments.results.runs import Run, mean_and_std
 
@@ -43,7 +43,7 @@ def draw_overview(runs: Mapping[str, Sequence[Run]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="img" font-family="sans-serif" font-size="12">'
-        f"<title>Mean error of {len(runs)} models against steps</title>"
+        f"<title>Mean error of {counted(len(runs), 'model')} against steps</title>"
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
     ]
     for number, (metric, title) in enumerate(PANELS):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from flaxres.errors import counted
 from flaxres.experiments.results import paper, plot_style
 from flaxres.experiments.results.comparability import is_degradation_experiment
 from flaxres.experiments.results.plan_file import read_plan
@@ -277,7 +278,7 @@ def _save(
     group = next(iter(runs.values()))
     config = group[0].config
     seeds = sorted({len(group) for group in runs.values()})
-    note = f"{config['dataset.name']}, {config['num_steps']:,} steps"
+    note = f"{config['dataset.name']}, {counted(config['num_steps'], 'step')}"
     if seeds[-1] > 1:
         counts = " to ".join(map(str, (seeds[0], seeds[-1])[len(seeds) == 1 :]))
         note += f", mean {'' if what else 'and standard deviation '}of {counts} seeds"

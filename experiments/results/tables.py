@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxres.config_types import WEIGHT_DECAY_ON
-from flaxres.errors import printable
+from flaxres.errors import counted, printable
 from flaxres.experiments.results import paper
 from flaxres.experiments.results.csv_files import as_csv
 from flaxres.experiments.results.plan_file import FlatConfig, read_plan
@@ -230,9 +230,9 @@ def describe_settings(config: FlatConfig) -> str:
     scopes = {"global": "the whole batch", "device": "the images of each device"}
     parameters = decayed.get(config["weight_decay_on"], config["weight_decay_on"])
     return (
-        f"{config['dataset.name']}, {config['num_steps']:,} steps of {config['batch_size']} "
-        f"images, {config['dtype']}; weight decay on {parameters}; batch norm over "
-        f"{scopes.get(config['bn_scope'], config['bn_scope'])}"
+        f"{config['dataset.name']}, {counted(config['num_steps'], 'step')} of "
+        f"{counted(config['batch_size'], 'image')}, {config['dtype']}; weight decay on "
+        f"{parameters}; batch norm over {scopes.get(config['bn_scope'], config['bn_scope'])}"
     )
 
 

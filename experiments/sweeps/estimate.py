@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from flaxres.errors import UserError
+from flaxres.errors import UserError, counted
 from flaxres.experiments.executors.base import Executor, Task
 from flaxres.experiments.sweeps.plan import Plan
 from flaxres.experiments.sweeps.progress_table import format_duration
@@ -42,7 +42,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
     speeds = [measure_on(executor, plan.task(workdir), directory) for plan in measured_plans]
     macs = [macs_per_step(plan) for plan in measured_plans]
 
-    table = Table(title=f"{len(plans)} runs in {workdir}", box=None, header_style="bold")
+    table = Table(title=f"{counted(len(plans), 'run')} in {workdir}", box=None, header_style="bold")
     for column in ("run", "params", "MACs", "steps", "done", "time left"):
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
     seconds = []
@@ -69,7 +69,7 @@ def print_plan(plans: Sequence[Plan], workdir: Path, executor: Executor, directo
         f"{1e3 * speed['step']:.0f} ms per step)"
         for plan, speed in zip(measured_plans, speeds, strict=True)
     )
-    workers = f"{executor.capacity} workers" if executor.capacity else "one worker per run"
+    workers = counted(executor.capacity, "worker") if executor.capacity else "one worker per run"
     parallel_seconds = makespan(seconds, executor.capacity)
     print_table(
         table,

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from flaxres import cli
-from flaxres.errors import ConfigError, WorkdirError
+from flaxres.errors import ConfigError, WorkdirError, print_lines
 from flaxres.experiments.sweeps import executor_flags
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.executor_flags import make_executor
@@ -135,4 +135,4 @@ def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = Fal
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir} ({error.strerror})") from error
     print(files[1].read_text(encoding="utf-8"))
-    print("\n".join(map(str, files)))
+    print_lines(files)

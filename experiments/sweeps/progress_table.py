@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from flaxres.errors import printable
+from flaxres.errors import counted
 from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from flaxres.terminal import make_console
 
@@ -67,7 +66,7 @@ class ProgressTable:
 
     def log(self, message: str) -> None:
         """Prints one line, on a terminal above the table."""
-        self._console.print(printable(message), markup=False)
+        self._console.print(message)
 
     def update(self) -> None:
         """Shows the current progress of the runs."""
@@ -81,7 +80,7 @@ class ProgressTable:
         """Returns one line with the number of runs in each state, and the time left."""
         counts = Counter(run.state for run in self._runs)
         parts = [f"{counts[state]} {state.value}" for state in RunState if counts[state]]
-        runs = f"{len(self._runs)} run" + "s" * (len(self._runs) != 1)
+        runs = counted(len(self._runs), "run")
         eta = self._eta()
         return f"{self._title}: {runs}, {', '.join(parts)}" + (f"; ETA {eta}" if eta else "")
 
@@ -112,7 +111,7 @@ class ProgressTable:
             table.add_row(*row_cells(run), style=STYLES.get(run.state))
         if hidden > 0:
             table.add_row(f"... and {hidden + 1} more")
-        return Group(table, Text(self.summary()))
+        return Group(table, self.summary())
 
 
 def row_cells(run: RunProgress) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from PIL import Image
 from flaxres.data.decode import BrokenImageError, decode
 from flaxres.data.image_files import read_image_file
 from flaxres.data.resize import resize_to_shape
-from flaxres.errors import ArgumentError
+from flaxres.errors import ArgumentError, counted
 from flaxres.field_checks import shown
 from flaxres.inference.predict import PredictionError, find_images
 
@@ -87,8 +87,8 @@ def _fit(image: object, shape: tuple[int, int, int], short_side: int) -> Pixels:
         )
     if image.shape[2] != channels or 0 in image.shape:
         raise ArgumentError(
-            f"images of this model have {channels} channel{'s' * (channels != 1)}, got an image of "
-            f"shape {image.shape}"
+            f"images of this model have {counted(channels, 'channel')}, got an image of shape "
+            f"{image.shape}"
         )
     if image.shape == shape:
         return image

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float32, Int64, UInt8
 from flaxres.api.arguments import of_type, path_of
 from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
-from flaxres.errors import ArgumentError, DatasetError, print_note
+from flaxres.errors import ArgumentError, DatasetError, counted, print_note
 from flaxres.evaluation.evaluate import evaluate_models
 from flaxres.evaluation.top_k import TopKAccumulator
 from flaxres.field_checks import shown
@@ -203,13 +203,13 @@ class TrainedModel(trained_model.TrainedModel):
             labels = np.asarray(labels)
         except ValueError:  # nested sequences of several lengths
             raise ArgumentError(
-                f"labels must be {len(probabilities)} integers, one for each image, got "
+                f"labels must be {counted(len(probabilities), 'integer')}, one for each image, got "
                 f"{shown(labels)}"
             ) from None
         num_classes = len(self.class_names)
         if labels.shape != (len(probabilities),) or not np.issubdtype(labels.dtype, np.integer):
             raise ArgumentError(
-                f"labels must be {len(probabilities)} integers, one for each image, got "
+                f"labels must be {counted(len(probabilities), 'integer')}, one for each image, got "
                 f"{labels.dtype} of shape {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= num_classes:

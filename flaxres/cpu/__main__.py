@@ -9,6 +9,7 @@ import sys
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import KERNELS
 from flaxres.cpu.running_process import environment_lines
+from flaxres.errors import print_lines, printable
 
 USAGE = "python -m flaxres.cpu [--print_env]"
 
@@ -22,15 +23,16 @@ def main() -> None:
         print("\n".join(environment_lines()))
         return
     if len(sys.argv) > 1:
-        print(f"error: unexpected arguments: {' '.join(sys.argv[1:])}; {USAGE}", file=sys.stderr)
+        arguments = printable(" ".join(sys.argv[1:]))
+        print(f"error: unexpected arguments: {arguments}; {USAGE}", file=sys.stderr)
         sys.exit(2)
     builds = [Build(sources) for sources in KERNELS.values()]
     for build in builds:
         if build.wait() is None:
-            sys.exit(f"error: the CPU kernels cannot be built: {build.problem}")
+            sys.exit(f"error: the CPU kernels cannot be built: {printable(build.problem)}")
         if build.path is None:  # they cannot be stored; a notice has given the reason
             sys.exit(1)
-        print(build.path)
+        print_lines([build.path])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from flaxres.cpu import settings
 from flaxres.cpu.build import Build
 from flaxres.cpu.kernel_files import DTYPES, FUNCTIONS, KERNELS, symbol
+from flaxres.errors import printable
 from flaxres.platforms import traced_platform
 
 
@@ -121,8 +122,8 @@ def _register(dtype: str) -> Library | None:
     shared_object = build.wait()
     if shared_object is None:
         print(
-            f"The CPU kernels cannot be built ({build.problem}). Training takes about 3 times as "
-            "long without them.",
+            f"The CPU kernels cannot be built ({printable(build.problem)}). Training takes about 3 "
+            "times as long without them.",
             file=sys.stderr,
         )
         return None

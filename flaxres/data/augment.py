@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.platforms import traced_platform
 
 
@@ -165,7 +165,7 @@ def check_color_channels(options: ConfigDict, channels: int) -> None:
     if options.color and channels != 3:
         raise ConfigError(
             f"augment.color must be 0 for images that are not RGB, got {options.color} with "
-            f"{channels} channel{'s' * (channels != 1)}"
+            f"{counted(channels, 'channel')}"
         )
 
 

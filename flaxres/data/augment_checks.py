@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from flaxres.data.image_operations import GRAY_OR_RGB
 from flaxres.data.options import is_rising_pair
 from flaxres.data.policies import MAX_MAGNITUDE, POLICIES
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.field_checks import FieldChecker
 
 MIN_ALPHA = 1e-6  # jax.random.beta returns NaN for alpha near the smallest float32
@@ -89,5 +89,5 @@ def check_policy_channels(options: ConfigDict, channels: int) -> None:
     if options.policy != "none" and channels not in GRAY_OR_RGB:
         raise ConfigError(
             f"augment.policy must be none for images that are neither gray nor RGB, got "
-            f"{options.policy!r} with {channels} channels"
+            f"{options.policy!r} with {counted(channels, 'channel')}"
         )

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flaxres.data.fingerprint import ArrayDigest, FileList, Fingerprint
-from flaxres.errors import first_few
+from flaxres.errors import counted, first_few
 
 MAX_NAMES = 5  # names of files or classes in one difference
 
@@ -143,7 +143,7 @@ def _describe_classes(
 
 def _with_count(name: str, files: Collection[FileList]) -> str:
     """Returns the name of a class with its number of images, where it is known."""
-    return f"{name} ({_count(sum(f.count for f in files), 'image')})" if files else name
+    return f"{name} ({counted(sum(f.count for f in files), 'image')})" if files else name
 
 
 def _describe_split(
@@ -162,13 +162,9 @@ def _describe_split(
     for key in sorted(old.arrays.keys() | new.arrays.keys()):
         yield from _describe_array(key, name, old.arrays.get(key), new.arrays.get(key))
     if not before.is_folder and old.images != new.images:
-        yield f"split {name} has {_count(new.images, 'image')} instead of {old.images:,}"
+        yield f"split {name} has {counted(new.images, 'image')} instead of {old.images:,}"
     if old.files == new.files and old.samples != new.samples:
         yield f"records of split {name} differ, in files of the same names and sizes"
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}" + "s" * (number != 1)
 
 
 def _describe_array(
@@ -187,16 +183,16 @@ def _describe_files(before: FileList, after: FileList, place: str, unit: str) ->
     old, new = before.sizes(), after.sizes()
     if old is None or new is None:
         if before.count != after.count:
-            yield f"{place} has {_count(after.count, unit)} instead of {before.count:,}"
+            yield f"{place} has {counted(after.count, unit)} instead of {before.count:,}"
         else:
-            yield f"names or sizes of the {_count(after.count, unit)} in {place} differ"
+            yield f"names or sizes of the {counted(after.count, unit)} in {place} differ"
         return
     for verb, names in (
         ("added", sorted(new.keys() - old.keys())),
         ("removed", sorted(old.keys() - new.keys())),
     ):
         if names:
-            yield f"{verb} {_count(len(names), unit)} in {place} ({first_few(names, MAX_NAMES)})"
+            yield f"{verb} {counted(len(names), unit)} in {place} ({first_few(names, MAX_NAMES)})"
     resized = [
         f"{name} ({old[name]:,} -> {new[name]:,} bytes)"
         for name in sorted(old.keys() & new.keys())

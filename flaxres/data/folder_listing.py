@@ -13,7 +13,7 @@ import enum
 import os
 from collections import Counter
 
-from flaxres.errors import DatasetError
+from flaxres.errors import DatasetError, counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SUFFIXES_TEXT = ".jpg, .jpeg or .png"
@@ -62,7 +62,7 @@ class SkippedEntries:
         for reason in SkipReason:
             if count := self._counts[reason]:
                 names = ", ".join(self._names[reason]) + ", ..." * (count > MAX_NAMES)
-                parts.append(f"{_count(count, *reason.value)} ({names})")
+                parts.append(f"{counted(count, *reason.value)} ({names})")
         return ", ".join(parts)
 
 
@@ -104,7 +104,7 @@ def list_image_files(
             reason = SkipReason.HIDDEN
         elif entry.is_dir(follow_symlinks=False):
             folders.append(name)
-            num_images = _count(_count_images(entry.path), "image", "images")
+            num_images = counted(_count_images(entry.path), "image", "images")
             reason, name = SkipReason.FOLDER, f"{name} with {num_images}"
         elif not name.lower().endswith(SUFFIXES):
             reason = SkipReason.OTHER_SUFFIX
@@ -119,10 +119,6 @@ def list_image_files(
         hint = f"; move the files from its subfolder {folders[0]} into it" if folders else ""
         raise DatasetError(f"class folder {directory} contains no {SUFFIXES_TEXT} file{hint}")
     return files
-
-
-def _count(count: int, singular: str, plural: str) -> str:
-    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def _scan(directory: str | os.PathLike[str]) -> list[os.DirEntry[str]]:

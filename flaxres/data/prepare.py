@@ -22,7 +22,7 @@ from absl import flags, logging
 from flaxres import plain_commands
 from flaxres.data.tfds import prepare_jpeg_copy
 from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
-from flaxres.errors import ConfigError, DatasetError, UserError, one_line
+from flaxres.errors import ConfigError, DatasetError, UserError, one_line, print_lines
 from flaxres.extras import install_command
 from flaxres.files import expand_home
 
@@ -89,7 +89,7 @@ def main() -> None:
     data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # TFDS removes incomplete files
-    print(f"prepared {prepare(NAME.value, data_dir)}")
+    print_lines([f"prepared {prepare(NAME.value, data_dir)}"])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 from flaxres.data.record_source import damaged_error
 from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
-from flaxres.errors import DatasetError, one_line
+from flaxres.errors import DatasetError, one_line, printable
 from flaxres.extras import install_command
 from flaxres.prepared_data import list_prepared
 from flaxres.suggestions import did_you_mean
@@ -117,7 +117,7 @@ def _prepare(builder: Any, name: str, data_dir: str | None) -> None:
             f"data set {name!r} is not prepared in {directory}, and preparing it needs TensorFlow: "
             f"run `{install_command('prepare')}`, then `{shown_command}`"
         )
-    print(f"preparing {name} in {directory} (only once)", file=sys.stderr)
+    print(printable(f"preparing {name} in {directory} (only once)"), file=sys.stderr)
     if subprocess.run(command, check=False).returncode:
         raise DatasetError(
             f"data set {name!r} could not be prepared in {directory} (see above); on a machine "

@@ -19,6 +19,7 @@ from absl import flags
 from flaxres import plain_commands
 from flaxres.doctor import machine, software, training
 from flaxres.doctor.findings import PROBLEM, Finding, print_findings
+from flaxres.errors import counted
 from flaxres.subcommands import exit_with_error
 
 MAX_SECONDS = 86_400.0
@@ -50,7 +51,7 @@ def main() -> None:
     else:
         print_findings(sections)
         problems = sum(f.status == PROBLEM for section in sections.values() for f in section)
-        others = f"{problems} problem{'s' * (problems != 1)} above" if problems else "no problems"
+        others = f"{counted(problems, 'problem')} above" if problems else "no problems"
         print(f"\nTraining {'works' if works else 'does not work'}; {others}.")
     sys.exit(0 if works else 1)
 

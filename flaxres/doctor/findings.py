@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from flaxres.errors import printable
+
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 MARKS = {OK: ("ok", "green"), NOTE: ("--", "yellow"), PROBLEM: ("!!", "bold red")}
 MAX_WIDTH = 100  # characters of a line
@@ -53,7 +55,8 @@ def print_findings(sections: Mapping[str, Sequence[Finding]]) -> None:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(20, width - 6), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, max(20, width - 6), break_long_words=False, break_on_hyphens=False)
+    return [printable(line) for line in lines]
 
 
 def without_home(text: str) -> str:

@@ -16,7 +16,7 @@ from flaxres.cpu.processor import available_cores, instruction_sets, processor_m
 from flaxres.cpu.settings import KERNELS_SWITCH
 from flaxres.cpu.trusted import untrusted_reason
 from flaxres.doctor.findings import NOTE, PROBLEM, Finding, gib, shown_path, without_home
-from flaxres.errors import one_line
+from flaxres.errors import counted, one_line
 
 VARIABLES = (  # environment variables that change what flaxres and JAX do; none holds a secret
     *("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES"),
@@ -42,7 +42,7 @@ def check_processor() -> list[Finding]:
     """Returns the processor and its instruction sets, the compiler and accelerators without JAX."""
     cores = len(available_cores())
     return [
-        Finding("processor", f"{processor_model()}, {cores} core{'s' * (cores != 1)}"),
+        Finding("processor", f"{processor_model()}, {counted(cores, 'core')}"),
         Finding("instruction sets", ", ".join(instruction_sets()) or "unknown"),
         _check_compiler(),
         *find_unused_accelerators(),
@@ -107,7 +107,7 @@ def check_cache() -> list[Finding]:
         value = f"{name} is not used: {without_home(reason)}"
         return [Finding("cache", value, PROBLEM, advice)]
     at_least = "" if complete else "at least "
-    return [Finding("cache", f"{name}, trusted, {at_least}{files:,} files, {gib(size)}")]
+    return [Finding("cache", f"{name}, trusted, {at_least}{counted(files, 'file')}, {gib(size)}")]
 
 
 def _directory_size(directory: Path) -> tuple[int, int, bool]:

@@ -154,8 +154,7 @@ def _print_table(predictions: Iterable[Prediction], title: str) -> None:
     table.add_column("probability", justify="right")
     for file, classes in predictions:
         for number, (name, value) in enumerate(classes):
-            image = "" if number else printable(file)
-            table.add_row(image, printable(name), f"{value:.4f}")
+            table.add_row("" if number else file, name, f"{value:.4f}")
         table.add_section()
     if table.row_count:
         print_table(table)

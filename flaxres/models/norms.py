@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.models.batch_norm import BatchNorm
 from flaxres.suggestions import did_you_mean
 
@@ -78,8 +78,8 @@ class GroupNorm(nn.GroupNorm):
         """Applies the norm; `mask` is that of `nn.GroupNorm`."""
         if self.group_size is not None and x.shape[-1] % self.group_size:
             raise ConfigError(
-                f"model.norm cannot be group norm here: {x.shape[-1]} channels cannot be divided "
-                f"into groups of {self.group_size}; choose other widths or another norm"
+                f"model.norm cannot be group norm here: {counted(x.shape[-1], 'channel')} cannot "
+                f"be divided into groups of {self.group_size}; choose other widths or another norm"
             )
         return super().__call__(x, mask=mask)
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flaxres.errors import ConfigError, DistributedError, UserError, one_line
+from flaxres.errors import ConfigError, DistributedError, UserError, counted, one_line, printable
 
 AUTO = "auto"  # JAX detects the processes: SLURM, Open MPI, Kubernetes, TPU pods
 CONNECT_TIMEOUT = 300  # seconds for all processes to reach the coordinator
@@ -79,8 +79,10 @@ def initialize(
         if index > 0:
             _wait_for_coordinator(address, index, timeout)
         else:
-            message = f"waiting at {address} for {count - 1} more processes"
-            print(message, file=sys.stderr, flush=True)
+            message = (
+                f"waiting at {address} for {counted(count - 1, 'more process', 'more processes')}"
+            )
+            print(printable(message), file=sys.stderr, flush=True)
         arguments = dict(zip(SETTING_NAMES, settings, strict=True))
     if _has_node_to_itself(os.environ):
         arguments["local_device_ids"] = ()  # all of them; JAX would use one GPU for each task
@@ -171,7 +173,7 @@ def is_main_process() -> bool:
 def print_to_stderr(message: str) -> None:
     """Prints a line to standard error, in the main process only."""
     if is_main_process():
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
 
 
 def max_over_processes(value: int) -> int:

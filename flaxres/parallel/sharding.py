@@ -19,7 +19,7 @@ from jaxtyping import Array, Int32, Shaped
 
 from flaxres import cpu
 from flaxres.cpu.processor import available_cores, processor_model
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.parallel import pmap
 from flaxres.platforms import tracing_for
 
@@ -66,7 +66,7 @@ def device_name() -> str:
     if kind != "cpu":
         return kind
     num_cores = len(available_cores())
-    return f"{processor_model()}, {num_cores} core{'s' * (num_cores != 1)}"
+    return f"{processor_model()}, {counted(num_cores, 'core')}"
 
 
 def select_devices(num_devices: int) -> list[jax.Device]:
@@ -82,8 +82,8 @@ def select_devices(num_devices: int) -> list[jax.Device]:
     num_local, platform = len(local_devices), local_devices[0].platform.upper()
     if num_devices > num_local:
         raise ConfigError(
-            f"num_devices must be at most {num_local} (this process has {num_local} "
-            f"{platform} device{'s' * (num_local != 1)}), got {num_devices}"
+            f"num_devices must be at most {num_local} (this process has "
+            f"{counted(num_local, f'{platform} device')}), got {num_devices}"
         )
     by_process: dict[int, list[jax.Device]] = {}
     for device in jax.devices():

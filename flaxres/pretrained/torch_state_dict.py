@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from flaxres.config import model_name
-from flaxres.errors import ConfigError, WeightsError
+from flaxres.errors import ConfigError, WeightsError, counted
 from flaxres.models import vgg
 from flaxres.models.layers import HEAD
 from flaxres.models.shortcuts import PADDED_SHORTCUTS
@@ -139,7 +139,7 @@ def convert(
         channels = variables[kernel].shape[2]
         if len(image_std) != channels:
             raise ConfigError(
-                f"transfer.image_std must be {channels} numbers, got {len(image_std)}"
+                f"transfer.image_std must be {counted(channels, 'number')}, got {len(image_std)}"
             )
         variables[kernel] /= np.array(image_std, np.float32)[:, None]
     if shortcut_padding == "both-sides":

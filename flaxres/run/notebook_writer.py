@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from flaxres.errors import printable
 from flaxres.run.terminal_writer import LOG_SECONDS, TerminalWriter
 from flaxres.terminal import in_notebook
 
@@ -53,7 +54,7 @@ class NotebookWriter(TerminalWriter):
 
     def log(self, message: str) -> None:
         """Prints one line below the cell."""
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
     def is_due(self) -> bool:
         """Returns True if the progress bar should be refreshed now."""

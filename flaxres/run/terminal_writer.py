@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flaxres.errors import printable
 from flaxres.run.records import Record
 from flaxres.terminal import REFRESHES_PER_SECOND, make_console
 
@@ -79,7 +80,7 @@ class TerminalWriter:
         self._console = make_console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         # The live lines of several threads would mix.
         is_main_thread = threading.current_thread() is threading.main_thread()
-        self._title = title
+        self._title = printable(title)
         self._num_steps = num_steps
         self._log_seconds = log_seconds
         self._last_line_time = -float("inf")
@@ -89,7 +90,7 @@ class TerminalWriter:
             refresh_per_second=REFRESHES_PER_SECOND,
             disable=quiet or not self._console.is_terminal or not is_main_thread,
         )
-        self._task = self._live.add_task(title, total=num_steps)
+        self._task = self._live.add_task(self._title, total=num_steps)
         self._last_update_time = 0.0
         self._latest: Record = {}  # keeps test error and speed on the line between evaluations
         self._note = ""

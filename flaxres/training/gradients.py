@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 from ml_collections import ConfigDict
 
-from flaxres.errors import ConfigError
+from flaxres.errors import ConfigError, counted
 from flaxres.models.batch_norm import pool_running_statistics
 from flaxres.models.layers import BATCH_POSITION, FIRST_IMAGE, SHARED_DROPOUT
 from flaxres.training.augmented_batch import augment_batch
@@ -42,7 +42,7 @@ def check_micro_batches(config: ConfigDict, num_devices: int) -> None:
     if device_batch % config.accumulation_steps:
         raise ConfigError(
             f"accumulation_steps must be a divisor of {device_batch:,}, the images of a batch on "
-            f"each of {num_devices} devices, got {config.accumulation_steps:,}"
+            f"each of {counted(num_devices, 'device')}, got {config.accumulation_steps:,}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from flaxres.config import flatten
-from flaxres.errors import WorkdirError
+from flaxres.errors import WorkdirError, counted
 from flaxres.parallel.replicas import seeds
 from flaxres.run.checkpoint_files import checkpoint_steps
 from flaxres.run.config_changes import ConfigChange, read_config_changes
@@ -106,8 +106,8 @@ def find_run_start(
     if changed_step is not None and not allow_schedule_change:
         raise WorkdirError(
             f"workdir {workdir} holds a run of another config: {differences}. This changes the "
-            f"learning rate of its {step:,} steps from step {changed_step:,} on; choose another "
-            "--workdir, or resume with the new schedule with --allow_schedule_change"
+            f"learning rate of its {counted(step, 'step')} from step {changed_step:,} on; choose "
+            "another --workdir, or resume with the new schedule with --allow_schedule_change"
         )
     if changed_step is not None and config.num_steps == step:
         raise WorkdirError(
@@ -195,6 +195,6 @@ def _check_resume(workdir: Path, resume: Resume) -> None:
     if resume == "never" and (steps or record):
         step = max(steps[-1] if steps else 0, int(record["step"]) if record else 0)
         raise WorkdirError(
-            f"workdir {workdir} holds a run of {step:,} steps, which --resume=never does not "
-            "continue; choose another --workdir, or resume with --resume=auto"
+            f"workdir {workdir} holds a run of {counted(step, 'step')}, which --resume=never does "
+            "not continue; choose another --workdir, or resume with --resume=auto"
         )

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from flaxres.config import model_name
 from flaxres.config_durations import convert_durations
 from flaxres.data import Sources, StreamedDataset, open_dataset, open_sources
-from flaxres.errors import DataChangedError, InterruptedRunError, print_note
+from flaxres.errors import DataChangedError, InterruptedRunError, counted, print_note, printable
 from flaxres.memory_estimate import check_dispatch_memory, check_memory
 from flaxres.parallel import replicas
 from flaxres.parallel.multihost import (
@@ -144,7 +144,8 @@ def _report_finished(
     if options.quiet:
         return
     name = model_name(config.model)
-    print(f"{name} in {workdir} is finished: {config.num_steps:,} steps", flush=True)
+    steps = counted(config.num_steps, "step")
+    print(printable(f"{name} in {workdir} is finished: {steps}"), flush=True)
     if options.allow_data_change:
         print_note(
             f"--allow_data_change has no effect, because {workdir} is finished; its data are not "
@@ -304,7 +305,7 @@ def _report_changed_devices(
     devices = compiled_steps.devices.num_devices
     if devices != previous_devices:
         log(
-            f"Batch statistics now cover {config.batch_size // devices} images on each of "
-            f"{devices} devices. Before the restart they covered "
+            f"Batch statistics now cover {counted(config.batch_size // devices, 'image')} on each "
+            f"of {counted(devices, 'device')}. Before the restart they covered "
             f"{config.batch_size // previous_devices} on each of {previous_devices}."
         )
