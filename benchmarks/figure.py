@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from flaxres import cli
 from flaxres.errors import ConfigError, UserError, WorkdirError
+from flaxres.experiments.results.plot_style import show_texts_as_written
 
 TRAIN_STEP = flags.DEFINE_list(
     "train_step", None, "JSON files that benchmarks.train_step wrote, such as train_step.json."
@@ -165,6 +166,7 @@ def main() -> None:
             ) from None
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(str(results[0]["device"]))
+    show_texts_as_written(figure)
     try:
         figure.savefig(OUTPUT.value, dpi=150)
     except OSError as error:

@@ -154,9 +154,8 @@ def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset:
                 record = records[0] if column == 0 else records[-1]
                 values = _clip(record[quantity].values())
                 style = plot_style.curve_style(number, len(values))
-                axes.plot(
-                    range(1, len(values) + 1), values, label=plot_style.label_of(name), **style
-                )
+                label = plot_style.label_of(name)
+                axes.plot(range(1, len(values) + 1), values, label=label, **style)
             _label_axes(axes, "layer, in order", LABELS[quantity] if column == 0 else "")
             axes.set_title(title if row == 0 else "")
     _draw_legend(figure, panels[0])
@@ -185,7 +184,7 @@ def _draw_training(
             axes.plot(steps, values, label=label, **plot_style.curve_style(number, len(steps)))
         is_bottom, is_left = index + columns >= len(runs), index % columns == 0
         _label_axes(axes, "steps" if is_bottom else "", LABELS["backward"] if is_left else "")
-        axes.set_title(plot_style.label_of(name), fontsize="medium")
+        axes.set_title(name, fontsize="medium")
     _draw_legend(figure, panels[0])
     text = f"{dataset}: gradients over training, each for one training batch"
     return plot_style.save(figure, path, text + _clipping_note(panels))

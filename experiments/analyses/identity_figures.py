@@ -74,8 +74,8 @@ def _boundaries(config: ConfigDict) -> Sequence[int]:
 
 def _label(run: DeeperRun, shallow: str) -> str:
     """Returns the origin of a run's initial weights and its learning rate, for the legend."""
-    begins_with = plot_style.label_of(shallow) if run.origin == "deepened" else "random weights"
-    return f"from {begins_with}, learning rate {run.config.learning_rate:g}"
+    origin = shallow if run.origin == "deepened" else "random weights"
+    return f"from {origin}, learning rate {run.config.learning_rate:g}"
 
 
 def _draw_curve(

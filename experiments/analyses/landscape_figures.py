@@ -108,7 +108,7 @@ def draw_lines(rows: Sequence[Row], groups: dict[str, str], path: Path, note: st
         panels[0].set_title(title, loc="left")
         panels[0].set_xticks(np.linspace(rows[0]["x"], rows[-1]["x"], NUM_TICKS))
         lines = {line.get_label(): line for line in panels[-1].get_lines()}
-        handles = [lines[variant] for variant in members]
+        handles = [lines[plot_style.label_of(variant)] for variant in members]
         panels[-1].legend(
             handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
         )

@@ -11,7 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from flaxres.errors import printable
 from flaxres.files import write_atomically
 
 CurveStyle = dict[str, Any]  # keyword arguments of `Axes.plot` and `Line2D`
@@ -48,12 +50,27 @@ def curve_style(number: int, num_points: int | None = None) -> CurveStyle:
 
 
 def label_of(name: str) -> str:
-    """Returns a name as a label: Matplotlib sets text between dollars as a formula.
+    """Returns a name as a label. Matplotlib leaves labels that begin with _ out of legends."""
+    return f" {name}" if name.startswith("_") else name
 
-    It also leaves labels that begin with an underscore out of legends.
+
+def show_texts_as_written(figure: Figure) -> None:
+    """Makes a figure show names in its texts as they are.
+
+    Matplotlib would set text between two dollars as a formula. Control characters become escape
+    sequences. The numbers on axes keep their formulas, such as powers of ten.
     """
-    label = name.replace("$", r"\$")
-    return f" {label}" if label.startswith("_") else label
+    numbers = {
+        text
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for text in axis.findobj(Text)
+        if text is not axis.label
+    }
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
+            text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
 
 
 def label_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
@@ -92,6 +109,8 @@ def grid(
 def save(figure: Figure, path: Path, note: str) -> list[Path]:
     """Writes a figure as PNG and SVG with a note above it; returns the paths of the files.
 
+    Its texts are shown as written (`show_texts_as_written`).
+
     The same figure gives the same bytes.
 
     Args:
@@ -104,6 +123,7 @@ def save(figure: Figure, path: Path, note: str) -> list[Path]:
     """
     note = textwrap.fill(note, int(CHARACTERS_PER_INCH * figure.get_figwidth()))
     figure.suptitle(note, fontsize="medium", color="0.3")
+    show_texts_as_written(figure)
     files = [path.with_suffix(f".{extension}") for extension in EXTENSIONS]
     with matplotlib.rc_context({"svg.hashsalt": "flaxres"}):
         for file in files:
