@@ -28,7 +28,9 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of a run or of a sweep, e.g. runs/degradation."
 )
 ONLY = flags.DEFINE_list(
-    "only", [], "Patterns of run names, e.g. 'resnet-*,*/seed-0' (default: all runs)."
+    "only",
+    [],
+    "Patterns of names of runs and weights, e.g. 'resnet-*,*/seed-0' (default: all).",
 )
 WEIGHTS = flags.DEFINE_list(
     "weights",

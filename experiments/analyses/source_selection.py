@@ -112,7 +112,8 @@ def select_sources(
     if weights and directories.keys() == used_names:  # a run by itself has its model's name, too
         used_names |= {RunSource(directory).variant for directory in directories.values()}
     files = load_weights(weights, data_dir, used_names)
-    names = select_names([*directories, *(source.name for source in files)], patterns)
+    kind = "model" if files else "run"
+    names = select_names([*directories, *(file.name for file in files)], patterns, kind)
     runs = [RunSource(directories[name]) for name in names if name in directories]
     selected = [file for file in files if file.name in names]
     if len(names) == 1:

@@ -67,12 +67,15 @@ def run_name(directory: Path) -> str:
     return "/".join(parts[-2:]) if parts[-1].startswith(SEED_PREFIX) else parts[-1]
 
 
-def select_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
-    """Selects run names by shell patterns, which match VARIANT/seed-N or VARIANT.
+def select_names(
+    names: Sequence[str], patterns: Sequence[str] | None, kind: str = "run"
+) -> list[str]:
+    """Selects names of runs or weights by shell patterns, which match VARIANT/seed-N or VARIANT.
 
     Args:
-      names: names of the runs.
+      names: the names.
       patterns: patterns such as 'resnet-*' or '*/seed-0'; empty or None for all names.
+      kind: what has these names, for messages.
 
     Raises:
       ConfigError: a pattern matches no name.
@@ -82,10 +85,10 @@ def select_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[s
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             if len(names) == 1:
-                raise ConfigError(f"--only={pattern} does not match the run {names[0]}")
+                raise ConfigError(f"--only={pattern} does not match the {kind} {names[0]}")
             variants = (name.partition("/")[0] for name in names)
             raise ConfigError(
-                f"--only={pattern} matches none of the {len(names)} runs, such as {names[0]}"
+                f"--only={pattern} matches none of the {len(names)} {kind}s, such as {names[0]}"
                 f"{did_you_mean(pattern, variants if '/' not in pattern else names)}"
             )
     return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]

@@ -82,8 +82,12 @@ def test_runs_and_weights_together(digits_run, weights_file, tmp_path):
     taken = shutil.copy(weights_file, tmp_path / "resnet-8.safetensors")
     with pytest.raises(ConfigError, match=r"and a run of the workdir have the same name"):
         select_sources(workdir, [str(taken)])
-    with pytest.raises(ConfigError, match=r"--only=plain\* matches none of the 2 runs"):
+    with pytest.raises(ConfigError, match=r"--only=plain\* matches none of the 2 models, such"):
         select_sources(workdir, [str(weights_file)], ["plain*"])
+    with pytest.raises(ConfigError, match=r"--only=plain\* does not match the model resnet-8$"):
+        select_sources(None, [str(weights_file)], ["plain*"])
+    with pytest.raises(ConfigError, match=r"--only=plain\* does not match the run resnet-8/seed-0"):
+        select_sources(workdir, patterns=["plain*"])
 
 
 def test_a_run_by_itself_and_weights_of_the_same_model_have_different_variants(
