@@ -7,7 +7,8 @@ healthy norms, so vanishing gradients do not explain the degradation. Without ba
 vanish or explode with depth (He et al. 2015, arXiv 1502.01852, section 2.2). The analysis reads
 layers.jsonl, which a run writes with --config.log_layers_every. For a run without that file, and
 for weights, it measures the initial state and the trained model; the figure over training shows
-only runs with that file. `flaxres.training.layer_statistics` defines the quantities.
+only runs with that file, and its note names the others. `flaxres.training.layer_statistics`
+defines the quantities.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +52,25 @@ DEPTHS = {
     **{"first layer": 0, "layer at 1/4 of the depth": 1 / 4, "layer at 1/2 of the depth": 1 / 2},
     **{"layer at 3/4 of the depth": 3 / 4, "last layer": 1},
 }
-NUM_MEASURED = 2  # records of a model without layers.jsonl: the initial and the trained state
 COLUMNS = 3  # of the figure over training
 AXIS_RANGE = (1e-12, 1e12)  # of the logarithmic axes
 CLIPPING_NOTE = "; values outside 1e-12 to 1e12 are drawn at the edge"
 MAX_CURVES = len(plot_style.COLORS) * len(plot_style.LINES)  # with different styles
 
 
-def records_of_model(source: ModelSource) -> Sequence[LayerRecord]:
+class LayerRecords(NamedTuple):
+    """Records of the layers of a model.
+
+    Attributes:
+      records: one for each step.
+      logged: True if training logged them; False if they are of the initial and the trained state.
+    """
+
+    records: Sequence[LayerRecord]
+    logged: bool
+
+
+def records_of_model(source: ModelSource) -> LayerRecords:
     """Returns the records of layers.jsonl, or records of the initial and the trained state.
 
     Raises:
@@ -66,16 +78,27 @@ def records_of_model(source: ModelSource) -> Sequence[LayerRecord]:
       ConfigError: weights do not have the initial state of their run.
       UserError: a run has neither layers.jsonl nor a checkpoint.
     """
+    if logged := _logged_records(source):
+        return LayerRecords(logged, logged=True)
+    return LayerRecords(_measure_records(source), logged=False)
+
+
+def _logged_records(source: ModelSource) -> Sequence[LayerRecord]:
+    """Returns the records of layers.jsonl; none if there is no such file."""
     directory = source.directory
-    if directory is not None and (records := read_metrics(directory, LAYERS_FILE)):
-        layers = records[0][QUANTITIES[0]].keys()
-        for number, record in enumerate(records, start=1):
-            if not layers or any(record[quantity].keys() != layers for quantity in QUANTITIES):
-                raise DamagedFileError(
-                    f"{directory / LAYERS_FILE}, line {number}: the layers must be those of line "
-                    "1; restore the file, or remove this line"
-                )
-        return records
+    records = [] if directory is None else read_metrics(directory, LAYERS_FILE)
+    layers = records[0][QUANTITIES[0]].keys() if records else ()
+    for number, record in enumerate(records, start=1):
+        if not layers or any(record[quantity].keys() != layers for quantity in QUANTITIES):
+            raise DamagedFileError(
+                f"{directory}/{LAYERS_FILE}, line {number}: the layers must be those of line 1; "
+                "restore the file, or remove this line"
+            )
+    return records
+
+
+def _measure_records(source: ModelSource) -> Sequence[LayerRecord]:
+    """Returns records of the initial and the trained state of a model."""
     _check_initial_state(source)
     run = source.load()
     compiled_steps = CompiledSteps(single_device_config(run.config), run.dataset)
@@ -127,15 +150,17 @@ def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
             f"the figures can show at most {MAX_CURVES} runs, got {len(sources)}; select runs "
             "with --only, e.g. --only='*/seed-0'"
         )
-    records = {source.name: records for source, records in each_readable(sources, records_of_model)}
-    rows = [row for name in records for row in rows_of_run(name, records[name])]
+    read = {source.name: records for source, records in each_readable(sources, records_of_model)}
+    rows = [row for name in read for row in rows_of_run(name, read[name].records)]
     dataset = ", ".join(sorted({source.config.dataset.name for source in sources}))
     files = [write_rows(rows, output / "gradients.csv")]
-    curves = dict(zip(short_names(list(records)), records.values(), strict=True))
+    models = dict(zip(short_names(list(read)), read.values(), strict=True))
+    curves = {name: model.records for name, model in models.items()}
     files += _draw_layers(curves, output / "gradients", dataset)
-    logged = {name: curve for name, curve in curves.items() if len(curve) > NUM_MEASURED}
+    logged = {name: model.records for name, model in models.items() if model.logged}
+    left_out = [name for name in models if name not in logged]
     path = output / "gradients_over_training"
-    return files + (_draw_training(logged, path, dataset) if logged else [])
+    return files + (_draw_training(logged, path, dataset, left_out) if logged else [])
 
 
 def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset: str) -> list[Path]:
@@ -164,11 +189,15 @@ def _draw_layers(runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset:
 
 
 def _draw_training(
-    runs: Mapping[str, Sequence[LayerRecord]], path: Path, dataset: str
+    runs: Mapping[str, Sequence[LayerRecord]],
+    path: Path,
+    dataset: str,
+    left_out: Sequence[str] = (),
 ) -> list[Path]:
     """Draws the gradient of the outputs of a few layers over training, one panel for each run.
 
-    The layers have the same relative depth in all panels, because models may differ in depth.
+    The layers have the same relative depth in all panels, because models may differ in depth. The
+    note names the models in `left_out`, which have no log.
     """
     columns = 2 if len(runs) in (2, 4) else COLUMNS
     figure, panels = plot_style.grid(len(runs), columns, sharex=True, sharey=True)
@@ -187,6 +216,8 @@ def _draw_training(
         axes.set_title(name, fontsize="medium")
     _draw_legend(figure, panels[0])
     text = f"{dataset}: gradients over training, each for one training batch"
+    if left_out:
+        text += f"; not shown, because they have no {LAYERS_FILE}: {', '.join(left_out)}"
     return plot_style.save(figure, path, text + _clipping_note(panels))
 
 

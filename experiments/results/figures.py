@@ -94,7 +94,8 @@ def draw_figures(runs: RunGroups, directory: Path) -> list[Path]:
         files += _draw_figure_1(extremes, styles, directory / "figure1")
     measured = {model: [run for run in group if run.responses] for model, group in runs.items()}
     if measured := {model: group for model, group in measured.items() if group}:
-        files += draw_responses(measured, directory / "figure7")
+        left_out = [model for model in runs if model not in measured]
+        files += draw_responses(measured, directory / "figure7", left_out)
     return files
 
 
@@ -138,16 +139,18 @@ def _draw_figure_1(runs: RunGroups, styles: Mapping[int, CurveStyle], path: Path
     return _save(figure, path, runs, is_selection=True)
 
 
-def draw_responses(runs: RunGroups, path: Path) -> list[Path]:
+def draw_responses(runs: RunGroups, path: Path, left_out: Sequence[str] = ()) -> list[Path]:
     """Draws the standard deviation of each layer's response; returns the files written.
 
     The upper panel has the layers in order, the lower one sorted by response; values are means over
     seeds. Of plain and residual models that differ only in depth, only the shallowest, the deepest
-    and those of the paper are drawn, with one style per depth. Plain models are dashed.
+    and those of the paper are drawn, with one style per depth. Plain models are dashed. The note
+    names the models that are not drawn.
 
     Args:
       runs: runs by variant, all with responses.
       path: path of the files, without extension.
+      left_out: variants without responses, for the note.
     """
     depths = {model: _depth(model) for model in runs} if is_degradation_experiment(runs) else {}
     shown = [variant for variant in runs if variant not in depths]
@@ -177,6 +180,8 @@ def draw_responses(runs: RunGroups, path: Path) -> list[Path]:
     panels[0].legend(frameon=False, ncols=2)
     shown_runs = {variant: runs[variant] for variant in shown}
     what = "responses of 3x3 layers after batch norm"
+    if left_out := [*left_out, *(variant for variant in runs if variant not in shown)]:
+        what += f"; not shown: {', '.join(left_out)}"
     return _save(figure, path, shown_runs, what, is_selection=True)
 
 

@@ -57,7 +57,7 @@ def test_gradients_begin_with_the_initial_state_of_the_run(digits_run, source, t
     assert [path.name for path in files] == [f"gradients.{s}" for s in ("csv", "png", "svg")]
     rows = read_rows(files[0])
     assert [row["step"] for row in rows] == ["0"] * 8 + ["20"] * 8
-    expected = gradients.records_of_model(RunSource(digits_run))
+    expected = gradients.records_of_model(RunSource(digits_run)).records
     for record in expected:
         values = [float(r["backward"]) for r in rows if r["step"] == str(record["step"])]
         assert values == pytest.approx(list(record["backward"].values()), rel=1e-4)

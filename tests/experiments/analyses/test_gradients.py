@@ -37,7 +37,7 @@ def test_csv_contains_the_logged_values(sweep, tmp_path):
     assert [file.name for file in files] == list(names)
     rows = list(csv.DictReader(files[0].read_text().splitlines()))
     assert len(rows) == 2 * 3 * 8  # runs, records, layers
-    log = gradients.records_of_model(run_sources(sweep)[1])
+    log = gradients.records_of_model(run_sources(sweep)[1]).records
     row = next(r for r in rows if r["run"] == "resnet-8/seed-0" and r["step"] == "4")
     assert (row["number"], row["layer"]) == ("1", "conv")
     assert float(row["backward"]) == pytest.approx(log[-1]["backward"]["conv"], rel=1e-5)
@@ -45,10 +45,10 @@ def test_csv_contains_the_logged_values(sweep, tmp_path):
 
 def test_a_run_without_a_log_is_measured(sweep, tmp_path):
     logged = run_sources(sweep)[1]
-    expected = gradients.records_of_model(logged)
+    expected = gradients.records_of_model(logged).records
     copy = shutil.copytree(logged.directory, tmp_path / "run")
     (copy / LAYERS_FILE).unlink()
-    records = gradients.records_of_model(RunSource(copy))
+    records = gradients.records_of_model(RunSource(copy)).records
     assert [record["step"] for record in records] == [0, 4]
     for record, expected_record in zip(records, (expected[0], expected[-1]), strict=True):
         for quantity in gradients.QUANTITIES:
@@ -56,6 +56,26 @@ def test_a_run_without_a_log_is_measured(sweep, tmp_path):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         gradients.records_of_model(RunSource(copy))
+
+
+def test_the_figure_over_training_names_the_models_that_it_leaves_out(sweep, tmp_path, monkeypatch):
+    """A log of two records is drawn like any other; a run without a log is named."""
+    notes = {}
+    monkeypatch.setattr(
+        plot_style, "save", lambda figure, path, note: notes.setdefault(path.name, note) and []
+    )
+    workdir = shutil.copytree(sweep, tmp_path / "sweep")
+    two, none = (source.directory / LAYERS_FILE for source in run_sources(workdir))
+    two.write_text("".join(two.read_text().splitlines(keepends=True)[:2]))
+    gradients.analyze(run_sources(workdir), tmp_path)
+    assert "not shown" not in notes.pop("gradients_over_training")
+    none.unlink()
+    gradients.analyze(run_sources(workdir), tmp_path)
+    message = "; not shown, because they have no layers.jsonl: resnet-8"
+    assert notes.pop("gradients_over_training").endswith(message)
+    two.unlink()
+    gradients.analyze(run_sources(workdir), tmp_path)
+    assert "gradients_over_training" not in notes
 
 
 def test_values_that_are_zero_or_not_finite_can_be_drawn(tmp_path):

@@ -173,6 +173,16 @@ def test_figure_7_has_responses_in_order_and_sorted(tmp_path, drawn):
     assert [list(line.get_ydata()) for line in in_order.lines] == [[1, 3, 2], [0.5, 0.1, 0.4]]
     assert [list(line.get_ydata()) for line in sorted_by_size.lines] == [[3, 2, 1], [0.5, 0.4, 0.1]]
     assert in_order.lines[0].get_linestyle() != in_order.lines[1].get_linestyle()
+    assert "not shown" not in note(drawn["figure7"])
+
+
+def test_figure_7_names_the_models_that_it_leaves_out(tmp_path, drawn):
+    for depth in (20, 32, 44):
+        write_run(tmp_path, f"resnet-{depth}")
+        write_responses(dict.fromkeys(range(3), 1.0), tmp_path / f"resnet-{depth}" / "seed-0")
+    write_run(tmp_path, "plain-20")  # without responses
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert note(drawn["figure7"]).endswith("; not shown: plain-20, resnet-32")
 
 
 def test_figure_7_numbers_its_layers_with_integers(tmp_path, drawn):
