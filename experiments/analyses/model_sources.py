@@ -157,17 +157,15 @@ class WeightsSource(ModelSource):
           DataChangedError: it has other classes.
           ConfigError: its images have another shape.
         """
-        cpu.report_missing_settings(print_to_stderr)
-        trained, input_spec = self.trained, self.trained.input_spec
+        input_spec = self.trained.input_spec
         try:
-            sources = open_sources(trained.config.dataset)
+            run = _with_dataset(self.name, self.trained)
         except DatasetError as error:
             raise DatasetError(
                 f"the data set of {self} cannot be read (--data_dir is the directory where it is "
                 f"prepared): {error}"
             ) from error
-        report_changed_data(trained.source, input_spec.class_names, sources, print_to_stderr)
-        dataset = load_dataset(trained.config.dataset, sources)
+        dataset = run.dataset
         if dataset.image_shape != input_spec.image_shape:
             raise ConfigError(
                 f"{self} was trained on images of shape {input_spec.image_shape}, but those of "
@@ -179,7 +177,7 @@ class WeightsSource(ModelSource):
                 f"{self} was trained on other images than those of data set {dataset.name!r}: "
                 f"their mean images differ by up to {difference:.1e} (pixels are in 0..1)"
             )
-        return TrainedRun(self.name, trained.config, dataset, trained.variables, trained.step)
+        return run
 
     def read_metrics(self) -> Run | None:
         """Returns the errors in the file as the only record, at the model's step."""
@@ -195,12 +193,21 @@ def load_run(directory: Path) -> TrainedRun:
       UserError: the run has no checkpoint or several replicas, or its data set cannot be read or
         has other classes.
     """
+    return _with_dataset(run_name(directory), load_trained_model(directory, log=print_to_stderr))
+
+
+def _with_dataset(name: str, trained: TrainedModel) -> TrainedRun:
+    """Loads the data set of a model.
+
+    Raises:
+      DatasetError: the data set cannot be read.
+      DataChangedError: it has other classes than the model.
+    """
     cpu.report_missing_settings(print_to_stderr)
-    trained = load_trained_model(directory, log=print_to_stderr)
     sources = open_sources(trained.config.dataset)
-    report_changed_data(directory, trained.input_spec.class_names, sources, print_to_stderr)
+    report_changed_data(trained.source, trained.input_spec.class_names, sources, print_to_stderr)
     dataset = load_dataset(trained.config.dataset, sources)
-    return TrainedRun(run_name(directory), trained.config, dataset, trained.variables, trained.step)
+    return TrainedRun(name, trained.config, dataset, trained.variables, trained.step)
 
 
 def each_readable(
