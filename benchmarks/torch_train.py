@@ -32,9 +32,7 @@ from flaxres.data.sampler import EpochSampler
 from flaxres.errors import ConfigError
 from flaxres.files import expand_home
 from flaxres.memory_estimate import check_memory
-from flaxres.run.info_file import write_info
 from flaxres.run.metric_writers import JsonLinesWriter
-from flaxres.run.records import last_record
 from flaxres.run.terminal_writer import TerminalWriter
 from flaxres.run.workdir import open_workdir
 from flaxres.training.dispatches import due
@@ -82,6 +80,7 @@ class Run:
       config: config of the run.
       model: the model, in channels_last memory format.
       step: number of steps done.
+      sums: summed loss, and numbers of misclassified and all images, since the last logged step.
     """
 
     def __init__(self, config: ConfigDict, dataset: Dataset, device: torch.device):
@@ -99,6 +98,7 @@ class Run:
             )
         _check_recipe(config)
         self.config, self._device, self.step = config, device, 0
+        self.sums = torch.zeros(3, device=device)
         torch.manual_seed(config.seed)
         channels = dataset.image_shape[2]
         self.model = PeerResNet(
@@ -148,8 +148,8 @@ class Run:
         learning_rate: float = self.config.learning_rate * self.config.decay_factor**drops
         return learning_rate
 
-    def advance(self) -> torch.Tensor:
-        """Runs a step; returns the summed loss, and the numbers of misclassified and all images."""
+    def advance(self) -> None:
+        """Runs a step, whose loss and errors are added to `sums`."""
         rows = torch.from_numpy(self._sampler.indices(self.step)[0]).long().to(self._device)
         torch.manual_seed(self.config.seed * self.config.num_steps + self.step)
         images = self._train[0][rows].float() / 255 - self._mean
@@ -163,7 +163,7 @@ class Run:
         self._optimizer.step()
         self.step += 1
         count = torch.tensor(float(len(rows)), device=self._device)
-        return torch.stack([loss.detach() * count, wrong.float(), count])
+        self.sums += torch.stack([loss.detach() * count, wrong.float(), count])
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -178,21 +178,21 @@ class Run:
         loss, wrong = (sums / len(self._test[1])).tolist()
         return {"test_loss": loss, "test_error": 100 * wrong}
 
-    def save(self, path: Path, sums: torch.Tensor) -> None:
-        """Writes a checkpoint with the metric sums since the last logged step."""
-        state = {"step": self.step, "net": self.model.state_dict(), "sums": sums}
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint."""
+        state = {"step": self.step, "net": self.model.state_dict(), "sums": self.sums}
         temporary = path.with_suffix(".tmp")
         torch.save(state | {"optimizer": self._optimizer.state_dict()}, temporary)
         os.replace(temporary, path)
 
-    def load(self, path: Path) -> torch.Tensor:
-        """Restores a checkpoint and returns its metric sums."""
-        state = torch.load(path, map_location=self._device, weights_only=True)
-        self.step = state["step"]
-        self.model.load_state_dict(state["net"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        sums: torch.Tensor = state["sums"]
-        return sums
+    def restore(self, path: Path) -> int:
+        """Restores a checkpoint, if there is one, and returns the number of steps done."""
+        if path.exists():
+            state = torch.load(path, map_location=self._device, weights_only=True)
+            self.step, self.sums = state["step"], state["sums"]
+            self.model.load_state_dict(state["net"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        return self.step
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -211,21 +211,18 @@ def train(config: ConfigDict, workdir: Path) -> None:
         "torch": torch.__version__,
     }
     title, path = f"{model_name(config.model)} (PyTorch)", workdir / CHECKPOINT_FILE
-    recorded = last_record(workdir) if path.exists() else None
     with (
-        open_workdir(workdir, config, info, step=recorded["step"] if recorded else 0) as opened,
+        open_workdir(workdir, config, info, step=lambda: run.restore(path)),
         TerminalWriter(title, config.num_steps) as terminal,
     ):
-        sums = run.load(path) if path.exists() else torch.zeros(3, device=device)
-        write_info(workdir, info, opened[0], run.step)
         metrics, timer = JsonLinesWriter(workdir, run.step), StepTimer(run.step)
         terminal.restart_clock(run.step)
         while run.step < config.num_steps:
             learning_rate = run.learning_rate()
-            sums += run.advance()
+            run.advance()
             log, evaluate, save = due(config, run.step)
             if log or evaluate:
-                loss, wrong, _ = (sums / sums[2]).tolist()
+                loss, wrong, _ = (run.sums / run.sums[2]).tolist()
                 record = {
                     "step": run.step,
                     "train_loss": loss,
@@ -236,11 +233,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 record |= run.evaluate() if evaluate else {}
                 metrics.write(record)
                 terminal.write(record)
-                sums = torch.zeros(3, device=device)
+                run.sums = torch.zeros(3, device=device)
                 timer.restart(run.step)
             if save:
                 metrics.sync()
-                run.save(path, sums)
+                run.save(path)
         metrics.close()
 
 

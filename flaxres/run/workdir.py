@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def open_workdir(
     config: ConfigDict,
     info: Mapping[str, Any],
     change: ConfigChange | None = None,
-    step: int | None = None,
+    step: int | Callable[[], int] | None = None,
 ) -> Iterator[tuple[dict[str, Any], LockedDirectory]]:
     """Context in which this process holds the lock on the workdir of a run.
 
@@ -71,7 +71,8 @@ def open_workdir(
         the environments of earlier steps (`flaxres.run.environments`).
       change: fields in which the config of the workdir may differ; appended to
         config_changes.jsonl. None: no further fields may differ.
-      step: number of steps done; None for the step of the newest checkpoint in `workdir`.
+      step: number of steps done, or a function that returns it, called under the lock; None for
+        the step of the newest checkpoint in `workdir`.
 
     Yields:
       The previous content of info.json, {} for a new run; and the locked directory.
@@ -96,6 +97,8 @@ def open_workdir(
                 append_config_change(workdir, change)
             if step is None:
                 step = max(checkpoint_steps(workdir), default=0)
+            elif callable(step):
+                step = step()
             content = json.dumps(config.to_dict(), indent=2) + "\n"
             write_atomically(workdir / CONFIG_FILE, content)
             write_info(workdir, info, previous_info, step)
