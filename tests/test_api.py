@@ -71,6 +71,58 @@ def test_numpy_values_and_paths_are_values_of_configs():
         (lambda: flaxres.load("w", step="4"), "step must be an integer, got '4'"),
         (lambda: flaxres.load_pretrained(None), "source must be text or a path"),
         (lambda: flaxres.load_results("w\0"), "workdir must be text or a path"),
+        (lambda: flaxres.load_results("w", all_fields="no"), "all_fields must be True or False, g"),
+        (
+            lambda: flaxres.load("w", batch_stats=3),
+            "batch_stats must be 'running' or 'population',",
+        ),
+        (lambda: flaxres.load_pretrained("w", batch_stats=[]), "batch_stats must be 'running' or"),
+        (
+            lambda: flaxres.create_model("resnet-8", stem=3),
+            "stem must be 'cifar' or 'imagenet', go",
+        ),
+        (
+            lambda: flaxres.train("digits", "w", progress="no"),
+            "progress must be True or False, got",
+        ),
+        (
+            lambda: flaxres.train("digits", "w", allow_data_change=3),
+            "allow_data_change must be Tru",
+        ),
+        (lambda: flaxres.analyze(None), "analysis must be one of"),
+        (
+            lambda: flaxres.analyze("blocks", weights=3),
+            "weights must be text or a path, or a seque",
+        ),
+        (lambda: flaxres.analyze("blocks", weights=None), "weights must be text or a path, or a "),
+        (
+            lambda: flaxres.analyze("blocks", weights=[3]),
+            "weights must be text or a path, and not ",
+        ),
+        (
+            lambda: flaxres.analyze("blocks", "w", only=3),
+            "only must be a pattern of names, such as",
+        ),
+        (lambda: flaxres.analyze("blocks", "w", only=[3]), "only must be a pattern of names, such"),
+        (lambda: flaxres.analyze("blocks", "w", output=3), "output must be text or a path"),
+        (
+            lambda: flaxres.run_sweep(3, "w"),
+            "sweep must be the name or path of a sweep file, or ru",
+        ),
+        (lambda: flaxres.run_sweep("shortcuts", 3), "workdir must be text or a path"),
+        (lambda: flaxres.run_sweep("shortcuts", "w", only=3), "only must be a pattern, such as"),
+        (
+            lambda: flaxres.run_sweep("shortcuts", "w", overrides=3),
+            "overrides must be a dict of co",
+        ),
+        (
+            lambda: flaxres.run_sweep("shortcuts", "w", workers="2"),
+            "workers must be an integer of ",
+        ),
+        (
+            lambda: flaxres.run_sweep("shortcuts", "w", retries=-1),
+            "retries must be an integer of a",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(call, message, tmp_path, monkeypatch, unchecked_types):
@@ -78,6 +130,26 @@ def test_wrong_arguments_are_one_line(call, message, tmp_path, monkeypatch, unch
     with pytest.raises(ArgumentError, match=re.escape(message)):
         call()
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (3, ["resnet-8"]),
+            "config must be the name or path of a config file, such as 'digits', g",
+        ),
+        (("digits", "resnet-8"), "variants must be names of models, .*, got 'resnet-8'"),
+        (("digits", 3), "variants must be names of models, such as .*, got 3"),
+        (("digits", [3]), r"variants must be names of models, such as .*, got \[3\]"),
+        (("digits", {"slow": "resnet-8"}), "or a dict of models and overrides, .*'slow'"),
+        (("digits", ["resnet-8"], 3), r"seeds must be integers, such as \[0, 1\], got 3"),
+        (("digits", ["resnet-8"], ["0"]), r"seeds must be integers, such as \[0, 1\], got \['0'\]"),
+    ],
+)
+def test_wrong_arguments_of_a_grid(arguments, message, unchecked_types):
+    with pytest.raises(ConfigError, match=message):
+        flaxres.grid(*arguments)
 
 
 def test_models_are_flax_modules():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from flaxres.aliases import rename_fields
@@ -97,10 +99,15 @@ def grid(
         numbers (`flaxres.parallel.replicas`). This is faster for small models.
 
     Raises:
-      ConfigError: `one_program` is True and the seeds are not consecutive.
+      ConfigError: an argument has another type, or `one_program` is True and the seeds are not
+        consecutive.
     """
-    if not isinstance(variants, Mapping):
-        variants = {model: (model, {}) for model in variants}
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            "config must be the name or path of a config file, such as 'digits', got "
+            f"{shown(config)}"
+        )
+    variants, seeds = _variants_of(variants), _seeds_of(seeds)
     if one_program:
         if not seeds or list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
             raise ConfigError(
@@ -120,6 +127,36 @@ def grid(
         for seed in seeds
         for name, (model, overrides) in variants.items()
     ]
+
+
+def _variants_of(variants: object) -> Mapping[str, tuple[str, Mapping[str, object]]]:
+    """Returns model and overrides by variant from the argument of `grid`."""
+    if isinstance(variants, Mapping):
+        if all(map(_is_variant, variants.values())):
+            return variants
+    elif isinstance(variants, Iterable) and not isinstance(variants, str | bytes):
+        variants = list(variants)
+        if all(isinstance(name, str) for name in variants):
+            return {name: (name, {}) for name in variants}
+    raise ConfigError(
+        "variants must be names of models, such as ['resnet-20'], or a dict of models and "
+        "overrides, such as {'slow': ('resnet-20', {'learning_rate': 0.01})}, got "
+        f"{shown(variants)}"
+    )
+
+
+def _is_variant(value: object) -> bool:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and isinstance(value[1], Mapping)
+
+
+def _seeds_of(seeds: object) -> list[int]:
+    """Returns the seeds from the argument of `grid`."""
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes):
+        seeds = list(seeds)
+        if all(isinstance(seed, int | np.integer) for seed in seeds):
+            return list(map(int, seeds))
+    raise ConfigError(f"seeds must be integers, such as [0, 1], got {shown(seeds)}")
 
 
 def load_sweep(sweep: str, overrides: Mapping[str, object]) -> list[Plan]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxres.api.arguments import path_of, path_text
+from flaxres.api.arguments import of_type, path_of, paths_of, texts_of
 from flaxres.api.input_images import PathName
 from flaxres.api.sweeps import import_pandas
 from flaxres.errors import ArgumentError, WorkdirError
@@ -51,6 +50,7 @@ class AnalysisResult:
           ArgumentError: the analysis has no such table.
           MissingPackageError: pandas is not installed.
         """
+        of_type(name, str, "name", "the name of a CSV file without its suffix")
         tables = {file.stem: file for file in self.files if file.suffix == ".csv"}
         name = name or next(iter(tables))
         if name not in tables:
@@ -71,7 +71,7 @@ def analyze(
     *,
     weights: Sequence[PathName] | PathName = (),
     data_dir: PathName | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | str = (),
     output: PathName | None = None,
     **options: Any,
 ) -> AnalysisResult:
@@ -86,7 +86,7 @@ def analyze(
       workdir: directory of a run or of a sweep; None for `weights` only.
       weights: weights files, or names of weights that flaxres brings.
       data_dir: directory of the data sets of `weights` (default: that of TFDS).
-      only: patterns of run names, such as 'resnet-*' (default: all runs).
+      only: patterns of names of runs and weights, such as 'resnet-*' (default: all).
       output: directory of the figures and CSV files (default: WORKDIR/analyses); required without
         a workdir.
       **options: options of the analysis, with the names of the command's flags.
@@ -114,14 +114,14 @@ def analyze(
     arguments = [_make_options(name, module.Options, options)] if hasattr(module, "Options") else []
     if options and not arguments:
         raise ArgumentError(f"the analysis {name} has no options, got {', '.join(options)}")
-    given = [weights] if isinstance(weights, str | os.PathLike) else weights
-    files_of_weights = [path_text(source, "weights") for source in given]
+    files_of_weights = paths_of(weights, "weights")
+    patterns = texts_of(only, "only", "a pattern of names, such as 'resnet-*'")
     directory = None if workdir is None else path_of(workdir)
     if directory is None and not files_of_weights:
         raise ArgumentError("workdir and weights are missing; give one of them")
     target = _output_directory(directory, output)
     data = None if data_dir is None else str(path_of(data_dir, "data_dir"))
-    sources = select_sources(directory, files_of_weights, only, data)
+    sources = select_sources(directory, files_of_weights, patterns, data)
     function = module.analyze_runs if arguments else module.analyze
     try:
         target.mkdir(parents=True, exist_ok=True)

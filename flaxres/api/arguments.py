@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +32,59 @@ def of_type(value: object, types: type[T], name: str, rule: str) -> T:
     if not isinstance(value, types) or (types is int and isinstance(value, bool)):
         raise ArgumentError(f"{name} must be {rule}, got {shown(value)}")
     return value
+
+
+def integer_of(value: object, name: str, minimum: int) -> int:
+    """Returns an integer argument, also of NumPy, as an int.
+
+    Raises:
+      ArgumentError: it is no integer, or below `minimum`.
+    """
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or int(value) < minimum:
+        raise ArgumentError(f"{name} must be an integer of at least {minimum}, got {shown(value)}")
+    return int(value)
+
+
+def bool_of(value: object, name: str) -> bool:
+    """Returns an argument that must be True or False.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    return of_type(value, bool, name, "True or False")
+
+
+def texts_of(texts: object, name: str, rule: str) -> list[str]:
+    """Returns one text or several as a list.
+
+    Args:
+      texts: the argument.
+      name: its name, for the message.
+      rule: what one text is, in words that follow "must be", such as "a name".
+
+    Raises:
+      ArgumentError: it is neither text nor a sequence of texts.
+    """
+    given = _one_or_several(texts, name, rule)
+    return [of_type(text, str, name, f"{rule}, or a sequence of them") for text in given]
+
+
+def paths_of(paths: object, name: str) -> list[str]:
+    """Returns one path, source or name, or several, as a list of texts.
+
+    Raises:
+      ArgumentError: it is neither a path nor a sequence of paths.
+    """
+    return [path_text(path, name) for path in _one_or_several(paths, name, "text or a path")]
+
+
+def _one_or_several(values: object, name: str, rule: str) -> Iterable[object]:
+    if isinstance(values, str | os.PathLike):
+        return [values]
+    if not isinstance(values, Iterable) or isinstance(values, bytes):
+        raise ArgumentError(f"{name} must be {rule}, or a sequence of them, got {shown(values)}")
+    return values
 
 
 def path_text(path: object, name: str) -> str:

@@ -7,11 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.api.arguments import config_of, of_type, overrides_of, path_of, path_text
+from flaxres.api.arguments import bool_of, config_of, of_type, overrides_of, path_of, path_text
 from flaxres.api.input_images import PathName
 from flaxres.api.trained import TrainedModel
 from flaxres.errors import print_note
 from flaxres.inference import pretrained, trained_model
+
+BATCH_STATS_RULE = "'running' or 'population'"
 
 
 def _with_methods(loaded: trained_model.TrainedModel) -> TrainedModel:
@@ -51,7 +53,8 @@ def load(
     config = None if config is None else config_of(config)
     if step is not None:
         of_type(step, int, "step", "an integer")
-    of_type(ema, bool, "ema", "True or False")
+    bool_of(ema, "ema")
+    of_type(batch_stats, str, "batch_stats", BATCH_STATS_RULE)
     return _with_methods(
         trained_model.load_trained_model(directory, config, print_note, batch_stats, step, ema)
     )
@@ -85,4 +88,5 @@ def load_pretrained(
     fields = overrides_of(overrides)
     given = path_text(source, "source")
     config = None if config is None else config_of(config)
+    of_type(batch_stats, str, "batch_stats", BATCH_STATS_RULE)
     return _with_methods(pretrained.load_pretrained(given, config, print_note, batch_stats, fields))

@@ -47,6 +47,7 @@ def create_model(
     if type(num_classes) is not int or num_classes < 1:
         raise ArgumentError(f"num_classes must be a positive integer, got {shown(num_classes)}")
     of_type(name, str, "name", "the name of a model, such as 'resnet-20'")
+    of_type(stem, str, "stem", "'cifar' or 'imagenet'")
     of_type(dtype, str, "dtype", "'float32' or 'bfloat16'")
     config = set_model(default_config(), name, stem)
     config.dtype = dtype

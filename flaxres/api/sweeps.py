@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import signal
 import sys
@@ -11,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxres.api.arguments import overrides_of, path_of
+from flaxres.api.arguments import (
+    bool_of,
+    integer_of,
+    of_type,
+    overrides_of,
+    path_of,
+    path_text,
+    texts_of,
+)
 from flaxres.api.input_images import PathName
 from flaxres.errors import InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
@@ -37,7 +46,7 @@ def run_sweep(
     sweep: PathName | Sequence[Entry],
     workdir: PathName,
     *,
-    only: Sequence[str] | None = None,
+    only: Sequence[str] | str | None = None,
     overrides: Mapping[str, object] | None = None,
     workers: int | None = None,
     cpus_per_run: int = 1,
@@ -77,18 +86,27 @@ def run_sweep(
       KeyboardInterrupt: SIGINT did.
     """
     import_pandas()
-    fields = overrides_of(overrides or {})
-    if isinstance(sweep, Sequence) and not isinstance(sweep, str):
-        plans = make_plans(list(sweep), fields)
-    else:
-        plans = load_sweep(str(sweep), fields)
-    directory = path_of(workdir)
+    given = {} if overrides is None else overrides
+    fields = overrides_of(of_type(given, Mapping, "overrides", "a dict of config fields"))
+    patterns = None if only is None else texts_of(only, "only", "a pattern, such as 'resnet-*'")
     executor = functools.partial(
-        LocalExecutor, workers=workers, cpus_per_run=cpus_per_run, runs_per_gpu=runs_per_gpu
+        LocalExecutor,
+        workers=None if workers is None else integer_of(workers, "workers", 1),
+        cpus_per_run=integer_of(cpus_per_run, "cpus_per_run", 1),
+        runs_per_gpu=integer_of(runs_per_gpu, "runs_per_gpu", 1),
     )
+    retries = integer_of(retries, "retries", 0)
+    bool_of(allow_data_change, "allow_data_change")
+    bool_of(allow_schedule_change, "allow_schedule_change")
+    directory = path_of(workdir)
+    if isinstance(sweep, str | os.PathLike):
+        plans = load_sweep(path_text(sweep, "sweep"), fields)
+    else:
+        rule = "the name or path of a sweep file, or runs as flaxres.grid returns them"
+        plans = make_plans(list(of_type(sweep, Sequence, "sweep", rule)), fields)
     try:
         execute(
-            select_plans(plans, [only] if isinstance(only, str) else only),
+            select_plans(plans, patterns),
             directory,
             lambda _: executor(),
             on_end=lambda _: None,
@@ -121,6 +139,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
     """
     pd = import_pandas()
     directory = path_of(workdir)
+    bool_of(all_fields, "all_fields")
     runs, damaged = _read(directory)
     table = pd.DataFrame(run_rows(runs, read_plan(directory)[0], damaged))
     table = table.rename(columns={"net": "variant"}).dropna(axis="columns", how="all")

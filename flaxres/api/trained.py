@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int64, UInt8
 
-from flaxres.api.arguments import of_type, path_of
+from flaxres.api.arguments import bool_of, integer_of, of_type, path_of
 from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
 from flaxres.data.augment import normalize
 from flaxres.errors import ArgumentError, DatasetError, counted, print_note
@@ -61,8 +61,7 @@ class Predictions:
         Raises:
           ArgumentError: `count` is no integer of at least 1.
         """
-        if of_type(count, int, "count", "an integer of at least 1") < 1:
-            raise ArgumentError(f"count must be an integer of at least 1, got {count}")
+        count = integer_of(count, "count", 1)
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.class_names[label], float(row[label])) for label in labels]
@@ -109,7 +108,14 @@ class TrainedModel(trained_model.TrainedModel):
 
         Args:
           images: uint8, of the model's `image_shape`.
+
+        Raises:
+          ArgumentError: they have another dtype or shape.
         """
+        dtype, shape = getattr(images, "dtype", None), getattr(images, "shape", ())
+        if dtype != np.uint8 or shape[-3:] != self.image_shape:
+            given = shown(images) if dtype is None else f"{dtype} of shape {shape}"
+            raise ArgumentError(f"images must be uint8 of shape {self.image_shape}, got {given}")
         return normalize(jnp.asarray(images), self.input_spec.mean)
 
     def predict(self, images: ImagesOrPaths) -> Predictions:
@@ -179,6 +185,8 @@ class TrainedModel(trained_model.TrainedModel):
         if not isinstance(splits, Sequence) or not all(isinstance(s, str) for s in splits):
             raise ArgumentError(f"splits must be names such as 'test', got {shown(splits)}")
         splits = list(splits)
+        of_type(test_crops, str, "test_crops", "the name of a crop protocol, such as '10-crop'")
+        bool_of(by_class, "by_class")
         for size in (*([] if short_side is None else [short_side]), *_sizes(scales)):
             of_type(size, int, "short_side and scales", "integers, in pixels")
         if images is None and labels is None:
@@ -242,6 +250,8 @@ class TrainedModel(trained_model.TrainedModel):
             the model.
         """
         path = path_of(output, "output")
+        if format is not None:
+            of_type(format, str, "format", "the name of a format, such as 'torch'")
         write_export(self, path, format)
         return path
 

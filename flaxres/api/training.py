@@ -14,7 +14,7 @@ from jaxtyping import Float64, Num
 from ml_collections import ConfigDict
 
 from flaxres import cpu
-from flaxres.api.arguments import config_of, of_type, path_of
+from flaxres.api.arguments import bool_of, config_of, of_type, path_of
 from flaxres.api.configs import get_config
 from flaxres.api.cpu_settings import report_missing_settings
 from flaxres.api.input_images import PathName
@@ -82,6 +82,7 @@ class TrainResult:
         Raises:
           ArgumentError: the run has no such metric.
         """
+        of_type(name, str, "name", "the name of a metric, such as 'test_error'")
         if name not in self.metrics:
             raise ArgumentError(
                 f"the run has no metric {shown(name)}, only {', '.join(self.metrics)}"
@@ -152,6 +153,9 @@ def train(
     check_path(directory)
     if resume not in RESUME:
         raise ArgumentError(f"resume must be one of {', '.join(RESUME)}, got {shown(resume)}")
+    bool_of(allow_data_change, "allow_data_change")
+    bool_of(allow_schedule_change, "allow_schedule_change")
+    bool_of(progress, "progress")
     if stop is not None:
         of_type(stop, threading.Event, "stop", "a threading.Event")
     _check_jax_settings()

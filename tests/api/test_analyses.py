@@ -19,6 +19,18 @@ def test_blocks_of_a_run(digits_run, tmp_path):
         result.table("block")
 
 
+def test_names_of_tables_and_metrics_are_text(digits_run, unchecked_types):
+    with pytest.raises(ArgumentError, match="name must be the name of a CSV file without its suff"):
+        flaxres.AnalysisResult("blocks", ()).table(["blocks"])
+    with pytest.raises(ArgumentError, match="name must be the name of a metric, such as 'test_err"):
+        flaxres.load_run(digits_run).curve(["test_error"])
+
+
+def test_one_pattern_is_text(digits_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"^--only=x\* does not match the run"):
+        flaxres.analyze("blocks", digits_run, output=tmp_path, only="x*")
+
+
 def test_weights_give_the_table_of_their_run(digits_run, tmp_path):
     path = tmp_path / "mine.safetensors"
     flaxres.load(digits_run).export(path)

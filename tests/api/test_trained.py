@@ -108,6 +108,14 @@ def test_arrays_of_other_libraries(trained, test_split):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda trained: trained.normalize(3), r"images must be uint8 of shape \(8, 8, 1\), got 3"),
+        (
+            lambda trained: trained.normalize(np.zeros((2, 8, 8, 1), np.float32)),
+            r"images must be uint8 of shape \(8, 8, 1\), got float32 of shape \(2, 8, 8, 1\)",
+        ),
+        (lambda trained: trained.evaluate(test_crops=3), "test_crops must be the name of a crop"),
+        (lambda trained: trained.evaluate(by_class="no"), "by_class must be True or False, got"),
+        (lambda trained: trained.export("x.pth", format=3), "format must be the name of a format"),
         (lambda trained: trained.evaluate(3), "splits must be names such as 'test', got 3"),
         (lambda trained: trained.evaluate("test", short_side="x"), "must be integers, in pixels"),
         (lambda trained: trained.evaluate("test", scales=5.5), "must be integers, in pixels"),
