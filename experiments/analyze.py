@@ -35,8 +35,9 @@ ONLY = flags.DEFINE_list(
 WEIGHTS = flags.DEFINE_list(
     "weights",
     [],
-    "Weights files to analyze, by themselves or together with the runs of --workdir: names that "
-    "flaxres brings (`flaxres list weights`) or paths, e.g. plain-20-cifar10_jpeg,my.safetensors.",
+    "Weights files to analyze, by themselves or together with the runs of --workdir: names of "
+    "pretrained weights (`flaxres list weights`) or paths, e.g. "
+    "plain-20-cifar10_jpeg,my.safetensors.",
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir",

@@ -44,15 +44,15 @@ WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "With --mode=eval, predict or export, instead of --workdir: a weights file (NAME.safetensors), "
-    "a name of weights that flaxres brings (resnet-20-cifar10_jpeg), or, with --config, a PyTorch "
-    "state dict or a file of Flax variables (NAME.msgpack).",
+    "a name of pretrained weights (resnet-20-cifar10_jpeg), or, with --config, a PyTorch state "
+    "dict or a file of Flax variables (NAME.msgpack).",
 )
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
-    "Pretrained weights to start from: a weights file (NAME.safetensors), a name of weights that "
-    "flaxres brings (resnet-20-cifar10_jpeg), a PyTorch state dict (resnet50.pth), a file of Flax "
-    "variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
+    "Pretrained weights to start from: a weights file (NAME.safetensors), a name of "
+    "pretrained weights (resnet-20-cifar10_jpeg), a PyTorch state dict (resnet50.pth), a file of "
+    "Flax variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
 )
 MODELS = flags.DEFINE_list(
     "models",

@@ -121,7 +121,7 @@ class RunSource(ModelSource):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightsSource(ModelSource):
-    """A weights file, or weights that flaxres brings.
+    """A weights file, or pretrained weights of flaxres.
 
     Attributes:
       label: name of the model, or of the file if several models have that name.

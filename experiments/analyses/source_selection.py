@@ -39,7 +39,7 @@ def load_weights(
     """Loads weights files. Each is named by its model, or by its file if models are equal.
 
     Args:
-      weights: paths of weights files, or names of weights that flaxres brings.
+      weights: paths of weights files, or names of pretrained weights of flaxres.
       data_dir: directory of the data sets; None for that of TFDS.
       used_names: names of other models, which the files must not have.
 
@@ -95,7 +95,7 @@ def select_sources(
 
     Args:
       workdir: directory of one run or of a sweep; None for weights files only.
-      weights: paths of weights files, or names of weights that flaxres brings.
+      weights: paths of weights files, or names of pretrained weights of flaxres.
       patterns: patterns of names, such as 'resnet-*' or '*/seed-0'; empty for all. The name of a
         single run is that of its directory.
       data_dir: directory of the data sets of `weights`; None for that of TFDS.

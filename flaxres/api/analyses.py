@@ -84,7 +84,7 @@ def analyze(
       name: 'responses', 'gradients', 'population', 'batch_norm', 'blocks' or 'landscape'
         (`docs/analyses.md`).
       workdir: directory of a run or of a sweep; None for `weights` only.
-      weights: weights files, or names of weights that flaxres brings.
+      weights: weights files, or names of pretrained weights of flaxres.
       data_dir: directory of the data sets of `weights` (default: that of TFDS).
       only: patterns of names of runs and weights, such as 'resnet-*' (default: all).
       output: directory of the figures and CSV files (default: WORKDIR/analyses); required without

@@ -25,7 +25,7 @@ Pixels = UInt8[np.ndarray, "height width channels"]
 def read_images(
     images: ImagesOrPaths, shape: tuple[int, int, int], short_side: int
 ) -> tuple[list[Pixels], list[str]]:
-    """Reads images and brings them to one shape.
+    """Reads images and resizes them to one shape.
 
     Args:
       images: arrays or paths, as `flaxres.TrainedModel.predict` accepts them.

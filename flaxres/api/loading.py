@@ -67,7 +67,7 @@ def load_pretrained(
     batch_stats: str = "running",
     **overrides: object,
 ) -> TrainedModel:
-    """Loads a model from a weights file or by the name of weights that flaxres brings.
+    """Loads a model from a weights file or by the name of pretrained weights of flaxres.
 
         trained = flaxres.load_pretrained("resnet-20-cifar10_jpeg")
         trained = flaxres.load_pretrained("birds.safetensors", dataset={"data_dir": "birds"})

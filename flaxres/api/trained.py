@@ -81,7 +81,7 @@ class TrainedModel(trained_model.TrainedModel):
         logits = trained.model.apply(trained.variables, trained.normalize(images), train=False)
 
     Attributes:
-      source: directory of the run, file of the weights, or name of weights that flaxres brings.
+      source: directory of the run, file of the weights, or name of pretrained weights of flaxres.
       config: config of the run.
       step: number of training steps done.
       variables: collections 'params' and 'batch_stats', float32 NumPy arrays.

@@ -41,7 +41,7 @@ def load_pretrained(
     """Loads a trained model from a file of weights or by its name.
 
     Args:
-      source: a weights file (NAME.safetensors), the name of weights that flaxres brings
+      source: a weights file (NAME.safetensors), the name of pretrained weights of flaxres
         (`flaxres.pretrained.sources.SHIPPED`), the directory of a run, or, with a config, a file of
         variables (NAME.msgpack) or a PyTorch state dict.
       config: for weights with a config of their own, fields of the data set and of the evaluation

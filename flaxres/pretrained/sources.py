@@ -1,4 +1,4 @@
-"""Sources of pretrained weights: runs, files, and the names of weights that flaxres brings."""
+"""Sources of pretrained weights: runs, files, and names of those of flaxres."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flaxres.pretrained.weights_file import WEIGHTS_SUFFIX, is_weights_file
 from flaxres.suggestions import did_you_mean
 
 DIRECTORY = Path(__file__).parent / "weights"
-# Weights that flaxres brings (docs/weights.md), with the SHA-256 digests of their files.
+# Pretrained weights of flaxres (docs/weights.md), with the SHA-256 digests of their files.
 SHIPPED: dict[str, str] = {
     "plain-20-cifar10_jpeg": "e3eb60a540eabb8e41617ea2c564382b7f3b5695520a8f0f2697b7489b66631d",
     "plain-56-cifar10_jpeg": "9d816bd5343acfa58584dd68877a27135bbfddb408f8310cf6aa53bdbac2cf3f",
@@ -35,14 +35,14 @@ class Kind(enum.Enum):
 def find_source(given: str) -> Path:
     """Returns the file or directory of pretrained weights.
 
-    A file or directory of the user precedes weights of the same name that flaxres brings.
+    A file or directory of the user precedes pretrained weights of flaxres with the same name.
 
     Args:
       given: a path, or a name in `SHIPPED`.
 
     Raises:
-      WeightsError: the path begins with the home directory of an unknown user, or the weights that
-        flaxres brings are damaged.
+      WeightsError: the path begins with the home directory of an unknown user, or the
+        pretrained weights of flaxres are damaged.
     """
     try:
         path = Path(given).expanduser()
@@ -80,7 +80,7 @@ def is_state_dict(init_from: str | None) -> bool:
     """Returns True if `config.init_from` is a PyTorch state dict, or None if there are no weights.
 
     Raises:
-      WeightsError: the weights that flaxres brings are damaged.
+      WeightsError: the pretrained weights of flaxres are damaged.
     """
     return init_from is not None and source_kind(find_source(init_from)) is Kind.STATE_DICT
 

@@ -48,8 +48,8 @@ def weights_path(config: ConfigDict) -> Path:
       config: config of the run, whose `init_from` is set.
 
     Raises:
-      WeightsError: the path begins with the home directory of an unknown user, or weights that
-        flaxres brings are damaged.
+      WeightsError: the path begins with the home directory of an unknown user, or
+        pretrained weights of flaxres are damaged.
     """
     return find_source(config.init_from)
 

@@ -44,7 +44,7 @@ def synthetic_images():
 
 
 @pytest.mark.parametrize("name", LOGITS)
-def test_logits_of_the_weights_that_flaxres_brings(name):
+def test_logits_of_the_pretrained_weights_of_flaxres(name):
     trained = load_pretrained(f"{name}-cifar10_jpeg")
     assert trained.name == f"{name} in {name}-cifar10_jpeg"
     images = normalize(jnp.asarray(synthetic_images()), trained.input_spec.mean)

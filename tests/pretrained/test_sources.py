@@ -12,7 +12,7 @@ from flaxres.pretrained.weights_file import read_weights
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_weights_that_flaxres_brings(name):
+def test_pretrained_weights_of_flaxres(name):
     path = find_source(name)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SHIPPED[name]
     assert source_kind(path) is Kind.WEIGHTS
