@@ -52,7 +52,8 @@ INIT_FROM = flags.DEFINE_string(
     None,
     "Pretrained weights to start from: a weights file (NAME.safetensors), a name of "
     "pretrained weights (resnet-20-cifar10_jpeg), a PyTorch state dict (resnet50.pth), a file of "
-    "Flax variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random weights).",
+    "Flax variables (NAME.msgpack) or a run directory. Sets config.init_from (default: random "
+    "weights).",
 )
 MODELS = flags.DEFINE_list(
     "models",
@@ -267,7 +268,7 @@ def _train(config: ConfigDict, workdir: Path) -> list[str]:
     record = train_and_evaluate(config, workdir, **train_options())
     metrics = {"training": "train_error", "test": "test_error", "EMA test": "ema_test_error"}
     shown = [f"{name} error {record[key]:.2f}%" for name, key in metrics.items() if key in record]
-    return [f"{workdir}: {', '.join(shown)} after {errors.counted(record['step'], 'step')}"]
+    return [f"{workdir}: {', '.join(shown)} after {errors.counted(int(record['step']), 'step')}"]
 
 
 if __name__ == "__main__":

@@ -146,8 +146,9 @@ def _variants_of(variants: object) -> Mapping[str, tuple[str, Mapping[str, objec
 
 
 def _is_variant(value: object) -> bool:
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    return is_pair and isinstance(value[0], str) and isinstance(value[1], Mapping)
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], Mapping)
 
 
 def _seeds_of(seeds: object) -> list[int]:

@@ -40,10 +40,9 @@ def integer_of(value: object, name: str, minimum: int) -> int:
     Raises:
       ArgumentError: it is no integer, or below `minimum`.
     """
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or int(value) < minimum:
-        raise ArgumentError(f"{name} must be an integer of at least {minimum}, got {shown(value)}")
-    return int(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum:
+        return int(value)
+    raise ArgumentError(f"{name} must be an integer of at least {minimum}, got {shown(value)}")
 
 
 def bool_of(value: object, name: str) -> bool:

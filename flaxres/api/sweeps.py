@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from flaxres.api.arguments import (
     bool_of,
     integer_of,
-    of_type,
     overrides_of,
     path_of,
     path_text,
     texts_of,
 )
 from flaxres.api.input_images import PathName
-from flaxres.errors import InterruptedRunError, UserError
+from flaxres.errors import ArgumentError, InterruptedRunError, UserError
 from flaxres.experiments.executors.local import LocalExecutor
 from flaxres.experiments.results.plan_file import read_plan
 from flaxres.experiments.results.runs import Run, read_run, read_runs
@@ -30,6 +29,7 @@ from flaxres.experiments.results.tables import run_rows
 from flaxres.experiments.sweeps.entries import SEED, Entry
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.plan import load_sweep, make_plans
+from flaxres.field_checks import shown
 from flaxres.run.workdir import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def run_sweep(
       KeyboardInterrupt: SIGINT did.
     """
     import_pandas()
-    given = {} if overrides is None else overrides
-    fields = overrides_of(of_type(given, Mapping, "overrides", "a dict of config fields"))
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise ArgumentError(f"overrides must be a dict of config fields, got {shown(overrides)}")
+    fields = overrides_of(overrides or {})
     patterns = None if only is None else texts_of(only, "only", "a pattern, such as 'resnet-*'")
     executor = functools.partial(
         LocalExecutor,
@@ -99,11 +100,15 @@ def run_sweep(
     bool_of(allow_data_change, "allow_data_change")
     bool_of(allow_schedule_change, "allow_schedule_change")
     directory = path_of(workdir)
-    if isinstance(sweep, str | os.PathLike):
+    if isinstance(sweep, Sequence) and not isinstance(sweep, str):
+        plans = make_plans(list(sweep), fields)
+    elif isinstance(sweep, str | os.PathLike):
         plans = load_sweep(path_text(sweep, "sweep"), fields)
     else:
-        rule = "the name or path of a sweep file, or runs as flaxres.grid returns them"
-        plans = make_plans(list(of_type(sweep, Sequence, "sweep", rule)), fields)
+        raise ArgumentError(
+            "sweep must be the name or path of a sweep file, or runs as flaxres.grid returns them, "
+            f"got {shown(sweep)}"
+        )
     try:
         execute(
             select_plans(plans, patterns),

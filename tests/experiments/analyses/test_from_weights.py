@@ -107,8 +107,13 @@ def test_figures_of_one_model_have_room_for_their_legends(source, tmp_path, monk
 
 
 def test_odd_file_names_are_in_legends_as_they_are(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(plot_style, "save", lambda figure, path, note: figures.append(figure) or [])
-    figures = []
+    figures, save = [], plot_style.save
+
+    def keep(figure, path, note):
+        figures.append(figure)
+        return save(figure, path, note)
+
+    monkeypatch.setattr(plot_style, "save", keep)
     names = ["_mine", "a$b$c"]
     sources = [dataclasses.replace(source, label=name) for name in names]
     responses.analyze(sources, tmp_path)
