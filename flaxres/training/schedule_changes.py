@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 from ml_collections import ConfigDict
 
-from flaxres.training.optimizer import Warmup, learning_rate
+from flaxres.training.learning_rate import Warmup, learning_rate
 
 # Fields that change nothing else than the learning rate and the number of steps.
 SCHEDULE_FIELDS = (

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the learning rate as a function of the step and the config.
 
 They are written out, because results of optax's schedules differ in the last bits for some
-settings. `flaxres.training.optimizer.learning_rate` adds the warm-ups.
+settings. `flaxres.training.learning_rate` adds the warm-ups.
 """
 
 from __future__ import annotations

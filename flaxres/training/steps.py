@@ -27,8 +27,8 @@ from flaxres.training.augmented_batch import PixelAugmentation, keep_pixels
 from flaxres.training.fine_tuning import keep_frozen, update_params
 from flaxres.training.gradients import compute_gradients
 from flaxres.training.layer_decay import learning_rate_factors
+from flaxres.training.learning_rate import learning_rate
 from flaxres.training.metrics import Leaf, MetricSums, TrainMetrics
-from flaxres.training.optimizer import learning_rate
 from flaxres.training.train_state import TrainState
 from flaxres.training.weight_average import update_average
 

@@ -43,8 +43,8 @@ from flaxres.run.workdir import open_workdir
 from flaxres.training.compiled_steps import CompiledSteps
 from flaxres.training.initial_weights import check_pretrained_weights
 from flaxres.training.initialization import completed
+from flaxres.training.learning_rate import describe_unreached_boundaries
 from flaxres.training.loop import TrainLoop
-from flaxres.training.optimizer import describe_unreached_boundaries
 from flaxres.training.restore import has_checkpoint
 from flaxres.training.run_start import Resume, RunStart, find_run_start, replica_change
 from flaxres.training.run_state import (

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from flaxres.cpu import kernels
 from flaxres.training.fine_tuning import check_frozen
+from flaxres.training.learning_rate import Warmup
 from flaxres.training.metrics import Leaf, MetricSums
-from flaxres.training.optimizer import Warmup
 
 PyTree = Any
 Seed = Integer[Array, ""] | np.uint32 | int
