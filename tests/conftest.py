@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,12 @@ def digits_run(tmp_path_factory):
     with optimizations(are_on=True):  # the first test that needs the run may have turned them off
         train_and_evaluate(small_config(), workdir)
     return workdir
+
+
+@pytest.fixture
+def finished(digits_run, tmp_path):
+    """Returns a copy of the directory of the small experiment's finished run."""
+    return shutil.copytree(digits_run, tmp_path / "finished")
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """data.json: what is written when, and what is compared. tests/corpus has the command lines."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 
-from flaxres.data import open_sources
+from flaxres.data import open_dataset, open_sources
 from flaxres.errors import DataChangedError, WorkdirError
 from flaxres.run.data_record import (
     DATA_FILE,
@@ -15,6 +17,13 @@ from flaxres.run.data_record import (
     report_changed_data,
 )
 from flaxres.run.input_spec import read_input_spec
+from flaxres.run.workdir import open_workdir
+from flaxres.training.train import train_and_evaluate
+from tests.conftest import write_tfds
+
+
+def contents(workdir):
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
 
 
 def zeros():
@@ -103,3 +112,72 @@ def test_unknown_fields_of_newer_versions_are_ignored(tmp_path, config):
     path.write_text("{}")
     with pytest.raises(WorkdirError, match=r"data.json cannot be read \(Object missing required"):
         check_data(tmp_path, config, sources)
+
+
+def record_data(config, workdir):
+    """Writes the files of a run that has saved a checkpoint, without training it."""
+    sources, dataset = open_sources(config.dataset), open_dataset(config)
+    with open_workdir(workdir, config, {}):
+        check_data(workdir, config, sources).store(workdir, config, 0, dataset.mean_image)
+    (workdir / "checkpoints" / "1").mkdir(parents=True)  # without one, other data are accepted
+
+
+def test_changes_of_a_tfds_data_set(tmp_path, config):
+    write_tfds(tmp_path / "original")
+    config.dataset.update({"name": "tiny", "image_size": 8, "train_split": "train[:80%]"})
+    config.dataset.data_dir = str(tmp_path / "original")
+    record_data(config, tmp_path / "run")
+    before = contents(tmp_path / "run")
+
+    def rewrite(file, old, new):
+        def change(root):
+            path = root / "tiny" / "1.0.0" / file
+            text = path.read_text()
+            assert old in text
+            path.write_text(text.replace(old, new))
+
+        return change
+
+    def change_version(root):
+        (root / "tiny" / "1.0.0").rename(root / "tiny" / "2.0.0")
+        path = root / "tiny" / "2.0.0" / "dataset_info.json"
+        path.write_text(path.read_text().replace("1.0.0", "2.0.0"))
+
+    def write_larger(root):
+        shutil.rmtree(root)
+        write_tfds(root, sizes=(("train", 51), ("test", 20)))
+
+    def append(root):
+        with (root / "tiny" / "1.0.0" / shard).open("ab") as file:
+            file.write(b"0")
+
+    shard = "tiny-train.array_record-00000-of-00001"
+    for change, part in (
+        (change_version, "the data set is tiny 2.0.0 instead of tiny 1.0.0"),
+        (write_larger, "split train has 51 images instead of 50"),
+        (rewrite("features.json", '"numClasses": "4"', '"numClasses": "5"'), "classes added: 4;"),
+        (append, f": {shard} ("),
+    ):
+        root = shutil.copytree(tmp_path / "original", tmp_path / "changed")
+        change(root)
+        config.dataset.data_dir = str(root)
+        with pytest.raises(DataChangedError, match=re.escape(part)):
+            train_and_evaluate(config, tmp_path / "run")
+        assert contents(tmp_path / "run") == before
+        shutil.rmtree(root)
+
+
+def test_changes_of_arrays_and_of_several_replicas(tmp_path, config):
+    config.num_replicas = 2
+    record_data(config, tmp_path)
+    path = tmp_path / "data.json"
+    record = json.loads(path.read_text())
+    images = record["fingerprint"]["splits"]["train"]["arrays"]["images"]
+    assert images["shape"] == [1437, 8, 8, 1]
+    assert images["dtype"] == "uint8"
+    images["digest"] = "0" * 64
+    path.write_text(json.dumps(record))
+    before = contents(tmp_path)
+    with pytest.raises(DataChangedError, match="images of split train have other values"):
+        train_and_evaluate(config, tmp_path)
+    assert contents(tmp_path) == before

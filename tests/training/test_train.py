@@ -64,12 +64,6 @@ def send_signal_at(monkeypatch, step, signum):
     monkeypatch.setattr(CompiledSteps, "indices", wrapped)
 
 
-@pytest.fixture
-def finished(digits_run, tmp_path):
-    """Returns a copy of the directory of the small experiment's finished run."""
-    return shutil.copytree(digits_run, tmp_path / "finished")
-
-
 def test_training_imports_no_other_framework():
     """Their imports take seconds, and a run needs Orbax only to save."""
     code = "import sys, flaxres.training.train; print(*sys.modules)"
