@@ -33,7 +33,7 @@ class FileList:
     Attributes:
       count: number of files.
       digest: SHA-256 of the names and sizes.
-      listing: names and sizes, compressed; empty if only the digest is kept.
+      listing: names and sizes, compressed (zlib, base85); empty if only the digest is kept.
     """
 
     count: int
@@ -42,7 +42,7 @@ class FileList:
 
     @classmethod
     def of(cls, sizes: Mapping[bytes, int], keep_listing: bool) -> FileList:
-        """Returns the list of some files.
+        """Builds the list from the sizes of files.
 
         Args:
           sizes: size of each file in bytes, by name.
@@ -96,14 +96,18 @@ class ArrayDigest:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFingerprint:
-    """One split, with all its images: a slice such as 'train[:80%]' depends on the others too.
+    """Fingerprint of a whole split, even if the run uses only a slice.
+
+    A run on 'train[:80%]' has another fingerprint when images outside this slice are added or
+    removed.
 
     Attributes:
       images: number of images.
-      files: image files by class of a folder; the shards of a TFDS data set as 'shards'.
+      files: for a folder, the image files of each class; for TFDS, the shards under the key
+        'shards'.
       arrays: arrays of a data set in memory, by name.
-      samples: digest of the start and the end of each shard (`sample_files`); empty for other data,
-        and in fingerprints of earlier versions.
+      samples: one digest over the first and last 64 KiB of all shards (`sample_files`); empty for
+        other data, if a shard cannot be read, and in fingerprints of earlier versions.
     """
 
     images: int
@@ -114,7 +118,7 @@ class SplitFingerprint:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What identifies the data of a run, wherever they are stored.
+    """Identity of a run's data set, independent of its location.
 
     Attributes:
       dataset: 'folder', 'digits', or the name and version of a TFDS data set.
@@ -128,7 +132,7 @@ class Fingerprint:
 
     @property
     def is_folder(self) -> bool:
-        """True if the files are those of class folders."""
+        """True for a data set of class folders."""
         return self.dataset == "folder"
 
     @property
@@ -143,7 +147,7 @@ class Fingerprint:
 
 
 def unknown_data() -> Fingerprint:
-    """Returns the fingerprint of data about which nothing is known."""
+    """Returns an empty fingerprint, for sources that have none."""
     return Fingerprint("", ())
 
 
@@ -173,8 +177,8 @@ def _size(name: bytes, directory: int) -> int:
 def sample_files(paths: Iterable[os.PathLike[str]]) -> str:
     """Returns the SHA-256 of the first and the last 64 KiB of each file, in hexadecimal digits.
 
-    Files of the same size with other records, or with the same ones in another order, nearly always
-    differ there. Files that cannot be read are left out; loading the images reports them.
+    Detects other or reordered records in files of equal size, unless they differ only between the
+    two samples. Returns "" if a file cannot be read; loading the images reports it.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -185,7 +189,7 @@ def sample_files(paths: Iterable[os.PathLike[str]]) -> str:
                 file.seek(max(0, end - SAMPLE_BYTES))
                 digest.update(file.read())
         except OSError:
-            continue
+            return ""
     return digest.hexdigest()
 
 

@@ -19,8 +19,8 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
 
     Args:
       before: the earlier fingerprint. An empty `dataset` stands for one of which only the classes
-        are known. Samples are compared only in splits for which it has them.
-      after: the later fingerprint.
+        are known.
+      after: the later fingerprint. Samples are compared only in splits for which both have them.
 
     Returns:
       One line for each difference; none if the fingerprints are equal.
@@ -28,7 +28,7 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     Raises:
       ValueError: a listing of files is damaged.
     """
-    after = _without_new_samples(before, after)
+    before, after = _with_common_samples(before, after), _with_common_samples(after, before)
     if before.digest == after.digest:
         return []
     lines = []
@@ -46,14 +46,14 @@ def describe_differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     return lines
 
 
-def _without_new_samples(before: Fingerprint, after: Fingerprint) -> Fingerprint:
-    """Returns `after` without the samples of splits for which `before` has none."""
-    sampled = {name for name, split in before.splits.items() if split.samples}
+def _with_common_samples(fingerprint: Fingerprint, other: Fingerprint) -> Fingerprint:
+    """Returns a fingerprint without the samples of splits for which the other one has none."""
+    sampled = {name for name, split in other.splits.items() if split.samples}
     splits = {
         name: split if name in sampled else dataclasses.replace(split, samples="")
-        for name, split in after.splits.items()
+        for name, split in fingerprint.splits.items()
     }
-    return dataclasses.replace(after, splits=splits)
+    return dataclasses.replace(fingerprint, splits=splits)
 
 
 def describe_labels(

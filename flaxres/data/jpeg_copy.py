@@ -1,8 +1,8 @@
-"""TFDS builder of a data set with the images of another one, re-encoded as JPEG files.
+"""TFDS builder that copies a data set with its images re-encoded as JPEG.
 
 `cifar10_jpeg` is CIFAR-10 as JPEG of quality 75, `cifar10_jpeg50` of quality 50. Records keep their
-order, labels and names. The builder needs no TensorFlow for up to 1,000 MiB of records, which TFDS
-keeps in memory while it writes a split.
+order, labels and names. Splits of up to 1,000 MiB need no TensorFlow, because TFDS keeps them in
+memory while writing; larger ones do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flaxres.data.decode import decode
 from flaxres.data.record_source import RecordSource
 from flaxres.errors import DatasetError
 
-SUBSAMPLING = "4:2:0"  # resolution of the color planes: half in each direction
+SUBSAMPLING = "4:2:0"  # chroma planes at half the width and half the height
 
 
 class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
@@ -46,8 +46,8 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
           data_dir: directory of prepared data sets.
 
         Raises:
-          DatasetError: the images are not PNG files of one size with one or three channels of 8
-            bits, or records have features other than images, classes and texts.
+          DatasetError: the images are not 8-bit PNG files of one size, gray or RGB, or records have
+            features other than images, classes and texts.
         """
         _check_features(name, source.info, image_key)
         self.name = name
@@ -58,7 +58,7 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def write(self, splits: Mapping[str, RecordSource]) -> None:
-        """Writes the copy. Its directory gets its name when it is complete.
+        """Writes the copy to a temporary directory and renames it when it is complete.
 
         Args:
           splits: records of the source by the name of the split.
@@ -68,7 +68,8 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
           OSError: the copy cannot be written.
         """
         self._splits = splits
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download
+        # TFDS prints that it downloads, although it does not.
+        with contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare()
 
     def _info(self) -> tfds.core.DatasetInfo:

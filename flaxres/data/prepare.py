@@ -21,6 +21,7 @@ from absl import flags, logging
 
 from flaxres import plain_commands
 from flaxres.data.tfds import prepare_jpeg_copy
+from flaxres.data.tfds_builders import is_prepared, open_builder
 from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
 from flaxres.errors import ConfigError, DatasetError, UserError, one_line, print_lines
 from flaxres.extras import install_command
@@ -35,7 +36,7 @@ DATA_DIR = flags.DEFINE_string(
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
-    """Prepares a data set, unless it is already prepared; returns its directory.
+    """Prepares a data set, unless it is already prepared; returns a message with its directory.
 
     Args:
       name: name in TFDS, or NAME_jpeg for a JPEG copy of the data set NAME.
@@ -45,17 +46,25 @@ def prepare(name: str, data_dir: str | None = None) -> str:
       DatasetError: the data set cannot be prepared.
     """
     try:
-        return (
-            prepare_jpeg_copy(name, data_dir)
-            if split_jpeg_name(name)
-            else _download(name, data_dir)
-        )
+        if directory := _find_prepared(name, data_dir):
+            return f"already prepared: {directory}"
+        make = prepare_jpeg_copy if split_jpeg_name(name) else _download
+        return f"prepared {make(name, data_dir)}"
     except UserError:
         raise
     except Exception as error:  # downloads raise exceptions of many types
         raise DatasetError(
             f"preparing {name!r} failed: {type(error).__name__}: {one_line(error)}"
         ) from error
+
+
+def _find_prepared(name: str, data_dir: str | None) -> str | None:
+    """Returns the directory of a prepared data set; None if it is not prepared or unknown."""
+    try:
+        builder = open_builder(name, data_dir)
+    except DatasetError:  # preparing the data set reports it
+        return None
+    return str(builder.data_path) if is_prepared(builder) else None
 
 
 def _download(name: str, data_dir: str | None) -> str:
@@ -89,7 +98,7 @@ def main() -> None:
     data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # TFDS removes incomplete files
-    print_lines([f"prepared {prepare(NAME.value, data_dir)}"])
+    print_lines([prepare(NAME.value, data_dir)])
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def prepare_jpeg_copy(name: str, data_dir: str | None) -> str:
     """
     builder = open_builder(name, data_dir)
     if not is_prepared(builder):
-        source = open_prepared(builder.source.name, data_dir)
+        source = open_prepared(builder.source.name, data_dir, copy=name)
         builder = open_builder(name, data_dir)  # a prepared source has class names
         try:
             builder.write({split: _open_split(source, split) for split in source.info.splits})
@@ -166,7 +166,7 @@ def _open_split(builder: Any, split: str) -> RecordSource:
         raise DatasetError(
             f"data set {name!r} in {builder.data_path} is prepared as "
             f"{builder.info.file_format.value}, which cannot be read without TensorFlow; prepare "
-            f"it elsewhere with `python -m flaxres.data.prepare --name={name} --data_dir=DIR`"
+            f"it elsewhere with `flaxres prepare --name={name} --data_dir=DIR`"
         ) from None
     except (ValueError, KeyError, AssertionError) as error:
         known = ", ".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -52,8 +53,13 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         ) from error
 
 
-def open_prepared(name: str, data_dir: str | None) -> Any:
+def open_prepared(name: str, data_dir: str | None, copy: str | None = None) -> Any:
     """Returns the TFDS builder of a data set, and prepares the data set first if necessary.
+
+    Args:
+      name: as of `open_builder`.
+      data_dir: as of `open_builder`.
+      copy: name of the JPEG copy that is made of the data set, for the command in a message.
 
     Raises:
       DatasetError: as of `open_builder`; or the data set is incomplete, or cannot be prepared on
@@ -61,7 +67,7 @@ def open_prepared(name: str, data_dir: str | None) -> Any:
     """
     builder = open_builder(name, data_dir)
     if not is_prepared(builder):
-        _prepare(builder, name, data_dir)
+        _prepare(builder, name, data_dir, copy or name)
         builder = open_builder(name, data_dir)
     return builder
 
@@ -104,20 +110,24 @@ def _known_names(name: str, directory: str) -> list[str]:
     return own + known + copies
 
 
-def _prepare(builder: Any, name: str, data_dir: str | None) -> None:
-    """Prepares a data set in a child process, which downloads it or re-encodes its source."""
+def _prepare(builder: Any, name: str, data_dir: str | None, requested_name: str) -> None:
+    """Prepares a data set in a child process, which downloads it or re-encodes its source.
+
+    Messages show the command that prepares the data set that was requested.
+    """
     directory = _data_dir(data_dir)
-    command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}"]
-    if data_dir is not None:
-        command.append(f"--data_dir={data_dir}")
-    shown_command = " ".join(["python", *command[1:]])
+    place = [] if data_dir is None else [f"--data_dir={data_dir}"]
+    shown_command = shlex.join(["flaxres", "prepare", f"--name={requested_name}", *place])
     source = getattr(builder, "source", builder)  # a JPEG copy only needs its prepared source
     if not source.is_prepared() and importlib.util.find_spec("tensorflow") is None:
         raise DatasetError(
             f"data set {name!r} is not prepared in {directory}, and preparing it needs TensorFlow: "
-            f"run `{install_command('prepare')}`, then `{shown_command}`"
+            f"run `{install_command('prepare')}`, then `{shown_command}`; if it is prepared "
+            "elsewhere, name that directory (--data_dir of prepare and analyze, "
+            "--config.dataset.data_dir of training and evaluation)"
         )
     print(printable(f"preparing {name} in {directory} (only once)"), file=sys.stderr)
+    command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}", *place]
     if subprocess.run(command, check=False).returncode:
         raise DatasetError(
             f"data set {name!r} could not be prepared in {directory} (see above); on a machine "

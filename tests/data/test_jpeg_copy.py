@@ -217,6 +217,8 @@ def test_the_command(tmp_path):
     outcome = run_command(*arguments)
     assert outcome.code == 0, outcome
     assert outcome.stdout == f"prepared {tmp_path}/tiny_jpeg50/1.0.0\n"
+    outcome = run_command(*arguments)
+    assert outcome.stdout == f"already prepared: {tmp_path}/tiny_jpeg50/1.0.0\n"
 
 
 def test_the_command_without_the_source_and_tensorflow(tmp_path):
@@ -226,3 +228,6 @@ def test_the_command_without_the_source_and_tensorflow(tmp_path):
     assert outcome.stderr.count("\n") == 1
     assert "data set 'cifar10' is not prepared" in outcome.stderr
     assert "pip install" in outcome.stderr
+    command = f"`flaxres prepare --name=cifar10_jpeg --data_dir={tmp_path}`"
+    assert command in outcome.stderr
+    assert "if it is prepared elsewhere, name that directory (--data_dir" in outcome.stderr

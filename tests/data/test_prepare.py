@@ -5,6 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
+from flaxres.data.prepare import prepare
+from tests.conftest import write_tfds
+
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None,
     reason="TensorFlow is not installed (make test-prepare installs it)",
@@ -94,6 +97,12 @@ def test_a_failed_download_is_reported_in_one_line(python, tmp_path):
     done = python("-m", "flaxres.data.prepare", "--name=nowhere_at_all", f"--data_dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: preparing 'nowhere_at_all'")
+
+
+def test_a_data_set_that_is_already_prepared(tmp_path):
+    """No TensorFlow is needed."""
+    write_tfds(tmp_path)
+    assert prepare("tiny", str(tmp_path)) == f"already prepared: {tmp_path}/tiny/1.0.0"
 
 
 def test_the_name_flag_is_required(python):

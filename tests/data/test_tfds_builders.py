@@ -13,7 +13,7 @@ def test_not_prepared_without_tensorflow(tmp_path, monkeypatch, name):
     with pytest.raises(DatasetError) as caught:
         open_prepared(name, str(tmp_path))
     assert "pip install -r requirements-prepare.txt" in str(caught.value)
-    command = f"python -m flaxres.data.prepare --name={name} --data_dir={tmp_path}`"
+    command = f"`flaxres prepare --name={name} --data_dir={tmp_path}`"
     assert command in str(caught.value)
 
 
