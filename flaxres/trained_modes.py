@@ -76,7 +76,10 @@ def evaluate(config: ConfigDict | None) -> list[str]:
         workdir = _workdir(config)
         config = config or _overridden_config(workdir)
         record = evaluate_run(config, workdir, **checkpoint_options, **options)
-    return [f"{name}: {value:.6g}" for name, value in record.items()]
+    return [
+        f"{name}: {value:.2f}" if "_error" in name else f"{name}: {value:.6g}"
+        for name, value in record.items()
+    ]
 
 
 def predict(config: ConfigDict | None) -> list[str]:

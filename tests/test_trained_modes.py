@@ -29,7 +29,7 @@ def run(python, mode, *arguments):
 def test_evaluation_of_a_weights_file(python, weights, digits_run):
     done = run(python, "eval", f"--weights={weights}", "--splits=test", "--config.num_devices=1")
     assert done.returncode == 0, done.stderr
-    assert f"test_error: {last_record(digits_run)['test_error']:.6g}\n" in done.stdout
+    assert f"test_error: {last_record(digits_run)['test_error']:.2f}\n" in done.stdout
 
 
 def test_errors_by_class(python, weights):

@@ -27,7 +27,7 @@ from flaxres.experiments.analyses.base import (
     figure_note,
     write_rows,
 )
-from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
+from flaxres.experiments.analyses.model_sources import ModelSource, each_measured
 from flaxres.experiments.analyses.norms import (
     STATISTICS,
     NormMeasurements,
@@ -171,7 +171,7 @@ def analyze_runs(
     runs = []
     tables: dict[str, list[Row]] = {"errors": [], "gap": [], "parameters": [], "histograms": []}
     with progress_bar(len(sources)) as advance:
-        for _, run in each_readable(sources, lambda source: source.load()):
+        for _, run in each_measured(sources, lambda source: source.load()):
             runs.append(run)
             for table, rows in measure_run(run, options.split, advance, options.images).items():
                 tables[table] += [run.columns | row for row in rows]

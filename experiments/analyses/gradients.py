@@ -31,7 +31,7 @@ from flaxres.experiments.analyses.base import (
     single_device_config,
     write_rows,
 )
-from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
+from flaxres.experiments.analyses.model_sources import ModelSource, each_measured
 from flaxres.experiments.results import plot_style
 from flaxres.experiments.results.tables import Row
 from flaxres.pretrained.sources import SHIPPED
@@ -150,7 +150,7 @@ def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
             f"the figures can show at most {MAX_CURVES} runs, got {len(sources)}; select runs "
             "with --only, e.g. --only='*/seed-0'"
         )
-    read = {source.name: records for source, records in each_readable(sources, records_of_model)}
+    read = {source.name: records for source, records in each_measured(sources, records_of_model)}
     rows = [row for name in read for row in rows_of_run(name, read[name].records)]
     dataset = ", ".join(sorted({source.config.dataset.name for source in sources}))
     files = [write_rows(rows, output / "gradients.csv")]

@@ -16,6 +16,7 @@ recomputed for every point.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from flaxres.experiments.analyses.landscape_points import (
     measure_between,
 )
 from flaxres.experiments.analyses.model_sources import ModelSource, measure_runs
-from flaxres.experiments.analyses.progress import progress_bar
+from flaxres.experiments.analyses.progress import log_done, progress_bar
 from flaxres.inference.population_statistics import BATCH_STATS, check_has_statistics
 from flaxres.run.workdir import CHANGEABLE_FIELDS
 from flaxres.suggestions import did_you_mean
@@ -179,9 +180,11 @@ def analyze_runs(sources: Sequence[ModelSource], output: Path, options: Options)
     if options.kind == "between":
         ends = _check_ends(sources, options)
         costs = [cost(source.config) for source in ends]
+        start = time.monotonic()
         with progress_bar(costs[0]) as advance:
             first, second = (source.load() for source in ends)
             rows = measure_between(first, second, options, advance)
+        log_done(f"{first.name} to {second.name}", time.monotonic() - start)
         runs = [first, second]
     else:
         rows, runs = measure_runs(

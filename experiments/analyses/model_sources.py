@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +29,7 @@ from flaxres.errors import (
     print_note,
 )
 from flaxres.experiments.analyses.base import TrainedRun
-from flaxres.experiments.analyses.progress import Advance, progress_bar
+from flaxres.experiments.analyses.progress import Advance, log_done, progress_bar
 from flaxres.experiments.results.run_names import run_name
 from flaxres.experiments.results.runs import Run, read_run
 from flaxres.experiments.results.tables import Row
@@ -240,12 +241,23 @@ def each_readable(
         print_note(f"a run is left out: {reason}")
 
 
+def each_measured(
+    sources: Sequence[Source], read: Callable[[Source], Value]
+) -> Iterator[tuple[Source, Value]]:
+    """Yields what `each_readable` yields, and logs each model and its time when it is measured."""
+    start = time.monotonic()
+    for number, (source, value) in enumerate(each_readable(sources, read), start=1):
+        yield source, value
+        log_done(f"{source.name} ({number} of {len(sources)})", time.monotonic() - start)
+        start = time.monotonic()
+
+
 def measure_runs(
     sources: Sequence[ModelSource],
     cost: Callable[[ConfigDict], float],
     measure: Callable[[TrainedRun, Advance], list[Row]],
 ) -> tuple[list[Row], list[TrainedRun]]:
-    """Measures models one after another and shows a progress bar.
+    """Measures models one after another and shows the progress.
 
     Args:
       sources: the models.
@@ -269,7 +281,7 @@ def measure_runs(
     rows: list[Row] = []
     runs: list[TrainedRun] = []
     with progress_bar(total_cost) as advance:
-        for _, run in each_readable(sources, lambda source: source.load()):
+        for _, run in each_measured(sources, lambda source: source.load()):
             runs.append(run)
             rows += measure(run, advance)
     return rows, runs

@@ -1,4 +1,4 @@
-"""Progress bar of an analysis, with the estimated time left."""
+"""Progress of an analysis: a bar with the time left on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 from rich.progress import TaskProgressColumn
 
-from flaxres.terminal import make_progress_bar
+from flaxres.experiments.sweeps.progress_table import format_duration
+from flaxres.parallel.multihost import print_to_stderr
+from flaxres.terminal import in_notebook, make_console, make_progress_bar
 
 # `advance(label, cost)` is called after each part of the work, with a label to show next to the bar
 # and the cost of that part, in the unit of `total`.
@@ -32,3 +34,14 @@ def progress_bar(total: float) -> Iterator[Advance]:
     with bar:
         task = bar.add_task("starting", total=total)
         yield lambda label, cost: bar.update(task, advance=cost, description=label)
+
+
+def log_done(label: str, seconds: float) -> None:
+    """Prints a line on standard error for a part of the work, if that shows no progress bar.
+
+    Args:
+      label: name of the part.
+      seconds: time that the part took.
+    """
+    if not make_console(stderr=True).is_terminal and not in_notebook():
+        print_to_stderr(f"{label}: done in {format_duration(seconds)}")

@@ -30,7 +30,7 @@ from flaxres.experiments.analyses.base import (
     Variables,
     write_rows,
 )
-from flaxres.experiments.analyses.model_sources import ModelSource, each_readable
+from flaxres.experiments.analyses.model_sources import ModelSource, each_measured
 from flaxres.experiments.results.figures import draw_responses
 from flaxres.experiments.results.runs import RESPONSES_FILE, Run
 from flaxres.experiments.results.tables import Row
@@ -171,7 +171,7 @@ def analyze(sources: Sequence[ModelSource], output: Path) -> list[Path]:
         check_has_responses(source.config.model, str(source))
     rows: list[Row] = []
     runs: dict[str, list[Run]] = {}
-    for source, (run, logged) in each_readable(sources, _load):
+    for source, (run, logged) in each_measured(sources, _load):
         responses = responses_of_run(run)
         if source.directory is not None:
             write_responses(responses, source.directory)

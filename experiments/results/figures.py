@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from flaxres.errors import counted
 from flaxres.experiments.results import paper, plot_style
@@ -31,6 +31,7 @@ LEGEND: dict[str, Any] = {
     **{"frameon": False, "columnspacing": 1.2, "handlelength": 1.5},
 }
 PAPER_DEPTHS = (56, 110)  # depths in figure 7 of He15, in addition to the shallowest and deepest
+DROPS = "dotted lines: learning-rate drops"
 MAX_RATIO_ON_LINEAR_AXIS = 30  # of the largest value to the smallest; log axis above
 
 
@@ -59,12 +60,12 @@ def draw_sweep(runs: RunGroups, directory: Path) -> list[Path]:
     for variant, group in runs.items():
         _draw_curve(panels[1], group, "ema_test_error", styles[variant] | AVERAGE)
     panels[1].set_ylabel("")
-    _limit_errors(panels, runs)
+    hidden = _limit_errors(panels, runs)
     handles = [Line2D([], [], label=_label(v, runs[v]), **styles[v]) for v in runs]
     if any(run.last("ema_test_error") is not None for group in runs.values() for run in group):
         handles.append(Line2D([], [], color="0.3", label="average weights (EMA)", **AVERAGE))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    return _save(figure, directory / "curves", runs)
+    return _save(figure, directory / "curves", runs, DROPS + hidden)
 
 
 def draw_figures(runs: RunGroups, directory: Path) -> list[Path]:
@@ -117,13 +118,13 @@ def _draw_figure_6(
     for model, error in paper_errors.items():  # at the right edge
         color, transform = styles[_depth(model)]["color"], panels[1].get_yaxis_transform()
         panels[1].plot(1, error, color=color, transform=transform, **PAPER_MARK)
-    _limit_errors(panels, all_runs, max(paper_errors.values(), default=0.0))
+    hidden = _limit_errors(panels, all_runs, max(paper_errors.values(), default=0.0))
     lines = {"training error": TRAINING, "test error": TEST}
     if paper_errors:
         lines["He et al. 2015, CIFAR-10: final test error"] = PAPER_MARK | {"linestyle": "none"}
     handles = [Line2D([], [], color="0.3", label=name, **line) for name, line in lines.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path, all_runs)
+    return _save(figure, path, all_runs, DROPS + hidden)
 
 
 def _draw_figure_1(runs: RunGroups, styles: Mapping[int, CurveStyle], path: Path) -> list[Path]:
@@ -135,17 +136,17 @@ def _draw_figure_1(runs: RunGroups, styles: Mapping[int, CurveStyle], path: Path
         _finish_panel(axes, runs, title)
         _draw_legend(axes, runs, styles)
     panels[1].set_ylabel("")
-    _limit_errors(panels, runs)
-    return _save(figure, path, runs, is_selection=True)
+    hidden = _limit_errors(panels, runs)
+    return _save(figure, path, runs, DROPS + hidden, is_selection=True)
 
 
 def draw_responses(runs: RunGroups, path: Path, left_out: Sequence[str] = ()) -> list[Path]:
     """Draws the standard deviation of each layer's response; returns the files written.
 
-    The upper panel has the layers in order, the lower one sorted by response; values are means over
-    seeds. Of plain and residual models that differ only in depth, only the shallowest, the deepest
-    and those of the paper are drawn, with one style per depth. Plain models are dashed. The note
-    names the models that are not drawn.
+    The upper panel has the layers in order, the lower one from the largest response to the
+    smallest; values are means over seeds. Of plain and residual models that differ only in depth,
+    only the shallowest, the deepest and those of the paper are drawn, with one style per depth.
+    Plain models are dashed. The note names the models that are not drawn.
 
     Args:
       runs: runs by variant, all with responses.
@@ -169,9 +170,11 @@ def draw_responses(runs: RunGroups, path: Path, left_out: Sequence[str] = ()) ->
         for axes, values in zip(panels, (responses, -np.sort(-responses)), strict=True):
             label = _label(variant, runs[variant])
             axes.plot(range(1, len(values) + 1), values, label=label, **style)
-    for axes, label in zip(panels, ("layer, in order", "layer, sorted by response"), strict=True):
-        plot_style.label_axes(axes, label, "standard deviation")
-    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))  # layers are numbered
+    num_layers = max(len(runs[variant][0].responses) for variant in shown)
+    for axes, label in zip(panels, ("in order", "sorted by response, largest first"), strict=True):
+        plot_style.label_axes(axes, f"layer, {label}", "standard deviation")
+        plot_style.number_axis(axes, num_layers)
+        axes.tick_params(labelbottom=True)
     drawn_values = [value for line in panels[0].lines for value in line.get_ydata()]
     if max(drawn_values) > MAX_RATIO_ON_LINEAR_AXIS * max(min(drawn_values), 1e-9):
         panels[0].set_yscale("log")
@@ -251,10 +254,11 @@ def _errors_of_paper(runs: RunGroups) -> dict[str, float]:
     }
 
 
-def _limit_errors(panels: Sequence[Axes], runs: RunGroups, at_least: float = 0.0) -> None:
+def _limit_errors(panels: Sequence[Axes], runs: RunGroups, at_least: float = 0.0) -> str:
     """Sets the error axis from 0 to just above `at_least` and all curves after their first quarter.
 
-    Errors of the first steps are near chance and would compress the rest of the curves.
+    Errors of the first steps are near chance and would compress the rest of the curves. Returns a
+    text for the note if they are hidden.
     """
     top = max(1.0, at_least)
     for group in runs.values():
@@ -262,11 +266,12 @@ def _limit_errors(panels: Sequence[Axes], runs: RunGroups, at_least: float = 0.0
             steps, mean, std = mean_and_std(group, metric)
             if len(steps):
                 top = max(top, (mean + std)[steps > 0.25 * steps[-1]].max())
-    panels[0].set_ylim(0, min(100, 1.08 * top))
+    limit = min(100, math.ceil(1.08 * top))
+    return f"; errors above {limit}% not shown" * plot_style.limit_values(panels, limit)
 
 
 def _save(
-    figure: Figure, path: Path, runs: RunGroups, what: str = "", is_selection: bool = False
+    figure: Figure, path: Path, runs: RunGroups, what: str, is_selection: bool = False
 ) -> list[Path]:
     """Writes a figure with a note on its runs; returns the files written.
 
@@ -276,7 +281,7 @@ def _save(
       figure: figure to write.
       path: path of the files, without extension, in the directory of the sweep.
       runs: runs in the figure, by variant.
-      what: description of the figure for the note; by default an explanation of the dotted lines.
+      what: description of the figure for the note.
       is_selection: if True, the figure shows only some variants of the sweep, and only planned runs
         of these variants count.
     """
@@ -286,8 +291,9 @@ def _save(
     note = f"{config['dataset.name']}, {counted(config['num_steps'], 'step')}"
     if seeds[-1] > 1:
         counts = " to ".join(map(str, (seeds[0], seeds[-1])[len(seeds) == 1 :]))
-        note += f", mean {'' if what else 'and standard deviation '}of {counts} seeds"
-    note += f"; {what}" if what else "; dotted lines: learning-rate drops"
+        has_bands = what.startswith(DROPS)
+        note += f", mean {'and standard deviation ' if has_bands else ''}of {counts} seeds"
+    note += f"; {what}"
     finished = sum(run.finished for group in runs.values() for run in group)
     planned = [name.rpartition("/")[0] for name in read_plan(path.parent)[0]]
     planned = [variant for variant in planned if variant in runs or not is_selection]

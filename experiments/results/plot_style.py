@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from flaxres.errors import printable
 from flaxres.files import write_atomically
@@ -26,6 +28,7 @@ GRAY = "0.6"  # color of lines that are not data
 MARKERS_PER_CURVE = 8
 EXTENSIONS = ("png", "svg")
 CHARACTERS_PER_INCH = 12  # of the note above a figure
+PADDING = 0.02  # room for markers at the edge of a panel, as a fraction of its size
 
 
 def curve_style(number: int, num_points: int | None = None) -> CurveStyle:
@@ -79,6 +82,36 @@ def label_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def number_axis(axes: Axes, count: int, max_ticks: int = 10) -> None:
+    """Sets the horizontal axis to numbers from 1 to `count`, such as those of layers."""
+    steps = MaxNLocator(max_ticks, integer=True, steps=[1, 2, 5, 10]).tick_values(1, count)
+    axes.set_xticks([1, *(int(step) for step in steps if 1 < step <= count)])
+    padding = max(0.5, PADDING * count)
+    axes.set_xlim(1 - padding, count + padding)
+
+
+def limit_values(panels: Sequence[Axes], highest: float) -> bool:
+    """Sets the vertical axis of panels that share it from 0 to `highest`.
+
+    There is room for markers at 0, and markers that the upper or right edge would cut are left out.
+
+    Returns:
+      True if values above `highest` are hidden.
+    """
+    panels[0].set_ylim(-PADDING * highest, highest)
+    is_hidden = False
+    for axes in panels:
+        right = (1 - PADDING) * axes.get_xlim()[1]
+        for line in axes.lines:
+            x, y = (np.asarray(values) for values in line.get_data())
+            is_hidden |= bool((y > highest).any())
+            if isinstance(every := line.get_markevery(), tuple):
+                marked = np.arange(len(x))[every[0] :: every[1]]
+                inside = (x[marked] < right) & (y[marked] < (1 - PADDING) * highest)
+                line.set_markevery(marked[inside].tolist())
+    return is_hidden
 
 
 def grid(

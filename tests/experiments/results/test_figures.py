@@ -81,6 +81,23 @@ def test_band_for_several_seeds_and_steps_in_ten_thousands(tmp_path, drawn):
     assert "of 1 to 2 seeds" in note(drawn["figure6"])
 
 
+def test_errors_above_the_axis(tmp_path, drawn):
+    """The axis ends at 1.08 times the largest error after the first quarter of the steps."""
+    for model, first in (("plain-20", 90.0), ("plain-56", 41.0)):
+        write_run(tmp_path, model, errors=(first, *[40.0] * 38, 0.0), num_steps=400)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    axes = drawn["figure6"].axes[0]
+    assert axes.get_ylim()[1] == 45  # of the test errors, which are 41 here
+    assert note(drawn["figure6"]).endswith("; errors above 45% not shown")
+    for line in axes.lines:
+        marked = [line.get_ydata()[i] for i in line.get_markevery() or ()]
+        assert max(marked, default=0) < 45
+    for model in ("plain-20", "plain-56"):
+        write_run(tmp_path, model, errors=[40.0] * 40, num_steps=400)
+    draw_figures(find_runs(tmp_path), tmp_path)
+    assert "not shown" not in note(drawn["figure6"])
+
+
 def test_runs_with_few_records(tmp_path, drawn):
     write_run(tmp_path, "plain-20", errors=(90.0,))
     write_run(tmp_path, "plain-32", errors=(90.0, 80.0))
@@ -190,4 +207,6 @@ def test_figure_7_numbers_its_layers_with_integers(tmp_path, drawn):
     write_responses(dict.fromkeys(range(19), 1.0), tmp_path / "resnet-20" / "seed-0")
     draw_figures(find_runs(tmp_path), tmp_path)
     for axes in drawn["figure7"].axes:
-        assert all(tick == int(tick) for tick in axes.get_xticks())
+        assert list(axes.get_xticks()) == [1, *range(2, 20, 2)]
+        assert axes.get_xlim()[0] > 0
+        assert all(label.get_visible() for label in axes.get_xticklabels())
