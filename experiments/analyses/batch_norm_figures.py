@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flaxres.experiments.analyses.norms import NORMALIZED
@@ -29,6 +27,8 @@ LABELS = {
     NORMALIZED: "normalized input",
     "output": "output (scaled and shifted)",
 }
+# Column of the table 'gap' -> label of the axis.
+GAP_COLUMNS = {"mean_rms": "distance of mean from 0", "std_rms": "distance of std from 1"}
 COLUMNS = 4  # panels in a row, in the figures with a panel for each model
 
 
@@ -57,6 +57,11 @@ def _variants(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["net"] for row in rows))
 
 
+def _select(rows: Sequence[Row], variant: str, statistics: str) -> list[Row]:
+    """Returns the rows of one model with one kind of statistics."""
+    return [row for row in rows if (row["net"], row["statistics"]) == (variant, statistics)]
+
+
 def _mean_by_layer(
     rows: Sequence[Row], column: str
 ) -> tuple[list[int], Float[np.ndarray, " layers"]]:
@@ -67,12 +72,9 @@ def _mean_by_layer(
     return list(values), np.array([np.mean(of_layer) for of_layer in values.values()])
 
 
-def _make_panels(rows: Sequence[Row], **options: Any) -> tuple[Figure, list[Axes], list[str]]:
-    """Makes a figure with a panel for each model; also returns their names."""
-    variants = _variants(rows)
-    width = 2.7 if len(variants) > 1 else 3.6  # the legend needs more than one narrow panel
-    figure, panels = plot_style.grid(len(variants), COLUMNS, (width, 2.5), **options)
-    return figure, panels, variants
+def _panel_size(variants: Sequence[str]) -> tuple[float, float]:
+    """Returns (width, height) of a panel in inches. The legend needs more than one narrow panel."""
+    return (2.7 if len(variants) > 1 else 3.6), 2.5
 
 
 def _label_panels(panels: list[Axes], variants: list[str], label: str) -> None:
@@ -86,7 +88,10 @@ def _label_panels(panels: list[Axes], variants: list[str], label: str) -> None:
 def draw_gap(
     rows: Sequence[Row], errors: Sequence[Row], images: str, note: Note, path: Path
 ) -> list[Path]:
-    """Draws the gap between batch and running statistics by layer, one panel for each model.
+    """Draws the gap between batch and running statistics by layer, two panels for each model.
+
+    The upper one shows the distance of the means from 0, the lower one that of the standard
+    deviations from 1.
 
     Args:
       rows: rows of the table 'gap'.
@@ -98,34 +103,42 @@ def draw_gap(
     Returns:
       The paths of the files.
     """
-    figure, panels, variants = _make_panels(rows, sharey=True)
-    curves = {"mean_rms": ("mean from 0", 2), "std_rms": ("std from 1", 3)}
-    lines = {"batch": "-", "running": ":"}
-    for axes, variant in zip(panels, variants, strict=True):
-        for statistics, line in lines.items():
-            selected = [r for r in rows if (r["net"], r["statistics"]) == (variant, statistics)]
-            for column, (_, number) in curves.items():
+    variants = _variants(rows)
+    columns = min(COLUMNS, len(variants))
+    num_blocks = -(-len(variants) // columns)  # of two rows, with up to `columns` models
+    num_panels = 2 * columns * num_blocks
+    figure, panels = plot_style.grid(num_panels, columns, _panel_size(variants), sharey=True)
+    for place in range(num_panels // 2):
+        first = place // columns * 2 * columns + place % columns
+        pair = panels[first], panels[first + columns]
+        if place >= len(variants):
+            for axes in pair:
+                axes.remove()
+            continue
+        variant = variants[place]
+        for axes, (column, label) in zip(pair, GAP_COLUMNS.items(), strict=True):
+            for statistics, style in STYLES.items():
+                selected = _select(rows, variant, statistics)
                 layers, values = _mean_by_layer(selected, column)
-                style = plot_style.curve_style(number, len(layers)) | {"linestyle": line}
-                axes.plot(layers, values, **style)
-        axes.set_yscale("log")
-    _label_panels(panels, variants, "distance")
-    for axes, variant in zip(panels, variants, strict=True):
-        means = []
-        for statistics in lines:
-            selected = [r for r in errors if (r["net"], r["statistics"]) == (variant, statistics)]
-            means.append(f"{np.mean([row['error'] for row in selected]):.2f}% {statistics}")
-        axes.set_title(f"{variant}\nerror {', '.join(means)}", fontsize="small")
+                markers = plot_style.curve_style(list(STYLES).index(statistics) + 2, len(layers))
+                axes.plot(layers, values, **style | {"markevery": markers["markevery"]})
+            axes.set_yscale("log")
+            ylabel = label if place % columns == 0 else ""
+            plot_style.label_axes(axes, "norm, in order" if axes is pair[1] else "", ylabel)
+            plot_style.number_axis(axes, len(layers), max_ticks=5)
+        means = [
+            f"{np.mean([row['error'] for row in _select(errors, variant, statistics)]):.2f}% "
+            f"{statistics}"
+            for statistics in STYLES
+        ]
+        pair[0].set_title(f"{variant}\nerror {', '.join(means)}", fontsize="small")
     handles = [
-        Line2D([], [], label=label, **plot_style.curve_style(number))
-        for label, number in curves.values()
+        Line2D([], [], label=f"all norms with {statistics} statistics", **style)
+        for statistics, style in STYLES.items()
     ]
-    for kind, line in lines.items():
-        line_style: CurveStyle = {"color": "0.3", "linestyle": line}
-        handles.append(Line2D([], [], label=f"all norms with {kind} statistics", **line_style))
-    # A narrow figure has no room for all four.
-    columns = 4 if len(variants) >= COLUMNS else min(len(variants), 2)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(variants), 2), frameon=False
+    )
     text = (
         f"channels of {images}, normalized by running statistics: RMS distance from mean 0 and "
         "std 1"
@@ -144,7 +157,8 @@ def draw_parameters(rows: Sequence[Row], note: Note, path: Path) -> list[Path]:
     Returns:
       The paths of the files.
     """
-    figure, panels, variants = _make_panels(rows)
+    variants = _variants(rows)
+    figure, panels = plot_style.grid(len(variants), COLUMNS, _panel_size(variants))
     numbers = {"scale": 0, "shift": 2}
     for axes, variant in zip(panels, variants, strict=True):
         selected = [row for row in rows if row["net"] == variant]
@@ -157,6 +171,7 @@ def draw_parameters(rows: Sequence[Row], note: Note, path: Path) -> list[Path]:
                 layers, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0
             )
         axes.axhline(0, color=plot_style.GRAY, linewidth=0.8, zorder=0)
+        plot_style.number_axis(axes, len(layers), max_ticks=5)
     _label_panels(panels, variants, "scale, shift")
     handles = [
         Line2D([], [], label=name, **plot_style.curve_style(number))

@@ -15,7 +15,8 @@ from flaxres.experiments.analyses.identity_runs import METRICS, DeeperRun, shall
 from flaxres.experiments.results import plot_style
 from flaxres.experiments.results.runs import Run, mean_and_std
 
-TICKS = (0, 1, 10, 100)  # of the error axis, which is linear up to 1%
+TICKS = (0, 1, 10, 100)  # of the error axis
+LINEAR_BELOW = 1  # percent; the rest of the error axis is logarithmic
 
 
 def draw(runs: Sequence[DeeperRun], path: Path) -> list[Path]:
@@ -41,7 +42,7 @@ def draw(runs: Sequence[DeeperRun], path: Path) -> list[Path]:
             ylabel = "error (%)" if axes is left else ""
             plot_style.label_axes(axes, "steps", ylabel, f"{deeper}, {METRICS[metric]}")
         # Errors range from below 1% to 100%, and 0 must be visible.
-        left.set_yscale("symlog", linthresh=1, linscale=0.5)
+        left.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
         left.set_ylim(-0.1, 100)
         left.set_yticks(TICKS, [str(tick) for tick in TICKS])
         left.yaxis.set_minor_locator(NullLocator())
@@ -64,7 +65,8 @@ def _draw_panel(axes: Axes, group: Sequence[DeeperRun], metric: str, shallow: st
     config = group[0].config
     for step in _boundaries(config):
         axes.axvline(step, color=plot_style.GRAY, linestyle=":", linewidth=1.0, zorder=0)
-    axes.set_xlim(0, config.num_steps)
+    padding = plot_style.PADDING * config.num_steps
+    axes.set_xlim(-padding, config.num_steps + padding)
 
 
 def _boundaries(config: ConfigDict) -> Sequence[int]:
@@ -105,7 +107,8 @@ def _note(runs: Sequence[DeeperRun]) -> str:
     text = (
         f"{config.dataset.name}, {counted(config.num_steps, 'step')} from "
         f"{'random weights and from ' if is_random else ''}trained models with identity layers; "
-        "dashed: the trained model; step 0: before training, with running statistics"
+        "dashed: the trained model; step 0: before training, running statistics, no augmentation; "
+        f"axes are linear below {LINEAR_BELOW}%, logarithmic above"
     )
     if any(_boundaries(run.config) for run in runs):
         text += "; dotted: the learning rate drops"

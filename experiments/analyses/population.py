@@ -234,7 +234,9 @@ def draw(
         "number of images used for the population statistics"
     )
     if options.trials > 1:
-        text += f", mean and standard deviation of {options.trials} random choices"
+        text += f", mean of {options.trials} random choices; bars: standard deviation"
+    if len(variants) > 1:
+        text += "; each panel has its own vertical scale"
     return plot_style.save(figure, path, figure_note(runs, text))
 
 
