@@ -78,53 +78,6 @@ def test_the_figure_over_training_names_the_models_that_it_leaves_out(sweep, tmp
     assert "gradients_over_training" not in notes
 
 
-def test_values_that_are_zero_or_not_finite_can_be_drawn(tmp_path):
-    values = {"conv": None, "dense": 0.0}
-    records = [{"step": step, **dict.fromkeys(gradients.QUANTITIES, values)} for step in (0, 9)]
-    files = gradients._draw_layers({"a": records}, tmp_path / "a", "digits")
-    files += gradients._draw_training({"a": records}, tmp_path / "b", "digits")
-    assert [file.name for file in files] == ["a.png", "a.svg", "b.png", "b.svg"]
-    for file in files[1::2]:
-        assert "drawn at the edge" in file.read_text()
-
-
-def draw_training(monkeypatch, tmp_path, counts):
-    """Draws runs with these numbers of layers over training; returns the panels and the legend."""
-    figures = []
-    monkeypatch.setattr(plot_style, "save", lambda figure, path, note: figures.append(figure))
-    runs = {}
-    for number, count in enumerate(counts):
-        values = {f"layer{i}": float(i + 1) for i in range(count)}
-        records = [{"step": step, **dict.fromkeys(gradients.QUANTITIES, values)} for step in (0, 9)]
-        runs[f"run-{number}"] = records
-    gradients._draw_training(runs, tmp_path / "figure", "digits")
-    return figures[0].axes, [text.get_text() for text in figures[0].legends[0].get_texts()]
-
-
-def test_layers_over_training_of_models_of_one_depth(monkeypatch, tmp_path):
-    panels, legend = draw_training(monkeypatch, tmp_path, [9] * 5)
-    assert legend == [f"layer {number} of 9" for number in (1, 3, 5, 7, 9)]
-    assert [line.get_ydata()[0] for line in panels[0].lines] == [1, 3, 5, 7, 9]
-    assert [axes.get_xlabel() for axes in panels] == ["", "", "steps", "steps", "steps"]
-    has_ticks = [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels]
-    assert has_ticks == [False, False, True, True, True]
-    panels, _ = draw_training(monkeypatch, tmp_path, [9] * 4)
-    assert [axes.get_xlabel() for axes in panels] == ["", "", "steps", "steps"]
-
-
-def test_legend_over_training_holds_for_models_of_different_depth(monkeypatch, tmp_path):
-    panels, legend = draw_training(monkeypatch, tmp_path, [9, 17])
-    assert (legend[0], legend[2], legend[4]) == (
-        "first layer",
-        "layer at 1/2 of the depth",
-        "last layer",
-    )
-    assert [[line.get_ydata()[0] for line in axes.lines] for axes in panels] == [
-        [1, 3, 5, 7, 9],
-        [1, 5, 9, 13, 17],
-    ]
-
-
 def test_more_runs_than_there_are_styles(tmp_path):
     with pytest.raises(ConfigError, match="can show at most 21 runs, got 22"):
         gradients.analyze([RunSource(tmp_path)] * 22, tmp_path)
