@@ -93,7 +93,7 @@ class RunCollection:
 
     Attributes:
       runs_by_variant: runs with metrics, grouped and ordered by `group_by_variant`.
-      damaged: why a run cannot be read, by its name; also entries of sweep.json, or that file.
+      damaged: why a run is left out, by its name; also entries of sweep.json, or that file.
     """
 
     runs_by_variant: dict[str, list[Run]]
@@ -108,22 +108,48 @@ def read_runs(workdir: Path) -> RunCollection:
     Raises:
       WorkdirError: there is no run with metrics.
     """
+    runs, damaged = _read_directories(workdir)
+    damaged = read_plan(workdir)[1] | damaged
+    if not runs:
+        reasons = "".join(f"; {name} is left out: {text}" for name, text in damaged.items())
+        raise WorkdirError(f"no run with metrics in {workdir}/VARIANT/seed-N yet{reasons}")
+    _note_left_out(damaged)
+    return RunCollection(group_by_variant(runs), damaged)
+
+
+def read_pytorch_runs(directory: Path) -> RunCollection:
+    """Reads the finished runs in PyTorch, DIRECTORY/VARIANT/seed-N.
+
+    The others are in `damaged`, with the name of the directory before theirs; a note on standard
+    error names them.
+    """
+    runs, damaged = _read_directories(directory)
+    for run in runs:
+        if not run.finished:
+            name = f"{run.variant}/seed-{run.config['seed']}"
+            damaged[name] = f"unfinished: step {run.step:,} of {run.config['num_steps']:,}"
+    damaged = {f"{directory.name}/{name}": reason for name, reason in damaged.items()}
+    _note_left_out(damaged)
+    return RunCollection(group_by_variant(run for run in runs if run.finished), damaged)
+
+
+def _read_directories(workdir: Path) -> tuple[list[Run], dict[str, str]]:
+    """Returns the runs with metrics in VARIANT/seed-N, and why others cannot be read, by name."""
     runs: list[Run] = []
-    damaged = read_plan(workdir)[1]
+    damaged: dict[str, str] = {}
     for directory in run_directories(workdir):
-        name = str(directory.relative_to(workdir))
         try:
             check_inside(directory, workdir)
             if run := read_run(directory):
                 runs.append(run)
         except DamagedFileError as error:
-            damaged[name] = str(error)
-    if not runs:
-        reasons = "".join(f"; {name} is left out: {text}" for name, text in damaged.items())
-        raise WorkdirError(f"no run with metrics in {workdir}/VARIANT/seed-N yet{reasons}")
-    for name, text in damaged.items():
-        print_note(f"{name} is left out: {text}")
-    return RunCollection(group_by_variant(runs), damaged)
+            damaged[str(directory.relative_to(workdir))] = str(error)
+    return runs, damaged
+
+
+def _note_left_out(damaged: Mapping[str, str]) -> None:
+    for name, reason in damaged.items():
+        print_note(f"{name} is left out: {reason}")
 
 
 def find_runs(workdir: Path) -> dict[str, list[Run]]:

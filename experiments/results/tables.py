@@ -42,7 +42,7 @@ def result_rows(
     Args:
       runs: runs by variant.
       planned: names of all runs of the sweep (VARIANT/seed-N), to count missing seeds.
-      pytorch_runs: runs of the same models in PyTorch, by variant; only finished ones count.
+      pytorch_runs: finished runs of the same models in PyTorch, by variant.
     """
     planned_seeds = Counter(name.rpartition("/")[0] for name in planned)
     rows: list[Row] = []
@@ -65,7 +65,7 @@ def result_rows(
         row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
         row["device"] = "; ".join(sorted({describe_devices(run.info) for run in counted}))
         if pytorch_runs:
-            peers = [run for run in pytorch_runs.get(variant, []) if run.finished]
+            peers = pytorch_runs.get(variant, [])
             row["peer_seeds"] = len(peers)
             row |= _mean_and_std("peer_test_error", peers, "test_error")
         if paper.has_cifar10_test_set(counted[0].config):
@@ -247,7 +247,7 @@ def write_runs(collection: RunCollection, directory: Path) -> Path:
 def write_tables(
     collection: RunCollection,
     directory: Path,
-    pytorch_runs: Mapping[str, Sequence[Run]] | None = None,
+    pytorch: RunCollection | None = None,
     details: bool = False,
 ) -> list[Path]:
     """Writes table.md and table.csv; returns their paths.
@@ -255,16 +255,17 @@ def write_tables(
     Args:
       collection: the runs. Below table.md there is a line for each damaged one.
       directory: directory for the files, which holds the sweep.json of the sweep.
-      pytorch_runs: runs of the same models in PyTorch, by variant.
+      pytorch: finished runs of the same models in PyTorch.
       details: if True, table.md also has the training time and the device of each variant, and the
         settings of the runs.
     """
-    runs = collection.runs_by_variant
+    pytorch = pytorch or RunCollection({})
+    runs, pytorch_runs = collection.runs_by_variant, pytorch.runs_by_variant
     rows = result_rows(runs, read_plan(directory)[0], pytorch_runs)
     table = as_markdown(rows, details)
     if details:
-        table += _settings_lines(runs, pytorch_runs or {})
-    for name, reason in collection.damaged.items():
+        table += _settings_lines(runs, pytorch_runs)
+    for name, reason in (collection.damaged | pytorch.damaged).items():
         table += f"\n{escape_markdown(f'{name} is left out: {reason}')}\n"
     files = [directory / "table.md", directory / "table.csv"]
     for file, content in zip(files, (table, as_csv(rows)), strict=True):
@@ -277,10 +278,9 @@ def _settings_lines(
 ) -> str:
     """Returns a paragraph for each of the settings of the runs, and for those of PyTorch alone."""
     settings = list(_all_settings(runs))
-    finished = {
-        name: [run for run in group if run.finished] for name, group in pytorch_runs.items()
-    }
-    settings += [f"PyTorch: {other}" for other in _all_settings(finished) if other not in settings]
+    settings += [
+        f"PyTorch: {other}" for other in _all_settings(pytorch_runs) if other not in settings
+    ]
     return "".join(f"\n{escape_markdown(line)}\n" for line in settings)
 
 

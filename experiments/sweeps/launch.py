@@ -121,11 +121,11 @@ def collect(workdir: Path, pytorch_runs: Path | None = None, details: bool = Fal
       WorkdirError: there are no runs, or `workdir` cannot be written.
     """
     from flaxres.experiments.results.figures import draw_sweep
-    from flaxres.experiments.results.runs import find_runs, read_runs
+    from flaxres.experiments.results.runs import read_pytorch_runs, read_runs
     from flaxres.experiments.results.tables import write_runs, write_tables
 
     collection = read_runs(workdir)
-    peers = find_runs(pytorch_runs) if pytorch_runs else None
+    peers = read_pytorch_runs(pytorch_runs) if pytorch_runs else None
     try:
         files = [
             write_runs(collection, workdir),

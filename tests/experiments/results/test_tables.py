@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from flaxres.experiments.results.runs import find_runs, read_runs
+from flaxres.experiments.results.runs import find_runs, read_pytorch_runs, read_runs
 from flaxres.experiments.results.tables import (
     as_cells,
     as_markdown,
@@ -124,9 +124,10 @@ def test_pytorch_runs_times_and_settings(tmp_path):
     write_run(tmp_path / "pytorch", "resnet-20", 2, (9.0,), num_steps=20)  # unfinished
     write_run(tmp_path, "plain-20", 0, (5.0, 4.0), "cifar10_jpeg", num_steps=20)
     files = write_tables(
-        read_runs(tmp_path), tmp_path, find_runs(tmp_path / "pytorch"), details=True
+        read_runs(tmp_path), tmp_path, read_pytorch_runs(tmp_path / "pytorch"), details=True
     )
-    header, _, plain, residual, _, settings, _, pytorch = files[0].read_text().splitlines()
+    header, _, plain, residual, *lines = files[0].read_text().splitlines()
+    _, settings, _, pytorch, _, left_out = lines
     assert "PyTorch, same data: test error %" in header
     assert "| 3.00 ± 1.41 (2 seeds) | 4.00 ± 1.41 (2 seeds) | 8.75 |" in residual
     assert "| 5.00 |  |  |" in plain
@@ -135,12 +136,22 @@ def test_pytorch_runs_times_and_settings(tmp_path):
     rest = "20 steps of 128 images, float32; weight decay on all parameters; batch norm over the "
     assert settings == f"cifar10_jpeg, {rest}whole batch"
     assert pytorch == f"PyTorch: digits, {rest}whole batch"
+    assert left_out == "pytorch/resnet-20/seed-2 is left out: unfinished: step 10 of 20"
 
 
 def test_settings_of_pytorch_are_told_only_if_they_differ(tmp_path):
     for directory in (tmp_path, tmp_path / "pytorch"):
-        write_run(directory, "resnet-20", num_steps=20)
-    write_run(tmp_path / "pytorch", "plain-20", errors=(5.0,), num_steps=30)  # unfinished
-    pytorch_runs = find_runs(tmp_path / "pytorch")
-    table, _ = write_tables(read_runs(tmp_path), tmp_path, pytorch_runs, details=True)
+        write_run(directory, "resnet-20")
+    pytorch = read_pytorch_runs(tmp_path / "pytorch")
+    table, _ = write_tables(read_runs(tmp_path), tmp_path, pytorch, details=True)
     assert "PyTorch: " not in table.read_text()
+
+
+def test_damaged_runs_in_pytorch_hide_no_other_runs(tmp_path):
+    for directory in (tmp_path, tmp_path / "pytorch"):
+        write_run(directory, "resnet-20")
+    (tmp_path / "pytorch/resnet-20/seed-0/config.json").write_text("{")
+    pytorch = read_pytorch_runs(tmp_path / "pytorch")
+    table, _ = write_tables(read_runs(tmp_path), tmp_path, pytorch)
+    assert "| 12.50 | 13.50 |" in table.read_text()
+    assert "pytorch/resnet-20/seed-0 is left out: " in table.read_text()
