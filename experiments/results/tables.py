@@ -22,6 +22,7 @@ from flaxres.run.environments import EARLIER, describe_devices, describe_earlier
 Row = dict[str, Any]  # a row of a CSV file, by column
 
 INFO_COLUMNS = ("params", "device", "devices", "processes", "jax", "flaxres", "commit")
+PAPER_HEADER = "He et al. 2015, original images, 64,000 steps: test error %"
 NOT_BEGUN, DAMAGED = "not begun", "damaged"
 # Characters with a meaning in Markdown or HTML; an underscore within a word has none.
 SPECIAL_CHARACTERS = re.compile(r"([\\`*\[\]<>|&~]|\b_|_\b|(?<=_)_)")
@@ -35,8 +36,8 @@ def result_rows(
     """Summarizes each variant: params, number of seeds, steps and final errors.
 
     Errors are in percent, with mean and standard deviation over seeds. They are those of the last
-    recorded step, never the best ones. `ema_test_error`, that of the average weights, is there only
-    for runs with an average. Unfinished runs count only if a variant has no finished run;
+    recorded step, never the best ones. `ema_test_error`, the error of the averaged weights, exists
+    only for runs with `ema_decay`. Unfinished runs count only if a variant has no finished run;
     `steps` is then below `num_steps`.
 
     Args:
@@ -47,28 +48,28 @@ def result_rows(
     planned_seeds = Counter(name.rpartition("/")[0] for name in planned)
     rows: list[Row] = []
     for variant, group in runs.items():
-        counted = [run for run in group if run.finished] or group
+        measured = [run for run in group if run.finished] or group
         row: Row = {
             "net": variant,
-            "params": counted[0].info.get("params"),
-            "seeds": len(counted),
+            "params": measured[0].info.get("params"),
+            "seeds": len(measured),
             "planned_seeds": max(planned_seeds[variant], len(group)),
-            "steps": min(run.step for run in counted),
-            "num_steps": counted[0].config["num_steps"],
+            "steps": min(run.step for run in measured),
+            "num_steps": measured[0].config["num_steps"],
         }
         for metric in ("train_error", "test_error"):
-            row |= _mean_and_std(metric, counted, metric)
-        ema_errors = _mean_and_std("ema_test_error", counted, "ema_test_error")
+            row |= _mean_and_std(metric, measured, metric)
+        ema_errors = _mean_and_std("ema_test_error", measured, "ema_test_error")
         if ema_errors["ema_test_error"] is not None:
             row |= ema_errors
-        seconds = [s for run in counted if (s := run.train_seconds()) is not None]
+        seconds = [s for run in measured if (s := run.train_seconds()) is not None]
         row["minutes"] = float(np.mean(seconds)) / 60 if seconds else None
-        row["device"] = "; ".join(sorted({describe_devices(run.info) for run in counted}))
+        row["device"] = "; ".join(sorted({describe_devices(run.info) for run in measured}))
         if pytorch_runs:
             peers = pytorch_runs.get(variant, [])
             row["peer_seeds"] = len(peers)
             row |= _mean_and_std("peer_test_error", peers, "test_error")
-        if paper.has_cifar10_test_set(counted[0].config):
+        if paper.has_cifar10_test_set(measured[0].config):
             row["paper_test_error"] = paper.TEST_ERRORS.get(variant)
         rows.append(row)
     for variant, count in planned_seeds.items():
@@ -117,7 +118,7 @@ def as_cells(rows: Sequence[Row], details: bool = False) -> list[list[str]]:
     header = ["model", "params", "steps", "final training error %", "final test error %"]
     header += ["final test error of average weights (EMA) %"] * has_average
     header += ["PyTorch, same data: test error %"] * has_pytorch
-    header += ["He15 test error % (64k steps)"] * has_paper
+    header += [PAPER_HEADER] * has_paper
     lines = [header + ["minutes per run", "device"] * details]
     for row in rows:
         steps = NOT_BEGUN if row["steps"] is None else f"{row['steps']:,}"
@@ -276,7 +277,7 @@ def write_tables(
 def _settings_lines(
     runs: Mapping[str, Sequence[Run]], pytorch_runs: Mapping[str, Sequence[Run]]
 ) -> str:
-    """Returns a paragraph for each of the settings of the runs, and for those of PyTorch alone."""
+    """Returns a paragraph for each of the settings; settings that only PyTorch runs have are last."""
     settings = list(_all_settings(runs))
     settings += [
         f"PyTorch: {other}" for other in _all_settings(pytorch_runs) if other not in settings

@@ -35,7 +35,7 @@ def test_mean_and_std_over_finished_seeds(tmp_path):
     assert (second["steps"], second["num_steps"]) == (10, 30)
     assert as_markdown([first, second]).splitlines() == [
         "| model | params | steps | final training error % | final test error % "
-        "| He15 test error % (64k steps) |",
+        "| He et al. 2015, original images, 64,000 steps: test error % |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| resnet-20 | 1,020 | 30 | 2.00 ± 1.41 (2 of 3 seeds) "
         "| 3.00 ± 1.41 (2 of 3 seeds) | 8.75 |",
@@ -57,7 +57,7 @@ def test_only_cifar10_rows_have_an_error_of_the_paper(tmp_path, first):
     for model in ("plain-20", "resnet-20"):
         write_run(tmp_path, model, dataset="digits" if model == first else "cifar10")
     header, *body = as_cells(result_rows(find_runs(tmp_path)))
-    assert header[-1] == "He15 test error % (64k steps)"
+    assert header[-1] == "He et al. 2015, original images, 64,000 steps: test error %"
     paper_errors = {cells[0]: cells[-1] for cells in body}
     assert paper_errors == {"plain-20": "", "resnet-20": "8.75" if first == "plain-20" else ""}
 
