@@ -276,8 +276,8 @@ def write_tables(
 
 def _settings_lines(
     runs: Mapping[str, Sequence[Run]], pytorch_runs: Mapping[str, Sequence[Run]]
+) -> str:
     """Returns a paragraph for each of the settings, the ones that only PyTorch runs have last."""
-    """Returns a paragraph for each of the settings; settings that only PyTorch runs have are last."""
     settings = list(_all_settings(runs))
     settings += [
         f"PyTorch: {other}" for other in _all_settings(pytorch_runs) if other not in settings
