@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from flaxres.data.fingerprint import ArrayDigest, FileList, Fingerprint
+from flaxres.data.fingerprint import UNREADABLE, ArrayDigest, FileList, Fingerprint
 from flaxres.errors import counted, first_few
 
 MAX_NAMES = 5  # names of files or classes in one difference
@@ -194,12 +194,20 @@ def _describe_files(before: FileList, after: FileList, place: str, unit: str) ->
         if names:
             yield f"{verb} {counted(len(names), unit)} in {place} ({first_few(names, MAX_NAMES)})"
     resized = [
-        f"{name} ({old[name]:,} -> {new[name]:,} bytes)"
+        f"{name} ({_describe_sizes(old[name], new[name])})"
         for name in sorted(old.keys() & new.keys())
         if old[name] != new[name]
     ]
     if resized:
         yield f"size changed in {place}: {first_few(resized, MAX_NAMES)}"
+
+
+def _describe_sizes(old: int, new: int) -> str:
+    if UNREADABLE not in (old, new):
+        return f"{old:,} -> {new:,} bytes"
+    return " -> ".join(
+        "missing or unreadable" if size == UNREADABLE else f"{size:,} bytes" for size in (old, new)
+    )
 
 
 def join_differences(differences: Sequence[str], max_differences: int = 8) -> str:

@@ -16,10 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from flaxres.data.decode import decode
+from flaxres.data.decode import BrokenImageError, decode
 from flaxres.data.record_source import RecordSource
+from flaxres.data.source import check_label
 from flaxres.errors import DatasetError
 
+NO_LABEL = -1  # label of an image without a class in TFDS, as in test sets of competitions
 SUBSAMPLING = "4:2:0"  # chroma planes at half the width and half the height
 
 
@@ -64,7 +66,7 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
           splits: records of the source by the name of the split.
 
         Raises:
-          DatasetError: an image cannot be read or decoded.
+          DatasetError: an image cannot be read or decoded, or its label is not a class.
           OSError: the copy cannot be written.
         """
         self._splits = splits
@@ -94,9 +96,18 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
     def _generate_examples(
         self, source: RecordSource
     ) -> Generator[tuple[int, dict[str, Any]], None, None]:
+        num_classes = self.source.info.features[source.label_key].num_classes
         for index in range(len(source)):
-            record = source.records[index]
-            image = decode(record[self._image_key], source.describe(index), source.channels)
+            record, description = source.record(index), source.describe(index)
+            try:
+                image = decode(record[self._image_key], description, source.channels)
+            except BrokenImageError as error:
+                raise DatasetError(
+                    f"{error.problem}; repair the data set {self.source.name!r}, or delete its "
+                    "directory and prepare it again"
+                ) from None
+            if (label := int(record[source.label_key])) != NO_LABEL:
+                check_label(label, num_classes, description)
             yield index, {**record, self._image_key: encode_jpeg(image, self.quality)}
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 
 from absl import flags, logging
 
@@ -45,6 +46,10 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     Raises:
       DatasetError: the data set cannot be prepared.
     """
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     try:
         if directory := _find_prepared(name, data_dir):
             return f"already prepared: {directory}"

@@ -65,7 +65,18 @@ class RecordSource:
 
     def read(self, index: int) -> tuple[EncodedImage, int]:
         """Returns image `index`, not decoded yet, and its label."""
-        return self._encoded(self.records[index], index)
+        return self._encoded(self.record(index), index)
+
+    def record(self, index: int) -> Mapping[str, Any]:
+        """Returns record `index`: its features by name, with the image encoded.
+
+        Raises:
+          DatasetError: the record cannot be read.
+        """
+        try:
+            return self._check(self.records[index])
+        except Exception as error:  # ArrayRecord and TFDS raise exceptions of many types
+            raise damaged_error(self.name, error) from error
 
     def _encoded(self, record: Mapping[str, Any], index: int) -> tuple[EncodedImage, int]:
         image = EncodedImage(record[self.image_key], self.describe(index), self.channels)
@@ -76,7 +87,11 @@ class RecordSource:
         return f"image {index} of {self.name}"
 
     def labels(self) -> Int32[np.ndarray, " images"]:
-        """Returns all labels, without decoding any image."""
+        """Returns all labels, without decoding any image.
+
+        Raises:
+          DatasetError: a record cannot be read.
+        """
         labels = np.empty(len(self), np.int32)
         for start in self._block_starts():
             records = self._read_block(start)
@@ -92,30 +107,36 @@ class RecordSource:
         Raises:
           DatasetError: a record cannot be read or decoded, or has another size.
         """
-        try:
-            with make_progress_bar(disable=len(self) < MIN_IMAGES_FOR_PROGRESS) as bar:
-                for start in bar.track(self._block_starts(), description=f"reading {self.name}"):
-                    for index, record in enumerate(self._read_block(start), start):
-                        encoded, label = self._encoded(record, index)
-                        image = encoded.decode()
-                        if image_size and (image.height, image.width) != image_size:
-                            raise DatasetError(
-                                f"{self.describe(index)} has {image.height} x {image.width} "
-                                f"pixels, not {image_size[0]} x {image_size[1]}"
-                            )
-                        yield index, image, label
-        except Exception as error:
-            raise damaged_error(self.name, error) from error
+        with make_progress_bar(disable=len(self) < MIN_IMAGES_FOR_PROGRESS) as bar:
+            for start in bar.track(self._block_starts(), description=f"reading {self.name}"):
+                for index, record in enumerate(self._read_block(start), start):
+                    encoded, label = self._encoded(record, index)
+                    image = encoded.decode()
+                    if image_size and (image.height, image.width) != image_size:
+                        raise DatasetError(
+                            f"{self.describe(index)} has {image.height} x {image.width} "
+                            f"pixels, not {image_size[0]} x {image_size[1]}"
+                        )
+                    yield index, image, label
 
     def _block_starts(self) -> range:
         return range(0, len(self), READ_BLOCK)
 
     def _read_block(self, start: int) -> Sequence[Mapping[str, Any]]:
         indices = list(range(start, min(start + READ_BLOCK, len(self))))
-        records = self.records.__getitems__(indices)
-        if len(records) != len(indices):
-            raise ValueError(f"{len(records)} of {len(indices)} records can be read")
-        return records
+        try:
+            records = self.records.__getitems__(indices)
+            if len(records) != len(indices):
+                raise ValueError(f"{len(records)} of {len(indices)} records can be read")
+            return [self._check(record) for record in records]
+        except Exception as error:
+            raise damaged_error(self.name, error) from error
+
+    def _check(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a record; TFDS reads the records that a truncated shard lacks as empty ones."""
+        if record[self.image_key] is None or record[self.label_key] is None:
+            raise ValueError("a record has no image or no label")
+        return record
 
 
 def damaged_error(name: str, error: Exception) -> DatasetError:

@@ -128,10 +128,11 @@ def _prepare(builder: Any, name: str, data_dir: str | None, requested_name: str)
         )
     print(printable(f"preparing {name} in {directory} (only once)"), file=sys.stderr)
     command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}", *place]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, stdout=2, check=False).returncode:  # its result is a note here
+        hint = f"; on a machine with network access, run `{shown_command}`"
         raise DatasetError(
-            f"data set {name!r} could not be prepared in {directory} (see above); on a machine "
-            f"with network access, run `{shown_command}`"
+            f"data set {name!r} could not be prepared in {directory} (see above)"
+            f"{'' if source.is_prepared() else hint}"
         )
 
 

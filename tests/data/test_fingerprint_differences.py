@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from flaxres.data.fingerprint import (
+    UNREADABLE,
     ArrayDigest,
     FileList,
     Fingerprint,
@@ -76,6 +77,11 @@ SAME = {"0.png": 9, "1.png": 9}  # noise of one size, with the same names in eac
             {"train": {"a": {"0": 1, "1": 10**6}}},
             {"train": {"a": {"0": 1, "1": 5}}},
             ["size changed in train/a: 1 (1,000,000 -> 5 bytes)"],
+        ),
+        (
+            {"train": {"a": {"0": 1, "1": 1000}}},
+            {"train": {"a": {"0": 1, "1": UNREADABLE}}},
+            ["size changed in train/a: 1 (1,000 bytes -> missing or unreadable)"],
         ),
     ],
 )

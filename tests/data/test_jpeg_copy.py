@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 from PIL import Image
 
 from flaxres.data import jpeg_copy
@@ -110,8 +111,11 @@ def test_a_run_prepares_a_missing_copy(tmp_path, capfd):
     sources = open_tfds("tiny_jpeg", str(tmp_path), "train", "test")
     assert len(sources.train) == 50
     output = capfd.readouterr()
-    assert f"preparing tiny_jpeg in {tmp_path}" in output.err
-    assert output.out.strip().splitlines()[-1] == f"prepared {tmp_path}/tiny_jpeg/1.0.0"
+    assert output.out == ""  # belongs to the training
+    assert output.err.splitlines() == [
+        f"preparing tiny_jpeg in {tmp_path} (only once)",
+        f"prepared {tmp_path}/tiny_jpeg/1.0.0",
+    ]
     open_tfds("tiny_jpeg", str(tmp_path), "train", "test")
     assert capfd.readouterr().err == ""
 
@@ -209,6 +213,47 @@ def test_a_source_that_is_a_tfrecord(tmp_path):
     with pytest.raises(DatasetError, match=r"'tiny' .*prepared as tfrecord"):
         prepare_jpeg_copy("tiny_jpeg", str(tmp_path))
     assert not (tmp_path / "tiny_jpeg").exists()
+
+
+def replace_in_shard(tmp_path, old, new):
+    """Replaces bytes in the training images of a source, without changing their number."""
+    module = array_record_module
+    path = next((tmp_path / "tiny/1.0.0").glob("*train*"))
+    reader = module.ArrayRecordReader(str(path))
+    records = reader.read_all()
+    reader.close()
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record.replace(old, new))
+    writer.close()
+
+
+def test_a_broken_image_in_the_source(tmp_path):
+    """One line of the command, and one more of the training that runs it."""
+    write_tfds(tmp_path)
+    replace_in_shard(tmp_path, b"IDAT", b"IDXT")
+    outcome = run_command("flaxres.data.prepare", "--name=tiny_jpeg", f"--data_dir={tmp_path}")
+    assert outcome.code == 1
+    problem = f"error: image 0 of tiny train in {tmp_path}/tiny/1.0.0 cannot be decoded ("
+    advice = "; repair the data set 'tiny', or delete its directory and prepare it again\n"
+    assert outcome.stderr.startswith(problem)
+    assert outcome.stderr.endswith(advice)
+    assert outcome.stderr.count("\n") == 1
+    with pytest.raises(DatasetError) as caught:
+        open_tfds("tiny_jpeg", str(tmp_path), "train", "test")
+    assert "could not be prepared" in str(caught.value)
+    assert "network" not in str(caught.value)
+
+
+def test_labels_of_the_source(tmp_path):
+    """TFDS labels an image without a class -1."""
+    labels = write_tfds(tmp_path)["train"][1]
+    index = list(labels).index(3)
+    label_3 = b"\n\x05label\x12\x05\x1a\x03\n\x01"
+    replace_in_shard(tmp_path, label_3 + b"\x03", label_3 + b"\x4d")
+    message = rf"^image {index} of tiny train in .* has the label 77; there are 4 classes"
+    with pytest.raises(DatasetError, match=message):
+        prepare_jpeg_copy("tiny_jpeg", str(tmp_path))
 
 
 def test_the_command(tmp_path):

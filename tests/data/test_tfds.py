@@ -4,7 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
-from flaxres.data.tfds import load_tfds, tfds_shape
+from flaxres.data.in_memory import load_sources
+from flaxres.data.tfds import load_tfds, open_tfds, prepare_jpeg_copy, tfds_shape
 from flaxres.errors import DatasetError
 from tests.conftest import write_tfds
 
@@ -94,6 +95,28 @@ def test_fewer_records_than_promised(tmp_path):
         next((tmp_path / "tiny/1.0.0").glob("*train*")),
     )
     assert "is incomplete or damaged" in error_message(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "truncated"])
+def test_records_that_cannot_be_read_one_by_one(tmp_path, damage):
+    write_tfds(tmp_path, shape=(12, 10, 3))
+    sources = open_tfds("tiny", str(tmp_path), "train", "test")
+    shard = next((tmp_path / "tiny/1.0.0").glob("*train*"))
+    if damage == "missing":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        middle = len(content) // 2
+        content[middle] ^= 255
+        shard.write_bytes(content if damage == "changed" else content[:middle])
+    with pytest.raises(DatasetError) as caught:
+        load_sources(sources, image_size=0)
+    assert str(caught.value).startswith(
+        f"data set tiny train in {tmp_path}/tiny/1.0.0 is incomplete or damaged ("
+    )
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DatasetError, match="is incomplete or damaged"):
+        prepare_jpeg_copy("tiny_jpeg", str(tmp_path))
 
 
 def test_unknown_split(tmp_path):
