@@ -145,6 +145,16 @@ class Fingerprint:
             parts += [split.samples] if split.samples else []
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
+    def with_samples_of(self, other: Fingerprint) -> Fingerprint:
+        """Returns a copy that has the samples of `other` for splits without samples."""
+        splits = {
+            name: dataclasses.replace(split, samples=other.splits[name].samples)
+            if name in other.splits and not split.samples
+            else split
+            for name, split in self.splits.items()
+        }
+        return dataclasses.replace(self, splits=splits)
+
 
 def unknown_data() -> Fingerprint:
     """Returns an empty fingerprint, for sources that have none."""

@@ -96,6 +96,8 @@ class RunData:
     ) -> None:
         """Writes data.json and inputs.npz, if they do not exist or the data have changed.
 
+        A data.json of an older version of flaxres also gains the samples of unchanged data.
+
         Changed data have a different mean image, and perhaps different class names. The former file
         is kept as inputs-before-step-N.npz.
 
@@ -128,6 +130,9 @@ class RunData:
             change = DataChange(step, now, self.differences, self.before)
             changes = (*record.changes, change)
             record = dataclasses.replace(record, fingerprint=self.fingerprint, changes=changes)
+        else:
+            fingerprint = record.fingerprint.with_samples_of(self.fingerprint)
+            record = dataclasses.replace(record, fingerprint=fingerprint)
         if record != self.record:
             write_atomically(path, msgspec.json.encode(record) + b"\n")
 

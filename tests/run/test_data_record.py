@@ -167,6 +167,28 @@ def test_changes_of_a_tfds_data_set(tmp_path, config):
         shutil.rmtree(root)
 
 
+def test_a_record_of_an_earlier_version_gains_samples(tmp_path, config):
+    """Later changes of records are then noticed, and nothing else in data.json changes."""
+    write_tfds(tmp_path)
+    config.dataset.update({"name": "tiny", "image_size": 8, "data_dir": str(tmp_path)})
+    workdir = tmp_path / "run"
+    record_data(config, workdir)
+    path = workdir / DATA_FILE
+    recorded = path.read_bytes()
+    content = json.loads(recorded)
+    for split in content["fingerprint"]["splits"].values():
+        del split["samples"]
+    path.write_text(json.dumps(content))
+    sources = open_sources(config.dataset)
+    check_data(workdir, config, sources).store(workdir, config, 5, pytest.fail)
+    assert path.read_bytes() == recorded
+
+    shard = next((tmp_path / "tiny/1.0.0").glob("*train*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataChangedError, match="records of split train differ"):
+        check_data(workdir, config, open_sources(config.dataset))
+
+
 def test_changes_of_arrays_and_of_several_replicas(tmp_path, config):
     config.num_replicas = 2
     record_data(config, tmp_path)
