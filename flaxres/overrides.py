@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
@@ -15,6 +16,9 @@ from flaxres.data import num_train_images
 from flaxres.errors import ConfigError, UserError
 from flaxres.field_checks import shown
 from flaxres.user_files import call_get_config, check_is_config, file_error
+
+# Values of fields by name; a ConfigDict is no Mapping.
+FieldDict: TypeAlias = Mapping[str, object] | ConfigDict
 
 
 def load_config(source: str, overrides: Mapping[str, object], prefix: str = "") -> ConfigDict:

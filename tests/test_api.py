@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections.config_dict import required_placeholder
 
 import flaxres
 from flaxres.errors import ArgumentError, ConfigError
@@ -51,6 +53,8 @@ def test_numpy_values_and_paths_are_values_of_configs():
     source = pathlib.Path(ROOT / "configs" / "digits.py:resnet-8")
     config = flaxres.get_config(source, seed=np.int64(3), boundaries=np.array([2, 5]))
     assert (config.seed, config.boundaries, config.model.depth) == (3, (2, 5), 8)
+    dataset = FrozenConfigDict({"data_dir": "birds"})
+    assert flaxres.get_config("digits", dataset=dataset).dataset.data_dir == "birds"
     rate = flaxres.get_config("digits", learning_rate=np.float64(0.25)).learning_rate
     assert (rate, type(rate)) == (0.25, float)
 
@@ -65,6 +69,22 @@ def test_numpy_values_and_paths_are_values_of_configs():
         (lambda: flaxres.train({}, "w"), "config must be a config, such as"),
         (lambda: flaxres.train("digits:resnet-8", ""), "workdir must be text or a path, and not"),
         (lambda: flaxres.train("digits:resnet-8", "w", resume="x"), "resume must be one of auto,"),
+        (
+            lambda: flaxres.train("digits:resnet-8", "w", resume=np.array(["a", "b"])),
+            "resume must be one of auto, ",
+        ),
+        (
+            lambda: flaxres.get_config(
+                "digits", model=ConfigDict({"depth": required_placeholder(int)})
+            ),
+            "config fields must have values, but a required one of model has none",
+        ),
+        (lambda: flaxres.analyze(np.array(["a", "b"])), "analysis must be one of"),
+        (
+            lambda: flaxres.run_sweep(b"x", "w"),
+            "sweep must be the name or path of a sweep file, or runs as flaxres.grid returns them, "
+            "got b'x'",
+        ),
         (lambda: flaxres.train("digits:resnet-8", "w", stop=3), "stop must be a threading.Event"),
         (lambda: flaxres.load(b"w"), "workdir must be text or a path"),
         (lambda: flaxres.load("w", config=3), "config must be a config"),
@@ -164,6 +184,11 @@ def test_models_are_flax_modules():
     logits, updated = jax.eval_shape(apply, variables, images)
     assert logits.shape == (2, 7)
     assert updated["batch_stats"].keys() == variables["batch_stats"].keys()
+
+
+def test_numbers_of_numpy_create_the_same_model(unchecked_types):
+    expected = flaxres.create_model("resnet-8", num_classes=7)
+    assert flaxres.create_model("resnet-8", num_classes=np.int64(7)) == expected
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def check_entry(entry: object) -> None:
             f"run {shown(name)}: the config must be a path with a model, such as "
             f"'configs/digits.py:resnet-20', got {shown(config)}"
         )
-    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+    if not isinstance(overrides, Mapping | ConfigDict) or not all(
+        isinstance(key, str) for key in overrides
+    ):
         raise ConfigError(
             f"run {shown(name)}: the overrides must be a dict of config fields, such as "
             f"{{'learning_rate': 0.1}}, got {shown(overrides)}"

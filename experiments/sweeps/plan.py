@@ -30,7 +30,7 @@ from flaxres.experiments.sweeps.entries import (
 from flaxres.field_checks import shown
 from flaxres.models import create_model
 from flaxres.models.layer_counts import summarize
-from flaxres.overrides import load_config
+from flaxres.overrides import FieldDict, load_config
 from flaxres.user_files import file_error, find_sweep, import_file
 
 
@@ -84,7 +84,7 @@ def _count_params_and_macs(model: str, dataset: str) -> tuple[int, int]:
 
 def grid(
     config: str,
-    variants: Mapping[str, tuple[str, Mapping[str, object]]] | Sequence[str],
+    variants: Mapping[str, tuple[str, FieldDict]] | Sequence[str],
     seeds: Sequence[int] = (0,),
     one_program: bool = False,
 ) -> list[Entry]:
@@ -129,7 +129,7 @@ def grid(
     ]
 
 
-def _variants_of(variants: object) -> Mapping[str, tuple[str, Mapping[str, object]]]:
+def _variants_of(variants: object) -> Mapping[str, tuple[str, FieldDict]]:
     """Returns model and overrides by variant from the argument of `grid`."""
     if isinstance(variants, Mapping):
         if all(map(_is_variant, variants.values())):
@@ -148,7 +148,7 @@ def _variants_of(variants: object) -> Mapping[str, tuple[str, Mapping[str, objec
 def _is_variant(value: object) -> bool:
     if not isinstance(value, tuple | list) or len(value) != 2:
         return False
-    return isinstance(value[0], str) and isinstance(value[1], Mapping)
+    return isinstance(value[0], str) and isinstance(value[1], Mapping | ConfigDict)
 
 
 def _seeds_of(seeds: object) -> list[int]:
@@ -210,13 +210,15 @@ def make_plans(
     """
     for entry in entries:
         check_entry(entry)
+    # The overrides of an entry may be a ConfigDict.
+    entries = [{**entry, "overrides": {**entry.get("overrides", {})}} for entry in entries]
     check_overrides(entries, overrides, seed_hint)
     plans: dict[str, Plan] = {}
     for entry in entries:
         name = entry["name"]
         if name in plans:
             raise ConfigError(f"two runs of the sweep have the name {name!r}")
-        own_overrides = rename_fields(entry.get("overrides", {}))
+        own_overrides = rename_fields(entry["overrides"])
         all_overrides = {**own_overrides, **overrides}
         config = load_config(entry["config"], all_overrides, f"run {name!r}: ")
         check_name(name, config)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxres.api.arguments import of_type, path_of, paths_of, texts_of
+from flaxres.api.arguments import of_type, overrides_of, path_of, paths_of, texts_of
 from flaxres.api.input_images import PathName
 from flaxres.api.sweeps import import_pandas
 from flaxres.errors import ArgumentError, WorkdirError
@@ -99,18 +99,19 @@ def analyze(
       WeightsError: a weights file does not exist or is damaged.
       DatasetError: the data set of the weights cannot be read.
     """
-    if name == TRAINS_MODELS:
+    if isinstance(name, str) and name == TRAINS_MODELS:
         raise ArgumentError(
             f"the analysis {name} trains models and is only a command: python -m "
             f"experiments.analyze {name} --workdir={workdir or 'DIR'}"
         )
     names = [analysis for analysis in ANALYSES if analysis != TRAINS_MODELS]
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise ArgumentError(
             f"analysis must be one of {', '.join(names)}, got {shown(name)}"
             f"{did_you_mean(str(name), names)}"
         )
     module = importlib.import_module(f"flaxres.experiments.analyses.{name}")
+    options = overrides_of(options)
     arguments = [_make_options(name, module.Options, options)] if hasattr(module, "Options") else []
     if options and not arguments:
         raise ArgumentError(f"the analysis {name} has no options, got {', '.join(options)}")

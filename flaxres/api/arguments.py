@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from flaxres.errors import ArgumentError
 from flaxres.field_checks import shown
 from flaxres.files import expand_home
+from flaxres.overrides import FieldDict
 
 T = TypeVar("T")
 
@@ -34,24 +36,36 @@ def of_type(value: object, types: type[T], name: str, rule: str) -> T:
     return value
 
 
-def integer_of(value: object, name: str, minimum: int) -> int:
+def integer_of(value: object, name: str, minimum: int | None, rule: str = "") -> int:
     """Returns an integer argument, also of NumPy, as an int.
+
+    Args:
+      value: the argument.
+      name: its name, for the message.
+      minimum: its smallest value; None for no limit.
+      rule: what it must be, in words that follow "must be" (default: an integer of at least
+        `minimum`).
 
     Raises:
       ArgumentError: it is no integer, or below `minimum`.
     """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum:
-        return int(value)
-    raise ArgumentError(f"{name} must be an integer of at least {minimum}, got {shown(value)}")
+    number = int(value) if isinstance(value, int | np.integer) else None
+    is_too_small = number is not None and minimum is not None and number < minimum
+    if number is None or isinstance(value, bool) or is_too_small:
+        rule = rule or f"an integer of at least {minimum}"
+        raise ArgumentError(f"{name} must be {rule}, got {shown(value)}")
+    return number
 
 
 def bool_of(value: object, name: str) -> bool:
-    """Returns an argument that must be True or False.
+    """Returns an argument that must be True or False, also of NumPy, as a bool.
 
     Raises:
       ArgumentError: it is something else.
     """
-    return of_type(value, bool, name, "True or False")
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def texts_of(texts: object, name: str, rule: str) -> list[str]:
@@ -109,26 +123,33 @@ def path_of(path: object, name: str = "workdir") -> Path:
 
 
 def config_of(config: object) -> ConfigDict:
-    """Returns a config.
+    """Returns a config whose fields can be set; a FrozenConfigDict is copied.
 
     Raises:
       ArgumentError: it is something else.
     """
     rule = "a config, such as flaxres.get_config('digits:resnet-20')"
-    return of_type(config, ConfigDict, "config", rule)
+    given = of_type(config, ConfigDict, "config", rule)
+    return given.as_configdict() if isinstance(given, FrozenConfigDict) else given
 
 
-def overrides_of(overrides: Mapping[str, object]) -> dict[str, object]:
+def overrides_of(overrides: FieldDict) -> dict[str, object]:
     """Returns values of fields by dotted name, with plain Python values.
 
     Args:
-      overrides: values by name. A group of fields is a dict, or its fields have dotted names. NumPy
-        values become Python values, and paths become text.
+      overrides: values by name. A group of fields is a dict or a ConfigDict, or its fields have
+        dotted names. NumPy values become Python values, and paths become text.
 
     Raises:
-      ArgumentError: num_steps and num_epochs, which both set the number of steps, are given.
+      ArgumentError: num_steps and num_epochs, which both set the number of steps, are given, or a
+        required field of a ConfigDict has no value.
     """
-    fields = dict(_flatten(overrides))
+    try:
+        fields = dict(_flatten(overrides))
+    except RequiredValueError:
+        raise ArgumentError(
+            f"config fields must have values, but a required one of {', '.join(overrides)} has none"
+        ) from None
     if "num_steps" in fields and "num_epochs" in fields:
         raise ArgumentError(
             f"give either num_steps or num_epochs, got num_steps={shown(fields['num_steps'])} and "
@@ -137,9 +158,9 @@ def overrides_of(overrides: Mapping[str, object]) -> dict[str, object]:
     return fields
 
 
-def _flatten(overrides: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten(overrides: FieldDict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in overrides.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | ConfigDict):
             yield from _flatten(value, f"{prefix}{name}.")
         elif isinstance(value, np.ndarray):
             yield f"{prefix}{name}", tuple(value.tolist()) if value.ndim == 1 else value

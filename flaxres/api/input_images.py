@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -18,7 +20,9 @@ from flaxres.field_checks import shown
 from flaxres.inference.predict import PredictionError, find_images
 
 PathName = str | os.PathLike[str]
-ImagesOrPaths = np.ndarray | jax.Array | PathName | Sequence[np.ndarray | jax.Array | PathName]
+_Array = np.ndarray | jax.Array | Image.Image
+ImagesOrPaths = _Array | PathName | Sequence[_Array | PathName]
+Arrays = _Array | Sequence[Any]
 Pixels = UInt8[np.ndarray, "height width channels"]
 
 
@@ -40,8 +44,9 @@ def read_images(
         arrays and paths.
       PredictionError: a file does not exist or cannot be decoded.
     """
-    if not isinstance(images, np.ndarray) and hasattr(images, "__array__"):
-        images = np.asarray(images)  # of JAX, PyTorch or PIL
+    _check_no_mask(images)
+    if _is_array(images):
+        images = np.asarray(images)
     if isinstance(images, str | os.PathLike):
         images = [images]
     elif isinstance(images, np.ndarray):
@@ -64,6 +69,71 @@ def read_images(
     return arrays, files
 
 
+def pixels_of(images: Arrays, shape: tuple[int, int, int]) -> np.ndarray | jax.Array:
+    """Returns images that have the shape of a model's, as one array.
+
+    Args:
+      images: images, as `flaxres.TrainedModel.normalize` accepts them.
+      shape: (height, width, channels) of each image.
+
+    Returns:
+      uint8 (..., height, width, channels); traced if the images are.
+
+    Raises:
+      ArgumentError: the images have another dtype or shape, or masked pixels.
+    """
+    rule = f"images must be uint8 of shape {shape}"
+    _check_no_mask(images)
+    given = list(images) if isinstance(images, Iterator) else images
+    try:
+        pixels = _as_array(given)
+    except Exception:  # of another library, or because lists have several lengths
+        raise ArgumentError(f"{rule}, got {shown(given)}") from None
+    if isinstance(given, list | tuple) and isinstance(pixels, np.ndarray):
+        pixels = _integers_as_bytes(pixels)
+    if pixels.dtype != np.uint8 or pixels.shape[-3:] != shape:
+        is_array = pixels.ndim > 0 or hasattr(given, "dtype")
+        kind = f"{pixels.dtype} of shape {pixels.shape}" if is_array else shown(given)
+        raise ArgumentError(f"{rule}, got {kind}")
+    return pixels
+
+
+def _as_array(images: Any) -> np.ndarray | jax.Array:
+    if isinstance(images, jax.Array):
+        return images
+    if isinstance(images, list | tuple) and any(isinstance(i, jax.Array) for i in images):
+        return jnp.asarray(images)  # they may be traced
+    return np.asarray(images)
+
+
+def _integers_as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Returns integers from 0 to 255 as uint8, and other values as they are.
+
+    Raises:
+      ArgumentError: there are smaller or larger integers.
+    """
+    if not pixels.size or not np.issubdtype(pixels.dtype, np.integer):
+        return pixels
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ArgumentError(
+            f"images must have integers from 0 to 255, got {pixels.min()} to {pixels.max()}"
+        )
+    return pixels.astype(np.uint8)
+
+
+def _is_array(image: object) -> bool:
+    """Returns True for arrays of NumPy, JAX and PyTorch, buffers, and images of PIL."""
+    is_buffer = isinstance(image, memoryview)
+    return is_buffer or hasattr(image, "__array__") or hasattr(image, "__array_interface__")
+
+
+def _check_no_mask(images: object) -> None:
+    if np.ma.is_masked(images):
+        raise ArgumentError(
+            "images must not have masked pixels; fill them, e.g. with images.filled(0)"
+        )
+
+
 def _read_file(file: str, shape: tuple[int, int, int], short_side: int) -> Pixels:
     try:
         image = decode(read_image_file(file), file, shape[2])
@@ -75,7 +145,7 @@ def _read_file(file: str, shape: tuple[int, int, int], short_side: int) -> Pixel
 def _fit(image: object, shape: tuple[int, int, int], short_side: int) -> Pixels:
     """Returns an array of pixels in the given shape."""
     channels = shape[2]
-    if hasattr(image, "__array__"):
+    if _is_array(image):
         image = np.asarray(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         given = shown(image)

@@ -7,7 +7,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxres.api.arguments import bool_of, config_of, of_type, overrides_of, path_of, path_text
+from flaxres.api.arguments import (
+    bool_of,
+    config_of,
+    integer_of,
+    of_type,
+    overrides_of,
+    path_of,
+    path_text,
+)
 from flaxres.api.input_images import PathName
 from flaxres.api.trained import TrainedModel
 from flaxres.errors import print_note
@@ -52,8 +60,8 @@ def load(
     directory = path_of(workdir)
     config = None if config is None else config_of(config)
     if step is not None:
-        of_type(step, int, "step", "an integer")
-    bool_of(ema, "ema")
+        step = integer_of(step, "step", None, "an integer")
+    ema = bool_of(ema, "ema")
     of_type(batch_stats, str, "batch_stats", BATCH_STATS_RULE)
     return _with_methods(
         trained_model.load_trained_model(directory, config, print_note, batch_stats, step, ema)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from flaxres.api.arguments import of_type, overrides_of
+from flaxres.api.arguments import integer_of, of_type, overrides_of
 from flaxres.config import check_config, default_config, set_model
-from flaxres.errors import ArgumentError
-from flaxres.field_checks import shown
 from flaxres.models import create_model as build_model
 from flaxres.overrides import override_fields
 
@@ -44,8 +42,7 @@ def create_model(
       ConfigError: no model has this name, or a field is unknown or invalid.
       ArgumentError: `num_classes` is no positive integer, or a name is no text.
     """
-    if type(num_classes) is not int or num_classes < 1:
-        raise ArgumentError(f"num_classes must be a positive integer, got {shown(num_classes)}")
+    num_classes = integer_of(num_classes, "num_classes", 1, "a positive integer")
     of_type(name, str, "name", "the name of a model, such as 'resnet-20'")
     of_type(stem, str, "stem", "'cifar' or 'imagenet'")
     of_type(dtype, str, "dtype", "'float32' or 'bfloat16'")

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_collections import ConfigDict
+
 from flaxres.api.arguments import (
     bool_of,
     integer_of,
@@ -30,6 +32,7 @@ from flaxres.experiments.sweeps.entries import SEED, Entry
 from flaxres.experiments.sweeps.execution import DEFAULT_RETRIES, execute, select_plans
 from flaxres.experiments.sweeps.plan import load_sweep, make_plans
 from flaxres.field_checks import shown
+from flaxres.overrides import FieldDict
 from flaxres.run.workdir import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def run_sweep(
     workdir: PathName,
     *,
     only: Sequence[str] | str | None = None,
-    overrides: Mapping[str, object] | None = None,
+    overrides: FieldDict | None = None,
     workers: int | None = None,
     cpus_per_run: int = 1,
     runs_per_gpu: int = 1,
@@ -67,7 +70,7 @@ def run_sweep(
       sweep: name or path of a sweep file, such as 'shortcuts', or entries as `grid` returns them.
       workdir: directory of the sweep; each run has the directory WORKDIR/VARIANT/seed-N.
       only: patterns of run names, such as 'resnet-*' (default: all runs).
-      overrides: values of config fields for all runs.
+      overrides: values of config fields for all runs, as a dict or a ConfigDict.
       workers: largest number of runs at a time (default: one for each device).
       cpus_per_run: number of CPU cores of each run.
       runs_per_gpu: number of runs that share each GPU.
@@ -86,9 +89,9 @@ def run_sweep(
       KeyboardInterrupt: SIGINT did.
     """
     import_pandas()
-    if overrides is not None and not isinstance(overrides, Mapping):
+    if overrides is not None and not isinstance(overrides, Mapping | ConfigDict):
         raise ArgumentError(f"overrides must be a dict of config fields, got {shown(overrides)}")
-    fields = overrides_of(overrides or {})
+    fields = {} if overrides is None else overrides_of(overrides)
     patterns = None if only is None else texts_of(only, "only", "a pattern, such as 'resnet-*'")
     executor = functools.partial(
         LocalExecutor,
@@ -97,10 +100,10 @@ def run_sweep(
         runs_per_gpu=integer_of(runs_per_gpu, "runs_per_gpu", 1),
     )
     retries = integer_of(retries, "retries", 0)
-    bool_of(allow_data_change, "allow_data_change")
-    bool_of(allow_schedule_change, "allow_schedule_change")
+    allow_data_change = bool_of(allow_data_change, "allow_data_change")
+    allow_schedule_change = bool_of(allow_schedule_change, "allow_schedule_change")
     directory = path_of(workdir)
-    if isinstance(sweep, Sequence) and not isinstance(sweep, str):
+    if isinstance(sweep, Sequence) and not isinstance(sweep, str | bytes | bytearray):
         plans = make_plans(list(sweep), fields)
     elif isinstance(sweep, str | os.PathLike):
         plans = load_sweep(path_text(sweep, "sweep"), fields)
@@ -144,7 +147,7 @@ def load_results(workdir: PathName, all_fields: bool = False) -> pd.DataFrame:
     """
     pd = import_pandas()
     directory = path_of(workdir)
-    bool_of(all_fields, "all_fields")
+    all_fields = bool_of(all_fields, "all_fields")
     runs, damaged = _read(directory)
     table = pd.DataFrame(run_rows(runs, read_plan(directory)[0], damaged))
     table = table.rename(columns={"net": "variant"}).dropna(axis="columns", how="all")

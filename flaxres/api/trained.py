@@ -10,10 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int64, UInt8
+from jaxtyping import Array, Float32, Int64
 
 from flaxres.api.arguments import bool_of, integer_of, of_type, path_of
-from flaxres.api.input_images import ImagesOrPaths, PathName, read_images
+from flaxres.api.input_images import Arrays, ImagesOrPaths, PathName, pixels_of, read_images
 from flaxres.data.augment import normalize
 from flaxres.errors import ArgumentError, DatasetError, counted, print_note
 from flaxres.evaluation.evaluate import evaluate_models
@@ -26,6 +26,10 @@ from flaxres.inference.predictor import Predictor
 
 def _sizes(scales: object) -> Sequence[object]:
     return scales if isinstance(scales, Sequence) else [scales]
+
+
+def _size_of(size: object) -> int:
+    return integer_of(size, "short_side and scales", None, "integers, in pixels")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,20 +107,18 @@ class TrainedModel(trained_model.TrainedModel):
         """(height, width, channels) of the model's images."""
         return self.input_spec.image_shape
 
-    def normalize(self, images: UInt8[np.ndarray, "*batch height width channels"]) -> Array:
+    def normalize(self, images: Arrays) -> Array:
         """Returns images as the model reads them: float32, in 0..1 minus the mean image.
 
         Args:
-          images: uint8, of the model's `image_shape`.
+          images: uint8 (..., height, width, channels) of the model's `image_shape`, as an array of
+            NumPy, JAX or PyTorch, an image of PIL, or a sequence of them; or nested lists of
+            integers from 0 to 255.
 
         Raises:
-          ArgumentError: they have another dtype or shape.
+          ArgumentError: they have another dtype or shape, or masked pixels.
         """
-        dtype, shape = getattr(images, "dtype", None), getattr(images, "shape", ())
-        if dtype != np.uint8 or shape[-3:] != self.image_shape:
-            given = shown(images) if dtype is None else f"{dtype} of shape {shape}"
-            raise ArgumentError(f"images must be uint8 of shape {self.image_shape}, got {given}")
-        return normalize(jnp.asarray(images), self.input_spec.mean)
+        return normalize(jnp.asarray(pixels_of(images, self.image_shape)), self.input_spec.mean)
 
     def predict(self, images: ImagesOrPaths) -> Predictions:
         """Computes the class probabilities of images.
@@ -186,9 +188,9 @@ class TrainedModel(trained_model.TrainedModel):
             raise ArgumentError(f"splits must be names such as 'test', got {shown(splits)}")
         splits = list(splits)
         of_type(test_crops, str, "test_crops", "the name of a crop protocol, such as '10-crop'")
-        bool_of(by_class, "by_class")
-        for size in (*([] if short_side is None else [short_side]), *_sizes(scales)):
-            of_type(size, int, "short_side and scales", "integers, in pixels")
+        by_class = bool_of(by_class, "by_class")
+        scales = [_size_of(size) for size in _sizes(scales)]
+        short_side = None if short_side is None else _size_of(short_side)
         if images is None and labels is None:
             try:
                 record = evaluate_models(

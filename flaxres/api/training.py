@@ -151,11 +151,11 @@ def train(
     config = convert_durations(config_of(config).copy_and_resolve_references())
     directory = default_workdir(config) if workdir is None else path_of(workdir)
     check_path(directory)
-    if resume not in RESUME:
+    if not isinstance(resume, str) or resume not in RESUME:
         raise ArgumentError(f"resume must be one of {', '.join(RESUME)}, got {shown(resume)}")
-    bool_of(allow_data_change, "allow_data_change")
-    bool_of(allow_schedule_change, "allow_schedule_change")
-    bool_of(progress, "progress")
+    allow_data_change = bool_of(allow_data_change, "allow_data_change")
+    allow_schedule_change = bool_of(allow_schedule_change, "allow_schedule_change")
+    progress = bool_of(progress, "progress")
     if stop is not None:
         of_type(stop, threading.Event, "stop", "a threading.Event")
     _check_jax_settings()

@@ -1,5 +1,6 @@
 """Analyses from Python."""
 
+import numpy as np
 import pytest
 
 import flaxres
@@ -36,6 +37,7 @@ def test_weights_give_the_table_of_their_run(digits_run, tmp_path):
     flaxres.load(digits_run).export(path)
     options = {"trials": 1, "images": 64}
     expected = flaxres.analyze("blocks", digits_run, output=tmp_path / "run", **options).table()
+    options = {name: np.int64(value) for name, value in options.items()}
     table = flaxres.analyze("blocks", weights=[path], output=tmp_path / "file", **options).table()
     assert set(table.pop("run")) == {"resnet-8"}
     assert table.drop(columns="net").equals(expected.drop(columns=["run", "net"]))

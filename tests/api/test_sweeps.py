@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import flaxres
 from flaxres.api.sweeps import MissingPackageError
@@ -68,6 +69,19 @@ def test_a_sweep_trains_its_runs(tmp_path):
     assert table["step"].tolist() == [4]
     page = flaxres.write_report(tmp_path)
     assert "residual" in page.read_text()
+
+
+@pytest.mark.parametrize("kind", [dict, ConfigDict, FrozenConfigDict])
+def test_overrides_are_dicts_of_every_kind(kind, tmp_path, monkeypatch):
+    queues = []
+    monkeypatch.setattr(execution, "run_queue", lambda runs, *_: queues.append(list(runs)))
+    monkeypatch.setattr(flaxres.api.sweeps, "load_results", lambda _: None)
+    sweep = grid("digits", {"small": ("resnet-8", kind({"learning_rate": 0.5}))})
+    sweep[0]["overrides"] = kind(sweep[0]["overrides"])
+    overrides = kind({"num_steps": 3, "boundaries": (2,), "augment": {"pad": 1}})
+    flaxres.run_sweep(sweep, tmp_path, overrides=overrides, workers=1)
+    config = queues[0][0].plan.config
+    assert (config.num_steps, config.augment.pad, config.learning_rate) == (3, 1, 0.5)
 
 
 def test_a_sweep_uses_no_flags(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
+from ml_collections import FrozenConfigDict
 from PIL import Image
 
 import flaxres
@@ -85,10 +87,10 @@ def test_bad_images_are_one_line(trained, images, error, message, unchecked_type
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 2], "must be 1 integers"),
-        (np.array([0.5]), "must be 1 integers"),
+        ([1, 2], "must be 1 integer, one for each image"),
+        (np.array([0.5]), "must be 1 integer, one for each image"),
         ([10], "from 0 to 9"),
-        ([[0], [1, 2]], "must be 1 integers"),
+        ([[0], [1, 2]], "must be 1 integer, one for each image"),
     ],
 )
 def test_bad_labels_are_one_line(trained, labels, message, unchecked_types):
@@ -105,9 +107,53 @@ def test_arrays_of_other_libraries(trained, test_split):
         np.testing.assert_array_equal(trained.predict(given).probabilities, expected)
 
 
+def test_images_of_every_kind_are_normalized(trained, test_split, unchecked_types):
+    images = test_split.images[:2]
+    expected = images.astype(np.float32) * np.float32(1 / 255) - trained.input_spec.mean
+    traced = jax.numpy.asarray(images)
+    given = (
+        *(images, traced, [*images], tuple(images), [*traced], iter(images), images.tolist()),
+        *(memoryview(images), np.ma.masked_array(images), torch.from_numpy(images.copy())),
+    )
+    for value in given:
+        normalized = trained.normalize(value)
+        assert normalized.dtype == np.float32
+        np.testing.assert_allclose(normalized, expected, atol=1e-6)
+    for transformed in (jax.jit(trained.normalize), jax.vmap(trained.normalize)):
+        np.testing.assert_allclose(transformed(traced), expected, atol=1e-6)
+    pair = jax.jit(lambda first, second: trained.normalize([first, second]))(*images)
+    np.testing.assert_allclose(pair, expected, atol=1e-6)
+
+
+def test_images_of_pil(unchecked_types):
+    trained = flaxres.load_pretrained("resnet-20-cifar10_jpeg")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(trained.normalize(image), trained.normalize(pixels))
+    np.testing.assert_array_equal(trained.normalize([image])[0], trained.normalize(pixels))
+    expected = trained.predict(pixels).probabilities
+    for given in (image, [image], memoryview(pixels)):
+        np.testing.assert_array_equal(trained.predict(given).probabilities, expected)
+
+
+MASKED = np.ma.masked_array(np.zeros((8, 8, 1), np.uint8), mask=np.eye(8)[..., None])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda trained: trained.normalize(np.zeros((8, 8, 1)).tolist()), "got float64 of shape"),
+        (
+            lambda trained: trained.normalize(torch.zeros((2, 1, 8, 8), dtype=torch.uint8)),
+            r"must be uint8 of shape \(8, 8, 1\), got uint8 of shape \(2, 1, 8, 8\)",
+        ),
+        (
+            lambda trained: trained.normalize(np.full((8, 8, 1), 256).tolist()),
+            "images must have integers from 0 to 255, got 256 to 256",
+        ),
+        (lambda trained: trained.normalize([[1], [2, 3]]), r"got \[\[1\], \[2, 3\]\]"),
+        (lambda trained: trained.normalize(MASKED), "images must not have masked pixels"),
+        (lambda trained: trained.predict(MASKED), "images must not have masked pixels"),
         (lambda trained: trained.normalize(3), r"images must be uint8 of shape \(8, 8, 1\), got 3"),
         (
             lambda trained: trained.normalize(np.zeros((2, 8, 8, 1), np.float32)),
@@ -128,8 +174,15 @@ def test_wrong_arguments_are_one_line(trained, call, message, unchecked_types):
         call(trained)
 
 
-def test_an_earlier_checkpoint(digits_run, trained):
-    earlier = flaxres.load(digits_run, step=10)
+def test_bools_of_numpy(trained, unchecked_types):
+    record = trained.evaluate("test", by_class=np.True_)
+    assert record == trained.evaluate("test", by_class=True)
+    with pytest.raises(ArgumentError, match="by_class must be True or False, got 1"):
+        trained.evaluate("test", by_class=1)
+
+
+def test_an_earlier_checkpoint(digits_run, trained, unchecked_types):
+    earlier = flaxres.load(digits_run, step=np.int64(10), ema=np.False_)
     assert (earlier.step, trained.step) == (10, 20)
     first = [jax.tree.leaves(model.variables["params"])[0] for model in (earlier, trained)]
     assert not np.array_equal(*first)
@@ -139,7 +192,8 @@ def test_an_earlier_checkpoint(digits_run, trained):
 
 def test_weights_files_and_exports(trained, tmp_path, test_split):
     assert trained.export(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
-    again = flaxres.load_pretrained(tmp_path / "model.safetensors")
+    frozen = FrozenConfigDict(trained.config)
+    again = flaxres.load_pretrained(tmp_path / "model.safetensors", frozen)
     images = test_split.images[:4]
     np.testing.assert_array_equal(
         again.predict(images).probabilities, trained.predict(images).probabilities
