@@ -8,8 +8,12 @@ memory while writing; larger ones do.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
-from collections.abc import Generator, Mapping
+import os
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +66,8 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
     def write(self, splits: Mapping[str, RecordSource]) -> None:
         """Writes the copy to a temporary directory and renames it when it is complete.
 
+        Temporary directories of killed processes are removed.
+
         Args:
           splits: records of the source by the name of the split.
 
@@ -71,7 +77,8 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
         """
         self._splits = splits
         # TFDS prints that it downloads, although it does not.
-        with contextlib.redirect_stdout(io.StringIO()):
+        silence = contextlib.redirect_stdout(io.StringIO())
+        with _lock_for_writing(self.data_path.parent), silence:
             self.download_and_prepare()
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -109,6 +116,27 @@ class JpegCopy(  # type: ignore[call-arg]  # mypy reads no annotations of TFDS
             if (label := int(record[source.label_key])) != NO_LABEL:
                 check_label(label, num_classes, description)
             yield index, {**record, self._image_key: encode_jpeg(image, self.quality)}
+
+
+@contextlib.contextmanager
+def _lock_for_writing(directory: os.PathLike[str]) -> Iterator[None]:
+    """Context in which a copy is written; first removes what killed processes have left.
+
+    Each process that writes holds a shared lock on the directory of the copy, so a process that
+    gets the exclusive lock is alone. Where directories cannot be locked, nothing is removed.
+    """
+    os.makedirs(directory, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in Path(directory).glob("incomplete.*"):
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:

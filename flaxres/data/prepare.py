@@ -13,17 +13,20 @@ The ArrayRecord files that it writes are read without.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import sys
+from types import FrameType
 
 from absl import flags, logging
 
 from flaxres import plain_commands
+from flaxres.data.child_process import STOP_SIGNALS
 from flaxres.data.tfds import prepare_jpeg_copy
 from flaxres.data.tfds_builders import is_prepared, open_builder
-from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
+from flaxres.data.tfds_names import OWN_DATASETS, check_tfds_name, split_jpeg_name
 from flaxres.errors import ConfigError, DatasetError, UserError, one_line, print_lines
 from flaxres.extras import install_command
 from flaxres.files import expand_home
@@ -44,16 +47,21 @@ def prepare(name: str, data_dir: str | None = None) -> str:
       data_dir: directory of prepared data sets; None for the default of TFDS.
 
     Raises:
-      DatasetError: the data set cannot be prepared.
+      DatasetError: the data set is unknown or incomplete, or cannot be prepared.
     """
     import tensorflow_datasets as tfds
+
+    from flaxres.data.jpeg_copy import JpegCopy  # imports TFDS
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        if directory := _find_prepared(name, data_dir):
-            return f"already prepared: {directory}"
-        make = prepare_jpeg_copy if split_jpeg_name(name) else _download
+        if name in OWN_DATASETS:
+            return f"{name} needs no preparation"
+        builder = open_builder(name, data_dir)
+        if is_prepared(builder):
+            return f"already prepared: {builder.data_path}"
+        make = prepare_jpeg_copy if isinstance(builder, JpegCopy) else _download
         return f"prepared {make(name, data_dir)}"
     except UserError:
         raise
@@ -61,15 +69,6 @@ def prepare(name: str, data_dir: str | None = None) -> str:
         raise DatasetError(
             f"preparing {name!r} failed: {type(error).__name__}: {one_line(error)}"
         ) from error
-
-
-def _find_prepared(name: str, data_dir: str | None) -> str | None:
-    """Returns the directory of a prepared data set; None if it is not prepared or unknown."""
-    try:
-        builder = open_builder(name, data_dir)
-    except DatasetError:  # preparing the data set reports it
-        return None
-    return str(builder.data_path) if is_prepared(builder) else None
 
 
 def _download(name: str, data_dir: str | None) -> str:
@@ -102,8 +101,19 @@ def main() -> None:
         raise ConfigError(str(error)) from None
     data_dir = DATA_DIR.value and str(expand_home(DATA_DIR.value, "--data_dir"))
     logging.set_verbosity(logging.ERROR)  # TFDS shows progress bars
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # TFDS removes incomplete files
+    for signum in STOP_SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGHUP under nohup
+            signal.signal(signum, _stop)
     print_lines([prepare(NAME.value, data_dir)])
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    """Ends the program after TFDS has removed incomplete files, which only Ctrl-C interrupts."""
+    for other in {*STOP_SIGNALS} - {signal.SIGINT}:
+        signal.signal(other, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the terminal may have been closed
+        os.write(2, b"interrupted\n")
+    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

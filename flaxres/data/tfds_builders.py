@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import subprocess
 import sys
 from typing import Any
 
+from flaxres.data.child_process import run_child
 from flaxres.data.record_source import damaged_error
-from flaxres.data.tfds_names import check_tfds_name, split_jpeg_name
-from flaxres.errors import DatasetError, one_line, printable
+from flaxres.data.tfds_names import OWN_DATASETS, check_tfds_name, split_jpeg_name
+from flaxres.errors import DatasetError, first_few, one_line, printable
 from flaxres.extras import install_command
+from flaxres.field_checks import shown
 from flaxres.prepared_data import list_prepared
-from flaxres.suggestions import did_you_mean
+from flaxres.suggestions import did_you_mean, nearest_names
+
+MAX_NAMES = 10  # features that a message lists
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
@@ -40,16 +43,16 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         return _find_builder(name, directory)
     except tfds.core.registered.DatasetNotFoundError:
         raise DatasetError(
-            f"data set {name!r} is neither 'digits' nor a data set of TFDS, and no data set of "
-            f"that name is prepared (with a dataset_info.json) in {directory}"
-            f"{did_you_mean(name, _known_names(name, directory))}"
+            f"data set {shown(name)} is neither 'digits' nor a data set of TFDS, and no data set "
+            f"of that name is prepared (with a dataset_info.json) in {directory}"
+            f"{_suggest(name, directory)}"
         ) from None
     except DatasetError:
         raise
     except Exception as error:  # a malformed name or dataset_info.json
         raise DatasetError(
-            f"data set {name!r} in {directory} cannot be opened: {one_line(error)}"
-            f"{did_you_mean(name, _known_names(name, directory))}"
+            f"data set {shown(name)} in {directory} cannot be opened: {one_line(error)}"
+            f"{_suggest(name, directory)}"
         ) from error
 
 
@@ -100,14 +103,17 @@ def _find_builder(name: str, directory: str) -> Any:
     return JpegCopy(name, source, feature_keys(source)[0], quality, directory)
 
 
-def _known_names(name: str, directory: str) -> list[str]:
-    """Returns the names of own, prepared and TFDS's data sets; of their copies if `name` is one."""
+def _suggest(name: str, directory: str) -> str:
+    """Returns '; did you mean NAME?' with own, prepared and TFDS's data sets, and their copies."""
     import tensorflow_datasets as tfds
 
-    own = ["digits", "folder"]
     known = list_prepared(directory) + tfds.list_builders(with_community_datasets=False)
-    copies = [f"{source}_jpeg" for source in known] if "_jpeg" in name else []
-    return own + known + copies
+    stem, suffix, _ = name.casefold().partition("_jpeg")
+    if suffix and stem in known:
+        return did_you_mean(name, [f"{stem}_jpeg"])
+    sources = nearest_names(stem, known) if suffix else []
+    copies = [f"{source}_jpeg" for source in sources if "/" not in source]
+    return did_you_mean(name, [*OWN_DATASETS, *known, *copies])
 
 
 def _prepare(builder: Any, name: str, data_dir: str | None, requested_name: str) -> None:
@@ -128,7 +134,7 @@ def _prepare(builder: Any, name: str, data_dir: str | None, requested_name: str)
         )
     print(printable(f"preparing {name} in {directory} (only once)"), file=sys.stderr)
     command = [sys.executable, "-m", "flaxres.data.prepare", f"--name={name}", *place]
-    if subprocess.run(command, stdout=2, check=False).returncode:  # its result is a note here
+    if run_child(command):
         hint = f"; on a machine with network access, run `{shown_command}`"
         raise DatasetError(
             f"data set {name!r} could not be prepared in {directory} (see above)"
@@ -152,7 +158,7 @@ def feature_keys(builder: Any) -> tuple[str, str]:
     if (len(image_keys), len(label_keys)) != (1, 1):
         raise DatasetError(
             f"data set {builder.info.name!r} is not an image-classification set: it has the "
-            f"features {', '.join(features)}"
+            f"features {first_few(list(features), MAX_NAMES)}"
         )
     return image_keys[0], label_keys[0]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from flaxres.errors import DatasetError
+from flaxres.field_checks import shown
 
 JPEG_QUALITY = 75  # where a name has none; the default of libjpeg
+OWN_DATASETS = ("digits", "folder")  # not of TFDS
 _JPEG_NAME = re.compile(r"(\w+)_jpeg(\d*)", re.ASCII)
 
 
@@ -42,14 +44,16 @@ def split_jpeg_name(name: str) -> tuple[str, int] | None:
       another form.
 
     Raises:
-      DatasetError: the quality is not one of libjpeg, 1 to 100.
+      DatasetError: the quality is not one of libjpeg, 1 to 100, or has leading zeros, which would
+        be a second name for the same copy.
     """
     match = _JPEG_NAME.fullmatch(name)
     if not match:
         return None
-    quality = int(match[2] or JPEG_QUALITY)
-    if not 1 <= quality <= 100:
+    quality = match[2] or str(JPEG_QUALITY)
+    if not re.fullmatch(r"[1-9]\d?|100", quality):
+        zeros = "; it has no leading zeros" if re.match("0[0-9]", quality) else ""
         raise DatasetError(
-            f"the JPEG quality in the name of a data set must be 1 to 100, got {name!r}"
+            f"the JPEG quality in the name of a data set must be 1 to 100, got {shown(name)}{zeros}"
         )
-    return match[1], quality
+    return match[1], int(quality)

@@ -139,6 +139,39 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path, monkeypatch):
     assert len(load_tfds("tiny_jpeg", str(tmp_path), "train", "test").test) == 20
 
 
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    write_tfds(tmp_path)
+    left = tmp_path / "tiny_jpeg/incomplete.ABC123_1.0.0"
+    left.mkdir(parents=True)
+    (left / "tiny_jpeg-train.array_record-00000-of-00001").write_bytes(b"0")
+    other = tmp_path / "tiny_jpeg50/incomplete.ABC123_1.0.0"
+    other.mkdir(parents=True)
+    prepare_jpeg_copy("tiny_jpeg", str(tmp_path))
+    assert [path.name for path in (tmp_path / "tiny_jpeg").iterdir()] == ["1.0.0"]
+    assert other.exists()
+
+
+def test_what_a_living_process_writes_remains(tmp_path, monkeypatch):
+    """A second process begins and ends while the first one writes."""
+    write_tfds(tmp_path)
+    seen = []
+
+    def encode_while_another_process_prepares(image, quality):
+        if not seen:
+            seen.extend((tmp_path / "tiny_jpeg").iterdir())
+            outcome = run_command(
+                "flaxres.data.prepare", "--name=tiny_jpeg", f"--data_dir={tmp_path}"
+            )
+            assert outcome.code == 0
+            assert seen[0].exists()
+        return encode_jpeg(image, quality)
+
+    monkeypatch.setattr(jpeg_copy, "encode_jpeg", encode_while_another_process_prepares)
+    prepare_jpeg_copy("tiny_jpeg", str(tmp_path))
+    assert seen[0].name.startswith("incomplete.")
+    assert [path.name for path in (tmp_path / "tiny_jpeg").iterdir()] == ["1.0.0"]
+
+
 def test_nothing_is_overwritten(tmp_path):
     write_tfds(tmp_path)
     directory = tmp_path / "tiny_jpeg/1.0.0"

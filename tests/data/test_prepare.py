@@ -1,12 +1,16 @@
-"""Tests that prepare a real data set, which needs TensorFlow: `make test-prepare`."""
+"""`flaxres prepare`. A real data set needs TensorFlow: `make test-prepare`."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from flaxres.data.prepare import prepare
-from tests.conftest import write_tfds
+from flaxres.errors import DatasetError
+from tests.conftest import ROOT, write_tfds
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None,
@@ -90,13 +94,44 @@ def test_a_jpeg_copy_prepares_its_source_first(python, tmp_path, ramp):
     assert (tmp_path / "ramp/1.0.0/dataset_info.json").exists()
 
 
-@needs_tensorflow
-@pytest.mark.slow
-def test_a_failed_download_is_reported_in_one_line(python, tmp_path):
-    """A data set that cannot be downloaded."""
-    done = python("-m", "flaxres.data.prepare", "--name=nowhere_at_all", f"--data_dir={tmp_path}")
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: preparing 'nowhere_at_all'")
+@pytest.mark.parametrize("name", ["nowhere_at_all", "tiny_JPEG", "tiny_jpeg:1.0.0", "tiny_jpeg "])
+def test_unknown_names(tmp_path, name):
+    """The names are checked before TensorFlow is needed."""
+    write_tfds(tmp_path)
+    with pytest.raises(
+        DatasetError, match=f"^data set '{name}' (is neither|in .* cannot be opened)"
+    ):
+        prepare(name, str(tmp_path))
+
+
+def test_own_data_sets_need_no_preparation():
+    assert prepare("digits") == "digits needs no preparation"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_leaves_nothing(tmp_path, signum):
+    """The exit code is 128 + the number of the signal."""
+    write_tfds(tmp_path)
+    code = (
+        "import os, time\n"
+        "from flaxres import plain_commands\n"
+        "from flaxres.data import jpeg_copy, prepare\n"
+        "def wait(image, quality):\n"
+        "    os.write(2, b'ready\\n')\n"
+        "    time.sleep(60)\n"
+        "jpeg_copy.encode_jpeg = wait\n"
+        "plain_commands.run(prepare.main)\n"
+    )
+    command = [sys.executable, "-c", code, "--name=tiny_jpeg", f"--data_dir={tmp_path}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr.readline() == "ready\n"
+    assert len(list((tmp_path / "tiny_jpeg").iterdir())) == 1
+    process.send_signal(signum)
+    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 128 + signum
+    assert list((tmp_path / "tiny_jpeg").iterdir()) == []
 
 
 def test_a_data_set_that_is_already_prepared(tmp_path):

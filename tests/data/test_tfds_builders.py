@@ -26,3 +26,26 @@ def test_a_jpeg_copy_of_an_unknown_data_set(tmp_path):
     write_tfds(tmp_path)
     with pytest.raises(DatasetError, match=r"'tinny_jpeg' is neither .*did you mean 'tiny_jpeg'"):
         open_builder("tinny_jpeg", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tiny_JPEG", "'tiny_jpeg'"),
+        ("tiny_jpeg ", "'tiny_jpeg'"),
+        ("tiny_jpeg:1.0.0", "'tiny_jpeg'"),
+        ("tiny_jpeg_jpeg", "'tiny_jpeg'"),
+        ("mne_jpeg", "'mine_jpeg'"),
+        ("cifar1_jpeg", "'cifar10_jpeg'"),
+        ("dice", "'dices'"),
+        ("digit", "'digits'"),
+        ("_jpeg", None),
+    ],
+)
+def test_suggestions_are_names_that_can_be_opened(tmp_path, name, expected):
+    write_tfds(tmp_path)
+    write_tfds(tmp_path, "mine_jpeg")
+    with pytest.raises(DatasetError) as caught:
+        open_builder(name, str(tmp_path))
+    _, _, suggestion = str(caught.value).partition("; did you mean ")
+    assert suggestion == (f"{expected}?" if expected else "")

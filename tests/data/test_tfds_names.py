@@ -25,3 +25,12 @@ def test_names_of_jpeg_copies(name, expected):
 def test_qualities_that_libjpeg_lacks(quality):
     with pytest.raises(DatasetError, match=r"must be 1 to 100, got 'cifar10_jpeg"):
         split_jpeg_name(f"cifar10_jpeg{quality}")
+
+
+@pytest.mark.parametrize("quality", ["007", "075", "9" * 5000])
+def test_qualities_that_are_not_numbers_from_1_to_100_in_their_only_form(quality):
+    """A copy has one name only, and Python converts no integers of 5,000 digits."""
+    with pytest.raises(DatasetError, match=r"must be 1 to 100, got 'tiny_jpeg") as caught:
+        split_jpeg_name(f"tiny_jpeg{quality}")
+    assert len(str(caught.value)) < 300
+    assert ("no leading zeros" in str(caught.value)) == quality.startswith("0")
