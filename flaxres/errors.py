@@ -1,7 +1,10 @@
 """Errors that a user can fix; command lines print them as one line, without a traceback."""
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
+
+JOINER = "\N{ZERO WIDTH JOINER}"  # joins emoji, such as those of a family
 
 _printed: set[str] = set()  # keys of the lines that `print_once` has printed
 _silent: set[str] = set()  # not empty if `print_once` prints nothing
@@ -56,7 +59,22 @@ def printable(text: str) -> str:
     """Returns a text with control characters and bytes that are not UTF-8 as escape sequences.
 
     Names of files and classes may contain both. A terminal would obey them, and other files reject
-    them.
+    them. Line breaks and marks of the direction of text are escaped; spaces of every width and the
+    joiner of emoji are kept.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char == JOINER or unicodedata.category(char) == "Zs" else escape_unprintable(char)
+        for char in text
+    )
+
+
+def escape_unprintable(text: str) -> str:
+    """Returns a text with everything that `str.isprintable` rejects as escape sequences.
+
+    Unlike `printable`, it also escapes spaces other than U+0020. Fingerprints of data sets hold
+    names in this form, so it must not change.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text

@@ -122,7 +122,8 @@ class Fingerprint:
 
     Attributes:
       dataset: 'folder', 'digits', or the name and version of a TFDS data set.
-      classes: printable names of all classes of the data set, ordered by label.
+      classes: names of all classes of the data set, ordered by label, without unprintable
+        characters.
       splits: the splits that the run uses, by name.
     """
 

@@ -34,7 +34,7 @@ from flaxres.data.folder_listing import (
 from flaxres.data.image_files import read_image_file
 from flaxres.data.notices import print_notice
 from flaxres.data.source import Sources, Subset, parse_split
-from flaxres.errors import DatasetError, first_few, printable
+from flaxres.errors import DatasetError, escape_unprintable, first_few
 from flaxres.suggestions import did_you_mean
 
 
@@ -93,7 +93,7 @@ class FolderSource:
             prefix = len(os.fsencode(name)) + 1
             names = [path[prefix:] for path in self.files[rows].tolist()]
             sizes = file_sizes(os.path.join(self.directory, name), names)
-            files[printable(name)] = FileList.of(sizes, keep_listing)
+            files[escape_unprintable(name)] = FileList.of(sizes, keep_listing)
         return SplitFingerprint(len(self), files)
 
 
@@ -107,7 +107,7 @@ def folder_fingerprint(splits: Mapping[str, FolderSource], classes: Sequence[str
     keep_listing = sum(map(len, splits.values())) <= MAX_LISTED_FILES
     return Fingerprint(
         "folder",
-        tuple(map(printable, classes)),
+        tuple(map(escape_unprintable, classes)),
         {name: split.fingerprint(classes, keep_listing) for name, split in splits.items()},
     )
 

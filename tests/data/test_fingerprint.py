@@ -136,6 +136,18 @@ def test_listings_hold_any_name(tmp_path):
     assert file_sizes(tmp_path / "none", names) == dict.fromkeys(names, fingerprint.UNREADABLE)
 
 
+def test_names_of_classes_are_those_of_earlier_versions(tmp_path, config):
+    """Runs of earlier versions keep names in this form; another one would be changed data."""
+    root = write_folder(tmp_path / "data")
+    names = {"red": "r\N{NO-BREAK SPACE}\u200d", "green": "g\n"}
+    for split in ("train", "test"):
+        for name, odd_name in names.items():
+            (root / split / name).rename(root / split / odd_name)
+    found = fingerprint_of(config, name="folder", data_dir=str(root))
+    assert found.classes == ("blue", r"g\n", r"r\xa0\u200d")
+    assert found.splits["test"].files.keys() == set(found.classes)
+
+
 @pytest.mark.parametrize(
     "listing",
     [
