@@ -14,8 +14,12 @@ MAX_PATH_BYTES = 3_800  # Linux allows 4,095; the files of a run have up to 250 
 MAX_NAME_BYTES = 255
 
 
-def check_path(workdir: Path) -> None:
+def check_path(workdir: Path, is_training: bool = True) -> None:
     """Checks that a directory of this name can hold runs; reads and writes nothing.
+
+    Args:
+      workdir: directory of the run or the sweep.
+      is_training: if False, the run exists already, and its name may have control characters.
 
     Raises:
       ConfigError: the path is an address such as gs://BUCKET, has control characters, or is too
@@ -28,7 +32,8 @@ def check_path(workdir: Path) -> None:
             f"{'/'.join(workdir.parts[1:])}; mount the storage and give its path"
         )
     path = str(workdir.absolute())
-    if unprintable := sorted({c for c in path if unicodedata.category(c) in ("Cc", "Zl", "Zp")}):
+    unprintable = sorted({c for c in path if unicodedata.category(c) in ("Cc", "Zl", "Zp")})
+    if unprintable and is_training:
         raise ConfigError(
             f"--workdir must not have line breaks or other control characters, got {path!r} with "
             f"{', '.join(map(repr, unprintable))}; choose another name"

@@ -142,7 +142,7 @@ def check_same_config(
       ConfigError: a directory of this name cannot hold a run.
       WorkdirError: the workdir is a file, cannot be read, or holds a run of another config.
     """
-    check_path(workdir)
+    check_path(workdir, is_training)
     try:
         is_file = workdir.exists() and not workdir.is_dir()
         has_config = (workdir / CONFIG_FILE).exists()

@@ -1,5 +1,7 @@
 """Analyses from Python."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,14 @@ def test_names_of_tables_and_metrics_are_text(digits_run, unchecked_types):
 def test_one_pattern_is_text(digits_run, tmp_path):
     with pytest.raises(ConfigError, match=r"^--only=x\* does not match the run"):
         flaxres.analyze("blocks", digits_run, output=tmp_path, only="x*")
+
+
+@pytest.mark.parametrize("name", ["responses", "gradients"])
+def test_a_run_whose_name_has_a_line_separator(digits_run, tmp_path, name):
+    for variant in ("resnet-8", "resnet\u2028eight"):
+        shutil.copytree(digits_run, tmp_path / variant / "seed-0")
+    table = flaxres.analyze(name, tmp_path, output=tmp_path / "results").table()
+    assert set(table["run"]) == {"resnet-8/seed-0", r"resnet\u2028eight/seed-0"}
 
 
 def test_weights_give_the_table_of_their_run(digits_run, tmp_path):
