@@ -81,6 +81,12 @@ def checked_losses(
 
 def main() -> None:
     """Runs the first step, then answers requests."""
+    if len(sys.argv) != 2 or not sys.argv[1].startswith("{"):
+        print(
+            "error: only benchmarks can run this program, such as benchmarks.train_step",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     options = json.loads(sys.argv[1])
     if options["dtype"] == "float32":
         torch.set_float32_matmul_precision("high")  # the default of XLA

@@ -6,7 +6,7 @@ import pytest
 
 from flaxres.experiments.analyses import ANALYSES
 from flaxres.subcommands import MODES, PROGRAMS
-from tests.commands import run_command
+from tests.commands import assert_error, run_command
 
 COMMANDS = [
     *("flaxres.main", *(module for module, _ in PROGRAMS.values())),
@@ -49,6 +49,22 @@ def test_help_of_fields_of_a_sweep():
     text = run_command("flaxres.experiments.sweep", "--help").stdout
     assert "--config.FIELD=VALUE\n      Overrides a config field of all runs" in text
     assert text.index("Flags:") < text.index("Executors:") < text.index("--ray_address")
+
+
+def test_help_of_the_cpu_kernels():
+    for flag in ("--help", "-h"):
+        outcome = run_command("flaxres.cpu", flag)
+        assert outcome.code == 0
+        assert outcome.stdout.endswith("usage: python -m flaxres.cpu [--print_env]\n")
+
+
+@pytest.mark.parametrize(
+    "program", ["flaxres.experiments.executors.slurm_node", "benchmarks.torch_worker"]
+)
+def test_programs_that_other_programs_start(program, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for arguments in ((), ("--help",)):
+        assert_error(run_command(program, *arguments), "can run this program", code=2)
 
 
 def test_help_after_two_dashes_is_an_argument():

@@ -165,6 +165,9 @@ def read_exit_code(folder: Path, job_id: str) -> int:
 
 def main() -> NoReturn:
     """Runs the task on the command line, in a job of SLURM."""
+    if len(sys.argv) < 6 or "SLURM_JOB_ID" not in os.environ:
+        print("error: only a sweep's jobs on SLURM can run this program", file=sys.stderr)
+        sys.exit(2)
     folder, name, directory, log, *command = sys.argv[1:]
     job_id = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:

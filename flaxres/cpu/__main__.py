@@ -17,10 +17,14 @@ USAGE = "python -m flaxres.cpu [--print_env]"
 def main() -> None:
     """Builds the kernels and prints the path of the library of each dtype, or an error.
 
-    With --print_env, only prints commands that set the environment of a shell.
+    With --print_env, only prints commands that set the environment of a shell; with --help, the
+    usage.
     """
     if sys.argv[1:] == ["--print_env"]:
         print("\n".join(environment_lines()))
+        return
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(f"{__doc__}\nusage: {USAGE}")
         return
     if len(sys.argv) > 1:
         arguments = printable(" ".join(sys.argv[1:]))
