@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from flaxres.errors import counted
+from flaxres.errors import counted, printable
 from flaxres.experiments.sweeps.run_progress import RunProgress, RunState
 from flaxres.terminal import make_console
 
@@ -66,7 +66,7 @@ class ProgressTable:
 
     def log(self, message: str) -> None:
         """Prints one line, on a terminal above the table."""
-        self._console.print(message)
+        self._console.print(printable(message))
 
     def update(self) -> None:
         """Shows the current progress of the runs."""

@@ -154,7 +154,8 @@ def _print_table(predictions: Iterable[Prediction], title: str) -> None:
     table.add_column("probability", justify="right")
     for file, classes in predictions:
         for number, (name, value) in enumerate(classes):
-            table.add_row("" if number else file, name, f"{value:.4f}")
+            image = "" if number else printable(file)  # also without line breaks
+            table.add_row(image, printable(name), f"{value:.4f}")
         table.add_section()
     if table.row_count:
         print_table(table)

@@ -30,8 +30,11 @@ FILES = [
     ("def get_sweep(): raise GeneratorExit", "fails: GeneratorExit"),
     (RETURN + GRID + "{'a': ('resnet-8', {})}, [])", "the sweep has no runs"),
     (RETURN + GRID + "{}, [0])", "the sweep has no runs"),
-    (RETURN + GRID + "{'a': 'resnet-8'}, [0])", "fails: ValueError"),
-    (RETURN + GRID + "{'a': ('resnet-8', {})}, ['x'])", "seed must be like 0, got 'x'"),
+    (RETURN + GRID + "{'a': 'resnet-8'}, [0])", "variants must be names of models"),
+    (
+        RETURN + GRID + "{'a': ('resnet-8', {})}, ['x'])",
+        "seeds must be integers, such as [0, 1], got ['x']",
+    ),
     (RETURN + GRID + "{'a': ('resnet-8', {})}, [-1])", "seed must be from 0 to"),
     (RETURN + GRID + "{'a': ('resnet-8', {})}, [0, 0])", "two runs of the sweep have the name"),
     (RETURN + GRID + "{'a': ('resnet-8', {})}, [0, 5], True)", "must be consecutive"),

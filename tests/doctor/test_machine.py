@@ -14,7 +14,7 @@ def test_cache(tmp_path, monkeypatch):
     assert machine.check_cache()[0].value.endswith("does not exist yet; the first run creates it")
     cache.mkdir(mode=0o700)
     (cache / "file").write_bytes(bytes(3 * 2**20))
-    assert machine.check_cache()[0].value.endswith("trusted, 1 files, 3 MiB")
+    assert machine.check_cache()[0].value.endswith("trusted, 1 file, 3 MiB")
     monkeypatch.setattr(machine, "untrusted_reason", lambda path: f"others can write to {path}")
     (finding,) = machine.check_cache()
     assert (finding.status, f"others can write to {cache}" in finding.value) == (PROBLEM, True)
