@@ -17,6 +17,7 @@ DIRECTORY = Path(__file__).parent / "weights"
 # Pretrained weights of flaxres (docs/weights.md), with the SHA-256 digests of their files.
 SHIPPED: dict[str, str] = {
     "plain-20-cifar10_jpeg": "e3eb60a540eabb8e41617ea2c564382b7f3b5695520a8f0f2697b7489b66631d",
+    "plain-32-cifar10_jpeg": "5ae0ba6e4ba29750d12b7919c36fe86bba73018ec3440eab7ce4cda5c7a201a8",
     "plain-56-cifar10_jpeg": "9d816bd5343acfa58584dd68877a27135bbfddb408f8310cf6aa53bdbac2cf3f",
     "resnet-20-cifar10_jpeg": "efa9e47c587f35b6af98bfb4e27b020e132e3b92bcceb18c82245ef9974535da",
     "resnet-56-cifar10_jpeg": "543fddc8416d73b950fa47d22fdbcd5abe6b6865a594d3f5a0ab0545c4e2a722",
