@@ -76,10 +76,13 @@ def evaluate(config: ConfigDict | None) -> list[str]:
         workdir = _workdir(config)
         config = config or _overridden_config(workdir)
         record = evaluate_run(config, workdir, **checkpoint_options, **options)
-    return [
-        f"{name}: {value:.2f}" if "_error" in name else f"{name}: {value:.6g}"
-        for name, value in record.items()
-    ]
+    return [f"{name}: {_shown(name, value)}" for name, value in record.items()]
+
+
+def _shown(name: str, value: float) -> str:
+    """Returns six digits of a value, and at least two decimals of an error in percent."""
+    digits = f"{value:.6g}"
+    return max(digits, f"{value:.2f}", key=len) if "_error" in name else digits
 
 
 def predict(config: ConfigDict | None) -> list[str]:

@@ -40,7 +40,7 @@ def test_train_evaluate_and_rerun(python, tmp_path):
 
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}", "--mode=eval")
     assert done.returncode == 0, done.stderr
-    assert f"test_error: {record['test_error']:.2f}" in done.stdout
+    assert f"test_error: {record['test_error']:.6g}" in done.stdout
 
     done = python("-m", "flaxres.main", *SMALL, f"--workdir={workdir}")
     assert done.returncode == 0
